@@ -1,0 +1,71 @@
+"""Task weights for multitask finetuning, found through Bayesian model-merging previews.
+
+Importing the package is cheap: torch and transformers are loaded when a name that needs them is
+first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from optuna_merge._version import __version__
+
+if TYPE_CHECKING:
+    from optuna_merge.definition import PosteriorSettings, StudyDefinition
+    from optuna_merge.finetuning import FinetuneSettings
+    from optuna_merge.fitting import FittedStudy, fit
+    from optuna_merge.objective import Objective
+    from optuna_merge.pruners import PromotionPruner
+    from optuna_merge.report import format_report, make_report
+    from optuna_merge.running import run_trials
+    from optuna_merge.samplers import PreviewSampler
+    from optuna_merge.scores import Score
+    from optuna_merge.storages import create_storage
+    from optuna_merge.study import open_study, prepare_study
+    from optuna_merge.tasks import Task
+
+_PUBLIC = {
+    "FinetuneSettings": "finetuning",
+    "FittedStudy": "fitting",
+    "Objective": "objective",
+    "PosteriorSettings": "definition",
+    "PreviewSampler": "samplers",
+    "PromotionPruner": "pruners",
+    "Score": "scores",
+    "StudyDefinition": "definition",
+    "Task": "tasks",
+    "create_storage": "storages",
+    "fit": "fitting",
+    "format_report": "report",
+    "make_report": "report",
+    "open_study": "study",
+    "prepare_study": "study",
+    "run_trials": "running",
+}
+
+__all__ = [
+    "FinetuneSettings",
+    "FittedStudy",
+    "Objective",
+    "PosteriorSettings",
+    "PreviewSampler",
+    "PromotionPruner",
+    "Score",
+    "StudyDefinition",
+    "Task",
+    "__version__",
+    "create_storage",
+    "fit",
+    "format_report",
+    "make_report",
+    "open_study",
+    "prepare_study",
+    "run_trials",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)

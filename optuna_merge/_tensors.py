@@ -1,0 +1,96 @@
+"""Named tensors in one safetensors file with a content hash, written atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from optuna_merge._files import atomic_path, canonical_json
+from optuna_merge.exceptions import CorruptFileError
+
+HASH = "sha256"
+"""Key of the content hash in the file's metadata."""
+
+
+def content_hash(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 over the metadata and every tensor's name, type, shape and bytes, in name order."""
+    described = {key: value for key, value in metadata.items() if key != HASH}
+    digest = hashlib.sha256(canonical_json(described).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        if tensor.numel():
+            digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor],
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+) -> str:
+    """Write tensors and metadata to `path`; return the content hash, which is in the metadata.
+
+    Raises:
+        OSError: the file can't be written; nothing is left half-written.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    described = dict(metadata or {})
+    described[HASH] = content_hash(plain, described)
+    with atomic_path(path) as temporary:
+        try:
+            save_file(plain, temporary, described)
+        except SafetensorError as error:  # a full disk, say
+            raise OSError(0, str(error)) from error
+    return described[HASH]
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The file's metadata, without reading its tensors (so their hash is not checked).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptFileError: not a safetensors file, or one without a content hash.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise CorruptFileError(
+            f"{path} is truncated or not a safetensors file: {error}"
+        ) from error
+    if HASH not in metadata:
+        raise CorruptFileError(f"{path} has no content hash; it was not written by optuna_merge")
+    return metadata
+
+
+def load_tensors(
+    path: str | os.PathLike[str], *, expected_hash: str | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read tensors and metadata, and check the content hash.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptFileError: the file is truncated or altered, or its hash is not `expected_hash`.
+    """
+    metadata = read_metadata(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    found = content_hash(tensors, metadata)
+    if found != metadata[HASH]:
+        raise CorruptFileError(
+            f"{path} was altered: its content hash is {found}, but {metadata[HASH]} was written; "
+            f"delete it, and it will be made again"
+        )
+    if expected_hash is not None and found != expected_hash:
+        raise CorruptFileError(f"{path} has content hash {found}, expected {expected_hash}")
+    return tensors, metadata

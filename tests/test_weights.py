@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import math
+import random
+import re
+import subprocess
+import sys
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optuna_merge.weights import (
+    MIN_WEIGHT,
+    canonical_weights,
+    check_tasks,
+    suggest_weights,
+    weight_params,
+)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.0, 0.0, 0.0], (0.25, 0.25, 0.25, 0.25)),
+        ([1, 3], (0.25, 0.75)),
+        ([0.7], (1.0,)),
+        ([0.0], (1.0,)),
+        ([1.0, 0.0, 0.0], (1.0, 0.0, 0.0)),
+        ([1e-4, 1.0, 1.0], (0.0, 0.5, 0.5)),
+        ([1e308, 1e308], (0.5, 0.5)),
+        ([5e-324, 5e-324], (0.5, 0.5)),
+        ([1e-3, 0.999], (1e-3, 0.999)),
+    ],
+)
+def test_canonical_weights(values: list[float], expected: tuple[float, ...]) -> None:
+    assert canonical_weights(values) == pytest.approx(expected, abs=1e-15)
+
+
+@given(st.lists(st.floats(0, 1e308, allow_nan=False), min_size=1, max_size=40))
+def test_canonical_weights_are_exact_and_stable(values: list[float]) -> None:
+    weights = canonical_weights(values)
+    shuffled = list(weights)
+    random.Random(0).shuffle(shuffled)
+    assert sum(weights) == sum(shuffled) == math.fsum(weights) == 1.0
+    assert all(w == 0.0 or MIN_WEIGHT <= w <= 1.0 for w in weights)
+    assert canonical_weights(weights) == weights
+    assert all(type(w) is float for w in weights)
+
+
+@given(
+    st.lists(st.floats(0.01, 1), min_size=2, max_size=8),
+    st.floats(1e-6, 1e6),
+)
+def test_scale_changes_nothing(values: list[float], scale: float) -> None:
+    assert canonical_weights([v * scale for v in values]) == pytest.approx(
+        canonical_weights(values), abs=1e-12
+    )
+
+
+@pytest.mark.parametrize("bad", [-0.1, math.nan, math.inf, -math.inf])
+def test_bad_weight_is_named(bad: float) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"'news' is {bad}")):
+        canonical_weights([0.5, bad], ["mail", "news"])
+    with pytest.raises(ValueError, match="position 1"):
+        canonical_weights([0.5, bad])
+
+
+def test_wrong_length() -> None:
+    with pytest.raises(ValueError, match=r"Expected 2 weights.*mail, news.*got 3"):
+        canonical_weights([1, 1, 1], ["mail", "news"])
+    with pytest.raises(ValueError, match="got 0"):
+        canonical_weights([])
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ([], "got 0"),
+        (["a", ""], "non-empty"),
+        (["a", "b", "a"], "more than once: a"),
+        ("abc", "string 'abc'"),
+        ([1, 2], "non-empty string, got 1"),
+    ],
+)
+def test_bad_tasks(tasks: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_tasks(tasks)
+
+
+def test_suggest_and_params_round_trip() -> None:
+    study = optuna.create_study()
+    study.enqueue_trial(weight_params({"mail": 1, "news": 3}))
+    trial = study.ask()
+    assert suggest_weights(trial, ["mail", "news"]) == {"mail": 0.25, "news": 0.75}
+    assert list(trial.params) == ["w_mail", "w_news"]
+    fixed = optuna.trial.FixedTrial({"w_a": 0.9, "w_b": 0.9})
+    assert suggest_weights(fixed, ("a", "b")) == {"a": 0.5, "b": 0.5}
+
+
+def test_importing_weights_stays_light() -> None:
+    code = (
+        "import sys, optuna_merge.weights; "
+        "assert not {'torch', 'botorch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
