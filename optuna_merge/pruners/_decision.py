@@ -1,0 +1,284 @@
+"""Promotion as a pure function: the trials of a study in, decisions as data out.
+
+Nothing here writes, and nothing is remembered between calls: a restarted worker, or one on another
+machine, decides the same from the same trials.
+
+Words. A *lineage* is one preview and all that goes on from it: retry clones of its trial, promoted
+copies of it, and their clones. A lineage holds a *claim* on the budget from the moment a finetune
+is decided for it: by its own trial, which was not pruned, or by a copy of it. A claim that was
+used is never given back, whatever became of the finetune: the budget counts finetunes begun, so
+that a finetune that fails each time can't eat its way through all previews.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_merge._optuna import PROMOTED_FROM, first_attempt
+
+DECISION = "preview_decision"
+CLAIM = "preview_claim"
+BASELINE = "baseline"
+_ROUNDING = 1e-9  # 0.29 * 100 is 28.999999999999996, and 29 is meant
+
+Scores = Callable[[FrozenTrial], Sequence[float] | None]
+"""The preview's scores of a trial, or None where it has none."""
+
+
+@dataclass(frozen=True)
+class Promote:
+    """Trial `number` is finetuned: not pruned if it is the current one, else a copy is queued."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Prune:
+    """Trial `number` ends with its preview. It stays a candidate for later promotion."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many previews may be promoted.
+
+    Attributes:
+        fraction: Promotions per preview, in [0, 1].
+        max_promotions: Cap on all promotions of the study; None for none.
+        warmup: Number of previews before anything is promoted.
+    """
+
+    fraction: float = 0.25
+    max_promotions: int | None = None
+    warmup: int = 8
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.fraction <= 1.0:  # also refuses NaN
+            raise ValueError(
+                f"fraction is {self.fraction}, expected promotions per preview between 0 and 1"
+            )
+        if self.max_promotions is not None and self.max_promotions < 0:
+            raise ValueError(
+                f"max_promotions is {self.max_promotions}, expected 0 or more, or None for no cap"
+            )
+        if self.warmup < 0:
+            raise ValueError(f"warmup is {self.warmup}, expected a number of previews, 0 or more")
+
+    def cap(self, n_previews: int) -> int:
+        """Promotions allowed after `n_previews` previews: floor(fraction x previews)."""
+        if n_previews < self.warmup:
+            return 0
+        cap = math.floor(self.fraction * n_previews + _ROUNDING)
+        return cap if self.max_promotions is None else min(cap, self.max_promotions)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A preview that may be promoted."""
+
+    number: int
+    lineage: int
+    scores: tuple[float, ...]
+
+
+Order = Callable[[Sequence[Candidate]], Sequence[Candidate]]
+"""Sorts candidates, the one to promote first in front."""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What the trials of a study say about previews and promotions.
+
+    Attributes:
+        previews: Lineages that were previewed. Without baselines; failed trials count only where
+            they were promoted first.
+        kept: Lineages whose own trial holds the claim.
+        copies: Lineages of which copies hold the claim -> the number of the first copy.
+        candidates: Pruned previews with finite scores whose lineage holds no claim.
+    """
+
+    previews: frozenset[int]
+    kept: frozenset[int]
+    copies: Mapping[int, int]
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def claims(self) -> frozenset[int]:
+        """Lineages that count against the budget."""
+        return self.kept | self.copies.keys()
+
+
+def step_zero(trial: FrozenTrial) -> tuple[float] | None:
+    """The preview's score of a single-objective study: the intermediate value at step 0."""
+    value = trial.intermediate_values.get(0)
+    return None if value is None else (value,)
+
+
+def best_scores_first(maximize: bool) -> Order:
+    """Order by the first score, the best in front; ties by the lower trial number."""
+    sign = -1.0 if maximize else 1.0
+    return lambda candidates: sorted(candidates, key=lambda c: (sign * c.scores[0], c.number))
+
+
+def read_ledger(trials: Sequence[FrozenTrial], scores: Scores = step_zero) -> Ledger:
+    """Count previews and claims.
+
+    Not previews: baselines, promoted copies, and failed trials (their retry clones count in their
+    place, so a lineage counts once). Trials that went on without a decision, as under another
+    pruner, hold a claim: they have been finetuned.
+    """
+    lineages: dict[int, int] = {}
+    previews: set[int] = set()
+    kept: set[int] = set()
+    copies: dict[int, int] = {}
+    candidates: list[Candidate] = []
+    for trial in trials:  # ordered by number: whatever is referred to has been seen
+        attrs = trial.user_attrs
+        decision = attrs.get(DECISION)
+        source = attrs.get(PROMOTED_FROM)
+        if source is not None:
+            lineage = lineages[trial.number] = lineages.get(int(source), int(source))
+            if decision != "prune":  # else it gave its claim back
+                copies.setdefault(lineage, trial.number)
+            continue
+        lineage = lineages[trial.number] = first_attempt(trial)
+        if BASELINE in attrs or (preview := scores(trial)) is None:
+            continue
+        went_on = trial.state == TrialState.COMPLETE or _last_step(trial) > 0
+        undecided = decision is None and trial.state != TrialState.FAIL
+        if decision == "promote" or (undecided and (went_on or CLAIM in attrs)):
+            kept.add(lineage)
+            previews.add(lineage)
+        elif trial.state != TrialState.FAIL:
+            previews.add(lineage)
+            pruned = trial.state == TrialState.PRUNED or (
+                trial.state == TrialState.RUNNING and decision == "prune"
+            )
+            if pruned and not went_on and all(map(math.isfinite, preview)):
+                candidates.append(Candidate(trial.number, lineage, tuple(preview)))
+    claims = kept | copies.keys()
+    return Ledger(
+        previews=frozenset(previews),
+        kept=frozenset(kept),
+        copies=copies,
+        candidates=tuple(c for c in candidates if c.lineage not in claims),
+    )
+
+
+def decide(
+    trials: Sequence[FrozenTrial],
+    number: int | None,
+    *,
+    budget: Budget,
+    order: Order,
+    scores: Scores = step_zero,
+) -> tuple[Promote | Prune, ...]:
+    """What to promote now, given all trials of the study.
+
+    The free slots of the budget go to the best previews of the whole history, trial `number` and
+    previews pruned long ago alike.
+
+    Args:
+        trials: All trials of the study, ordered by number.
+        number: The undecided trial whose preview has just been made; None to fill free slots only.
+        budget: How many may be promoted.
+        order: Which candidate comes first; `best_scores_first` or one's own.
+        scores: A trial's preview; the intermediate value at step 0 by default.
+
+    Returns:
+        `Promote` for each candidate that gets a slot, the first one first; then, for trial
+        `number` if it gets none, `Prune`. Previews that are not finite are never promoted.
+    """
+    ledger = read_ledger(trials, scores)
+    candidates = list(ledger.candidates)
+    claims = ledger.claims
+    if number is not None:
+        current = next(trial for trial in trials if trial.number == number)
+        lineage = first_attempt(current)
+        claims -= {lineage}
+        preview = scores(current)
+        if preview is not None and all(map(math.isfinite, preview)):
+            candidates.append(Candidate(number, lineage, tuple(preview)))
+    free = max(0, budget.cap(len(ledger.previews)) - len(claims))
+    promoted = [Promote(candidate.number) for candidate in order(candidates)[:free]]
+    if number is None or Promote(number) in promoted:
+        return tuple(promoted)
+    return (*promoted, Prune(number))
+
+
+def claim_holds(trials: Sequence[FrozenTrial], number: int, budget: Budget) -> bool:
+    """Whether the claim that trial `number` has just written may stand beside all others.
+
+    Of several workers that write their claims and then read all, the last one to write sees every
+    claim that stands. So if each gives way as soon as it sees more claims than slots, never too
+    many stand; where more than needed gave way, the slots are filled again by copies.
+    """
+    ledger = read_ledger(trials)
+    others = ledger.claims - {first_attempt(_find(trials, number))}
+    return len(others) < budget.cap(len(ledger.previews))
+
+
+def is_over_budget(trials: Sequence[FrozenTrial], trial: FrozenTrial, budget: Budget) -> bool:
+    """Whether a promoted copy must give way since the slots are taken by claims before its own.
+
+    Numbers are given out by the storage one at a time, so all workers see one order of copies, and
+    of those that were queued at once exactly as many run as there are slots. Trials that kept
+    their own claim come before copies.
+    """
+    ledger = read_ledger(trials)
+    lineage = _lineage_of_copy(trials, trial)
+    first = ledger.copies.get(lineage, trial.number)
+    ahead = {other for other, copy in ledger.copies.items() if copy < first} | ledger.kept
+    return len(ahead - {lineage}) >= budget.cap(len(ledger.previews))
+
+
+def is_duplicate_promotion(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int | None:
+    """The trial that already finetunes the same promotion, or None: run `trial` only if None.
+
+    Two workers may promote the same preview at once. Of copies with one `promoted_from`, the one
+    of the lowest number runs, as long as it is alive: WAITING, RUNNING, COMPLETE, or PRUNED at a
+    rung after the preview. A copy that failed, or that was pruned at its preview since it gave its
+    claim back, leaves the place to the next.
+
+    Args:
+        trials: All trials of the study, as `study.get_trials(deepcopy=False)` gives them.
+        trial: The trial that is about to be finetuned.
+
+    Returns:
+        The number of the living sibling; None where there is none, or `trial` is not a copy.
+    """
+    source = trial.user_attrs.get(PROMOTED_FROM)
+    if source is None:
+        return None
+    for sibling in trials:
+        if (
+            sibling.number < trial.number
+            and sibling.user_attrs.get(PROMOTED_FROM) == source
+            and _is_alive(sibling)
+        ):
+            return sibling.number
+    return None
+
+
+def _is_alive(copy: FrozenTrial) -> bool:
+    if copy.user_attrs.get(DECISION) == "prune" or copy.state == TrialState.FAIL:
+        return False
+    return copy.state != TrialState.PRUNED or _last_step(copy) > 0
+
+
+def _lineage_of_copy(trials: Sequence[FrozenTrial], copy: FrozenTrial) -> int:
+    source = int(copy.user_attrs[PROMOTED_FROM])
+    return next((first_attempt(trial) for trial in trials if trial.number == source), source)
+
+
+def _find(trials: Sequence[FrozenTrial], number: int) -> FrozenTrial:
+    return next(trial for trial in trials if trial.number == number)
+
+
+def _last_step(trial: FrozenTrial) -> int:
+    return max(trial.intermediate_values, default=-1)

@@ -1,0 +1,214 @@
+"""`PromotionPruner`: of many previews, finetune a fixed fraction, the best ones."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable, Sequence
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_merge._optuna import PROMOTED_FROM, set_trial_user_attr, study_view
+from optuna_merge.pruners._decision import (
+    BASELINE,
+    CLAIM,
+    DECISION,
+    Budget,
+    Promote,
+    Prune,
+    best_scores_first,
+    claim_holds,
+    decide,
+    is_duplicate_promotion,
+    is_over_budget,
+)
+
+_logger = logging.getLogger(__name__)
+
+
+class PromotionPruner(BasePruner):
+    """Prune previews, except those that are worth a real finetune.
+
+    A trial reports its preview at step 0 and asks `should_prune`; what it reports at later steps
+    are rungs of its finetune. At most floor(fraction x previews) trials go beyond step 0, and
+    whenever one more may, it is the best preview of the whole study that has not been promoted
+    yet. Where that is not the current trial but one that was pruned before, a copy of it is queued
+    (WAITING, with its parameters, its user attributes, its preview at step 0 and `promoted_from`),
+    which is executed before any new trial. A new preview is never promoted merely for having been
+    good when it was made, and none is lost for having come too early.
+
+    The decision is a pure function of the study's trials (`optuna_merge.pruners.decide`); it is
+    written once to the trial's user attribute `preview_decision` ("promote", "prune" or
+    "baseline") and replayed ever after, also for retry clones.
+
+    What counts:
+        - Trials with the user attribute `baseline` are always promoted and count neither as
+          previews nor as promotions.
+        - A preview and its retry clones count once; failed trials are no previews.
+        - A promotion counts once its finetune is decided, whatever becomes of it: the budget
+          counts finetunes begun.
+        - A preview that is NaN or infinite is pruned and never promoted, but counts as a preview.
+        - Ties go to the lower trial number.
+
+    With several workers exactly the budget is finetuned, and nothing twice. A trial claims its
+    slot, reads all claims again, and gives way if there are more than slots; copies come in the
+    order of their numbers, and one that comes too late, or is the second of one preview, is pruned
+    when it asks at step 0. That is the only case in which a copy is pruned there. Slots given back
+    are filled again.
+
+    Example:
+        >>> def objective(trial):
+        ...     w = [trial.suggest_float(f"w_{task}", 0, 1) for task in tasks]
+        ...     if "promoted_from" not in trial.user_attrs:  # a copy has its preview already
+        ...         trial.report(preview(w), step=0)
+        ...     if trial.should_prune():
+        ...         raise optuna.TrialPruned
+        ...     return finetune(w)
+
+    Reporting step 0 again in a copy does no harm: Optuna keeps the first value and warns.
+
+    Args:
+        fraction: Promotions per preview, in [0, 1]. With 0 only baselines are finetuned.
+        max_promotions: Cap on the promotions of the whole study; None for none.
+        warmup: Number of previews before anything is promoted.
+        rung_pruner: What decides at steps after 0; None never prunes there. It sees the study as
+            if there were no previews: trials that never went beyond step 0, and the values at
+            step 0, are hidden, since a preview is another measure than a rung of the finetune and
+            would be taken for a very good or bad first rung. Failed trials are hidden too: their
+            retry clones stand for them. Baselines are never pruned and it is not asked.
+        seed: Has no effect: promoting the best preview involves no chance. Accepted so that the
+            parts of a study can all be given the study's seed.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        fraction: float = 0.25,
+        max_promotions: int | None = None,
+        warmup: int = 8,
+        rung_pruner: BasePruner | None = None,
+        seed: int | None = None,
+    ) -> None:
+        if rung_pruner is not None and not isinstance(rung_pruner, BasePruner):
+            raise TypeError(
+                f"rung_pruner is {type(rung_pruner).__name__}, expected an Optuna pruner or None"
+            )
+        self._budget = Budget(fraction, max_promotions, warmup)
+        self._rung_pruner = rung_pruner
+        self._seed = seed
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Whether the trial ends here; see the class. Called by `Trial.should_prune`."""
+        step = trial.last_step
+        if step is None:
+            return False
+        if step > 0:
+            return self._prune_at_rung(study, trial)
+        if PROMOTED_FROM in trial.user_attrs:
+            return self._prune_copy(study, trial)
+        return self._prune_preview(study, trial)
+
+    def _prune_preview(self, study: Study, trial: FrozenTrial) -> bool:
+        decision = trial.user_attrs.get(DECISION)
+        if decision is not None:
+            return self._replay(study, decision)
+        if BASELINE in trial.user_attrs:
+            return self._record(study, trial, "baseline")
+        trials = study.get_trials(deepcopy=False)
+        decisions = self._decide(study, trials, trial.number)
+        _queue_copies(study, trials, [d for d in decisions if d != Promote(trial.number)])
+        if Prune(trial.number) in decisions:
+            return self._record(study, trial, "prune")
+
+        set_trial_user_attr(study, trial, CLAIM, True)
+        if claim_holds(study.get_trials(deepcopy=False), trial.number, self._budget):
+            return self._record(study, trial, "promote")
+        return self._give_way(study, trial)
+
+    def _prune_copy(self, study: Study, trial: FrozenTrial) -> bool:
+        if trial.user_attrs.get(DECISION) == "prune":
+            return self._replay(study, "prune")
+        trials = study.get_trials(deepcopy=False)
+        sibling = is_duplicate_promotion(trials, trial)
+        if sibling is not None:
+            _logger.info("Trial %d repeats the promotion %d.", trial.number, sibling)
+            return self._give_way(study, trial)
+        if CLAIM in trial.user_attrs:
+            return False
+        if is_over_budget(trials, trial, self._budget):
+            return self._give_way(study, trial)
+        # From here on it stands, also when claims that don't are written for a moment.
+        set_trial_user_attr(study, trial, CLAIM, True)
+        return False
+
+    def _give_way(self, study: Study, trial: FrozenTrial) -> bool:
+        """Give the claim back, then fill what may be free now.
+
+        In this order: of two that gave way to each other, the second one sees it.
+        """
+        self._record(study, trial, "prune")
+        return self._replay(study, "prune")
+
+    def _replay(self, study: Study, decision: str) -> bool:
+        if decision != "prune":
+            return False
+        # A worker may have died between giving way and filling the slot: its clone fills it.
+        trials = study.get_trials(deepcopy=False)
+        _queue_copies(study, trials, self._decide(study, trials, None))
+        return True
+
+    def _prune_at_rung(self, study: Study, trial: FrozenTrial) -> bool:
+        if self._rung_pruner is None or BASELINE in trial.user_attrs:
+            return False
+        seen = _finetune_of(trial)
+        assert seen is not None  # it has reported a step after 0
+        return self._rung_pruner.prune(study_view(study, self._rung_pruner, _finetune_of), seen)
+
+    def _decide(
+        self, study: Study, trials: list[FrozenTrial], number: int | None
+    ) -> tuple[Promote | Prune, ...]:
+        order = best_scores_first(study.direction == StudyDirection.MAXIMIZE)
+        return decide(trials, number, budget=self._budget, order=order)
+
+    def _record(self, study: Study, trial: FrozenTrial, decision: str) -> bool:
+        set_trial_user_attr(study, trial, DECISION, decision)
+        return decision == "prune"
+
+
+def _finetune_of(trial: FrozenTrial) -> FrozenTrial | None:
+    """The trial as if it had no preview; None where it has not gone beyond it, or failed."""
+    rungs = {step: value for step, value in trial.intermediate_values.items() if step > 0}
+    if not rungs or trial.state in (TrialState.FAIL, TrialState.WAITING):
+        return None
+    seen = copy.copy(trial)
+    seen.intermediate_values = rungs
+    return seen
+
+
+def _queue_copies(
+    study: Study, trials: Sequence[FrozenTrial], decisions: Iterable[Promote | Prune]
+) -> None:
+    by_number = {trial.number: trial for trial in trials}
+    for decision in decisions:  # the best one first: copies are executed in this order
+        if isinstance(decision, Promote):
+            study.add_trial(_copy_to_promote(by_number[decision.number]))
+            _logger.info("The preview of trial %d is promoted.", decision.number)
+
+
+def _copy_to_promote(trial: FrozenTrial) -> FrozenTrial:
+    # System attributes stay behind: constraints, for one, are those of the preview, and Optuna
+    # would ignore the ones that the finetune sets.
+    attrs = {key: value for key, value in trial.user_attrs.items() if key != CLAIM}
+    return optuna.trial.create_trial(
+        state=TrialState.WAITING,
+        params=trial.params,
+        distributions=trial.distributions,
+        intermediate_values={0: trial.intermediate_values[0]},
+        user_attrs={**attrs, DECISION: "promote", PROMOTED_FROM: trial.number},
+    )

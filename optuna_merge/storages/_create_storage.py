@@ -1,0 +1,266 @@
+"""`create_storage`: one URL in, one storage out that is safe for several workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import sqlite3
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from optuna_merge._optuna import retry_callback
+from optuna_merge.exceptions import StorageUnavailableError
+from optuna_merge.storages._rdb import LOCK_TIMEOUT, SQLiteStorage, SteadyHeartbeat
+
+_CONNECT_TIMEOUT = 10  # seconds; unreachable servers shall not look like a hang
+_OPEN_ATTEMPTS = 8
+
+_DRIVERS = {
+    "postgresql": "postgresql+psycopg",
+    "postgres": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mariadb+pymysql",
+}
+"""Scheme of the URL -> scheme and driver, when the URL names none."""
+
+_TO_INSTALL = {"postgresql+psycopg": "optuna-merge[postgres]"}
+"""What brings a driver; by default the package of the driver's name."""
+
+_EXPECTED = (
+    "expected sqlite:///study.db, postgresql://user:password@host/database, "
+    "mysql://user:password@host/database, journal:///study.log, or None for memory"
+)
+
+
+def create_storage(
+    url: str | None,
+    *,
+    heartbeat_interval: int | None = 60,
+    grace_period: int = 600,
+    max_retry: int = 3,
+) -> BaseStorage:
+    """Open the storage of studies, made when it is missing, safe for several processes.
+
+    | `url` | storage |
+    |---|---|
+    | None, `sqlite://`, `sqlite:///:memory:` | memory of this process |
+    | `sqlite:///study.db`, `sqlite:////folder/study.db` | a SQLite file (relative, absolute) |
+    | `postgresql://user:password@host:port/database` | PostgreSQL, by psycopg 3 |
+    | `mysql://user:password@host:port/database` | MySQL or MariaDB, by PyMySQL |
+    | `journal:///study.log`, `journal:////folder/study.log` | Optuna's journal file |
+
+    SQLite files are those of a plain `optuna create-study --storage sqlite:///study.db`; they are
+    locked as transactions begin, without which several processes execute waiting trials twice. All
+    workers of one file should open it by this function. On network file systems use the journal or
+    a server. Servers are asked for a sign of life before each use of a connection.
+
+    A worker that dies is noticed by the next worker that starts a trial: its trial fails, and a
+    clone with the same parameters, attributes and intermediate values is queued. Memory and the
+    journal have no heartbeat; there `heartbeat_interval`, `grace_period` and `max_retry` have no
+    effect.
+
+    Args:
+        url: See above.
+        heartbeat_interval: Seconds between the signs of life of a running trial; None for none.
+        grace_period: Seconds without a sign of life after which a trial is taken for dead. Longer
+            than the longest stall to be expected: a stalled worker loses its trial.
+        max_retry: How often a trial whose worker died is tried again.
+
+    Raises:
+        ValueError: the URL's scheme is unknown, or an argument is out of its range.
+        ImportError: the database's driver is not installed; the message says how to install it.
+        StorageUnavailableError: the database, file or folder can't be reached or written;
+            passwords are masked.
+    """
+    _check_heartbeat(heartbeat_interval, grace_period, max_retry)
+    if url is None:
+        return InMemoryStorage()
+    if not isinstance(url, str):
+        raise TypeError(f"the storage URL is {type(url).__name__}, {_EXPECTED}")
+    if url.startswith("journal:"):
+        return _open_journal(url)
+    location = _parse(url)
+    if location.get_backend_name() == "sqlite" and location.database in (None, "", ":memory:"):
+        return InMemoryStorage()
+
+    options: dict[str, Any] = {}
+    if heartbeat_interval is not None:
+        options = {
+            "heartbeat_interval": heartbeat_interval,
+            "grace_period": grace_period,
+            "heartbeat_stale_trial_callback": retry_callback(max_retry),
+        }
+    if location.get_backend_name() == "sqlite":
+        return _open_sqlite(location, options)
+    return _open_server(location, options)
+
+
+def masked(url: str) -> str:
+    """`url` with its password, also one among the query's settings, shown as `***`."""
+    url = re.sub(r"(?<=://)([^/:@]*):.*@", r"\1:***@", url)
+    return re.sub(r"(?i)([?&][^=&]*pass[^=&]*=)[^&]*", r"\1***", url)
+
+
+def _check_heartbeat(interval: int | None, grace_period: int, max_retry: int) -> None:
+    if interval is not None and interval < 1:
+        raise ValueError(
+            f"heartbeat_interval is {interval}, expected at least 1 second, or None for none"
+        )
+    if interval is not None and grace_period <= interval:
+        raise ValueError(
+            f"grace_period is {grace_period} seconds, expected more than the heartbeat_interval "
+            f"of {interval}: living trials would be taken for dead"
+        )
+    if max_retry < 0:
+        raise ValueError(f"max_retry is {max_retry}, expected 0 or more")
+
+
+def _parse(url: str) -> sqlalchemy.URL:
+    try:
+        location = sqlalchemy.make_url(url)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        location = None
+    if location is None:  # raised out here, so that no context quotes the URL
+        raise ValueError(f"can't read the storage URL {masked(url)!r}: {_EXPECTED}")
+    backend = location.drivername.partition("+")[0]
+    if backend != "sqlite" and backend not in _DRIVERS:
+        raise ValueError(f"unknown scheme {location.drivername!r} of the storage URL: {_EXPECTED}")
+    if location.drivername in _DRIVERS:
+        location = location.set(drivername=_DRIVERS[location.drivername])
+    return location
+
+
+def _open_journal(url: str) -> BaseStorage:
+    if not url.startswith("journal:///") or url == "journal:///":
+        raise ValueError(
+            f"can't read the storage URL {url!r}: expected journal:///study.log (relative) or "
+            f"journal:////folder/study.log (absolute)"
+        )
+    path = Path(url.removeprefix("journal:///"))
+    _check_file(path, "journal")
+    try:
+        if path.exists():
+            _check_first_line(path)
+        return JournalStorage(JournalFileBackend(str(path)))
+    except OSError as error:
+        raise StorageUnavailableError(
+            f"can't open the journal {path}: {error.strerror}; check the file's permissions"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:  # json.JSONDecodeError is a ValueError
+        raise StorageUnavailableError(
+            f"can't read the journal {path}: it is not a journal of Optuna, or damaged ({error})"
+        ) from error
+
+
+def _check_first_line(path: Path) -> None:
+    """Optuna forgives a broken last line: then another file of one line would pass, and break."""
+    with path.open("rb") as file:
+        first = file.readline()
+    if first and not (first.endswith(b"\n") and isinstance(json.loads(first), dict)):
+        raise ValueError("its first line is no log entry")
+
+
+def _open_sqlite(location: sqlalchemy.URL, options: dict[str, Any]) -> BaseStorage:
+    assert location.database is not None
+    if not location.database.startswith("file:"):  # SQLite's own URIs are left to SQLite
+        _check_file(Path(location.database), "SQLite file")
+    options["engine_kwargs"] = {"connect_args": {"timeout": LOCK_TIMEOUT}}
+    return _open(SQLiteStorage, location, options, "its permissions and the disk's free space")
+
+
+def _open_server(location: sqlalchemy.URL, options: dict[str, Any]) -> BaseStorage:
+    connect_args = {}
+    # Other drivers, which the URL may name, spell it differently.
+    if location.drivername in _DRIVERS.values() and "connect_timeout" not in location.query:
+        connect_args["connect_timeout"] = _CONNECT_TIMEOUT
+    options["engine_kwargs"] = {"pool_pre_ping": True, "connect_args": connect_args}
+    return _open(SteadyHeartbeat, location, options, "host, port, database, user and password")
+
+
+def _open(
+    storage: Callable[..., RDBStorage],
+    location: sqlalchemy.URL,
+    options: dict[str, Any],
+    to_check: str,
+) -> RDBStorage:
+    """Make the storage, and its tables when they are missing.
+
+    Several workers may make the tables at once; all but one are then told that something exists or
+    is locked, and find everything made when they try again.
+    """
+    # Optuna formats the URL as a template: braces, as in a password, must be doubled.
+    url = location.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+    failure = ""
+    for attempt in range(_OPEN_ATTEMPTS):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                return storage(url, **options)
+        except ImportError:
+            failure = "no driver"
+        except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, sqlite3.Error) as error:
+            failure = _reason(error, location)
+            if not _made_by_another(error):
+                break
+            time.sleep(random.uniform(0.05, 0.2) * (attempt + 1))
+            continue
+        break
+    # Raised out here: a context or cause would carry the driver's text, password and all.
+    shown = masked(location.render_as_string(hide_password=True))
+    if failure == "no driver":
+        driver = location.drivername.partition("+")[2]
+        package = _TO_INSTALL.get(location.drivername, driver)
+        raise ImportError(f"the driver {driver!r} is not installed: run pip install '{package}'")
+    raise StorageUnavailableError(f"can't open the storage {shown}: {failure}; check {to_check}")
+
+
+def _made_by_another(error: Exception) -> bool:
+    text = f"{error} {error.__cause__}".lower()
+    return any(sign in text for sign in ("already exists", "unique", "duplicate", "is locked"))
+
+
+def _reason(error: Exception, location: sqlalchemy.URL) -> str:
+    """The driver's first line, without the password in any of its spellings."""
+    while isinstance(error, StorageInternalError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    cause = getattr(error, "orig", None) or error
+    text = str(cause).strip().partition("\n")[0]
+    secrets = [location.password or ""]
+    secrets += [
+        setting
+        for key, value in location.query.items()
+        if "pass" in key.lower()
+        for setting in ([value] if isinstance(value, str) else value)
+    ]
+    for secret in secrets:
+        for spelling in (secret, repr(secret)[1:-1]):
+            if spelling:
+                text = text.replace(spelling, "***")
+    return f"{type(cause).__name__}: {text}"
+
+
+def _check_file(path: Path, what: str) -> None:
+    """Refuse a file that can't be made or written, by name, before the driver does it vaguely."""
+    folder = path.parent
+    problem = ""
+    if not folder.is_dir():
+        problem = f"the folder {folder.absolute()} does not exist; make it first"
+    elif path.is_dir():
+        problem = "it is a folder; name a file"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        # Also for a file that exists: SQLite and the journal make their lock files beside it.
+        problem = f"the folder {folder.absolute()} is not writable; choose another or its owner"
+    elif path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        problem = "it is not readable and writable for this user"
+    if problem:
+        raise StorageUnavailableError(f"can't open the {what} {path}: {problem}")

@@ -1,0 +1,188 @@
+"""Fixtures for all tests; above all a real PostgreSQL server, for the tests of several workers."""
+
+from __future__ import annotations
+
+import glob
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+
+PASSWORD = "pa ss/wo@rd{1}%"  # what a URL, a template or a configuration file trips over
+REQUIRED = "OPTUNA_MERGE_REQUIRE_POSTGRES"
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """`postgresql://` URL of a server of its own, on the loopback interface, password and all.
+
+    Without PostgreSQL's programs the test is skipped; with OPTUNA_MERGE_REQUIRE_POSTGRES=1 it
+    fails instead.
+    """
+    programs = _postgres_programs()
+    if programs is None:
+        reason = "initdb and postgres were not found: install PostgreSQL (apt-get postgresql)"
+        if os.environ.get(REQUIRED) == "1":
+            pytest.fail(f"{REQUIRED}=1, but {reason}")
+        pytest.skip(reason)
+    # Not pytest's temporary folder: PostgreSQL's user may not enter that.
+    folder = Path(tempfile.mkdtemp(prefix="optuna-merge-postgres-"))
+    try:
+        with _Server(programs, folder) as port:
+            yield str(_url(port))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_database(postgres_url: str) -> Iterator[str]:
+    """URL of a fresh, empty database on that server, for one test."""
+    with _database(postgres_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def postgres_module_database(postgres_url: str) -> Iterator[str]:
+    """The same, one for all tests of a module."""
+    with _database(postgres_url) as url:
+        yield url
+
+
+@contextmanager
+def _database(postgres_url: str) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    server = sqlalchemy.make_url(postgres_url)
+    admin = sqlalchemy.create_engine(
+        server.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
+    )
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    yield server.set(database=name).render_as_string(hide_password=False)
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    admin.dispose()
+
+
+def _url(port: int) -> str:
+    return sqlalchemy.URL.create(
+        "postgresql", "merge", PASSWORD, "127.0.0.1", port, "postgres"
+    ).render_as_string(hide_password=False)
+
+
+def _postgres_programs() -> Path | None:
+    folders = [
+        Path(folder)
+        for folder in (
+            *sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True),
+            _pg_config_bindir(),
+            os.path.dirname(shutil.which("postgres") or ""),
+        )
+        if folder
+    ]
+    return next(
+        (f for f in folders if (f / "initdb").exists() and (f / "postgres").exists()), None
+    )
+
+
+def _pg_config_bindir() -> str:
+    if shutil.which("pg_config") is None:
+        return ""
+    answer = subprocess.run(["pg_config", "--bindir"], capture_output=True, text=True)
+    return answer.stdout.strip()
+
+
+class _Server:
+    """A PostgreSQL server in `folder`, as a context that gives the port."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self._programs = programs
+        self._folder = folder
+
+    def __enter__(self) -> int:
+        password = self._folder / "password"
+        password.write_text(PASSWORD)
+        self._log = (self._folder / "log").open("w+")
+        as_user = _other_user(self._folder)
+        data = self._folder / "data"
+        subprocess.run(
+            [
+                self._programs / "initdb",
+                *f"-D {data} -U merge --pwfile={password} --auth=scram-sha-256".split(),
+                *["--no-sync", "--encoding=UTF8", "--locale=C"],
+            ],
+            check=True,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            cwd=self._folder,
+            **as_user,
+        )
+        for _attempt in range(5):  # somebody may take the port between finding and using it
+            port = _free_port()
+            self._process = subprocess.Popen(
+                [
+                    self._programs / "postgres",
+                    *f"-D {data} -p {port} -F -c max_connections=200".split(),
+                    *["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="],
+                ],
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                cwd=self._folder,
+                **as_user,
+            )
+            if self._answers(port):
+                return port
+        self._log.seek(0)
+        raise RuntimeError(f"PostgreSQL did not start:\n{self._log.read()}")
+
+    def __exit__(self, *_error: object) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+    def _answers(self, port: int) -> bool:
+        engine = sqlalchemy.create_engine(
+            sqlalchemy.make_url(_url(port)).set(drivername="postgresql+psycopg")
+        )
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                with engine.connect():
+                    return True
+            except sqlalchemy.exc.OperationalError:
+                time.sleep(0.1)
+            finally:
+                engine.dispose()
+        self._process.kill()
+        self._process.wait()
+        return False
+
+
+def _other_user(folder: Path) -> dict[str, Any]:
+    """PostgreSQL refuses to run as root: then it runs as a user without rights."""
+    if os.getuid() != 0:
+        return {}
+    user = pwd.getpwnam("nobody")
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, user.pw_uid, user.pw_gid)
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

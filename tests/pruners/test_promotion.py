@@ -1,0 +1,433 @@
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import optuna
+import pytest
+from optuna.pruners import (
+    BasePruner,
+    HyperbandPruner,
+    MedianPruner,
+    PatientPruner,
+    PercentilePruner,
+    SuccessiveHalvingPruner,
+    ThresholdPruner,
+    WilcoxonPruner,
+)
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_merge._optuna import fail_and_requeue
+from optuna_merge.pruners import PromotionPruner
+
+
+def objective(trial: optuna.Trial) -> float:
+    """The preview is w_a, and so is the truth."""
+    w = trial.suggest_float("w_a", 0, 1)
+    if "promoted_from" not in trial.user_attrs:
+        trial.report(w, 0)
+    if trial.should_prune():
+        raise optuna.TrialPruned
+    return w
+
+
+def create_study(
+    storage: BaseStorage | None = None, maximize: bool = True, **arguments: Any
+) -> optuna.Study:
+    return optuna.create_study(
+        storage=storage,
+        direction="maximize" if maximize else "minimize",
+        sampler=optuna.samplers.RandomSampler(seed=0),
+        pruner=PromotionPruner(**arguments),
+    )
+
+
+def previewed(study: optuna.Study) -> list[FrozenTrial]:
+    return [
+        t
+        for t in study.trials
+        if 0 in t.intermediate_values and not {"promoted_from", "baseline"} & t.user_attrs.keys()
+    ]
+
+
+def finetuned(study: optuna.Study) -> list[FrozenTrial]:
+    return [
+        t
+        for t in study.trials
+        if t.state == TrialState.COMPLETE and "baseline" not in t.user_attrs
+    ]
+
+
+def drain(study: optuna.Study) -> None:
+    """Execute the promotions that are queued."""
+    while study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
+        study.optimize(objective, n_trials=1)
+
+
+@pytest.mark.parametrize("maximize", [True, False])
+def test_the_budget_goes_to_the_best(storage: BaseStorage, maximize: bool) -> None:
+    study = create_study(storage, maximize)
+    study.optimize(objective, n_trials=40)
+    drain(study)
+    cap = len(previewed(study)) // 4
+    values = [t.value for t in finetuned(study)]
+    assert len(values) == len(set(values)) == cap
+    # The best preview is always finetuned, whenever it was made.
+    previews = [t.intermediate_values[0] for t in previewed(study)]
+    assert (max if maximize else min)(previews) in values
+    assert {t.state for t in study.trials} == {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+@pytest.mark.parametrize("maximize", [True, False])
+def test_a_promoted_copy_carries_on(storage: BaseStorage, maximize: bool) -> None:
+    study = create_study(storage, maximize, fraction=0.5, warmup=2)
+    best, other = (0.9, 0.1) if maximize else (0.1, 0.9)
+    for w in (best, other):
+        study.enqueue_trial({"w_a": w}, user_attrs={"weight_a": 1.0})
+
+    def stops(trial: optuna.Trial) -> float:
+        trial.set_user_attr("preview_a", 0.5)
+        return objective(trial)
+
+    study.optimize(stops, n_trials=2)
+    original, current, copied = study.trials
+    assert [t.state for t in (original, current)] == [TrialState.PRUNED] * 2
+    assert copied.state == TrialState.WAITING
+    assert copied.params == original.params == {"w_a": best}
+    assert copied.distributions == original.distributions
+    assert copied.intermediate_values == {0: best}
+    assert copied.user_attrs == {
+        "weight_a": 1.0,
+        "preview_a": 0.5,
+        "preview_decision": "promote",
+        "promoted_from": 0,
+    }
+    assert copied.system_attrs == {}
+    study.optimize(objective, n_trials=1)
+    assert study.trials[2].state == TrialState.COMPLETE
+    assert study.trials[2].value == best
+
+
+@pytest.mark.parametrize("first", [0.5, math.nan])
+def test_a_second_question_gets_the_same_answer(storage: BaseStorage, first: float) -> None:
+    study = create_study(storage, fraction=0.5, warmup=0)
+    answers = []
+    for value in (first, 0.9, 0.1, 0.8, math.nan, 0.7):
+        trial = study.ask()
+        copied = "promoted_from" in trial.user_attrs
+        if not copied:
+            trial.suggest_float("w_a", 0, 1)
+            trial.report(value, 0)
+        answer = trial.should_prune()
+        n_trials = len(study.trials)
+        assert [trial.should_prune() for _ in range(3)] == [answer] * 3
+        # As another process sees it, and nothing more has been queued.
+        study.pruner = PromotionPruner(fraction=0.5, warmup=0)
+        assert study.pruner.prune(study, study.trials[trial.number]) is answer
+        assert len(study.trials) == n_trials
+        decision = study.trials[trial.number].user_attrs["preview_decision"]
+        assert decision == trial.user_attrs["preview_decision"]
+        assert decision == ("prune" if answer else "promote")
+        study.tell(trial, state=TrialState.PRUNED) if answer else study.tell(trial, 1.0)
+        answers.append(answer)
+    assert set(answers) == {True, False}
+
+
+@pytest.mark.parametrize("value", [0.9, 0.05])
+def test_a_retry_clone_replays_the_decision(storage: BaseStorage, value: float) -> None:
+    study = create_study(storage, warmup=4)
+    for w in (0.1, 0.2, 0.3):
+        study.enqueue_trial({"w_a": w})
+    study.optimize(objective, n_trials=3)
+    trial = study.ask()
+    trial.suggest_float("w_a", 0, 1)
+    trial.report(value, 0)
+    answer = trial.should_prune()
+    assert answer is (value == 0.05)
+    assert fail_and_requeue(study, trial.number)
+    drain(study)
+    clone = next(t for t in study.trials if t.system_attrs.get("retry_history") == [trial.number])
+    assert clone.state == (TrialState.PRUNED if answer else TrialState.COMPLETE)
+    assert clone.intermediate_values == {0: value}
+    # The lineage has used one slot of one, and no other preview got another.
+    assert len(finetuned(study)) == 1
+
+
+def test_a_clone_of_an_undecided_preview_decides(storage: BaseStorage) -> None:
+    study = create_study(storage, warmup=2, fraction=0.5)
+    study.enqueue_trial({"w_a": 0.1})
+    study.optimize(objective, n_trials=1)
+    trial = study.ask()
+    trial.suggest_float("w_a", 0, 1)
+    trial.report(0.9, 0)  # and the worker dies
+    fail_and_requeue(study, trial.number)
+    study.optimize(lambda t: 1.0 if not t.should_prune() else math.nan, n_trials=1)
+    assert study.trials[-1].user_attrs["preview_decision"] == "promote"
+    assert [t.number for t in finetuned(study)] == [2]
+
+
+def test_baselines_are_always_finetuned(storage: BaseStorage) -> None:
+    study = create_study(storage, fraction=0.0)
+    study.enqueue_trial({"w_a": 0.3}, user_attrs={"baseline": "uniform"})
+    study.enqueue_trial({"w_a": 0.0}, user_attrs={"baseline": "a"})
+    study.optimize(objective, n_trials=12)
+    assert [t.number for t in study.get_trials(states=[TrialState.COMPLETE])] == [0, 1]
+    assert [t.user_attrs["preview_decision"] for t in study.trials[:3]] == [
+        "baseline",
+        "baseline",
+        "prune",
+    ]
+
+
+@pytest.mark.parametrize("arguments", [{"fraction": 0.0}, {"max_promotions": 0}])
+def test_a_budget_of_zero_promotes_nothing(arguments: dict[str, float]) -> None:
+    study = create_study(**arguments)
+    study.optimize(objective, n_trials=30)
+    assert Counter(t.state for t in study.trials) == {TrialState.PRUNED: 30}
+
+
+def test_a_fraction_of_one_promotes_everything() -> None:
+    study = create_study(fraction=1.0)
+    study.optimize(objective, n_trials=30)
+    drain(study)
+    assert len(finetuned(study)) == len(previewed(study))
+
+
+def test_max_promotions() -> None:
+    study = create_study(max_promotions=3)
+    study.optimize(objective, n_trials=40)
+    assert len(finetuned(study)) == 3
+
+
+def test_nothing_is_promoted_during_the_warm_up() -> None:
+    study = create_study(warmup=10)
+    study.optimize(objective, n_trials=9)
+    assert {t.state for t in study.trials} == {TrialState.PRUNED}
+    study.optimize(objective, n_trials=1)
+    drain(study)
+    assert len(finetuned(study)) == 2
+
+
+def test_previews_that_are_nan_are_pruned_and_never_promoted(storage: BaseStorage) -> None:
+    def mostly_nan(trial: optuna.Trial) -> float:
+        w = trial.suggest_float("w_a", 0, 1)
+        if "promoted_from" not in trial.user_attrs:
+            trial.report(w if trial.number % 4 == 0 else math.nan, 0)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+        return w
+
+    study = create_study(storage, fraction=1.0, warmup=0)
+    study.optimize(mostly_nan, n_trials=12)
+    for trial in study.trials:
+        expected = "prune" if math.isnan(trial.intermediate_values[0]) else "promote"
+        assert trial.user_attrs["preview_decision"] == expected
+
+
+def test_failed_trials_do_not_count(storage: BaseStorage) -> None:
+    def fails(trial: optuna.Trial) -> float:
+        trial.report(0.99, 0)
+        raise RuntimeError
+
+    study = create_study(storage, warmup=0)
+    study.optimize(fails, n_trials=6, catch=RuntimeError)
+    for w in (0.1, 0.2, 0.3):
+        study.enqueue_trial({"w_a": w})
+    study.optimize(objective, n_trials=3)
+    assert Counter(t.state for t in study.trials) == {TrialState.FAIL: 6, TrialState.PRUNED: 3}
+
+
+def test_a_failed_finetune_is_not_replaced() -> None:
+    """A finetune that always fails must not eat its way through all previews."""
+
+    def fails(trial: optuna.Trial) -> float:
+        objective(trial)
+        raise RuntimeError
+
+    study = create_study(warmup=4)
+    study.optimize(fails, n_trials=23, catch=RuntimeError)
+    failed = study.get_trials(states=[TrialState.FAIL])
+    assert len(failed) <= len(previewed(study)) // 4
+
+
+def test_two_workers_that_promote_the_same_preview(storage: BaseStorage) -> None:
+    """Both queue a copy of it; the second copy gives way."""
+    study = create_study(storage, fraction=0.5, warmup=2)
+    for w in (0.9, 0.1):
+        study.enqueue_trial({"w_a": w})
+    study.optimize(objective, n_trials=2)
+    (queued,) = study.get_trials(states=[TrialState.WAITING])
+    study.add_trial(queued)  # what the other worker does
+    first, second = study.ask(), study.ask()
+    assert second.should_prune() is True  # though the first one has not asked yet
+    assert first.should_prune() is False
+    study.tell(first, 1.0)
+    study.tell(second, state=TrialState.PRUNED)
+    assert second.user_attrs["preview_decision"] == "prune"
+    assert len(study.trials) == 4
+
+
+def test_two_workers_that_take_one_slot(storage: BaseStorage) -> None:
+    """Two undecided trials see the same free slot, each is the best that it can see."""
+    study = create_study(storage, fraction=0.5, warmup=2)
+    trials = []
+    for value in (0.8, 0.9):
+        trial = study.ask()
+        trial.suggest_float("w_a", 0, 1)
+        trial.report(value, 0)
+        trials.append(trial)
+    answers = [trial.should_prune() for trial in trials]
+    assert answers == [False, True]  # the first to ask; the better one stays a candidate
+    study.tell(trials[0], 0.8)
+    study.tell(trials[1], state=TrialState.PRUNED)
+    study.enqueue_trial({"w_a": 0.1})
+    study.enqueue_trial({"w_a": 0.1})
+    study.optimize(objective, n_trials=2)
+    drain(study)
+    assert [t.user_attrs.get("promoted_from") for t in finetuned(study)] == [None, 1]
+
+
+def test_trials_without_a_preview_are_left_alone() -> None:
+    study = create_study(fraction=0.0, warmup=0)
+    trial = study.ask()
+    assert trial.should_prune() is False
+    trial.report(0.1, 5)
+    assert trial.should_prune() is False
+
+
+class Recorder(BasePruner):
+    """Notes what a pruner behind the promotion is shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[tuple[dict[int, float], list[tuple[int, dict[int, float]]]]] = []
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        others = [(t.number, t.intermediate_values) for t in study.get_trials(deepcopy=False)]
+        self.shown.append((trial.intermediate_values, others))
+        assert study.trials == study.get_trials()
+        return trial.intermediate_values[10] < 0.5
+
+
+def test_a_rung_pruner_sees_no_previews(storage: BaseStorage) -> None:
+    recorder = Recorder()
+    study = create_study(storage, fraction=1.0, warmup=0, rung_pruner=recorder)
+    for value in (0.7, math.nan, 0.2, 0.9):
+        trial = study.ask()
+        trial.report(value, 0)
+        if not trial.should_prune():
+            trial.report(value, 10)
+            if not trial.should_prune():
+                study.tell(trial, value)
+                continue
+        study.tell(trial, state=TrialState.PRUNED)
+    assert recorder.shown == [
+        ({10: 0.7}, [(0, {10: 0.7})]),
+        ({10: 0.2}, [(0, {10: 0.7}), (2, {10: 0.2})]),
+        ({10: 0.9}, [(0, {10: 0.7}), (2, {10: 0.2}), (3, {10: 0.9})]),
+    ]
+    states = [t.state for t in study.trials]
+    assert states == [TrialState[s] for s in ("COMPLETE", "PRUNED", "PRUNED", "COMPLETE")]
+    # The study itself is as it was: all values are there.
+    assert study.trials[0].intermediate_values == {0: 0.7, 10: 0.7}
+
+
+def test_a_rung_pruner_is_not_asked_about_baselines() -> None:
+    study = create_study(rung_pruner=ThresholdPruner(lower=1.0))
+    study.enqueue_trial({}, user_attrs={"baseline": "uniform"})
+    trial = study.ask()
+    trial.report(0.1, 0)
+    assert trial.should_prune() is False
+    trial.report(0.1, 10)
+    assert trial.should_prune() is False
+
+
+@pytest.mark.parametrize(
+    "rung_pruner",
+    [
+        MedianPruner(n_startup_trials=1),
+        PercentilePruner(50.0, n_startup_trials=1),
+        SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
+        HyperbandPruner(min_resource=1, max_resource=9),
+        PatientPruner(MedianPruner(n_startup_trials=1), patience=0),
+        WilcoxonPruner(p_threshold=0.4, n_startup_steps=2),
+        None,
+    ],
+    ids=lambda pruner: type(pruner).__name__,
+)
+def test_optunas_pruners_decide_as_if_there_were_no_previews(
+    storage: BaseStorage, rung_pruner: BasePruner | None
+) -> None:
+    """A study of promoted trials only, and the same with misleading previews among them."""
+
+    def states(study: optuna.Study, with_previews: bool) -> list[TrialState]:
+        finetunes: list[TrialState] = []
+        for quality in (5, 3, 9, 1, 7, 2, 8):
+            trial = study.ask()
+            if with_previews:
+                trial.report(100.0 if quality < 5 else -100.0, 0)
+                trial.set_user_attr("preview_decision", "promote")
+                assert trial.should_prune() is False
+            for step in range(1, 10):
+                trial.report(quality - step / 10, step)
+                if trial.should_prune():
+                    study.tell(trial, state=TrialState.PRUNED)
+                    break
+            else:
+                study.tell(trial, float(quality))
+            finetunes.append(study.trials[-1].state)
+            if with_previews:  # one that ends there
+                trial = study.ask()
+                trial.report(1000.0, 0)
+                study.tell(trial, state=TrialState.PRUNED)
+        return finetunes
+
+    plain = optuna.create_study(
+        study_name="same",  # Hyperband draws its brackets by name and number
+        direction="maximize",
+        pruner=rung_pruner or optuna.pruners.NopPruner(),
+    )
+    expected = states(plain, False)
+    study = optuna.create_study(
+        study_name="same",
+        storage=storage,
+        direction="maximize",
+        pruner=PromotionPruner(rung_pruner=rung_pruner),
+    )
+    found = states(study, True)
+    if isinstance(rung_pruner, HyperbandPruner):  # other numbers, other brackets
+        assert found[0] == TrialState.COMPLETE
+        assert TrialState.PRUNED in found
+    else:
+        assert found == expected
+    if rung_pruner is not None:
+        assert TrialState.PRUNED in found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"fraction": -0.1}, "fraction is -0.1"),
+        ({"fraction": 1.1}, "fraction is 1.1"),
+        ({"fraction": math.nan}, "fraction is nan"),
+        ({"max_promotions": -1}, "max_promotions is -1"),
+        ({"warmup": -1}, "warmup is -1"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PromotionPruner(**arguments)
+
+
+def test_a_rung_pruner_of_another_type() -> None:
+    with pytest.raises(TypeError, match="rung_pruner is str"):
+        PromotionPruner(rung_pruner="median")  # type: ignore[arg-type]
+
+
+def test_the_seed_changes_nothing() -> None:
+    studies = [create_study(seed=seed) for seed in (None, 7)]
+    for study in studies:
+        study.optimize(objective, n_trials=30)
+    first, second = ([(t.state, t.params) for t in s.trials] for s in studies)
+    assert first == second

@@ -1,0 +1,132 @@
+"""Processes on one database, some of them killed: the budget is met, nothing runs twice."""
+
+from __future__ import annotations
+
+import queue
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from optuna_merge.pruners import read_ledger
+from optuna_merge.storages import create_storage
+
+WORKER = Path(__file__).with_name("_worker.py")
+N_PREVIEWS = 40
+N_KILLS = 3
+
+
+class Workers:
+    """Processes whose lines of output are gathered as they come."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.lines: queue.SimpleQueue[tuple[subprocess.Popen[str], str]] = queue.SimpleQueue()
+        self.processes: list[subprocess.Popen[str]] = []
+        self._readers: list[threading.Thread] = []
+
+    def start(self) -> None:
+        process = subprocess.Popen(
+            [sys.executable, WORKER, self._url, str(N_PREVIEWS)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        reader = threading.Thread(target=self._read, args=(process,))
+        reader.start()
+        self.processes.append(process)
+        self._readers.append(reader)
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            self.lines.put((process, line))
+
+    def join(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        for process in self.processes:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        for reader in self._readers:
+            reader.join()
+
+    def end(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+@pytest.mark.parametrize("kind", ["postgres", "sqlite"])
+def test_the_budget_is_met_exactly(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    if kind == "postgres":
+        url = request.getfixturevalue("postgres_database")
+    n_workers = 5 if kind == "postgres" else 3
+    study = optuna.create_study(study_name="s", storage=create_storage(url), direction="maximize")
+    study.enqueue_trial({"w_a": 0.5}, user_attrs={"baseline": "uniform"})
+    workers = Workers(url)
+    try:
+        for _ in range(n_workers):
+            workers.start()
+        seen = _kill_some(workers)
+        workers.join(timeout=200)
+    finally:
+        workers.end()
+    while not workers.lines.empty():
+        seen.append(workers.lines.get()[1])
+
+    assert [p.returncode for p in workers.processes].count(-signal.SIGKILL) == N_KILLS
+    assert {p.returncode for p in workers.processes} <= {0, -signal.SIGKILL}
+    trials = study.get_trials()
+    ended = {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
+    assert {trial.state for trial in trials} <= ended
+    previews = read_ledger(trials).previews
+    assert len(previews) >= N_PREVIEWS
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    finetuned = Counter(_lineage(t) for t in complete if "baseline" not in t.user_attrs)
+    assert set(finetuned.values()) == {1}
+    assert len(finetuned) == len(previews) // 4
+    assert len(complete) == len(finetuned) + 1  # the baseline
+    # None lost: each failed trial has a clone.
+    retried = {n for trial in trials for n in trial.system_attrs.get("retry_history", [])}
+    assert {trial.number for trial in trials if trial.state == TrialState.FAIL} <= retried
+    # None twice: what the processes themselves say. Only who was killed began, or even ended
+    # before the database knew, what another one did again.
+    for word in ("begin", "end"):
+        lines = [line for line in seen if line.startswith(word)]
+        assert len(set(lines)) == len(complete)
+        assert len(lines) <= len(complete) + N_KILLS
+
+
+def _kill_some(workers: Workers) -> list[str]:
+    """Kill -9, by turns in a finetune and anywhere; each is replaced. Returns the lines read."""
+    draws = random.Random(0)
+    seen: list[str] = []
+    ready = 0
+    for kill in range(N_KILLS):
+        while True:
+            process, line = workers.lines.get(timeout=120)
+            seen.append(line)
+            ready += line.startswith("ready")
+            if ready > 1 and line.startswith("begin") and process.poll() is None:
+                break
+        if kill % 2:
+            process = draws.choice([p for p in workers.processes if p.poll() is None])
+        process.kill()  # SIGKILL
+        workers.start()
+    return seen
+
+
+def _lineage(trial: Any) -> int:
+    history = trial.system_attrs.get("retry_history") or [trial.number]
+    return int(trial.user_attrs.get("promoted_from", history[0]))
