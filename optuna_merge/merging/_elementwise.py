@@ -1,0 +1,168 @@
+"""Isotropic and diagonal Gaussians: each coordinate is merged by itself.
+
+The merged mean is the precision-weighted one,
+
+    S_a = sum_t a_t S_t,    m_a = S_a^-1 sum_t a_t S_t m_t,
+
+where the prior is one more term, of weight 1 - sum_t a_t (arXiv 2412.08147; on the simplex and
+with a small prior it is Fisher merging, arXiv 2111.09832). It is accumulated as a running mean,
+so that rounding errors are relative to the distance between the means, not to their size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+Precision = Tensor | float
+
+_BLOCK = 1 << 17
+"""Coordinates merged at a time on the CPU: few enough to stay in cache, enough to hide calls."""
+
+_NEGLIGIBLE = 1e-30
+"""Weights below this fraction of the largest are left out: ratios must stay within fp32."""
+
+
+@dataclass
+class Running:
+    """The terms so far, which are themselves a Gaussian.
+
+    Attributes:
+        mean: Their merged mean.
+        precision: Their merged precision, divided by `weight`.
+        weight: The weight of the last term.
+        total: The sum of all weights.
+    """
+
+    mean: Tensor
+    precision: Precision
+    weight: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Buffers for one block; `vanishing` says that precisions may be zero."""
+
+    precision: Tensor
+    share: Tensor
+    mean: Tensor
+    vanishing: bool
+
+
+def accumulate(
+    state: Running | None,
+    weight: float,
+    mean: Tensor,
+    precision: Precision,
+    work: Workspace,
+    into: Tensor,
+) -> Running:
+    """Add one term of nonzero weight; terms come with falling weights.
+
+    The order keeps every partial sum of precisions positive, whatever the signs of the weights,
+    as long as the whole sum is. Where all precisions so far are zero, the mean is weighted by the
+    weights alone, which is the limit of equal precisions that tend to zero.
+
+    Args:
+        state: What was accumulated so far, None before the first term.
+        weight: The task's weight, or the prior's.
+        mean: One block of the term's mean.
+        precision: The same block of its precision, or one number.
+        work: Buffers that the state lives in.
+        into: Where the new running mean is written.
+    """
+    if state is None:
+        return Running(mean, precision, weight, weight)
+    total = state.total + weight
+    ratio = state.weight / weight
+    if isinstance(precision, float) and isinstance(state.precision, float):
+        merged = precision + state.precision * ratio
+        share = precision / merged if merged else weight / total
+        return Running(torch.lerp(state.mean, mean, share, out=into), merged, weight, total)
+    one, other = (_as_tensor(value, mean) for value in (precision, state.precision))
+    torch.add(one, other, alpha=ratio, out=work.precision)
+    torch.div(one, work.precision, out=work.share)
+    if work.vanishing:
+        work.share.masked_fill_(work.precision == 0, weight / total)
+    torch.lerp(state.mean, mean, work.share, out=into)
+    return Running(into, work.precision, weight, total)
+
+
+def solve(state: Running) -> Tensor:
+    """The merged mean of the accumulated terms."""
+    return state.mean
+
+
+def merge_tensor(
+    outputs: Sequence[Tensor],
+    means: Sequence[Tensor],
+    precisions: Sequence[Precision],
+    weightings: Sequence[Sequence[float]],
+    *,
+    vanishing: bool = True,
+) -> None:
+    """Merge one tensor for several weightings, reading each input once.
+
+    Args:
+        outputs: One contiguous tensor per weighting, written to. It may be one of the means only
+            if there is a single weighting.
+        means: One tensor per term, all of one shape.
+        precisions: For each term a tensor of that shape, or a number.
+        weightings: For each output one weight per term; a term of weight zero isn't touched.
+        vanishing: Whether some precision may be zero.
+    """
+    dtype = accumulation_dtype(*means, *(p for p in precisions if isinstance(p, Tensor)))
+    block = _BLOCK if means[0].device.type == "cpu" else max(1, means[0].numel())
+    orders = [_order(weights) for weights in weightings]
+    used = sorted(set().union(*orders))
+    mean_blocks = {k: _split(means[k], block) for k in used}
+    precision_blocks = {
+        k: _split(p, block) for k in used if isinstance(p := precisions[k], Tensor)
+    }
+    output_blocks = [_split(output, block) for output in outputs]
+    work = None
+    for i in range(len(output_blocks[0])):
+        mean = {k: mean_blocks[k][i].to(dtype) for k in used}
+        precision = {
+            k: precision_blocks[k][i].to(dtype) if k in precision_blocks else precisions[k]
+            for k in used
+        }
+        if work is None or len(work.mean) != len(output_blocks[0][i]):
+            a, b, c = (torch.empty_like(mean[used[0]]) for _ in range(3))
+            work = Workspace(a, b, c, vanishing)
+        for weights, order, blocks in zip(weightings, orders, output_blocks):
+            state = None
+            for k in order:
+                last = k == order[-1] and blocks[i].dtype == dtype
+                into = blocks[i] if last else work.mean
+                state = accumulate(state, weights[k], mean[k], precision[k], work, into)
+            assert state is not None  # some weight is not zero: they add up to one
+            merged = solve(state)
+            if merged is not blocks[i]:
+                blocks[i].copy_(merged)
+
+
+def _order(weights: Sequence[float]) -> list[int]:
+    """The terms that count, by falling weight."""
+    least = _NEGLIGIBLE * max(abs(weight) for weight in weights)
+    kept = (k for k, weight in enumerate(weights) if abs(weight) > least)
+    return sorted(kept, key=lambda k: -weights[k])
+
+
+def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
+    """The widest of the tensors' dtypes, at least fp32."""
+    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
+
+
+def _split(tensor: Tensor, block: int) -> Sequence[Tensor]:
+    """Blocks of the tensor, flattened: views if it is contiguous."""
+    return torch.split(tensor.reshape(-1), block)
+
+
+def _as_tensor(value: Precision, like: Tensor) -> Tensor:
+    return value if isinstance(value, Tensor) else like.new_tensor(value)

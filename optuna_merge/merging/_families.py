@@ -1,0 +1,110 @@
+"""One merge interface: each family gives `accumulate` and `solve`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from optuna_merge.merging import _full, _kronecker, _low_rank
+from optuna_merge.merging._elementwise import merge_tensor
+from optuna_merge.merging._terms import Gaussian, scalar_or_tensor
+from optuna_merge.posteriors import (
+    DiagonalGaussian,
+    FullGaussian,
+    IsotropicGaussian,
+    KroneckerGaussian,
+    LowRankGaussian,
+)
+
+ELEMENTWISE = (IsotropicGaussian, DiagonalGaussian)
+
+_HUGE = 1 << 22
+"""Bytes from which first use of fresh pages would take longer than the merge itself."""
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """How a family whose coordinates are coupled is merged.
+
+    Attributes:
+        accumulate: (statistics or None, weight, term, centre) -> statistics.
+        solve: Statistics -> merged means, in fp64.
+        log_density: (term, point) -> log N(point) without its constant.
+    """
+
+    accumulate: Callable[[Any, float, Gaussian, Mapping[str, Tensor]], Any]
+    solve: Callable[[Any], dict[str, Tensor]]
+    log_density: Callable[[Gaussian, Mapping[str, Tensor]], float]
+
+
+COUPLED: dict[type, Coupled] = {
+    family: Coupled(module.accumulate, module.solve, module.log_density)
+    for family, module in (
+        (LowRankGaussian, _low_rank),
+        (KroneckerGaussian, _kronecker),
+        (FullGaussian, _full),
+    )
+}
+
+
+def merge_gaussians(
+    terms: Sequence[Gaussian], weightings: Sequence[Sequence[float]], *, vanishing: bool = True
+) -> list[dict[str, Tensor]]:
+    """Merged means for several weightings of terms that passed all checks.
+
+    Args:
+        terms: Of one family, elementwise ones among them; the prior is a term.
+        weightings: For each merge one weight per term.
+        vanishing: Whether some elementwise precision may be zero.
+    """
+    family = next((type(t) for t in terms if not isinstance(t, ELEMENTWISE)), None)
+    merged: list[dict[str, Tensor]] = [{} for _ in weightings]
+    if family is not None:
+        return [_merge_coupled(COUPLED[family], terms, weights) for weights in weightings]
+    for name, mean in terms[0].mean.items():
+        outputs = [empty_like(mean) for _ in weightings]
+        merge_named(name, outputs, terms, weightings, vanishing=vanishing)
+        for result, output in zip(merged, outputs):
+            result[name] = output
+    return merged
+
+
+def merge_named(
+    name: str,
+    outputs: Sequence[Tensor],
+    terms: Sequence[Gaussian],
+    weightings: Sequence[Sequence[float]],
+    *,
+    vanishing: bool = True,
+) -> None:
+    """Write one tensor of elementwise terms, merged for each weighting, to the outputs."""
+    means = [term.mean[name] for term in terms]
+    precisions = [scalar_or_tensor(term, name) for term in terms]
+    merge_tensor(outputs, means, precisions, weightings, vanishing=vanishing)
+
+
+def empty_like(mean: Tensor) -> Tensor:
+    """Uninitialised and contiguous; in huge pages, which NumPy asks for, if that pays."""
+    size = mean.numel() * mean.element_size()
+    if mean.device.type != "cpu" or size < _HUGE:
+        return torch.empty_like(mean, memory_format=torch.contiguous_format, requires_grad=False)
+    return torch.from_numpy(np.empty(size, np.uint8)).view(mean.dtype).view(mean.shape)
+
+
+def _merge_coupled(
+    family: Coupled, terms: Sequence[Gaussian], weights: Sequence[float]
+) -> dict[str, Tensor]:
+    used = [(weight, term) for weight, term in zip(weights, terms) if weight]
+    like = terms[0].mean
+    centre = {name: used[0][1].mean[name] for name in like}
+    if len(used) == 1:
+        return {name: mean.detach().clone() for name, mean in centre.items()}
+    state = None
+    for weight, term in used:
+        state = family.accumulate(state, weight, term, centre)
+    return {name: mean.to(like[name].dtype) for name, mean in family.solve(state).items()}

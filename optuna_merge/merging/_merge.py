@@ -1,0 +1,142 @@
+"""Task weights and posteriors to parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from optuna_merge.merging._families import ELEMENTWISE, merge_gaussians, merge_named
+from optuna_merge.merging._mixture import merge_mixtures
+from optuna_merge.merging._problem import Posteriors, Problem, check_merge
+from optuna_merge.merging._weights import Weights
+from optuna_merge.posteriors import Posterior
+
+
+def merge(
+    posteriors: Posteriors, weights: Weights, *, prior: Posterior | None = None
+) -> dict[str, Tensor]:
+    """The mode of the merged posterior for given task weights: the parameters of a preview.
+
+    Source: arXiv 2412.08147. With S_t the precisions, m_t the means, and the prior N(m_0, S_0^-1),
+
+        S_a = (1 - sum a) S_0 + sum_t a_t S_t,
+        m_a = S_a^-1 [(1 - sum a) S_0 m_0 + sum_t a_t S_t m_t].
+
+    Weight 1 on one task gives exactly that task's mean. A task of weight zero is dropped: its
+    values are not read and may be NaN. Sums are taken in fp32 at least, in fp64 for the families
+    that are not elementwise. Mixtures are merged by expectation maximisation.
+
+    Args:
+        posteriors: One per task, all of one family, in task order or by task name.
+        weights: One per task: in the same order, or by name if the posteriors are. Negative ones
+            only for isotropic posteriors.
+        prior: The Gaussian whose precision is included once in every posterior's; needed when the
+            weights don't add up to 1, and without influence when they do.
+
+    Returns:
+        New tensors with the names, shapes, dtypes and device of the means.
+
+    Raises:
+        TypeError: not posteriors, or posteriors of several families.
+        ValueError: tensors that differ in name, shape or dtype, NaN or infinite values, negative
+            precisions, unfit weights. The message names the task and the tensor, and nothing was
+            merged.
+    """
+    return merge_many(posteriors, [weights], prior=prior)[0]
+
+
+def merge_many(
+    posteriors: Posteriors,
+    weightings: Sequence[Weights] | Tensor,
+    *,
+    prior: Posterior | None = None,
+) -> list[dict[str, Tensor]]:
+    """`merge` for K weightings at once, reading each input once.
+
+    Args:
+        posteriors: As in `merge`.
+        weightings: K weightings, or a tensor of shape (K, tasks).
+        prior: As in `merge`.
+
+    Returns:
+        K dicts of tensors, in the order of the weightings, equal to K calls of `merge`.
+
+    Raises:
+        TypeError, ValueError: as in `merge`.
+    """
+    return _merge(check_merge(posteriors, weightings, prior))
+
+
+def merge_into(
+    module: nn.Module,
+    posteriors: Posteriors,
+    weights: Weights,
+    *,
+    prior: Posterior | None = None,
+    names: Mapping[str, str] | None = None,
+) -> None:
+    """`merge` into a module's parameters and buffers, in place.
+
+    Elementwise families take no memory beyond a few blocks, and a module whose own parameters are
+    one of the means may be overwritten. Parameters that the posteriors don't have stay.
+
+    Args:
+        module: Has a parameter or buffer for every tensor, of its shape; dtype and device may
+            differ.
+        posteriors: As in `merge`.
+        weights: As in `merge`.
+        prior: As in `merge`.
+        names: The module's name for each tensor's name, where they differ.
+
+    Raises:
+        TypeError, ValueError: as in `merge`, or a name or shape that the module does not have; the
+            module is unchanged then.
+    """
+    problem = check_merge(posteriors, [weights], prior)
+    targets = _targets(module, problem.posteriors[0].mean, names or {})
+    gaussians = problem.gaussians()
+    with torch.no_grad():
+        if gaussians is None or not all(isinstance(term, ELEMENTWISE) for term in gaussians[0]):
+            for name, tensor in _merge(problem)[0].items():
+                targets[name].copy_(tensor)
+            return
+        for name, target in targets.items():
+            direct = target.is_contiguous() and target.device == gaussians[0][0].mean[name].device
+            output = target if direct else torch.empty_like(gaussians[0][0].mean[name])
+            merge_named(name, [output], *gaussians, vanishing=problem.vanishing)
+            if not direct:
+                target.copy_(output)
+
+
+def _merge(problem: Problem) -> list[dict[str, Tensor]]:
+    gaussians = problem.gaussians()
+    if not problem.weightings:
+        return []
+    with torch.no_grad():
+        if gaussians is None:
+            return merge_mixtures(problem)
+        return merge_gaussians(*gaussians, vanishing=problem.vanishing)
+
+
+def _targets(
+    module: nn.Module, mean: Mapping[str, Tensor], names: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """The module's own tensor for every name, of which all exist and fit."""
+    own = dict(module.named_buffers(remove_duplicate=False))
+    own |= dict(module.named_parameters(remove_duplicate=False))
+    if unknown := sorted(names.keys() - mean.keys()):
+        raise ValueError(f"names has {unknown[0]!r}, which no posterior has")
+    targets = {}
+    for name, tensor in mean.items():
+        place = names.get(name, name)
+        if place not in own:
+            raise ValueError(f"the module has no parameter or buffer {place!r} for {name!r}")
+        if own[place].shape != tensor.shape:
+            raise ValueError(
+                f"{name!r} has shape {tuple(tensor.shape)}, but the module's {place!r} has "
+                f"{tuple(own[place].shape)}"
+            )
+        targets[name] = own[place]
+    return targets

@@ -1,0 +1,170 @@
+"""All checks of a merge, before any work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from optuna_merge.merging._families import ELEMENTWISE
+from optuna_merge.merging._terms import elementwise
+from optuna_merge.merging._weights import Weights, prior_weight, task_weights
+from optuna_merge.posteriors import (
+    IsotropicGaussian,
+    KroneckerGaussian,
+    LowRankGaussian,
+    Mixture,
+    Posterior,
+)
+from optuna_merge.posteriors._checks import check_structure, check_values
+from optuna_merge.posteriors._mixture import Gaussian
+
+Posteriors = Sequence[Posterior] | Mapping[str, Posterior]
+"""One posterior per task: in task order, or by task name."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A merge that passed all checks.
+
+    Attributes:
+        posteriors: One per task, in order.
+        prior: The prior, if there is one.
+        weightings: For each merge one weight per task, then one of the prior (zero without it).
+        vanishing: Whether some precision that counts is zero somewhere.
+    """
+
+    posteriors: list[Posterior]
+    prior: Gaussian | None
+    weightings: list[tuple[float, ...]]
+    vanishing: bool
+
+    def gaussians(self) -> tuple[list[Gaussian], list[tuple[float, ...]]] | None:
+        """All terms, the prior among them, with their weights; None for mixtures."""
+        terms: list[Gaussian] = []
+        for posterior in self.posteriors:
+            if isinstance(posterior, Mixture):
+                return None
+            terms.append(posterior)
+        if self.prior is None:
+            return terms, [weights[:-1] for weights in self.weightings]
+        return [*terms, self.prior], self.weightings
+
+
+def check_merge(
+    posteriors: Posteriors,
+    weightings: Sequence[Weights] | Tensor,
+    prior: Posterior | None,
+) -> Problem:
+    """Check everything, and put it into task order.
+
+    Raises:
+        TypeError, ValueError: as `merge` says.
+    """
+    if isinstance(posteriors, Mapping):
+        tasks, terms, named = list(posteriors), list(posteriors.values()), True
+    else:
+        tasks, terms, named = [str(k) for k in range(len(posteriors))], list(posteriors), False
+    if not terms:
+        raise ValueError("no posteriors to merge; expected at least one")
+    labels = [f"task {task!r}" if named else f"task {task}" for task in tasks]
+    given = [task_weights(weights, tasks, named=named) for weights in weightings]
+    full = [(*weights, prior_weight(weights, has_prior=prior is not None)) for weights in given]
+    if isinstance(prior, Mixture):
+        raise TypeError("the prior is a Mixture; expected one of the Gaussian families")
+    everyone = dict(zip(labels, terms))
+    check_structure(everyone if prior is None else {**everyone, "prior": prior})
+    _check_family(everyone, prior)
+    positive = True
+    for k, (label, term) in enumerate(everyone.items()):
+        if any(weights[k] for weights in full):
+            positive &= check_values(label, term)
+    if prior is not None and any(weights[-1] for weights in full):
+        positive &= check_values("prior", prior)
+    for weights in full:
+        _check_positivity(everyone, prior, weights)
+    return Problem(terms, prior, full, vanishing=not positive)
+
+
+def _check_family(tasks: Mapping[str, Posterior], prior: Gaussian | None) -> None:
+    """One family, with the same components and responsibilities; a prior that goes with it."""
+    kinds = {label: _kind(task) for label, task in tasks.items()}
+    if len(set(kinds.values())) > 1:
+        listed = ", ".join(f"{kind} for {label}" for label, kind in kinds.items())
+        raise TypeError(f"posteriors of one merge must be of one family, got {listed}")
+    if prior is None or isinstance(prior, ELEMENTWISE):
+        return
+    first = next(iter(tasks.values()))
+    family = type(first.components[0]) if isinstance(first, Mixture) else type(first)
+    if family not in (*ELEMENTWISE, type(prior)):
+        raise TypeError(
+            f"a {type(prior).__name__} as prior does not go with {family.__name__}: use an "
+            f"isotropic or diagonal prior, or one of the posteriors' own family"
+        )
+
+
+def _kind(posterior: Posterior) -> str:
+    if not isinstance(posterior, Mixture):
+        return type(posterior).__name__
+    families = "/".join(sorted({type(c).__name__ for c in posterior.components}))
+    return f"Mixture of {families}, responsibilities={posterior.responsibilities!r},"
+
+
+def _check_positivity(
+    tasks: Mapping[str, Posterior], prior: Gaussian | None, weights: Sequence[float]
+) -> None:
+    """Refuse negative weights under which a merged precision may not be positive."""
+    isotropic = [t for t in (*tasks.values(), prior) if isinstance(t, IsotropicGaussian)]
+    if min(weights) >= 0:
+        return
+    if len(isotropic) == len(tasks) + (prior is not None):
+        for name in isotropic[0].mean:
+            parts = [w * term.scalar(name) for w, term in zip(weights, isotropic) if w]
+            if any(parts) and math.fsum(parts) <= 0:
+                raise ValueError(
+                    f"with the weights {tuple(weights)} the merged precision of {name!r} is "
+                    f"{math.fsum(parts):g}; it must be positive: use larger weights"
+                )
+        return
+    for label, weight in zip(tasks, weights):
+        if weight < 0:
+            raise ValueError(
+                f"the weight of {label} is {weight:g}; negative weights could make a merged "
+                f"precision negative: only isotropic posteriors allow them"
+            )
+    assert prior is not None  # its weight is the negative one
+    for (label, task), weight in zip(tasks.items(), weights):
+        for part in task.components if isinstance(task, Mixture) else [task]:
+            if weight:
+                _check_includes(label, part, prior)
+
+
+def _check_includes(label: str, task: Gaussian, prior: Gaussian) -> None:
+    """Weights that add up to more than 1 need precisions of at least the prior's everywhere.
+
+    Full matrices, and priors that are not elementwise, are left to the solver's own check.
+    """
+    if not isinstance(prior, ELEMENTWISE):
+        return
+    for name, mean in task.mean.items():
+        mine = _elementwise_part(task, name)
+        slack = 1 - 2 * torch.finfo(mean.dtype).eps
+        if mine is not None and bool((mine < elementwise(prior, name) * slack).any()):
+            raise ValueError(
+                f"{label}: the precision of {name!r} is smaller than the prior's somewhere; it "
+                f"must include the prior once for weights that add up to more than 1"
+            )
+
+
+def _elementwise_part(task: Gaussian, name: str) -> Tensor | None:
+    if isinstance(task, ELEMENTWISE):
+        return elementwise(task, name)
+    if isinstance(task, LowRankGaussian):
+        return task.diagonal[name].double()
+    if isinstance(task, KroneckerGaussian):
+        damping = torch.tensor(task.damping, dtype=torch.float64)
+        return task.precision[name].double() if name in task.precision else damping
+    return None

@@ -1,0 +1,36 @@
+"""Posteriors of single tasks: families as plain data, curvature estimators, the file format."""
+
+from __future__ import annotations
+
+from optuna_merge._tensors import load_tensors, read_metadata, save_tensors
+from optuna_merge.posteriors._families import Posterior
+from optuna_merge.posteriors._files import load_posterior, posterior_hash, save_posterior
+from optuna_merge.posteriors._full import FullGaussian
+from optuna_merge.posteriors._gaussian import DiagonalGaussian, IsotropicGaussian
+from optuna_merge.posteriors._kronecker import KroneckerGaussian
+from optuna_merge.posteriors._low_rank import LowRankGaussian
+from optuna_merge.posteriors._mixture import Mixture
+from optuna_merge.posteriors._squared_gradients import (
+    categorical_labels,
+    gaussian_labels,
+    squared_gradients,
+)
+
+__all__ = [
+    "DiagonalGaussian",
+    "FullGaussian",
+    "IsotropicGaussian",
+    "KroneckerGaussian",
+    "LowRankGaussian",
+    "Mixture",
+    "Posterior",
+    "categorical_labels",
+    "gaussian_labels",
+    "load_posterior",
+    "load_tensors",
+    "posterior_hash",
+    "read_metadata",
+    "save_posterior",
+    "save_tensors",
+    "squared_gradients",
+]

@@ -1,0 +1,184 @@
+"""Checks of posteriors before any work: errors that name the task and the tensor."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from optuna_merge.posteriors._families import FAMILIES, Posterior
+from optuna_merge.posteriors._kronecker import KroneckerGaussian
+from optuna_merge.posteriors._mixture import Gaussian, Mixture
+from optuna_merge.posteriors._parts import Part
+
+
+def check_structure(posteriors: Mapping[str, Posterior]) -> None:
+    """Refuse posteriors whose tensors differ in name, shape, dtype or device; reads no values.
+
+    Args:
+        posteriors: Keyed by the words that name each in an error, for instance "task 'news'".
+
+    Raises:
+        TypeError: not a posterior, or something else than tensors in it.
+        ValueError: the message names the posterior and the tensor.
+    """
+    gaussians: dict[str, Gaussian] = {}
+    for who, posterior in posteriors.items():
+        if type(posterior).__name__ not in FAMILIES:
+            raise TypeError(
+                f"{who} is a {type(posterior).__name__}; expected one of {', '.join(FAMILIES)}"
+            )
+        if not isinstance(posterior, Mixture):
+            gaussians[who] = posterior
+            continue
+        if not posterior.components:
+            raise ValueError(f"{who}: a mixture needs at least one component")
+        _check_part(who, next(posterior.parts()))
+        for k, component in enumerate(posterior.components):
+            if type(component).__name__ not in FAMILIES or isinstance(component, Mixture):
+                raise TypeError(f"{who}: component {k} must be a Gaussian, got {component!r:.60}")
+            gaussians[f"{who}, component {k}"] = component
+    first = next(iter(gaussians))
+    for who, gaussian in gaussians.items():
+        _check_mean(who, gaussian.mean)
+        _check_names(who, gaussian.mean, first, gaussians[first].mean, "mean")
+        for field in fields(gaussian):
+            value = getattr(gaussian, field.name)
+            if isinstance(value, dict):
+                # Kronecker factors are for matrices alone.
+                some = isinstance(gaussian, KroneckerGaussian) and field.name != "mean"
+                _check_names(who, value, f"{who}'s mean", gaussian.mean, field.name, some=some)
+        for part in gaussian.parts():
+            _check_part(who, part)
+        _check_alike(who, gaussian, first, gaussians[first])
+
+
+def check_values(who: str, posterior: Posterior) -> bool:
+    """Refuse NaN and infinities anywhere, and negative precisions.
+
+    A posterior that passed is read again only after one of its tensors was changed in place.
+
+    Returns:
+        Whether all its precisions are positive, none zero.
+
+    Raises:
+        ValueError: the message names the posterior and the tensor.
+    """
+    parts = tuple(posterior.parts())
+    stamps = [_stamp(part.value) for part in parts]
+    if posterior in _passed:
+        before, positive = _passed[posterior]
+        if _unchanged(before, stamps):
+            return positive
+    positive = True
+    for part in parts:
+        lowest, highest = _range(part.value)
+        if not (math.isfinite(lowest) and math.isfinite(highest)):
+            raise ValueError(
+                f"{who}: {part} holds NaN or an infinity; every value must be finite (a task of "
+                f"weight zero is left out unread)"
+            )
+        if part.nonnegative and lowest < 0:
+            raise ValueError(f"{who}: {part} is negative ({lowest:g}); expected at least 0")
+        positive &= not part.nonnegative or lowest > 0
+    _passed[posterior] = stamps, positive
+    return positive
+
+
+_Stamp = tuple[Any, int]
+_passed: WeakKeyDictionary[Posterior, tuple[list[_Stamp | None], bool]] = WeakKeyDictionary()
+
+
+def _stamp(value: Tensor | float) -> _Stamp | None:
+    """A tensor and its count of in-place changes; a number stands for itself."""
+    if not isinstance(value, Tensor):
+        return (value, 0)
+    # Tensors made under torch.inference_mode keep no count.
+    return None if value.is_inference() else (weakref.ref(value), value._version)
+
+
+def _unchanged(old: list[_Stamp | None], new: list[_Stamp | None]) -> bool:
+    # Identity, not equality: there is one weak reference per object, and == would compare values.
+    return len(old) == len(new) and all(
+        a is not None and b is not None and a[0] is b[0] and a[1] == b[1] for a, b in zip(old, new)
+    )
+
+
+def _range(value: Tensor | float) -> tuple[float, float]:
+    """Lowest and highest value; NaN if there is one."""
+    if not isinstance(value, Tensor):
+        return float(value), float(value)
+    if not value.numel():
+        return 0.0, 0.0
+    lowest, highest = torch.aminmax(value.detach())
+    return lowest.item(), highest.item()
+
+
+def _check_mean(who: str, mean: dict[str, Tensor]) -> None:
+    if not isinstance(mean, dict) or not mean:
+        raise TypeError(f"{who}: the mean must be a dict of at least one tensor, got {mean!r:.80}")
+
+
+def _check_names(
+    who: str,
+    given: dict[str, Any],
+    whose: str,
+    expected: dict[str, Any],
+    role: str,
+    *,
+    some: bool = False,
+) -> None:
+    if not some and (missing := sorted(expected.keys() - given.keys())):
+        raise ValueError(f"{who}: {role} lacks the tensor {missing[0]!r} that {whose} has")
+    if extra := sorted(given.keys() - expected.keys()):
+        raise ValueError(f"{who}: {role} has a tensor {extra[0]!r} that {whose} lacks")
+
+
+def _check_part(who: str, part: Part) -> None:
+    value = part.value
+    if not isinstance(value, Tensor):
+        if part.shape or isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{who}: {part} must be a tensor, got {type(value).__name__}")
+        return
+    if not value.is_floating_point():
+        raise ValueError(
+            f"{who}: {part} is {_text(value.dtype)}; only floating-point tensors are merged: "
+            f"leave integer buffers out and copy them from one model"
+        )
+    if tuple(value.shape) != part.shape:
+        raise ValueError(
+            f"{who}: {part} has shape {tuple(value.shape)}, expected {part.shape} as of its mean"
+        )
+
+
+def _check_alike(who: str, posterior: Gaussian, whose: str, reference: Gaussian) -> None:
+    """Shape and device of the means, and all dtypes within one family, must be the same."""
+    known = {(part.role, part.name): part.value for part in reference.parts()}
+    for part in posterior.parts():
+        value, other = part.value, known.get((part.role, part.name))
+        if not isinstance(value, Tensor) or not isinstance(other, Tensor):
+            continue
+        if part.role == "mean" and value.shape != other.shape:
+            raise ValueError(
+                f"{who}: {part} has shape {tuple(value.shape)}, but {whose} has "
+                f"{tuple(other.shape)}"
+            )
+        if value.dtype != other.dtype and (part.role == "mean" or value.ndim):
+            raise ValueError(
+                f"{who}: {part} is {_text(value.dtype)}, but {whose} has {_text(other.dtype)}; "
+                f"convert one of them"
+            )
+        if value.device != other.device and value.ndim:
+            raise ValueError(
+                f"{who}: {part} is on {value.device}, but {whose} is on {other.device}"
+            )
+
+
+def _text(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
