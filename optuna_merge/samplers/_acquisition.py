@@ -1,0 +1,212 @@
+"""What a preview at given task weights promises, and the search for the best such weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from optuna_merge.samplers._model import ScoreModel, TruthModel, single_thread
+from optuna_merge.samplers._simplex import candidates, neighbours
+
+Array = npt.NDArray[np.float64]
+
+_POLISH = ((0.05, 0.02), (0.01, 0.003))
+_SAME = 1e-4
+
+
+class Acquisition(Protocol):
+    anchors: Array  # points already seen, `n x T`
+
+    def __call__(self, weights: Array) -> Array:
+        """Promise of each row of `q x T`; larger is better."""
+
+    def merit(self, weights: Array) -> Array:
+        """Expected quality of each row: the best anchors are searched around."""
+
+
+def log_expected_improvement(mean: Tensor, variance: Tensor, best: Tensor) -> Tensor:
+    """log E max(f - best, 0) for normal f, accurate where the expectation underflows.
+
+    Ament et al. 2023, arXiv 2310.20708, equation 9.
+    """
+    std = variance.sqrt()
+    u = (mean - best) / std
+    near = u.clamp_min(-1.0)
+    log_density = -0.5 * math.log(2 * math.pi)
+    direct = (
+        torch.exp(-0.5 * near.square() + log_density) + near * torch.special.ndtr(near)
+    ).log()
+    far = u.clamp_max(-1.0)
+    # 1 - |u| Phi(u) / phi(u); beyond -1e3 its first term 1 / u^2 is all that float64 can show.
+    ratio = torch.special.erfcx(-far / math.sqrt(2)) * far.abs() * math.sqrt(math.pi / 2)
+    tail = torch.where(far > -1e3, (1 - ratio).clamp_min(1e-16).log(), -2 * far.abs().log())
+    return torch.where(u > -1.0, direct, -0.5 * far.square() + log_density + tail) + std.log()
+
+
+class TruthImprovement:
+    """Log expected improvement of the truth, averaged over the members of its model.
+
+    The value to improve on is each member's posterior mean at the best truth so far; before
+    there is any truth, at the best preview.
+    """
+
+    def __init__(self, model: TruthModel) -> None:
+        self._model = model
+        self.anchors = model.anchors
+        seen = model.truth_weights if len(model.truth_weights) else model.anchors
+        with single_thread(), torch.no_grad():
+            self._best = model.members(seen)[0].amax(1, keepdim=True)
+
+    def __call__(self, weights: Array) -> Array:
+        with single_thread(), torch.no_grad():
+            mean, variance = self._model.members(weights)
+            each = log_expected_improvement(mean, variance, self._best)
+            return torch.logsumexp(each + self._model.log_weights[:, None], 0).numpy()
+
+    def merit(self, weights: Array) -> Array:
+        with single_thread(), torch.no_grad():
+            return (self._model.log_weights.exp() @ self._model.members(weights)[0]).numpy()
+
+
+class ScoreImprovement:
+    """Expected improvement of a score of the tasks' true metrics, over Monte Carlo draws.
+
+    Args:
+        model: Posterior of the score.
+        sign: 1 when the score is maximised, -1 when it is minimised.
+    """
+
+    def __init__(self, model: ScoreModel, sign: float) -> None:
+        self._model, self._sign = model, sign
+        self.anchors = model.anchors
+        seen = model.truth_weights if len(model.truth_weights) else model.anchors
+        self._best = float(self.merit(seen).max())
+        self._width = max(1e-3 * float(np.std(self.merit(self.anchors))), 1e-12)
+
+    def __call__(self, weights: Array) -> Array:
+        gain = (self._sign * self._model.draws(weights) - self._best) / self._width
+        # log of a softplus: draws without improvement still tell which way is up
+        soft = np.where(gain > -30.0, np.log(np.logaddexp(0.0, np.maximum(gain, -30.0))), gain)
+        return np.asarray(np.logaddexp.reduce(soft, axis=0))
+
+    def merit(self, weights: Array) -> Array:
+        return self._sign * self._model.score(self._model.moments(weights)[0])
+
+
+class FrontImprovement:
+    """Expected hypervolume improvement of the front of truths (BoTorch's box decomposition).
+
+    Args:
+        models: One per objective, at most 4; larger is better inside of them.
+        draws: Standard normal, `n x m`.
+    """
+
+    def __init__(self, models: Sequence[TruthModel], draws: Array) -> None:
+        from botorch.utils.multi_objective.box_decompositions import FastNondominatedPartitioning
+        from botorch.utils.multi_objective.hypervolume import infer_reference_point
+        from botorch.utils.multi_objective.pareto import is_non_dominated
+
+        self._models = tuple(models)
+        self.anchors = models[0].anchors
+        self._draws = torch.as_tensor(draws)
+        seen = models[0].truth_weights if len(models[0].truth_weights) else self.anchors
+        with single_thread(), torch.no_grad():
+            front = self._moments(seen)[0]
+            front = front[is_non_dominated(front)]
+            reference = infer_reference_point(front)
+            boxes = FastNondominatedPartitioning(reference, Y=front).get_hypercell_bounds()
+        self._low, self._high = boxes[0], boxes[1]
+
+    def _moments(self, weights: Array) -> tuple[Tensor, Tensor]:
+        means, variances = [], []
+        for model in self._models:
+            mean, variance = model.members(weights)
+            share = model.log_weights.exp()[:, None]
+            centre = (share * mean).sum(0)
+            means.append(centre)
+            variances.append((share * (variance + (mean - centre).square())).sum(0))
+        return torch.stack(means, -1), torch.stack(variances, -1)
+
+    def __call__(self, weights: Array) -> Array:
+        with single_thread(), torch.no_grad():
+            mean, variance = self._moments(weights)
+            std = variance.sqrt()
+            gains = [
+                self._gain(mean[i : i + 64], std[i : i + 64]) for i in range(0, len(mean), 64)
+            ]
+            # where no draw improves the front, the larger uncertainty wins
+            return torch.cat(gains).numpy() + 1e-12 * std.sum(-1).numpy()
+
+    def _gain(self, mean: Tensor, std: Tensor) -> Tensor:
+        y = mean + std * self._draws[:, None, :]
+        sides = torch.minimum(y[..., None, :], self._high) - self._low
+        volume: Tensor = sides.clamp_min(0.0).prod(-1).sum(-1)
+        return volume.mean(0)
+
+    def merit(self, weights: Array) -> Array:
+        return self(weights)
+
+
+def chebyshev(preference: Array, low: Array, high: Array) -> Callable[[Array], Array]:
+    """Augmented Chebyshev scalarisation of objectives that are maximised (ParEGO, Knowles 2006).
+
+    Args:
+        preference: Point of the simplex, `m`.
+        low, high: Ranges that the objectives are scaled by, `m` each.
+    """
+    width = np.where(high > low, high - low, 1.0)
+
+    def scalarise(objectives: Array) -> Array:
+        scaled = preference * (objectives - low) / width
+        return np.asarray(scaled.min(axis=-1) + 0.05 * scaled.sum(axis=-1))
+
+    return scalarise
+
+
+def maximise(
+    acquisition: Acquisition,
+    n_free: int,
+    embed: Callable[[Array], Array],
+    free: Callable[[Array], Array],
+    visited: Array,
+    n: int,
+    rng: np.random.Generator,
+) -> Array:
+    """The point of the simplex with the largest acquisition value that was not visited yet.
+
+    About `n` candidates are scored, then small neighbourhoods of the best four, twice.
+
+    Args:
+        acquisition: Function of full weights, `q x T`.
+        n_free: Number F of weights to choose.
+        embed: From points of the simplex over the free weights, `q x F`, to full weights.
+        free: The way back.
+        visited: Full weights not to be suggested again, `k x T`.
+        n: Number of candidates.
+        rng: Source of the candidates.
+
+    Returns:
+        Point of the simplex over the free weights, `F`.
+    """
+    best = np.argsort(-acquisition.merit(acquisition.anchors), kind="stable")[:5]
+    points = candidates(n_free, n, free(acquisition.anchors[best]), rng)
+    values = acquisition(embed(points))
+    for steps in _POLISH:
+        top = points[np.argsort(-values, kind="stable")[:4]]
+        near = np.concatenate([neighbours(w, 100, steps, rng) for w in top])
+        points = np.concatenate([points, near])
+        values = np.concatenate([values, acquisition(embed(near))])
+    order = np.argsort(-values, kind="stable")
+    for i in order:
+        if (
+            not len(visited)
+            or np.abs(visited - embed(points[i : i + 1])).max(axis=1).min() > _SAME
+        ):
+            return np.asarray(points[i])
+    return np.asarray(points[order[0]])

@@ -1,0 +1,248 @@
+"""The multi-fidelity sampler over task weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_merge.samplers._history import History, TrialReader
+from optuna_merge.samplers._simplex import startup_design, to_simplex
+from optuna_merge.weights import canonical_weights, check_tasks, param_name
+
+if TYPE_CHECKING:
+    from optuna_merge.samplers._acquisition import Acquisition
+
+Array = npt.NDArray[np.float64]
+
+_MAX_FRONT = 4  # objectives; the boxes of more take too long
+
+
+class PreviewSampler(BaseSampler):
+    """Bayesian optimization of task weights from many previews and few truths.
+
+    Works on any study whose trials suggest `w_<task>` in [0, 1] for each task, report the preview
+    score at step 0 and, when promoted to a real finetune, return the truth. Trials that are PRUNED
+    after their preview teach the sampler as much as the others. The points suggested add up to
+    exactly 1, so the parameters are the task weights.
+
+    The first trials (those that the study does not have yet) are uniform weights, each task
+    alone, and a scrambled Sobol design on the simplex and its faces. Then a Gaussian process on
+    the previews feeds one on the truths, and the log expected improvement of the TRUTH is
+    maximised over the simplex, faces and vertices included. Models of the truth that use the
+    previews compete with models that don't, so bad previews lose their say. Before the first
+    truth the previews alone decide. Trials that run or wait count as pending.
+
+    With several objectives the expected hypervolume improvement is maximised (more than four:
+    the improvement of a random Chebyshev scalarisation). When there are as many objectives as
+    tasks, objective i is taken as task i's and the numeric user attributes `preview_<task>` are
+    its previews.
+
+    All state is read from the study; a seed makes suggestions a function of the seed, the trial's
+    number and the study. Stock samplers can take over at any time and the other way round.
+
+    Args:
+        tasks: Task names, in order.
+        seed: Seed of the design and of the candidates; None draws one.
+        n_startup_trials: Trials with task weights in the study, whoever suggested them, before
+            the model takes over; None: number of tasks + 4.
+        n_candidates: Points scored in each suggestion.
+        score: What the study's value is in terms of the tasks' metrics: a function from an array
+            of metrics `... x T` to an array `...`, in NumPy operations. With it, and with the
+            user attributes `preview_<task>` and `truth_<task>` on the trials, each task's metric
+            has a model of its own (`preview_<task>_se` as its noise) and the score follows from
+            them. Single-objective studies only.
+
+    Raises:
+        ValueError: No task, empty or repeated names; counts below 1.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        *,
+        seed: int | None = None,
+        n_startup_trials: int | None = None,
+        n_candidates: int = 1500,
+        score: Callable[[Array], Array] | None = None,
+    ) -> None:
+        self._tasks = check_tasks(tasks)
+        if n_startup_trials is not None and n_startup_trials < 1:
+            raise ValueError(f"n_startup_trials must be at least 1, got {n_startup_trials}.")
+        if n_candidates < 100:
+            raise ValueError(f"n_candidates must be at least 100, got {n_candidates}.")
+        self._n_startup = n_startup_trials or len(self._tasks) + 4
+        self._n_candidates = n_candidates
+        self._score = score
+        self._seed = _fresh_seed() if seed is None else seed
+        self._design_seed = self._seed
+        self._independent = RandomSampler(seed=seed)
+        self._reader = TrialReader(self._tasks)
+        self._names = tuple(param_name(task) for task in self._tasks)
+
+    def reseed_rng(self) -> None:
+        self._seed = _fresh_seed()
+        self._independent.reseed_rng()
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return {name: FloatDistribution(0.0, 1.0) for name in self._names}
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        bounds = {
+            name: d
+            for name in self._names
+            if isinstance(d := search_space.get(name), FloatDistribution)
+        }
+        params: dict[str, Any] = {
+            name: self.sample_independent(study, trial, name, distribution)
+            for name, distribution in search_space.items()
+            if name not in bounds
+        }
+        if bounds:
+            trials = study._get_trials(deepcopy=False, use_cache=True)
+            history = self._reader.read(study.study_name, trials, skip=trial.number)
+            face = _Face.of(self._names, bounds, history)
+            starting = sum(t.number < trial.number and _is_starting(t) for t in trials)
+            shares = self._shares(study, trial.number, history, face, starting)
+            params |= face.params(self._names, shares, bounds)
+        return {name: params[name] for name in search_space}
+
+    def _shares(
+        self, study: Study, number: int, history: History, face: _Face, starting: int
+    ) -> Array:
+        """A point of the simplex over the free weights."""
+        n_free = len(face.free)
+        if n_free == 1:
+            return np.ones(1)
+        visited = history.visited()
+        if len(visited) >= self._n_startup:
+            acquisition = self._acquisition(study, number, history)
+            if acquisition is not None:
+                from optuna_merge.samplers._acquisition import maximise
+
+                return maximise(
+                    acquisition,
+                    n_free,
+                    face.embed,
+                    face.project,
+                    visited,
+                    self._n_candidates,
+                    np.random.default_rng([self._seed, number]),
+                )
+        # Trials that another worker has begun, and not suggested yet, take the next points.
+        design = startup_design(n_free, len(visited) + n_free + 2 + starting, self._design_seed)
+        gaps = np.abs(face.embed(design)[:, None] - visited).max(axis=2).min(axis=1, initial=1.0)
+        return np.asarray(design[np.flatnonzero(gaps > 1e-9)[starting]])
+
+    def _acquisition(self, study: Study, number: int, history: History) -> Acquisition | None:
+        """The acquisition function, or None while there are too few values for a model."""
+        from optuna_merge.samplers import _acquisition as acquisitions
+        from optuna_merge.samplers._model import ScoreModel, TruthModel
+
+        signs = [1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in study.directions]
+        if len(signs) == 1:
+            series = history.score(signs[0])
+            if self._score is not None and history.has_metrics():
+                models = [TruthModel.fit(history.metric(i)) for i in range(len(self._tasks))]
+                return acquisitions.ScoreImprovement(ScoreModel(models, self._score), signs[0])
+            if len(series.previews) + len(series.truths) < 2:
+                return None
+            return acquisitions.TruthImprovement(TruthModel.fit(series))
+
+        all_series = [history.objective(i, len(signs), s) for i, s in enumerate(signs)]
+        if min(len(s.previews) + len(s.truths) for s in all_series) < 2:
+            return None
+        models = [TruthModel.fit(s) for s in all_series]
+        rng = np.random.default_rng([self._seed, number, len(signs)])
+        if len(signs) <= _MAX_FRONT:
+            return acquisitions.FrontImprovement(models, rng.standard_normal((64, len(signs))))
+        seen = np.stack([m.predict(models[0].anchors)[0] for m in models], axis=-1) * signs
+        scalarise = acquisitions.chebyshev(
+            rng.dirichlet(np.ones(len(signs))), seen.min(axis=0), seen.max(axis=0)
+        )
+        return acquisitions.ScoreImprovement(
+            ScoreModel(models, lambda objectives: scalarise(objectives * signs)), 1.0
+        )
+
+
+def _fresh_seed() -> int:
+    return int(np.random.SeedSequence().generate_state(1)[0])
+
+
+def _is_starting(trial: FrozenTrial) -> bool:
+    return (
+        trial.state == TrialState.RUNNING
+        and not trial.params
+        and "fixed_params" not in trial.system_attrs
+    )
+
+
+class _Face:
+    """The part of the simplex that a search space leaves free.
+
+    A weight whose parameter is missing from the search space (`PartialFixedSampler`) is held at
+    its latest value in the study, or left out of account while the study does not have one.
+    The free parameters add up to what it leaves of 1, or to 1 when it leaves nothing.
+    """
+
+    def __init__(self, free: Sequence[int], held: Mapping[int, float], n_tasks: int) -> None:
+        self.free = list(free)
+        self._held = np.zeros(n_tasks)
+        for i, value in held.items():
+            self._held[i] = value
+        rest = 1.0 - float(self._held.sum())
+        self._total = rest if rest > 0.0 else 1.0
+
+    @classmethod
+    def of(
+        cls, names: Sequence[str], bounds: Mapping[str, FloatDistribution], history: History
+    ) -> _Face:
+        held = {}
+        for i, name in enumerate(names):
+            if name not in bounds:
+                known = (
+                    r.params[i] for r in reversed(history.records) if not math.isnan(r.params[i])
+                )
+                held[i] = next(known, 0.0)
+        return cls([i for i, name in enumerate(names) if name in bounds], held, len(names))
+
+    def embed(self, shares: Array) -> Array:
+        """Canonical weights of all tasks, `q x T`, for shares of the free ones, `q x F`."""
+        full = np.tile(self._held, (len(shares), 1))
+        full[:, self.free] = shares * self._total
+        return to_simplex(full)
+
+    def project(self, weights: Array) -> Array:
+        """Shares of the free tasks, `q x F`, in weights of all tasks, `q x T`."""
+        return to_simplex(weights[:, self.free])
+
+    def params(
+        self, names: Sequence[str], shares: Array, bounds: Mapping[str, FloatDistribution]
+    ) -> dict[str, float]:
+        """Parameters in the bounds of their distributions."""
+        exact = canonical_weights(shares.tolist())
+        values = zip((names[i] for i in self.free), exact)
+        return {
+            name: min(max(share * self._total, bounds[name].low), bounds[name].high)
+            for name, share in values
+        }

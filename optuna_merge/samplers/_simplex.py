@@ -1,0 +1,77 @@
+"""Points on the simplex: the start-up design and the candidates of an acquisition function."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import qmc
+
+from optuna_merge.weights import MIN_WEIGHT
+
+Array = npt.NDArray[np.float64]
+
+_STEPS = (0.3, 0.1, 0.03, 0.01)
+
+
+def to_simplex(points: Array) -> Array:
+    """Rows clipped at zero and divided by their sum, small weights dropped; `n x T`.
+
+    The vectorised companion of `optuna_merge.weights.canonical_weights`, up to rounding.
+    """
+    w = np.maximum(points, 0.0)
+    total = w.sum(axis=1, keepdims=True)
+    w = np.divide(w, total, out=np.full_like(w, 1.0 / w.shape[1]), where=total > 0)
+    w[w < MIN_WEIGHT] = 0.0
+    return np.asarray(w / w.sum(axis=1, keepdims=True))
+
+
+def startup_design(n_tasks: int, n: int, seed: int) -> Array:
+    """Uniform weights, the vertices, then a scrambled Sobol sequence spread over the simplex.
+
+    Sobol coordinates become exponential variates, which are uniform on the simplex when
+    normalised. Every other point keeps only its 2, 3, ... largest weights, so that the faces are
+    covered too. A longer design begins with the shorter one.
+
+    Returns:
+        Array `n x n_tasks` of rows that add up to 1.
+    """
+    corners = np.concatenate([np.full((1, n_tasks), 1.0 / n_tasks), np.eye(n_tasks)])
+    n_sobol = max(n - len(corners), 0)
+    if n_sobol == 0 or n_tasks == 1:
+        return np.resize(corners, (n, n_tasks))
+    # Every other point of ONE Sobol sequence would fill only half of the cube: two sequences.
+    half = (n_sobol + 1) // 2
+    points = np.empty((2 * half, n_tasks))
+    for i in (0, 1):
+        cube = qmc.Sobol(n_tasks, seed=np.random.default_rng([seed, i])).random_base2(
+            (half - 1).bit_length()
+        )
+        points[i::2] = -np.log1p(-np.clip(cube[:half], 1e-9, 1 - 1e-9))
+    order = np.argsort(-points, axis=1)
+    for i in range(1, len(points), 2):
+        support = 2 + (i // 2) % max(n_tasks - 2, 1)
+        points[i, order[i, support:]] = 0.0
+    return np.concatenate([corners, to_simplex(points)])[:n]
+
+
+def candidates(n_tasks: int, n: int, incumbents: Array, rng: np.random.Generator) -> Array:
+    """About `n` points: vertices, uniform, edge centres, Dirichlet, sparse, near incumbents."""
+    fixed = np.concatenate([np.eye(n_tasks), np.full((1, n_tasks), 1.0 / n_tasks)])
+    exponential = rng.exponential(size=(2 * (n // 5), n_tasks))
+    half = len(exponential) // 2
+    support = rng.integers(1, n_tasks + 1, size=(half, 1))
+    rank = rng.permuted(np.tile(np.arange(n_tasks), (half, 1)), axis=1)
+    exponential[:half] *= rank < support
+    local = [neighbours(w, 3 * n // (5 * len(incumbents)), _STEPS, rng) for w in incumbents]
+    return np.concatenate([fixed, to_simplex(exponential), *local])
+
+
+def neighbours(centre: Array, n: int, steps: tuple[float, ...], rng: np.random.Generator) -> Array:
+    """`n` perturbations of one point: all weights or few, some weights set to zero."""
+    t = len(centre)
+    step = rng.choice(steps, size=(n, 1))
+    moved = rng.random((n, t)) < rng.choice([1.0, min(1.0, 2.0 / t)], size=(n, 1))
+    points = centre + step * moved * rng.normal(size=(n, t))
+    points[rng.random((n, t)) < 0.15] = 0.0
+    points[points.max(axis=1) <= 0.0] = centre
+    return to_simplex(points)

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from optuna_merge.samplers._history import History, TrialReader, spread_subset
+
+TASKS = ("a", "b")
+
+
+def make(
+    state: TrialState,
+    weights: tuple[float, ...] = (1.0, 3.0),
+    *,
+    preview: float | None = None,
+    value: float | None = None,
+    **attrs: object,
+) -> FrozenTrial:
+    names = [f"w_{t}" for t in TASKS][: len(weights)]
+    return create_trial(
+        state=state,
+        params=dict(zip(names, weights)),
+        distributions={n: FloatDistribution(0, 10) for n in names},
+        intermediate_values={} if preview is None else {0: preview, 5: 77.0},
+        value=value,
+        user_attrs=attrs,
+    )
+
+
+def read(*trials: FrozenTrial) -> History:
+    study = optuna.create_study()
+    for trial in trials:
+        study.add_trial(trial)
+    return TrialReader(TASKS).read("s", study.trials)
+
+
+def test_fidelities_and_pending() -> None:
+    history = read(
+        make(TrialState.PRUNED, (0.5, 0.5), preview=0.1),
+        make(TrialState.COMPLETE, (1.0, 3.0), preview=0.2, value=0.9),
+        make(TrialState.RUNNING, (1.0, 0.0), preview=0.3),
+        make(TrialState.RUNNING, (0.0, 0.0)),
+        make(TrialState.WAITING, (0.0, 2.0)),
+        make(TrialState.FAIL, (0.2, 0.8), preview=9.0),
+        make(TrialState.COMPLETE, (0.5, 0.5), preview=0.1, value=0.8, promoted_from=0),
+    )
+    series = history.score(-1.0)
+    assert series.sign == -1.0
+    np.testing.assert_array_equal(series.previews, [0.1, 0.2, 0.3])
+    np.testing.assert_array_equal(series.preview_weights, [[0.5, 0.5], [0.25, 0.75], [1, 0]])
+    np.testing.assert_array_equal(series.truths, [0.9, 0.8])
+    np.testing.assert_array_equal(series.truth_weights, [[0.25, 0.75], [0.5, 0.5]])
+    np.testing.assert_array_equal(series.pending, [[1, 0], [0.5, 0.5], [0, 1]])
+    assert len(history.visited()) == 7
+
+
+def test_unusable_trials_are_left_out() -> None:
+    history = read(
+        make(TrialState.PRUNED, (0.5,), preview=1.0),  # a parameter is missing
+        make(TrialState.PRUNED, preview=math.nan),
+        make(TrialState.PRUNED, preview=math.inf),
+        make(TrialState.COMPLETE, value=math.inf),
+        create_trial(value=1.0),
+        make(TrialState.PRUNED, preview=4.0),
+    )
+    series = history.score(1.0)
+    np.testing.assert_array_equal(series.previews, [4.0])
+    assert len(series.truths) == 0
+
+
+def test_metrics_and_their_noise() -> None:
+    history = read(
+        make(TrialState.PRUNED, preview_a=0.1, preview_b=0.2, preview_a_se=0.1),
+        make(TrialState.COMPLETE, value=1.0, preview_a=0.3, truth_a=0.5),
+        make(TrialState.PRUNED, preview_a="text"),
+    )
+    assert history.has_metrics()
+    series = history.metric(0)
+    np.testing.assert_array_equal(series.previews, [0.1, 0.3])
+    np.testing.assert_array_equal(series.truths, [0.5])
+    np.testing.assert_allclose(series.preview_noise, [0.01, math.nan])
+    assert not read(make(TrialState.PRUNED, preview_a=0.1)).has_metrics()
+
+
+def test_enqueued_weights_are_seen_before_they_run() -> None:
+    study = optuna.create_study()
+    study.enqueue_trial({"w_a": 1.0, "w_b": 1.0})
+    np.testing.assert_array_equal(
+        TrialReader(TASKS).read("s", study.trials).visited(), [[0.5, 0.5]]
+    )
+
+
+def test_reader_follows_changes_and_equals_a_fresh_one() -> None:
+    study = optuna.create_study()
+    reader = TrialReader(TASKS)
+    for i in range(6):
+        trial = study.ask({f"w_{t}": FloatDistribution(0, 1) for t in TASKS})
+        reader.read("s", study.trials)
+        trial.report(float(i), 0)
+        reader.read("s", study.trials)
+        if i % 2:
+            study.tell(trial, float(i))
+        else:
+            study.tell(trial, state=TrialState.PRUNED)
+        assert reader.read("s", study.trials) == TrialReader(TASKS).read("s", study.trials)
+    other = optuna.create_study()
+    other.add_trial(make(TrialState.PRUNED, preview=42.0))
+    np.testing.assert_array_equal(reader.read("t", other.trials).score(1.0).previews, [42.0])
+    assert len(reader.read("s", study.trials, skip=5).records) == 5
+
+
+@pytest.mark.parametrize("n", [3, 30, 299])
+def test_spread_subset(n: int) -> None:
+    rng = np.random.default_rng(0)
+    weights, values = rng.dirichlet(np.ones(4), 300), rng.normal(size=300)
+    weights[:50] = weights[0]
+    chosen = spread_subset(weights, values, n)
+    assert len(chosen) == len(set(chosen.tolist())) == n
+    assert (np.diff(chosen) > 0).all()
+    assert int(np.argmax(values)) in chosen
+    assert 299 in chosen
+    np.testing.assert_array_equal(chosen, spread_subset(weights, values, n))
+    np.testing.assert_array_equal(spread_subset(weights, values, 300), np.arange(300))

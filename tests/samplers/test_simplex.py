@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import qmc
+
+from optuna_merge.samplers._simplex import candidates, neighbours, startup_design, to_simplex
+from optuna_merge.weights import MIN_WEIGHT, canonical_weights
+
+
+def assert_on_simplex(points: np.ndarray) -> None:
+    np.testing.assert_allclose(points.sum(axis=1), 1.0, atol=1e-12)
+    assert ((points == 0.0) | (points >= MIN_WEIGHT - 1e-12)).all()
+
+
+def test_to_simplex_agrees_with_canonical_weights() -> None:
+    raw = np.random.default_rng(0).exponential(size=(200, 6)) ** 4
+    raw[0] = 0.0
+    expected = [canonical_weights(row) for row in raw.tolist()]
+    np.testing.assert_allclose(to_simplex(raw), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_tasks", [1, 2, 3, 8, 32])
+@pytest.mark.parametrize("n", [1, 5, 70])
+def test_startup_design(n_tasks: int, n: int) -> None:
+    design = startup_design(n_tasks, n, seed=0)
+    assert design.shape == (n, n_tasks)
+    assert_on_simplex(design)
+    np.testing.assert_array_equal(design[0], 1.0 / n_tasks)
+    corners = min(n - 1, n_tasks)
+    np.testing.assert_array_equal(design[1 : 1 + corners], np.eye(n_tasks)[:corners])
+    np.testing.assert_array_equal(design, startup_design(n_tasks, 2 * n, seed=0)[:n])
+
+
+def test_startup_design_reaches_faces_and_interior_evenly() -> None:
+    design = startup_design(4, 5 + 128, seed=3)[5:]
+    interior = design[(design > 0).all(axis=1)]
+    supports = (design > 0).sum(axis=1)
+    assert {2, 3, 4} == set(supports.tolist())
+    assert 55 <= len(interior) <= 64
+    np.testing.assert_allclose(interior.mean(axis=0), 0.25, atol=0.03)
+    # more even than independent uniform points, by the discrepancy of one weight's distribution
+    # function F(w) = 1 - (1 - w)^3
+    uniform = np.random.default_rng(0).dirichlet(np.ones(4), len(interior))
+    low, high = (
+        np.mean([qmc.discrepancy(1 - (1 - p[:, [i]]) ** 3) for i in range(4)])
+        for p in (interior, uniform)
+    )
+    assert low < high
+    assert not np.array_equal(design, startup_design(4, 5 + 128, seed=4)[5:])
+
+
+def test_candidates_cover_vertices_faces_and_incumbents() -> None:
+    rng = np.random.default_rng(0)
+    incumbent = np.array([[0.2, 0.3, 0.5, 0.0, 0.0]])
+    points = candidates(5, 1500, incumbent, rng)
+    assert_on_simplex(points)
+    assert 1400 < len(points) < 1600
+    for vertex in np.eye(5):
+        assert (points == vertex).all(axis=1).any()
+    assert set((points > 0).sum(axis=1).tolist()) == {1, 2, 3, 4, 5}
+    assert np.abs(points - incumbent).max(axis=1).min() < 0.02
+
+
+def test_neighbours_stay_near_and_on_the_simplex() -> None:
+    centre = np.array([0.5, 0.5, 0.0])
+    points = neighbours(centre, 500, (0.01,), np.random.default_rng(0))
+    assert_on_simplex(points)
+    kept = points[(points[:, :2] > 0).all(axis=1)]
+    assert np.abs(kept - centre).max() < 0.06
+    assert (points[:, 2] == 0).mean() > 0.3
