@@ -1,0 +1,13 @@
+"""Finetuning: one loop for a task's own run and for the real, weighted multitask run."""
+
+from optuna_merge.finetuning._loop import FinetuneResult, finetune
+from optuna_merge.finetuning._settings import FinetuneSettings
+from optuna_merge.finetuning._store import FinetuneStore, FinishedRun
+
+__all__ = [
+    "FinetuneResult",
+    "FinetuneSettings",
+    "FinetuneStore",
+    "FinishedRun",
+    "finetune",
+]

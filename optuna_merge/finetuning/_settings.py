@@ -1,0 +1,76 @@
+"""How a finetune is done: part of the study's definition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """Settings that task runs and multitask runs share, so that task weights mean the same.
+
+    Attributes:
+        steps: Optimizer steps.
+        batch_size: Examples of EACH task with positive weight in every step.
+        learning_rate: Peak rate of the body (and of shared heads).
+        head_learning_rate: Peak rate of the tasks' own heads, which start from nothing; default:
+            as the body's.
+        weight_decay: AdamW's decay, on matrices only.
+        warmup: Fraction of the steps in which the rate rises linearly.
+        decay: How the rate falls to zero afterwards, or "constant".
+        max_grad_norm: Gradients are clipped to this global norm; infinity: not at all.
+        num_rungs: Evaluations (and checkpoints) at equal distances; the last one is at the end.
+        evaluation_batch_size: Examples a forward pass when evaluating.
+        mixed_precision: "no", "bf16" or "fp16", as accelerate has them.
+        seed: Of data order and dropout.
+    """
+
+    steps: int = 200
+    batch_size: int = 32
+    learning_rate: float = 5e-5
+    head_learning_rate: float | None = None
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    decay: Literal["linear", "cosine", "constant"] = "linear"
+    max_grad_norm: float = 1.0
+    num_rungs: int = 3
+    evaluation_batch_size: int = 64
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "num_rungs", "evaluation_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "head_learning_rate", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"warmup is a fraction of the steps, 0 to 1, got {self.warmup}")
+        if self.decay not in ("linear", "cosine", "constant"):
+            raise ValueError(f"decay must be linear, cosine or constant, got {self.decay!r}")
+        if self.mixed_precision not in ("no", "bf16", "fp16"):
+            raise ValueError(f"mixed_precision: no, bf16 or fp16, got {self.mixed_precision!r}")
+
+    def rungs(self) -> Sequence[int]:
+        """Steps after which the run is evaluated; ends with `steps`."""
+        count = min(self.num_rungs, self.steps)
+        return [math.ceil(self.steps * rung / count) for rung in range(1, count + 1)]
+
+    def rate(self, step: int) -> float:
+        """Factor of the peak learning rate in step `step`, counted from 0."""
+        warmup = math.ceil(self.warmup * self.steps)
+        if step < warmup:
+            return (step + 1) / warmup
+        if self.decay == "constant":
+            return 1.0
+        left = (self.steps - step) / max(1, self.steps - warmup)
+        return left if self.decay == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON values, for the study's definition."""
+        return asdict(self) | {"max_grad_norm": str(self.max_grad_norm)}

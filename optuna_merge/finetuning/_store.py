@@ -1,0 +1,148 @@
+"""Finished and unfinished finetunes on disk, found by what they are: the same run is done once."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+from torch import Tensor
+
+from optuna_merge._files import canonical_json, sha256_text
+from optuna_merge._tensors import load_tensors, save_tensors
+from optuna_merge.exceptions import CorruptFileError
+from optuna_merge.finetuning._loop import OnRung, finetune
+from optuna_merge.finetuning._settings import FinetuneSettings
+from optuna_merge.models import MultitaskModel
+from optuna_merge.tasks import Evaluation, Task
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finetune that ran to its end.
+
+    Attributes:
+        path: Its file; the trained parameters by name.
+        rungs: Evaluations of all tasks on validation data after each rung's step.
+        steps: Steps trained over the whole run.
+        seconds: Time that they took.
+        reused: It was there already: nothing was trained by this call.
+    """
+
+    path: Path
+    rungs: dict[int, dict[str, Evaluation]]
+    steps: int
+    seconds: float
+    reused: bool
+
+    @property
+    def evaluations(self) -> dict[str, Evaluation]:
+        """Of all tasks on validation data, at the end."""
+        return self.rungs[self.steps]
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The trained parameters by name, their hash checked."""
+        return load_tensors(self.path)[0]
+
+
+class FinetuneStore:
+    """A folder of finetunes, each under the hash of its definition, settings and task weights.
+
+    A run that is there is not repeated: a task's own run is also the truth of the weights that
+    are one for this task, and a run that was killed goes on from its checkpoint, whichever trial
+    asks for it. Processes of one machine that want the same run wait for each other.
+
+    Args:
+        folder: Where; is made.
+        key: Identifies tasks, data and body.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self._folder = folder
+        self._key = key
+
+    def path(self, weights: Mapping[str, float], settings: FinetuneSettings) -> Path:
+        """File of the finished run."""
+        described = [self._key, dict(weights), settings.describe()]
+        return self._folder / sha256_text(canonical_json(described))[:24] / "model.safetensors"
+
+    def find(self, weights: Mapping[str, float], settings: FinetuneSettings) -> FinishedRun | None:
+        """The finished run, or None if there is none."""
+        path = self.path(weights, settings)
+        try:
+            metadata = load_tensors(path)[1]  # all of it: a damaged run is trained again
+        except FileNotFoundError:
+            return None
+        except CorruptFileError as error:
+            _logger.warning("training again: %s", error)
+            return None
+        rungs = {
+            int(step): {name: Evaluation.from_json(value) for name, value in evaluations.items()}
+            for step, evaluations in json.loads(metadata["rungs"]).items()
+        }
+        return FinishedRun(
+            path, rungs, int(metadata["steps"]), float(metadata["seconds"]), reused=True
+        )
+
+    def run(
+        self,
+        model: MultitaskModel,
+        tasks: Sequence[Task],
+        weights: Mapping[str, float],
+        settings: FinetuneSettings,
+        *,
+        on_rung: OnRung | None = None,
+        progress: str | None = None,
+    ) -> FinishedRun:
+        """Finetune at the weights unless that was done; see `finetune` for the arguments.
+
+        The model's parameters are undefined afterwards where the run was reused.
+        """
+        path = self.path(weights, settings)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.parent / "lock"):
+            found = self.find(weights, settings)
+            if found is not None:
+                for step, evaluations in sorted(found.rungs.items()):
+                    if on_rung is not None:
+                        on_rung(step, evaluations)
+                return found
+            rungs: dict[int, dict[str, Evaluation]] = {}
+
+            def remember(step: int, evaluations: dict[str, Evaluation]) -> None:
+                rungs[step] = evaluations
+                if on_rung is not None:
+                    on_rung(step, evaluations)
+
+            checkpoint = path.with_name("checkpoint.safetensors")
+            result = finetune(
+                model,
+                tasks,
+                weights,
+                settings,
+                checkpoint=checkpoint,
+                key=self._key,
+                on_rung=remember,
+                progress=progress,
+            )
+            metadata = {
+                "kind": "optuna_merge finetune",
+                "weights": json.dumps(dict(weights)),
+                "rungs": json.dumps(
+                    {
+                        step: {name: e.to_json() for name, e in evaluations.items()}
+                        for step, evaluations in rungs.items()
+                    }
+                ),
+                "steps": str(result.steps),
+                "seconds": repr(result.seconds),
+            }
+            active = [name for name, weight in weights.items() if weight > 0]
+            save_tensors(model.state(model.trained_names(active)), path, metadata)
+            checkpoint.unlink(missing_ok=True)
+            return FinishedRun(path, rungs, result.steps, result.seconds, reused=False)

@@ -1,0 +1,21 @@
+"""Multitask models: one shared body with heads, and the choice of what is trained and merged."""
+
+from optuna_merge.models._evaluate import evaluate_tasks
+from optuna_merge.models._module import from_module
+from optuna_merge.models._multitask import MultitaskModel
+from optuna_merge.models._timm import from_timm
+from optuna_merge.models._trainable import LastLayers, Matching, Trainable
+from optuna_merge.models._transformers import from_transformers
+from optuna_merge.models._trunk import cache_trunk
+
+__all__ = [
+    "LastLayers",
+    "Matching",
+    "MultitaskModel",
+    "Trainable",
+    "cache_trunk",
+    "evaluate_tasks",
+    "from_module",
+    "from_timm",
+    "from_transformers",
+]

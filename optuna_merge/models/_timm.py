@@ -1,0 +1,40 @@
+"""Multitask models around timm's vision models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from optuna_merge.models._module import from_module
+from optuna_merge.models._multitask import MultitaskModel
+from optuna_merge.models._trainable import Trainable
+from optuna_merge.tasks import Task
+
+
+def from_timm(
+    model: str | nn.Module,
+    tasks: Sequence[Task],
+    *,
+    pretrained: bool = True,
+    trainable: Trainable = "all",
+    seed: int = 0,
+) -> MultitaskModel:
+    """A multitask model around a timm model, with linear heads on its pooled features.
+
+    Args:
+        model: A name that `timm.create_model` knows, or a timm model (its classifier is removed).
+        tasks: Tasks with a column `pixel_values` (batch, channels, height, width).
+        pretrained: Load timm's pretrained weights, when a name is given.
+        trainable: Which of the body's parameters are trained and merged.
+        seed: Seed of the heads' initial values.
+    """
+    if isinstance(model, str):
+        import timm
+
+        body: Any = timm.create_model(model, pretrained=pretrained, num_classes=0)
+    else:
+        body = model
+        body.reset_classifier(0)
+    return from_module(body, tasks, features=body.num_features, trainable=trainable, seed=seed)

@@ -1,0 +1,78 @@
+"""Multitask models around transformers' sequence classification."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from optuna_merge.models._multitask import MultitaskModel, fresh_heads
+from optuna_merge.models._trainable import Trainable
+from optuna_merge.tasks import Task
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warning that heads are new: they are meant to be."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def from_transformers(
+    name_or_path: str,
+    tasks: Sequence[Task],
+    *,
+    trainable: Trainable = "all",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
+) -> MultitaskModel:
+    """A multitask model around a pretrained transformer, each head as its architecture has it.
+
+    Every head is a `...ForSequenceClassification` network of the architecture, and all of them
+    hold the same base model, which is the body.
+
+    Args:
+        name_or_path: A model's name on the hub, or a folder made by `save_pretrained`.
+        tasks: Tasks with the tokenizer's columns.
+        trainable: Which of the body's parameters are trained and merged.
+        seed: Seed of the heads' initial values.
+        dtype: Of the parameters.
+        **options: Passed to `from_pretrained`, such as `revision` and `trust_remote_code`.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    networks: dict[str, Any] = {}
+    body: Any = None
+    with torch.random.fork_rng(), _quiet():
+        torch.manual_seed(seed)
+        for head, size in fresh_heads(tasks).items():
+            if body is None:
+                network = AutoModelForSequenceClassification.from_pretrained(
+                    name_or_path, num_labels=size, dtype=dtype, use_safetensors=True, **options
+                )
+                body = network.base_model
+            else:
+                config = copy.deepcopy(next(iter(networks.values())).config)
+                config.num_labels = size
+                network = AutoModelForSequenceClassification.from_config(config, dtype=dtype)
+                setattr(network, network.base_model_prefix, body)
+            networks[head] = network
+    return MultitaskModel(
+        body, networks, tasks, inputs=_INPUTS, trainable=trainable, keywords=True
+    )

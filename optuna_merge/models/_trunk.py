@@ -1,0 +1,119 @@
+"""The frozen trunk computed once: its output becomes a column of the data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from optuna_merge.models._multitask import TRUNK, MultitaskModel
+from optuna_merge.models._trainable import LastLayers, find_layers
+from optuna_merge.tasks import Batch, Task, TensorData
+from optuna_merge.tasks._data import MASK, batches_in_order, to_device
+from optuna_merge.tasks._task import SPLITS
+
+
+def cache_trunk(
+    model: MultitaskModel,
+    tasks: Sequence[Task],
+    *,
+    batch_size: int = 64,
+    max_bytes: int = 4 << 30,
+) -> tuple[Task, ...]:
+    """Run the layers below the trained ones once, over all data; give tasks that start from there.
+
+    Exact, because frozen modules stay in evaluation mode. Applies when the model trains
+    `LastLayers` and all data are held in memory; otherwise, or when the activations would take
+    more than `max_bytes`, the tasks come back as they were.
+
+    Args:
+        model: The model; afterwards it takes both the old tasks' data and the new ones'.
+        tasks: The model's tasks.
+        batch_size: Examples a forward pass.
+        max_bytes: Most memory to spend on activations.
+    """
+    tasks = tuple(tasks)
+    splits = [
+        (task, split, data)
+        for task in tasks
+        for split in SPLITS
+        if (data := getattr(task, split)) is not None
+    ]
+    if not isinstance(model.trainable, LastLayers):
+        return tasks
+    layers = list(find_layers(model.body)[1].children())
+    first = len(layers) - model.trainable.count
+    if not 0 < first < len(layers):
+        return tasks
+    if not all(isinstance(data, TensorData) and TRUNK not in data.columns for *_, data in splits):
+        return tasks
+    trunk = _Trunk(layers[:first], layers[first])
+    needed = 0
+    for task, _, data in splits:
+        row = trunk.output(model, task, to_device(data[[0]], model.device))
+        tokens = data.columns[MASK].shape[1] if MASK in data.columns else row.shape[1]
+        needed += len(data) * tokens * row[0, 0].numel() * row.element_size()
+    if needed > max_bytes:
+        return tasks
+    columns: dict[str, dict[str, Any]] = {task.name: {} for task in tasks}
+    for task, split, data in splits:
+        columns[task.name][split] = trunk.cached(model, task, data, batch_size)
+    model.replaying = trunk.replaying
+    return tuple(dataclasses.replace(task, **columns[task.name]) for task in tasks)
+
+
+class _Trunk:
+    """Frozen layers that can be skipped, their output put in at the first trained layer."""
+
+    def __init__(self, frozen: Sequence[nn.Module], boundary: nn.Module) -> None:
+        self._activations: Tensor | None = None
+        self._seen: Tensor | None = None
+        for layer in frozen:
+            layer.forward = partial(self._frozen, layer.forward)
+        boundary.forward = partial(self._boundary, boundary.forward)
+
+    @contextmanager
+    def replaying(self, activations: Tensor) -> Iterator[None]:
+        """Within this block the frozen layers do nothing and the boundary sees `activations`."""
+        self._activations = activations
+        try:
+            yield
+        finally:
+            self._activations = None
+
+    def output(self, model: MultitaskModel, task: Task, batch: Batch) -> Tensor:
+        """What the first trained layer is given for the batch."""
+        with torch.inference_mode():
+            model(batch, task.name)
+        assert self._seen is not None
+        return self._seen
+
+    def cached(
+        self, model: MultitaskModel, task: Task, data: TensorData, batch_size: int
+    ) -> TensorData:
+        """The data with the trunk's output as a further column, padded with zeros."""
+        column: Tensor | None = None
+        for rows in batches_in_order(data, batch_size):
+            output = self.output(model, task, to_device(data[rows], model.device)).cpu()
+            if column is None:
+                length = data.columns[MASK].shape[1] if MASK in data.columns else output.shape[1]
+                column = torch.zeros(len(data), length, *output.shape[2:], dtype=output.dtype)
+            column[rows, : output.shape[1]] = output
+        assert column is not None
+        return TensorData({**data.columns, TRUNK: column})
+
+    def _frozen(self, forward: Callable[..., Any], hidden: Tensor, *rest: Any, **more: Any) -> Any:
+        return forward(hidden, *rest, **more) if self._activations is None else hidden
+
+    def _boundary(
+        self, forward: Callable[..., Any], hidden: Tensor, *rest: Any, **more: Any
+    ) -> Any:
+        if self._activations is None:
+            self._seen = hidden.detach()
+            return forward(hidden, *rest, **more)
+        return forward(self._activations, *rest, **more)

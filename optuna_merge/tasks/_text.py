@@ -1,0 +1,72 @@
+"""Text classification tasks from `datasets.Dataset`s."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from optuna_merge.tasks._data import LABELS, TensorData
+from optuna_merge.tasks._task import Task
+
+
+def text_task(
+    name: str,
+    splits: Any,
+    tokenizer: Any,
+    *,
+    num_labels: int | None = None,
+    text: str | tuple[str, str] = "text",
+    label: str = "label",
+    max_length: int = 128,
+    **options: Any,
+) -> Task:
+    """A `Task` that classifies texts, tokenised once and held in memory.
+
+    Args:
+        name: The task's name.
+        splits: `{"train": ..., "validation": ..., "test": ...}` of `datasets.Dataset` (a
+            `DatasetDict` will do); "test" may be missing.
+        tokenizer: A Hugging Face tokenizer, or the name or folder of one.
+        num_labels: Classes; default: the label feature's, or else the largest training label + 1.
+        text: Column of the texts, or a pair of columns.
+        label: Column of the integer labels.
+        max_length: Tokens to keep of each text.
+        **options: Further fields of `Task`, such as `head` and `metrics`.
+
+    Raises:
+        ValueError: a split or column that is missing.
+    """
+    if isinstance(tokenizer, str):
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+    for split in ("train", "validation"):
+        if split not in splits:
+            raise ValueError(f"task {name!r}: no split {split!r} among {sorted(splits)}")
+    columns = (text,) if isinstance(text, str) else text
+    data: dict[str, TensorData] = {}
+    for split in ("train", "validation", "test"):
+        if split not in splits:
+            continue
+        table = splits[split]
+        missing = [column for column in (*columns, label) if column not in table.column_names]
+        if missing:
+            raise ValueError(
+                f"task {name!r}, {split} data: no column {missing[0]!r} among {table.column_names}"
+            )
+        if len(table) == 0:
+            raise ValueError(f"task {name!r}, {split} data: no examples; give at least one")
+        texts = [list(table[column]) for column in columns]
+        encoded = tokenizer(
+            *texts, truncation=True, max_length=max_length, padding=True, return_tensors="pt"
+        )
+        labels = torch.as_tensor(list(table[label]))
+        data[split] = TensorData({**encoded, LABELS: labels})
+    if num_labels is None:
+        feature = splits["train"].features[label]
+        declared = getattr(feature, "num_classes", None)
+        num_labels = declared or int(data["train"].columns[LABELS].max()) + 1
+    return Task(
+        name, data["train"], data["validation"], num_labels, test=data.get("test"), **options
+    )

@@ -1,0 +1,53 @@
+"""How true the previews are: each truth against its preview."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import optuna
+from optuna.trial import TrialState
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+def plot_preview_truth(study: optuna.Study, task: str | None = None) -> go.Figure:
+    """Scatter of truths against previews, one point per finetuned trial.
+
+    Args:
+        study: A study of `optuna_merge`.
+        task: A task's name, for its metric; default: the score.
+
+    Returns:
+        A plotly figure; baselines are marked and named, the line of equality is dashed.
+
+    Raises:
+        ImportError: plotly is missing; `pip install optuna-merge[dashboard]` brings it.
+        ValueError: no finetuned trial has that task's metric.
+    """
+    import plotly.graph_objects as go
+
+    points: dict[bool, list[tuple[float, float, str]]] = {False: [], True: []}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        attrs = trial.user_attrs
+        preview = (
+            trial.intermediate_values.get(0) if task is None else attrs.get(f"preview_{task}")
+        )
+        truth = trial.value if task is None else attrs.get(f"truth_{task}")
+        if preview is not None and truth is not None:
+            label = f"trial {trial.number} {attrs.get('baseline', '')}".strip()
+            points["baseline" in attrs].append((preview, truth, label))
+    both = points[False] + points[True]
+    if not both:
+        raise ValueError(f"no finetuned trial with preview and truth of {task or 'the score'} yet")
+    ends = [min(min(p, t) for p, t, _ in both), max(max(p, t) for p, t, _ in both)]
+    figure = go.Figure(
+        go.Scatter(x=ends, y=ends, mode="lines", line={"dash": "dash"}, name="preview = truth")
+    )
+    for is_baseline, name in ((False, "promoted"), (True, "baselines")):
+        x, y, text = zip(*points[is_baseline]) if points[is_baseline] else ((), (), ())
+        figure.add_trace(go.Scatter(x=x, y=y, text=text, mode="markers", name=name))
+    what = "score" if task is None else f"metric of {task}"
+    return figure.update_layout(
+        title=f"Previews and truths: {what}", xaxis_title="preview", yaxis_title="truth"
+    )
