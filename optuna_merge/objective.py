@@ -1,0 +1,132 @@
+"""The objective: preview at step 0, and for what the pruner promotes, the real finetune."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+
+import optuna
+
+from optuna_merge._optuna import is_running, reported_steps
+from optuna_merge.exceptions import DefinitionMismatchError, TrainingDivergedError, TrialLostError
+from optuna_merge.fitting import FittedStudy
+from optuna_merge.study import BASELINE, FINGERPRINT, duplicate_baseline
+from optuna_merge.tasks import Evaluation
+from optuna_merge.weights import suggest_weights
+
+_logger = logging.getLogger(__name__)
+
+
+class Objective:
+    """An ordinary Optuna objective; use it with plain `study.optimize`.
+
+    A trial suggests task weights, previews the merge at these weights and reports the preview
+    score at step 0. If the study's pruner then says so, the trial ends as PRUNED; else the model
+    is really finetuned at the weights, which reports the score at the rungs' training steps, and
+    the final score on validation data is the trial's value.
+
+    A trial that cannot be finished (training diverged, another worker has the same promotion)
+    ends as FAIL with the reason in the user attribute `failure`, by returning NaN.
+
+    Args:
+        fitted: Task runs and posteriors, from `fit`.
+        progress: Show a progress bar for every finetune.
+    """
+
+    def __init__(self, fitted: FittedStudy, *, progress: bool = True) -> None:
+        self._fitted = fitted
+        self._progress = progress
+        self._names = fitted.definition.names
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        self._check_definition(trial.study)
+        weights = suggest_weights(trial, self._names)
+        failure = self._superfluous(trial)
+        if failure is not None:
+            return _fail(trial, failure)
+        if 0 not in reported_steps(trial):
+            self._preview(trial, weights)
+        baseline = trial.user_attrs.get(BASELINE)
+        if trial.should_prune() and baseline is None:
+            raise optuna.TrialPruned("not promoted")
+        try:
+            return self._truth(trial, weights, is_baseline=baseline is not None)
+        except TrainingDivergedError as error:
+            return _fail(trial, str(error))
+
+    def _preview(self, trial: optuna.Trial, weights: Mapping[str, float]) -> None:
+        preview = self._fitted.previewer(weights)
+        for name in self._names:
+            metric = preview.evaluations[name].metric
+            trial.set_user_attr(f"weight_{name}", weights[name])
+            trial.set_user_attr(f"preview_{name}", _number(metric.value))
+            trial.set_user_attr(f"preview_{name}_se", _number(metric.standard_error))
+        trial.set_user_attr("preview_seconds", preview.seconds)
+        # Last: a preview that is killed half-way has no step 0 and is done again.
+        trial.report(self._score(preview.evaluations), step=0)
+
+    def _truth(
+        self, trial: optuna.Trial, weights: Mapping[str, float], *, is_baseline: bool
+    ) -> float:
+        fitted, settings = self._fitted, self._fitted.definition.finetuning
+        reported = reported_steps(trial)
+        started = time.perf_counter()
+
+        def on_rung(step: int, evaluations: dict[str, Evaluation]) -> None:
+            if step not in reported:
+                trial.report(self._score(evaluations), step=step)
+            last = step == settings.steps
+            if not last and trial.should_prune() and not is_baseline:
+                raise optuna.TrialPruned(f"stopped at step {step} of {settings.steps}")
+            if not is_running(trial.study, trial.number):
+                raise TrialLostError(
+                    f"trial {trial.number} was declared dead by another worker while this one "
+                    f"was busy; its finetune goes on there from the last checkpoint"
+                )
+
+        title = f"finetune {trial.number}" if self._progress else None
+        try:
+            run = fitted.store.run(
+                fitted.model, fitted.tasks, weights, settings, on_rung=on_rung, progress=title
+            )
+        except optuna.TrialPruned:
+            trial.set_user_attr("truth_seconds", time.perf_counter() - started)
+            raise
+        for name in self._names:
+            trial.set_user_attr(f"truth_{name}", _number(run.evaluations[name].metric.value))
+        trial.set_user_attr("truth_seconds", run.seconds)
+        trial.set_user_attr("truth_reused", run.reused)
+        return self._score(run.evaluations)
+
+    def _score(self, evaluations: Mapping[str, Evaluation]) -> float:
+        return self._fitted.score({name: e.metric.value for name, e in evaluations.items()})
+
+    def _superfluous(self, trial: optuna.Trial) -> str | None:
+        """Why this trial must not run, or None. (Of twice promoted ones the pruner sees to it.)"""
+        if BASELINE not in trial.user_attrs:
+            return None
+        trials = trial.study.get_trials(deepcopy=False)
+        twin = duplicate_baseline(trials, trials[trial.number])
+        return None if twin is None else f"duplicate baseline: trial {twin} has it"
+
+    def _check_definition(self, study: optuna.Study) -> None:
+        found = study.user_attrs.get(FINGERPRINT)
+        if found != self._fitted.fingerprint:
+            raise DefinitionMismatchError(
+                f"study {study.study_name!r} was not prepared for this objective (its definition "
+                f"is {found}, the objective's {self._fitted.fingerprint}); call "
+                f"prepare_study(study, fitted) first"
+            )
+
+
+def _fail(trial: optuna.Trial, reason: str) -> float:
+    _logger.warning("trial %d failed: %s", trial.number, reason)
+    trial.set_user_attr("failure", reason)
+    return math.nan
+
+
+def _number(value: float) -> float | None:
+    """NaN is no JSON value that every database takes."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,250 @@
+"""What a study has found, as data and as a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_merge._files import write_json
+from optuna_merge._optuna import lineage_root
+from optuna_merge.calibration import MIN_TRUTHS, rank_correlation
+from optuna_merge.fitting import FittedStudy
+from optuna_merge.models import evaluate_tasks
+from optuna_merge.study import BASELINE
+
+Json = dict[str, Any]
+
+
+def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) -> Json:
+    """The study's results as JSON values.
+
+    Args:
+        study: The study.
+        fitted: Its task runs and posteriors.
+        test: Evaluate the best model and the baselines on the tasks' test data, where the
+            finetuned model is in this working folder.
+
+    Returns:
+        `best` (None without a truth), `baselines`, `counts`, `cost`, `rank_correlation` of the
+        score and of each task (None: too few truths), `definition`.
+    """
+    trials = study.get_trials(deepcopy=False)
+    previewed = [t for t in trials if _is_preview(t)]
+    truths = [t for t in trials if t.state == TrialState.COMPLETE]
+    baselines = {t.user_attrs[BASELINE]: t for t in truths if BASELINE in t.user_attrs}
+    best = study.best_trial if truths else None
+    # A killed trial's clone carries its predecessor's values: the latest of each lineage counts.
+    finetunes = {lineage_root(t): t for t in trials if _was_trained(t)}
+    finetune_seconds = [
+        t.user_attrs["truth_seconds"]
+        for t in finetunes.values()
+        if "truth_seconds" in t.user_attrs
+    ]
+    preview_seconds = [t.user_attrs["preview_seconds"] for t in previewed]
+    per_finetune = sum(finetune_seconds) / len(finetune_seconds) if finetune_seconds else None
+    per_preview = sum(preview_seconds) / len(preview_seconds) if preview_seconds else None
+    return {
+        "study": study.study_name,
+        "score": fitted.parts["score"],
+        "best": None if best is None else _row(best, fitted, test),
+        "baselines": {name: _row(t, fitted, test) for name, t in baselines.items()},
+        "counts": {
+            "trials": len(trials),
+            "previews": len(previewed),
+            "truths": len(truths),
+            "promoted": len([t for t in truths if BASELINE not in t.user_attrs]),
+            "failed": len([t for t in trials if t.state == TrialState.FAIL]),
+        },
+        "cost": {
+            **fitted.costs,
+            "preview_seconds": sum(preview_seconds),
+            "finetune_steps": sum(max(t.intermediate_values) for t in finetunes.values()),
+            "finetune_seconds": sum(finetune_seconds),
+            "seconds_per_preview": per_preview,
+            "seconds_per_finetune": per_finetune,
+            "preview_to_finetune": per_preview / per_finetune
+            if per_preview is not None and per_finetune
+            else None,
+        },
+        "damping": None
+        if fitted.damping is None
+        else {
+            "value": fitted.damping.value,
+            "sweep": {f"{delta:g}": loss for delta, loss in fitted.damping.sweep.items()},
+        },
+        "rank_correlation": _correlations(truths, fitted),
+        "fingerprint": fitted.fingerprint,
+        "definition": fitted.parts,
+    }
+
+
+def format_report(report: Mapping[str, Any]) -> str:
+    """The report as a plain-text table, for terminals and logs."""
+    best, cost, counts = report["best"], report["cost"], report["counts"]
+    lines = [f"Study {report['study']!r}, score: {report['score']}", ""]
+    if best is None:
+        lines.append("No truth yet: no trial has been finetuned to its end.")
+    else:
+        weights = ", ".join(f"{task} {weight:.3f}" for task, weight in best["weights"].items())
+        lines += [f"Best task weights: {weights}  (trial {best['trial']})", ""]
+        rows = {"best": best, **report["baselines"]}
+        width = max(len(name) for name in [*best["weights"], "score"])
+        header = f"{'':{width}}" + "".join(f"  {name:^26}" for name in rows)
+        sub = f"{'':{width}}" + f"  {'preview':>8} {'truth':>8} {'test':>8}" * len(rows)
+        lines += [header, sub]
+        for task in best["weights"]:
+            cells = "".join(f"  {_cells(row['tasks'][task])}" for row in rows.values())
+            lines.append(f"{task:{width}}{cells}")
+        cells = "".join(f"  {_cells(row['score'])}" for row in rows.values())
+        lines += [f"{'score':{width}}{cells}", "", _verdict(report)]
+    lines += [
+        "",
+        f"Previews {counts['previews']}, finetunes {counts['truths']} "
+        f"({counts['promoted']} promoted, {len(report['baselines'])} baselines), "
+        f"failed {counts['failed']}",
+        f"{'Cost':14} {'steps':>8} {'seconds':>9}",
+        f"{'task runs':14} {cost['task_run_steps']:>8} {cost['task_run_seconds']:>9.1f}",
+        f"{'posteriors':14} {'':>8} {cost['posterior_seconds']:>9.1f}",
+        f"{'previews':14} {'':>8} {cost['preview_seconds']:>9.1f}",
+        f"{'finetunes':14} {cost['finetune_steps']:>8} {cost['finetune_seconds']:>9.1f}",
+    ]
+    if cost["preview_to_finetune"] is not None:
+        lines.append(
+            f"One preview: {cost['seconds_per_preview']:.2f} s, one finetune: "
+            f"{cost['seconds_per_finetune']:.1f} s, ratio 1/{1 / cost['preview_to_finetune']:.0f}"
+        )
+    lines.append("")
+    for name, found in report["rank_correlation"].items():
+        if found is None:
+            told = f"too few truths (fewer than {MIN_TRUTHS}, or all alike)"
+        else:
+            told = (
+                f"{found['value']:.2f} (90% interval {found['low']:.2f} to {found['high']:.2f}, "
+                f"{found['count']} truths)"
+            )
+        lines.append(f"Rank correlation of previews and truths, {name}: {told}")
+    return "\n".join(lines)
+
+
+def _row(trial: FrozenTrial, fitted: FittedStudy, test: bool) -> Json:
+    names = fitted.definition.names
+    attrs = trial.user_attrs
+    weights = {name: attrs[f"weight_{name}"] for name in names}
+    tested = _test_metrics(weights, fitted) if test else {}
+    tasks = {
+        name: {
+            "preview": attrs.get(f"preview_{name}"),
+            "truth": attrs.get(f"truth_{name}"),
+            "test": tested.get(name),
+        }
+        for name in names
+    }
+    complete = set(tested) == set(names)
+    return {
+        "trial": trial.number,
+        "weights": weights,
+        "tasks": tasks,
+        "score": {
+            "preview": trial.intermediate_values.get(0),
+            "truth": trial.value,
+            "test": fitted.definition.score_of(tested, _alone_on_test(fitted))
+            if complete
+            else None,
+        },
+    }
+
+
+def _test_metrics(weights: Mapping[str, float], fitted: FittedStudy) -> dict[str, float]:
+    """Test metrics of the finetune at `weights`; empty if its model isn't in this folder.
+
+    The result is kept beside the model: test data are touched once for it.
+    """
+    settings = fitted.definition.finetuning
+    run = fitted.store.find(weights, settings)
+    tasks = [task for task in fitted.tasks if task.test is not None]
+    if run is None or not tasks:
+        return {}
+    path = run.path.with_name("test.json")
+    if not path.exists():
+        fitted.model.reset()
+        fitted.model.load(run.parameters(), source=str(run.path))
+        evaluations = evaluate_tasks(
+            fitted.model, tasks, split="test", batch_size=settings.evaluation_batch_size
+        )
+        write_json(path, {name: e.metric.value for name, e in evaluations.items()})
+    found: dict[str, float] = json.loads(path.read_text())
+    return found
+
+
+def _alone_on_test(fitted: FittedStudy) -> dict[str, float]:
+    """Each task's test metric when finetuned alone, for relative scores."""
+    names = fitted.definition.names
+    alone = {}
+    for name in names:
+        weights = {other: float(other == name) for other in names}
+        alone[name] = _test_metrics(weights, fitted)[name]
+    return alone
+
+
+def _correlations(truths: list[FrozenTrial], fitted: FittedStudy) -> dict[str, Json | None]:
+    """Of the score and of each task, over truths inside the simplex.
+
+    Where a task has weight zero, the truth's head for it was never trained, but the preview's
+    was: such pairs say nothing about previews.
+    """
+    names = fitted.definition.names
+    inside = [
+        t for t in truths if all(t.user_attrs.get(f"weight_{name}", 0.0) > 0 for name in names)
+    ]
+    pairs = {"score": [(t.intermediate_values.get(0), t.value) for t in inside]} | {
+        name: [
+            (t.user_attrs.get(f"preview_{name}"), t.user_attrs.get(f"truth_{name}"))
+            for t in inside
+        ]
+        for name in names
+    }
+    found: dict[str, Json | None] = {}
+    for name, values in pairs.items():
+        sound = [(p, t) for p, t in values if p is not None and t is not None]
+        result = rank_correlation([p for p, _ in sound], [t for _, t in sound])
+        found[name] = None if result is None else vars(result)
+    return found
+
+
+def _verdict(report: Mapping[str, Any]) -> str:
+    best = report["best"]
+    uniform = report["baselines"].get("uniform")
+    if uniform is None:
+        return "Uniform weights have no truth yet."
+    if uniform["trial"] == best["trial"]:
+        return "No weights beat uniform ones in this study: use uniform weights."
+    gain = best["score"]["truth"] - uniform["score"]["truth"]
+    return f"Gain over uniform weights: {gain:+.4f} on validation data" + (
+        f", {best['score']['test'] - uniform['score']['test']:+.4f} on test data"
+        if best["score"]["test"] is not None and uniform["score"]["test"] is not None
+        else ""
+    )
+
+
+def _cells(values: Mapping[str, float | None]) -> str:
+    return " ".join(
+        f"{'-':>8}" if values[key] is None else f"{values[key]:8.4f}"
+        for key in ("preview", "truth", "test")
+    )
+
+
+def _is_preview(trial: FrozenTrial) -> bool:
+    """Whether this trial made a preview of its own: no promoted copy, no retry of a killed one."""
+    own = lineage_root(trial) == trial.number
+    return own and 0 in trial.intermediate_values and "preview_seconds" in trial.user_attrs
+
+
+def _was_trained(trial: FrozenTrial) -> bool:
+    """Whether steps of a finetune were done for it: it was not found finished."""
+    return max(trial.intermediate_values, default=0) > 0 and not trial.user_attrs.get(
+        "truth_reused", False
+    )

@@ -1,0 +1,190 @@
+"""Running trials so that a worker can be killed at any moment and started again."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_merge._files import sha256_text, write_json
+from optuna_merge._optuna import fail_and_requeue
+from optuna_merge.exceptions import OptunaMergeError, TrialLostError
+
+_logger = logging.getLogger(__name__)
+
+RUN = "run"
+"""User attribute of a trial: the run of `run_trials` that works on it."""
+
+_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+_MAX_FAILURES = 10
+
+
+def run_trials(
+    study: optuna.Study,
+    objective: Callable[[optuna.Trial], float],
+    *,
+    workdir: Path,
+    n_trials: int | None,
+    timeout: float | None = None,
+    after_trial: Callable[[FrozenTrial], None] | None = None,
+) -> int:
+    """Run trials until this run has finished `n_trials` of them (COMPLETE or PRUNED).
+
+    A run that was killed or interrupted is taken up by the next call with the same number in the
+    same working folder, which then finishes only what is missing; its trial is queued again at
+    once and goes on from its last checkpoint. Several processes may run on one study; each has
+    its own number to finish.
+
+    Args:
+        study: The study.
+        objective: Its objective.
+        workdir: Where runs are noted; the lock in a run's note tells whether its process lives.
+        n_trials: How many to finish; None: until the timeout, or until interrupted.
+        timeout: Seconds after which no new trial is started.
+        after_trial: Called with every trial that this run finished.
+
+    Returns:
+        How many trials this run has finished, earlier parts of it included.
+
+    Raises:
+        OptunaMergeError: ten trials in a row failed.
+    """
+    if n_trials is not None and n_trials < 0:
+        raise ValueError(f"n_trials must not be negative, got {n_trials}")
+    started = time.monotonic()
+    folder = workdir / "runs" / sha256_text(study.study_name)[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    requeue_dead_trials(study, folder)
+    with _claimed_run(study, folder, n_trials) as run, _sigterm_interrupts():
+        failures = 0
+        while n_trials is None or _finished(study, run) < n_trials:
+            if timeout is not None and time.monotonic() - started >= timeout:
+                break
+            trial = _run_one(study, objective, run)
+            if trial is None or trial.state == TrialState.FAIL:
+                failures += 1
+                if failures >= _MAX_FAILURES:
+                    reason = trial.user_attrs.get("failure", "unknown") if trial else "lost"
+                    raise OptunaMergeError(
+                        f"{failures} trials in a row failed, the last one because: {reason}"
+                    )
+                continue
+            failures = 0
+            if after_trial is not None:
+                after_trial(trial)
+        count = _finished(study, run)
+        if n_trials is None or count >= n_trials:
+            (folder / f"{run}.json").unlink(missing_ok=True)
+    return count
+
+
+def requeue_dead_trials(study: optuna.Study, folder: Path) -> None:
+    """Fail the RUNNING trials of this folder's dead runs and queue them again, at once.
+
+    The heartbeat would do so after its grace period; here the operating system has released the
+    dead process's lock already.
+    """
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        run = trial.user_attrs.get(RUN)
+        if run is None or not (folder / f"{run}.lock").exists():
+            continue
+        lock = FileLock(folder / f"{run}.lock")
+        try:
+            with lock.acquire(timeout=0):
+                if fail_and_requeue(study, trial):
+                    _logger.info("trial %d of a killed worker was queued again", trial.number)
+        except Timeout:
+            continue
+
+
+def _run_one(
+    study: optuna.Study, objective: Callable[[optuna.Trial], float], run: str
+) -> FrozenTrial | None:
+    """Run one trial; None if another worker took it over."""
+    number: int | None = None
+    interrupted = lost = False
+
+    def wrapped(trial: optuna.Trial) -> float:
+        nonlocal number, interrupted, lost
+        number = trial.number
+        trial.set_user_attr(RUN, run)
+        try:
+            return objective(trial)
+        except KeyboardInterrupt:
+            interrupted = True
+            fail_and_requeue(study, trial.number)
+            raise
+        except TrialLostError as error:
+            lost = True
+            _logger.warning("%s", error)
+            raise
+
+    try:
+        study.optimize(wrapped, n_trials=1)
+    except Exception:
+        # Optuna can't finish a trial that has been failed already, and says so in many ways.
+        if interrupted:
+            raise KeyboardInterrupt from None
+        if not lost:
+            raise
+        return None
+    assert number is not None
+    return study.get_trials(deepcopy=False)[number]
+
+
+def _finished(study: optuna.Study, run: str) -> int:
+    trials = study.get_trials(deepcopy=False, states=_FINISHED)
+    return sum(trial.user_attrs.get(RUN) == run for trial in trials)
+
+
+@contextmanager
+def _claimed_run(study: optuna.Study, folder: Path, n_trials: int | None) -> Iterator[str]:
+    """The id of an interrupted run of the same size, or a new one; locked while in use."""
+    for note in sorted(folder.glob("*.json")):
+        size, _, run = note.stem.partition("-")
+        if size != str(n_trials):
+            continue
+        lock = FileLock(folder / f"{note.stem}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        try:
+            if note.exists():  # its process may have finished it just now
+                done = _finished(study, note.stem)
+                _logger.info("going on with an interrupted run: %d of %s done", done, n_trials)
+                yield note.stem
+                return
+        finally:
+            lock.release()
+    run = f"{n_trials}-{uuid.uuid4().hex[:12]}"
+    with FileLock(folder / f"{run}.lock"):
+        write_json(folder / f"{run}.json", {"study": study.study_name, "n_trials": n_trials})
+        yield run
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Within this block SIGTERM ends a trial as Ctrl-C does: the trial is queued again."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,88 @@
+"""The score of a trial: one number from the tasks' metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+Metrics = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How the tasks' metrics become the objective value.
+
+    Attributes:
+        name: Stands in the study's definition.
+        function: `(metrics, alone) -> score`; both map each task to its metric, `alone` as it
+            is when the model is finetuned on that task only.
+        maximize: Direction of the study.
+    """
+
+    name: str
+    function: Callable[[Metrics, Metrics], float]
+    maximize: bool = True
+
+    def __call__(self, metrics: Metrics, alone: Metrics) -> float:
+        return float(self.function(metrics, alone))
+
+
+def make_score(
+    choice: str | Callable[[Metrics], float] | Score,
+    tasks: Sequence[str],
+    *,
+    greater_is_better: bool = True,
+) -> Score:
+    """The score that a definition names.
+
+    Args:
+        choice: "mean" of the metrics; "relative", the mean of metric / metric of the task alone;
+            "worst", the worst metric; "worst_relative", the worst of metric / metric alone;
+            "target:<task>", that task's metric, the others being auxiliaries; a function of the
+            metrics by task; or a `Score`.
+        tasks: Task names in order.
+        greater_is_better: Whether the tasks' metrics are to be maximised.
+
+    Raises:
+        ValueError: another word, or a target that is no task.
+    """
+    worst = min if greater_is_better else max
+    if isinstance(choice, Score):
+        return choice
+    if callable(choice):
+        # Not its repr, which may hold an address: this name stands in the fingerprint.
+        name = getattr(choice, "__qualname__", type(choice).__qualname__)
+        return Score(name, lambda metrics, alone: choice(metrics), greater_is_better)
+    if choice.startswith("target:"):
+        target = choice.removeprefix("target:")
+        if target not in tasks:
+            raise ValueError(f"score {choice!r}: no task {target!r} among {list(tasks)}")
+        return Score(choice, lambda metrics, alone: metrics[target], greater_is_better)
+    functions: dict[str, Callable[[Metrics, Metrics], float]] = {
+        "mean": lambda metrics, alone: _mean(metrics.values()),
+        "relative": lambda metrics, alone: _mean(_relative(metrics, alone)),
+        "worst": lambda metrics, alone: worst(metrics.values()),
+        "worst_relative": lambda metrics, alone: worst(_relative(metrics, alone)),
+    }
+    if choice not in functions:
+        raise ValueError(
+            f"score must be one of {sorted(functions)}, 'target:<task>' or a function of the "
+            f"metrics, got {choice!r}"
+        )
+    return Score(choice, functions[choice], greater_is_better)
+
+
+def _mean(values: Iterable[float]) -> float:
+    numbers = list(values)
+    return float(sum(numbers) / len(numbers))
+
+
+def _relative(metrics: Metrics, alone: Metrics) -> list[float]:
+    # Ratios of negative numbers would turn better into worse.
+    bad = [task for task in metrics if not alone[task] > 0]
+    if bad:
+        raise ValueError(
+            f"a relative score needs a metric above zero for task {bad[0]!r} alone, got "
+            f"{alone[bad[0]]:g}; choose another score or metric"
+        )
+    return [metrics[task] / alone[task] for task in metrics]

@@ -1,0 +1,163 @@
+"""The study: made or opened, checked against the definition, with its baselines enqueued."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_merge.exceptions import DefinitionMismatchError
+from optuna_merge.weights import weight_params
+
+if TYPE_CHECKING:
+    from optuna_merge.fitting import FittedStudy
+
+_logger = logging.getLogger(__name__)
+
+FINGERPRINT = "optuna_merge_fingerprint"
+DEFINITION = "optuna_merge_definition"
+BASELINE = "baseline"
+UNIFORM = "uniform"
+
+
+def open_study(
+    study_name: str,
+    storage: optuna.storages.BaseStorage,
+    direction: Literal["maximize", "minimize"],
+    *,
+    sampler: optuna.samplers.BaseSampler | None = None,
+    pruner: optuna.pruners.BasePruner | None = None,
+) -> optuna.Study:
+    """Open the study, or make it if it is missing.
+
+    Raises:
+        DefinitionMismatchError: it exists with another direction, or with several.
+    """
+    study = optuna.create_study(
+        study_name=study_name,
+        storage=storage,
+        sampler=sampler,
+        pruner=pruner,
+        direction=direction,
+        load_if_exists=True,
+    )
+    check_direction(study, direction)
+    return study
+
+
+def check_direction(study: optuna.Study, direction: str) -> None:
+    """Raise `DefinitionMismatchError` unless the study has this one direction."""
+    wanted = StudyDirection[direction.upper()]
+    if study.directions != [wanted]:
+        found = ", ".join(d.name.lower() for d in study.directions)
+        raise DefinitionMismatchError(
+            f"study {study.study_name!r} has direction {found}, but the definition's score is to "
+            f"be {direction}d; make a study of another name: optuna create-study --study-name "
+            f"... --direction {direction}"
+        )
+
+
+def prepare_study(study: optuna.Study, fitted: FittedStudy) -> None:
+    """Write the definition into a new study or compare it; enqueue the baselines once.
+
+    Baselines are uniform weights and each task alone: always finetuned, so that the study can
+    say what the search is worth.
+
+    Raises:
+        DefinitionMismatchError: the study has another direction or definition; the message names
+            the parts that differ.
+    """
+    check_direction(study, fitted.definition.direction)
+    found = study.user_attrs.get(FINGERPRINT)
+    if found is None:
+        if any(t.state != TrialState.WAITING for t in study.get_trials(deepcopy=False)):
+            raise DefinitionMismatchError(
+                f"study {study.study_name!r} has trials but no optuna_merge definition; make a "
+                f"study of another name"
+            )
+        # Bulk first: whoever sees the fingerprint finds the definition as well.
+        study.set_user_attr(DEFINITION, json.dumps(fitted.parts))
+        study.set_user_attr("tasks", list(fitted.definition.names))
+        study.set_user_attr(FINGERPRINT, fitted.fingerprint)
+        study.set_metric_names([f"score ({fitted.parts['score']})"])
+    elif found != fitted.fingerprint:
+        stored = json.loads(study.user_attrs.get(DEFINITION, "{}"))
+        changed = differing_parts(stored, fitted.parts)
+        raise DefinitionMismatchError(
+            f"study {study.study_name!r} was made with another definition; what differs: "
+            f"{', '.join(changed) or 'unknown'}. Take a study of another name, or the definition "
+            f"and working folder that it was made with"
+        )
+    _enqueue_baselines(study, fitted.definition.names)
+
+
+def baseline_weights(tasks: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Task weights by the baseline's name: "uniform", then each task alone."""
+    if len(tasks) == 1:
+        return {UNIFORM: {tasks[0]: 1.0}}
+    weightings = {UNIFORM: dict.fromkeys(tasks, 1 / len(tasks))}
+    return weightings | {task: {t: float(t == task) for t in tasks} for task in tasks}
+
+
+def duplicate_baseline(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int | None:
+    """Number of an earlier trial that is not failed and has the same baseline, if any."""
+    name = trial.user_attrs.get(BASELINE)
+    if name is None:
+        return None
+    for other in trials:
+        if (
+            other.number < trial.number
+            and other.state != TrialState.FAIL
+            and _baseline_of(other) == name
+        ):
+            return other.number
+    return None
+
+
+def differing_parts(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """Readable names of the parts of two definitions that differ."""
+    names: list[str] = []
+    for part in sorted({*stored, *given}):
+        old, new = stored.get(part), given.get(part)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            inner = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+            names += [f"{part}.{k} ({_short(old.get(k))} → {_short(new.get(k))})" for k in inner]
+        elif part == "tasks" and old is not None and new is not None:
+            names += _differing_tasks(old, new)
+        else:
+            names.append(f"{part} ({_short(old)} → {_short(new)})")
+    return names
+
+
+def _differing_tasks(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]:
+    old_names, new_names = [t["name"] for t in old], [t["name"] for t in new]
+    if old_names != new_names:
+        return [f"tasks ({', '.join(old_names)} → {', '.join(new_names)})"]
+    return [
+        f"task {a['name']}: {key}" for a, b in zip(old, new) for key in a if a[key] != b.get(key)
+    ]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:12]}…"
+
+
+def _enqueue_baselines(study: optuna.Study, tasks: Sequence[str]) -> None:
+    """Two workers may do this at once: the objective drops the later of two equal baselines."""
+    trials = study.get_trials(deepcopy=False)
+    there = {_baseline_of(t) for t in trials if t.state != TrialState.FAIL}
+    for name, weights in baseline_weights(tasks).items():
+        if name not in there:
+            study.enqueue_trial(weight_params(weights), user_attrs={BASELINE: name})
+
+
+def _baseline_of(trial: FrozenTrial) -> str | None:
+    return trial.user_attrs.get(BASELINE)

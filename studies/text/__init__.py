@@ -1,0 +1,1 @@
+"""Three text tasks, a head each, on one MiniLM body."""

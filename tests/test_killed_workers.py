@@ -1,0 +1,134 @@
+"""Workers are really killed, and the same command goes on; two processes share one study."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_merge.storages import create_storage
+
+ROOT = Path(__file__).resolve().parents[1]
+DIGITS = ROOT / "studies" / "digits" / "optimize.py"
+KILLED = ROOT / "tests" / "killed_worker.py"
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits study's cache folder, so that its body is pretrained once for all tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def command(folder: Path, n_trials: int, *, kill_at: str | None = None) -> list[str]:
+    before = [] if kill_at is None else [str(KILLED), kill_at]
+    return [
+        sys.executable, *before, str(DIGITS), "--study-name", "digits",
+        "--storage", f"sqlite:///{folder}/digits.db", "--workdir", str(folder / "work"),
+        "--n-trials", str(n_trials), "--seed", "0",
+    ]  # fmt: skip
+
+
+def environment(cache: Path) -> dict[str, str]:
+    return {**os.environ, "OPTUNA_MERGE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+
+
+def run(folder: Path, cache: Path, n_trials: int) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        command(folder, n_trials), env=environment(cache), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def trials_of(folder: Path) -> list[FrozenTrial]:
+    storage = create_storage(f"sqlite:///{folder}/digits.db")
+    return optuna.load_study(study_name="digits", storage=storage).get_trials()
+
+
+def finished(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    return [trial for trial in trials if trial.state in FINISHED]
+
+
+@pytest.mark.parametrize("point", ["task_run", "preview", "finetune"])
+def test_the_same_command_goes_on_after_kill_9(point: str, tmp_path: Path, cache: Path) -> None:
+    n_trials = 16
+    killed = subprocess.run(
+        command(tmp_path, n_trials, kill_at=point),
+        env=environment(cache),
+        capture_output=True,
+        text=True,
+    )
+    assert killed.returncode == -9, killed.stderr
+    before = finished(trials_of(tmp_path))
+    runs = tmp_path / "work" / "finetunes"
+    models = {path: path.stat().st_mtime_ns for path in runs.glob("*/model.safetensors")}
+    checkpoints = list(runs.glob("*/checkpoint.safetensors"))
+    assert len(checkpoints) == (0 if point == "preview" else 1)
+
+    done = run(tmp_path, cache, n_trials)
+
+    after = trials_of(tmp_path)
+    assert len(finished(after)) == n_trials
+    assert not [trial for trial in after if trial.state == TrialState.RUNNING]
+    for trial in before:
+        assert after[trial.number] == trial
+    for path, changed in models.items():
+        assert path.stat().st_mtime_ns == changed, f"{path} was trained again"
+    assert not list(runs.glob("*/checkpoint.safetensors"))
+    if point != "preview":
+        assert "going on after step 20 of 60" in done.stderr
+    report = json.loads((tmp_path / "work" / "report-digits.json").read_text())
+    assert report["best"]["tasks"]["rotated"]["test"] > 0.2
+
+
+def test_a_second_command_adds_trials_and_repeats_nothing(tmp_path: Path, cache: Path) -> None:
+    run(tmp_path, cache, 6)
+    first = trials_of(tmp_path)
+    done = run(tmp_path, cache, 3)
+    after = trials_of(tmp_path)
+    assert after[: len(first)] == first or len(finished(after)) == 9
+    assert [trial for trial in after if trial.number < 6] == first[:6]
+    assert len(finished(after)) == 9
+    assert [t.user_attrs["baseline"] for t in after if "baseline" in t.user_attrs] == [
+        "uniform", "upright", "rotated", "mirrored",
+    ]  # fmt: skip
+    assert "Best task weights" in done.stdout
+
+
+def test_two_processes_on_one_sqlite_study(tmp_path: Path, cache: Path) -> None:
+    workers = [
+        subprocess.Popen(
+            command(tmp_path, 12),
+            env=environment(cache),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    outputs = [worker.communicate(timeout=300) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    trials = trials_of(tmp_path)
+    assert len(finished(trials)) == 24
+    assert {trial.state for trial in trials} <= {*FINISHED, TrialState.WAITING, TrialState.FAIL}
+    runs = [trial.user_attrs["run"] for trial in finished(trials)]
+    assert sorted(runs.count(run) for run in set(runs)) == [12, 12]
+    sources = [
+        t.user_attrs["promoted_from"]
+        for t in trials
+        if "promoted_from" in t.user_attrs and t.state == TrialState.COMPLETE
+    ]
+    assert len(sources) == len(set(sources)), "a promotion was finetuned twice"
+    baselines = [
+        t.user_attrs["baseline"]
+        for t in trials
+        if "baseline" in t.user_attrs and t.state == TrialState.COMPLETE
+    ]
+    assert sorted(baselines) == ["mirrored", "rotated", "uniform", "upright"]

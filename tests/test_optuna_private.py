@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from optuna_merge._optuna import (
+    ReadMarkingStorage,
+    fail_and_requeue,
+    first_attempt,
+    is_running,
+    lineage_root,
+    only_reading,
+    retry_callback,
+    set_trial_user_attr,
+    study_view,
+)
+from optuna_merge.storages import create_storage
+
+
+@pytest.fixture(params=["memory", "sqlite", "journal", "postgres"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BaseStorage]:
+    if request.param == "postgres":
+        yield create_storage(request.getfixturevalue("postgres_database"))
+    elif request.param == "memory":
+        yield create_storage(None)
+    else:
+        scheme = request.param
+        yield create_storage(f"{scheme}:///{tmp_path}/study")
+
+
+def running_trial(study: optuna.Study) -> optuna.Trial:
+    trial = study.ask()
+    trial.suggest_float("w_a", 0, 1)
+    trial.report(0.5, 0)
+    trial.set_user_attr("weight_a", 1.0)
+    return trial
+
+
+@pytest.mark.parametrize("by_number", [True, False])
+def test_set_trial_user_attr(storage: BaseStorage, by_number: bool) -> None:
+    study = optuna.create_study(storage=storage)
+    study.ask()
+    trial = study.ask()
+    frozen = study.trials[1]
+    set_trial_user_attr(study, 1 if by_number else frozen, "key", [1, "a"])
+    assert [t.user_attrs for t in study.trials] == [{}, {"key": [1, "a"]}]
+    assert frozen.user_attrs == ({} if by_number else {"key": [1, "a"]})
+    study.tell(trial, 1.0)
+    with pytest.raises(UpdateFinishedTrialError):
+        set_trial_user_attr(study, 1, "key", 2)
+    with pytest.raises(KeyError):
+        set_trial_user_attr(study, 7, "key", 2)
+
+
+def test_is_running_asks_the_storage(storage: BaseStorage) -> None:
+    study = optuna.create_study(study_name="s", storage=storage)
+    study.add_trial(create_trial(state=TrialState.WAITING))
+    assert not is_running(study, 0)
+    trial = study.ask()
+    frozen = study.trials[0]
+    assert is_running(study, frozen)
+    # Another worker fails it: `frozen`, and what this study may have cached, is out of date.
+    other = optuna.load_study(study_name="s", storage=storage)
+    other.tell(trial.number, state=TrialState.FAIL)
+    assert frozen.state == TrialState.RUNNING
+    assert not is_running(study, frozen)
+    assert not is_running(study, 0)
+
+
+def test_fail_and_requeue_makes_the_clone_that_the_heartbeat_makes(storage: BaseStorage) -> None:
+    study = optuna.create_study(storage=storage)
+    ours, theirs = running_trial(study), running_trial(study)
+    assert fail_and_requeue(study, study.trials[ours.number])
+    study.tell(theirs, state=TrialState.FAIL)
+    callback = RetryHeartbeatStaleTrialCallback(max_retry=3, inherit_intermediate_values=True)
+    callback(study, copy.deepcopy(study.trials[theirs.number]))
+
+    failed, _, clone, expected = study.trials
+    assert failed.state == TrialState.FAIL
+    assert failed.system_attrs == {}  # the callback must not have written into it
+    assert clone.state == expected.state == TrialState.WAITING
+    assert clone.user_attrs == expected.user_attrs == {"weight_a": 1.0}
+    assert clone.intermediate_values == expected.intermediate_values == {0: 0.5}
+    assert clone.params == failed.params
+    assert clone.distributions == expected.distributions
+    assert clone.system_attrs == {"failed_trial": 0, "retry_history": [0]}
+    assert expected.system_attrs == {"failed_trial": 1, "retry_history": [1]}
+
+
+def test_fail_and_requeue_stops_at_max_retry(storage: BaseStorage) -> None:
+    """Of the storage's own callback (3) where it has one, else of the argument."""
+    study = optuna.create_study(storage=storage)
+    running_trial(study)
+    clones = 0
+    while fail_and_requeue(study, study.trials[-1].number, max_retry=3):
+        if study.trials[-1].state != TrialState.WAITING:
+            break
+        study.ask()
+        clones += 1
+    assert clones == 3
+    assert [t.state for t in study.trials] == [TrialState.FAIL] * 4
+    assert study.trials[-1].system_attrs["retry_history"] == [0, 1, 2]
+
+
+def test_fail_and_requeue_leaves_other_states_alone(storage: BaseStorage) -> None:
+    study = optuna.create_study(storage=storage)
+    for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.WAITING):
+        value = 1.0 if state == TrialState.COMPLETE else None
+        study.add_trial(create_trial(state=state, value=value))
+    before = study.trials
+    assert not any(fail_and_requeue(study, trial) for trial in before)
+    assert study.trials == before
+
+
+def test_fail_and_requeue_lost_race(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process fails the trial between our look and our write: no second clone."""
+    study = optuna.create_study()
+    running_trial(study)
+    seen = study.trials[0]
+    assert fail_and_requeue(study, 0)
+    monkeypatch.setattr(study._storage, "get_trial", lambda trial_id: seen)
+    assert not fail_and_requeue(study, 0)
+    assert len(study.trials) == 2
+
+
+_RACER = """
+import sys, time, optuna
+from optuna_merge._optuna import fail_and_requeue
+from optuna_merge.storages import create_storage
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+study = optuna.load_study(study_name="s", storage=create_storage(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+print(sum(fail_and_requeue(study, number) for number in range(20)))
+"""
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal", "postgres"])
+def test_processes_that_requeue_the_same_trials(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = f"{kind}:///{tmp_path}/study"
+    if kind == "postgres":
+        url = request.getfixturevalue("postgres_database")
+    study = optuna.create_study(study_name="s", storage=create_storage(url))
+    for _ in range(20):
+        study.ask()
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", _RACER, url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    answers = [racer.communicate("go\n", timeout=120)[0] for racer in racers]
+    assert sum(map(int, answers)) == 20
+    clones = study.get_trials(states=[TrialState.WAITING])
+    assert sorted(t.system_attrs["failed_trial"] for t in clones) == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("user_attrs", "system_attrs", "root", "first"),
+    [
+        ({}, {}, 9, 9),
+        ({"promoted_from": 4}, {}, 4, 9),
+        ({"promoted_from": 0}, {}, 0, 9),
+        ({}, {"failed_trial": 2, "retry_history": [2, 5]}, 2, 2),
+        ({}, {"retry_history": []}, 9, 9),
+        ({"promoted_from": 4}, {"failed_trial": 6, "retry_history": [6, 7]}, 4, 6),
+    ],
+)
+def test_lineage(
+    user_attrs: dict[str, Any], system_attrs: dict[str, Any], root: int, first: int
+) -> None:
+    trial = create_trial(value=1.0, user_attrs=user_attrs, system_attrs=system_attrs)
+    trial.number = 9
+    assert lineage_root(trial) == root
+    assert first_attempt(trial) == first
+
+
+def test_study_view_shows_less_and_writes_through(storage: BaseStorage) -> None:
+    study = optuna.create_study(storage=storage, direction="maximize")
+    for value in (1.0, 2.0, 3.0):
+        study.add_trial(create_trial(value=value, intermediate_values={0: value}))
+
+    def keep(trial: FrozenTrial) -> FrozenTrial | None:
+        if trial.number == 0:
+            return None
+        seen = copy.copy(trial)
+        seen.intermediate_values = {}
+        return seen
+
+    pruner = optuna.pruners.NopPruner()
+    view = study_view(study, pruner, keep)
+    assert [t.number for t in view.trials] == [1, 2]
+    assert view.best_trial.number == 2
+    assert view.best_trial.intermediate_values == {}
+    assert view.direction == study.direction
+    assert view.pruner is pruner
+    assert study.pruner is not pruner
+    view.set_user_attr("key", 1)
+    assert study.user_attrs == {"key": 1}
+    assert [t.intermediate_values for t in study.trials] == [{0: 1.0}, {0: 2.0}, {0: 3.0}]
+
+
+def test_read_marking(tmp_path: Path) -> None:
+    marks: list[bool] = []
+    storage = ReadMarkingStorage(f"sqlite:///{tmp_path}/study.db")
+    study = optuna.create_study(storage=storage)
+    study.add_trial(create_trial(value=1.0))
+
+    import sqlalchemy
+
+    sqlalchemy.event.listen(storage.engine, "begin", lambda _: marks.append(only_reading()))
+    study.get_trials(deepcopy=False)
+    assert marks == [True]
+    storage.get_trial(1)
+    assert marks == [True, True]
+    study.ask()
+    assert set(marks[2:]) == {True, False}  # ask looks for waiting trials, then writes
+    study.set_user_attr("key", 1)
+    assert marks[-1] is False
+    with pytest.raises(KeyError):
+        storage.get_trial(1000)
+    assert not only_reading()
+
+
+def test_retry_callback_keeps_intermediate_values_and_warns_nobody(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    callback = retry_callback(1)
+    assert not recwarn.list
+    study = optuna.create_study()
+    running_trial(study)
+    callback(study, study.trials[0])
+    assert study.trials[1].intermediate_values == {0: 0.5}
