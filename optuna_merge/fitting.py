@@ -239,10 +239,12 @@ class _PosteriorMaker:
         if self._settings.damping is not None:
             return Damping(self._settings.damping, {}, 0.0)
         path = self._folder / f"damping-{self._key}.json"
-        if path.exists():
-            found = json.loads(path.read_text())
-            sweep = {float(value): loss for value, loss in found["sweep"].items()}
-            return Damping(found["value"], sweep, found["seconds"])
+        try:
+            return _read_damping(path)
+        except FileNotFoundError:
+            pass
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            _logger.warning("choosing the damping again: %s is damaged (%r)", path, error)
         started = time.perf_counter()
         weightings = trial_weightings([task.name for task in self._tasks])
 
@@ -263,11 +265,9 @@ class _PosteriorMaker:
 
         value, sweep = choose(candidates(curvatures), weighted_loss)
         damping = Damping(value, sweep, time.perf_counter() - started)
-        write_json(
-            path,
-            {"value": value, "sweep": {repr(k): v for k, v in sweep.items()}}
-            | {"seconds": damping.seconds},
-        )
+        # JSON has no infinity: a loss that wasn't finite is null.
+        losses = {repr(k): loss if math.isfinite(loss) else None for k, loss in sweep.items()}
+        write_json(path, {"value": value, "sweep": losses, "seconds": damping.seconds})
         _logger.info("damping %.3g chosen among %d on validation loss", value, len(sweep))
         return damping
 
@@ -289,6 +289,15 @@ def check_writable(folder: Path) -> None:
             f"can't write in the working folder {folder}: {error.strerror or error}; give another "
             f"with --workdir, or make room there",
         ) from error
+
+
+def _read_damping(path: Path) -> Damping:
+    found = json.loads(path.read_text())
+    sweep = {
+        float(value): math.inf if loss is None else float(loss)
+        for value, loss in found["sweep"].items()
+    }
+    return Damping(float(found["value"]), sweep, float(found["seconds"]))
 
 
 def _is_sound(path: Path, load: Callable[[Path], Any]) -> bool:

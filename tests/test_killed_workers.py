@@ -93,8 +93,8 @@ def test_a_second_command_adds_trials_and_repeats_nothing(tmp_path: Path, cache:
     first = trials_of(tmp_path)
     done = run(tmp_path, cache, 3)
     after = trials_of(tmp_path)
-    assert after[: len(first)] == first or len(finished(after)) == 9
-    assert [trial for trial in after if trial.number < 6] == first[:6]
+    for trial in finished(first):
+        assert after[trial.number] == trial
     assert len(finished(after)) == 9
     assert [t.user_attrs["baseline"] for t in after if "baseline" in t.user_attrs] == [
         "uniform", "upright", "rotated", "mirrored",

@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -223,8 +224,6 @@ def test_read_marking(tmp_path: Path) -> None:
     storage = ReadMarkingStorage(f"sqlite:///{tmp_path}/study.db")
     study = optuna.create_study(storage=storage)
     study.add_trial(create_trial(value=1.0))
-
-    import sqlalchemy
 
     sqlalchemy.event.listen(storage.engine, "begin", lambda _: marks.append(only_reading()))
     study.get_trials(deepcopy=False)

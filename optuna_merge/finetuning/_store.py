@@ -68,7 +68,8 @@ class FinetuneStore:
 
     def path(self, weights: Mapping[str, float], settings: FinetuneSettings) -> Path:
         """File of the finished run."""
-        described = [self._key, dict(weights), settings.describe()]
+        numbers = {name: float(weight) for name, weight in weights.items()}  # 1 is 1.0
+        described = [self._key, numbers, settings.describe()]
         return self._folder / sha256_text(canonical_json(described))[:24] / "model.safetensors"
 
     def find(self, weights: Mapping[str, float], settings: FinetuneSettings) -> FinishedRun | None:

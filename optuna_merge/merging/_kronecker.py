@@ -175,10 +175,14 @@ def _preconditioner(layer: Layer) -> Callable[[Tensor], Tensor]:
     total = sum(weight for weight, _, _ in layer.products)
     values = torch.outer(g_values.clamp(min=0), a_values.clamp(min=0)) / total
     values += layer.elementwise.mean()
-    values.clamp_(min=float(values.max()) * 1e-15)
+    largest = float(values.max())
+    if largest <= 0:
+        raise ValueError("the merged precision is not positive definite: add damping")
+    values.clamp_(min=largest * 1e-15)
 
     def precondition(x: Tensor) -> Tensor:
-        return g_vectors @ (g_vectors.T @ x @ a_vectors / values) @ a_vectors.T
+        scaled: Tensor = g_vectors.T @ x @ a_vectors / values
+        return g_vectors @ scaled @ a_vectors.T  # type: ignore[no-any-return]
 
     return precondition
 
@@ -206,7 +210,8 @@ def _divide(moment: Tensor, precision: Tensor) -> Tensor:
 
 
 def _eigenvalues(factor: Tensor | None, like: Tensor) -> Tensor:
-    return torch.ones_like(like) if factor is None else torch.linalg.eigvalsh(factor)
+    values: Tensor = torch.ones_like(like) if factor is None else torch.linalg.eigvalsh(factor)
+    return values
 
 
 def _diagonal(term: Gaussian, name: str) -> Tensor:

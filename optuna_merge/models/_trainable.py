@@ -76,9 +76,10 @@ def trainable_names(body: nn.Module, trainable: Trainable) -> list[str]:
             )
         first = total - trainable.count
 
+        inside = f"{prefix}." if prefix else ""  # the body itself may be the list
+
         def index(name: str) -> int | None:
-            head, _, rest = name.partition(f"{prefix}.")
-            return int(rest.split(".")[0]) if head == "" and rest else None
+            return int(name[len(inside) :].split(".")[0]) if name.startswith(inside) else None
 
         indices = [index(name) for name in names]
         last_layer_at = max(i for i, layer in enumerate(indices) if layer is not None)

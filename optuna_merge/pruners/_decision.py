@@ -228,13 +228,14 @@ def is_over_budget(trials: Sequence[FrozenTrial], trial: FrozenTrial, budget: Bu
 
     Numbers are given out by the storage one at a time, so all workers see one order of copies, and
     of those that were queued at once exactly as many run as there are slots. Trials that kept
-    their own claim come before copies.
+    their own claim come before copies. With no claim before its own a copy runs in any case: it
+    was queued for a slot, though the previews that opened it may have failed since.
     """
     ledger = read_ledger(trials)
     lineage = _lineage_of_copy(trials, trial)
     first = ledger.copies.get(lineage, trial.number)
     ahead = {other for other, copy in ledger.copies.items() if copy < first} | ledger.kept
-    return len(ahead - {lineage}) >= budget.cap(len(ledger.previews))
+    return len(ahead - {lineage}) >= max(1, budget.cap(len(ledger.previews)))
 
 
 def is_duplicate_promotion(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int | None:

@@ -57,7 +57,8 @@ class PromotionPruner(BasePruner):
     slot, reads all claims again, and gives way if there are more than slots; copies come in the
     order of their numbers, and one that comes too late, or is the second of one preview, is pruned
     when it asks at step 0. That is the only case in which a copy is pruned there. Slots given back
-    are filled again.
+    are filled again. A copy that was queued by hand, with `promoted_from` but without
+    `preview_decision`, is finetuned beyond the budget too.
 
     Example:
         >>> def objective(trial):
@@ -141,11 +142,12 @@ class PromotionPruner(BasePruner):
             return self._give_way(study, trial)
         if CLAIM in trial.user_attrs:
             return False
-        if is_over_budget(trials, trial, self._budget):
+        by_hand = DECISION not in trial.user_attrs
+        if not by_hand and is_over_budget(trials, trial, self._budget):
             return self._give_way(study, trial)
         # From here on it stands, also when claims that don't are written for a moment.
         set_trial_user_attr(study, trial, CLAIM, True)
-        return False
+        return self._record(study, trial, "promote") if by_hand else False
 
     def _give_way(self, study: Study, trial: FrozenTrial) -> bool:
         """Give the claim back, then fill what may be free now.

@@ -23,7 +23,6 @@ from optuna_merge.exceptions import StorageUnavailableError
 from optuna_merge.storages._rdb import LOCK_TIMEOUT, SQLiteStorage, SteadyHeartbeat
 
 _CONNECT_TIMEOUT = 10  # seconds; unreachable servers shall not look like a hang
-_OPEN_ATTEMPTS = 8
 
 _DRIVERS = {
     "postgresql": "postgresql+psycopg",
@@ -201,7 +200,8 @@ def _open(
     # Optuna formats the URL as a template: braces, as in a password, must be doubled.
     url = location.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     failure = ""
-    for attempt in range(_OPEN_ATTEMPTS):
+    deadline = time.monotonic() + LOCK_TIMEOUT
+    while True:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
@@ -210,10 +210,9 @@ def _open(
             failure = "no driver"
         except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, sqlite3.Error) as error:
             failure = _reason(error, location)
-            if not _made_by_another(error):
-                break
-            time.sleep(random.uniform(0.05, 0.2) * (attempt + 1))
-            continue
+            if _made_by_another(error) and time.monotonic() < deadline:
+                time.sleep(random.uniform(0.05, 0.5))
+                continue
         break
     # Raised out here: a context or cause would carry the driver's text, password and all.
     shown = masked(location.render_as_string(hide_password=True))

@@ -25,13 +25,14 @@ def definition() -> StudyDefinition:
     cache = default_cache()
     body = str(body_path(cache))
     tasks = [
-        text_task(name, splits, body, max_length=40) for name, splits in load_tasks(cache).items()
+        text_task(name, splits, body, max_length=40)
+        for name, splits in load_tasks(cache, train=2000, validation=400, test=600).items()
     ]
     return StudyDefinition(
         tasks=tasks,
         model=from_transformers(body, tasks, trainable=LastLayers(2)),
         finetuning=FinetuneSettings(
-            steps=150, batch_size=32, learning_rate=2e-4, head_learning_rate=2e-3, num_rungs=3
+            steps=120, batch_size=16, learning_rate=3e-4, head_learning_rate=3e-3, num_rungs=3
         ),
         posterior=PosteriorSettings(family="diagonal", examples=512),
         score="mean",

@@ -1,6 +1,7 @@
 """Search on known functions of task weights: regret after 15 truths.
 
     python tests/benchmarks/search_functions.py --tasks 4 8 --seeds 4
+    python tests/benchmarks/search_functions.py --composite --tasks 3 6 --seeds 4
 
 A problem has a truth whose optimum is known (inside the simplex, or sparse: on a face) and a
 preview that is biased, flatter, and correlated with the truth at .95, .8, .5 or 0 over uniform
@@ -13,7 +14,13 @@ Methods, all with the same number of truths:
     GPSampler    Optuna's, on truths alone, weights = parameters / sum
     previews     60 previews by PreviewSampler that never sees a truth; the best is the answer
     random       uniform on the simplex
-Regrets are in units of the truth's range, about 1 from its optimum to its mean times two.
+Regrets are in units of the truth's range, about 1 from its optimum to its mean times two. With
+`--noise s` every value seen has an error of s standard deviations of the truth, and the regret is
+that of the best truth as seen.
+
+`--composite` compares PreviewSampler with and without `score=`: the score is the worst task's
+metrics, each metric is a saturating function of all weights, each preview is 20 % below its truth
+with an error of its own (correlation .9).
 """
 
 from __future__ import annotations
@@ -21,7 +28,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -30,9 +37,9 @@ import torch
 from optuna.trial import TrialState, create_trial
 
 from optuna_merge.samplers import PreviewSampler
-from optuna_merge.samplers._acquisition import TruthImprovement
+from optuna_merge.samplers._acquisition import ScoreImprovement, TruthImprovement
 from optuna_merge.samplers._history import TrialReader
-from optuna_merge.samplers._model import TruthModel
+from optuna_merge.samplers._model import ScoreModel, TruthModel
 from optuna_merge.weights import canonical_weights, suggest_weights, weight_params
 
 Array = npt.NDArray[np.float64]
@@ -42,7 +49,9 @@ Function = Callable[[Array], Array]
 class Problem:
     """Truth and preview on the simplex over T tasks; both map `n x T` to `n`. The optimum is 0."""
 
-    def __init__(self, n_tasks: int, correlation: float, sparse: bool, seed: int) -> None:
+    def __init__(
+        self, n_tasks: int, correlation: float, sparse: bool, seed: int, noise: float = 0.0
+    ) -> None:
         rng = np.random.default_rng([seed, n_tasks, int(sparse)])
         uniform = rng.dirichlet(np.ones(n_tasks), 20_000)
         self.tasks = [f"t{i}" for i in range(n_tasks)]
@@ -60,6 +69,18 @@ class Problem:
             return mean - std + 0.6 * std * mixed
 
         self.preview: Function = preview
+        self._noise, self._rng = noise * std, np.random.default_rng(seed)
+
+    def see_truth(self, w: Array) -> float:
+        """One finetune: the truth at `1 x T` with the noise of its seed."""
+        return float(self.truth(w)[0] + self._noise * self._rng.normal())
+
+    def see_preview(self, w: Array) -> float:
+        return float(self.preview(w)[0] + self._noise * self._rng.normal())
+
+    def regret(self, points: Array, seen: Sequence[float]) -> float:
+        """Of the point that looked best, `n x T` and n values."""
+        return -float(self.truth(points[[int(np.argmax(seen))]])[0])
 
     @staticmethod
     def _function(
@@ -81,88 +102,171 @@ class Problem:
         return lambda w: -distance(w) / (unit + distance(w))
 
 
+def weights_of(trial: optuna.trial.BaseTrial, tasks: Sequence[str]) -> Array:
+    return np.array([list(suggest_weights(trial, tasks).values())])
+
+
+def promote_best(
+    study: optuna.Study,
+    tasks: Sequence[str],
+    model: Callable[[], TruthImprovement | ScoreImprovement],
+    promoted: list[int],
+    finetune: Callable[[Array], tuple[float, dict[str, float]]],
+) -> None:
+    """Finetune the most promising pruned trial of all, and add the copy to the study."""
+    left = [
+        t
+        for t in study.get_trials(deepcopy=False)
+        if t.state == TrialState.PRUNED and t.number not in promoted
+    ]
+    points = np.array([canonical_weights(list(t.params.values())) for t in left])
+    acquisition = model()
+    best = int(np.argmax((acquisition if promoted else acquisition.merit)(points)))
+    promoted.append(left[best].number)
+    value, attrs = finetune(points[[best]])
+    study.add_trial(
+        create_trial(
+            params=left[best].params,
+            distributions=left[best].distributions,
+            intermediate_values=left[best].intermediate_values,
+            user_attrs={**left[best].user_attrs, **attrs, "promoted_from": left[best].number},
+            value=value,
+        )
+    )
+
+
 def ours(
     problem: Problem, seed: int, n_truths: int, n_previews: int, report: list[float]
 ) -> float:
     tasks = problem.tasks
     study = optuna.create_study(direction="maximize", sampler=PreviewSampler(tasks, seed=seed))
-    reader, promoted, truths = TrialReader(tuple(tasks)), set[int](), list[float]()
+    reader, promoted = TrialReader(tuple(tasks)), list[int]()
+
+    def model() -> TruthImprovement:
+        history = reader.read(study.study_name, study.get_trials(deepcopy=False))
+        return TruthImprovement(TruthModel.fit(history.score(1.0)))
+
     for i in range(n_previews):
         start = time.perf_counter()
         trial = study.ask()
-        w = np.array([list(suggest_weights(trial, tasks).values())])
-        trial.report(float(problem.preview(w)[0]), 0)
-        study.tell(trial, state=TrialState.PRUNED)
+        w = weights_of(trial, tasks)
         report.append(time.perf_counter() - start)
-        while i + 1 >= len(tasks) + 4 and len(truths) < n_truths * (i + 1) // n_previews:
-            trials = study.get_trials(deepcopy=False)
-            series = reader.read(study.study_name, trials).score(1.0)
-            left = [t for t in trials if t.state == TrialState.PRUNED and t.number not in promoted]
-            points = np.array([canonical_weights(list(t.params.values())) for t in left])
-            acquisition = TruthImprovement(TruthModel.fit(series))
-            value = acquisition(points) if truths else acquisition.merit(points)
-            chosen = left[int(np.argmax(value))]
-            promoted.add(chosen.number)
-            truths.append(float(problem.truth(points[[int(np.argmax(value))]])[0]))
-            study.add_trial(
-                create_trial(
-                    params=chosen.params,
-                    distributions=chosen.distributions,
-                    intermediate_values=chosen.intermediate_values,
-                    user_attrs={"promoted_from": chosen.number},
-                    value=truths[-1],
-                )
-            )
-    return -max(truths)
+        trial.report(problem.see_preview(w), 0)
+        study.tell(trial, state=TrialState.PRUNED)
+        while i + 1 >= len(tasks) + 4 and len(promoted) < n_truths * (i + 1) // n_previews:
+            promote_best(study, tasks, model, promoted, lambda w: (problem.see_truth(w), {}))
+    return regret_of(problem, study)
 
 
-def simplex_gp(problem: Problem, seed: int, n_truths: int) -> float:
-    tasks = problem.tasks
-    study = optuna.create_study(
-        direction="maximize", sampler=PreviewSampler(tasks, seed=seed, n_startup_trials=6)
-    )
-    # The vertices are rarely good: like the others it starts from spread points.
-    for w in np.random.default_rng(seed).dirichlet(np.ones(len(tasks)), 5):
-        study.enqueue_trial(weight_params(dict(zip(tasks, w.tolist()))))
-
-    def objective(trial: optuna.Trial) -> float:
-        return float(problem.truth(np.array([list(suggest_weights(trial, tasks).values())]))[0])
-
-    study.optimize(objective, n_trials=n_truths)
-    return -study.best_value
+def regret_of(problem: Problem, study: optuna.Study) -> float:
+    done = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    points = np.array([canonical_weights(list(t.params.values())) for t in done])
+    return problem.regret(points, [t.value or 0.0 for t in done])
 
 
-def gp_sampler(problem: Problem, seed: int, n_truths: int) -> float:
-    sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=6)
+def truths_alone(
+    problem: Problem, sampler: optuna.samplers.BaseSampler, n_truths: int, start: Array
+) -> float:
+    """A sampler that spends its evaluations on truths, after the points given."""
     study = optuna.create_study(direction="maximize", sampler=sampler)
-
-    def objective(trial: optuna.Trial) -> float:
-        w = suggest_weights(trial, problem.tasks)
-        return float(problem.truth(np.array([list(w.values())]))[0])
-
-    study.optimize(objective, n_trials=n_truths)
-    return -study.best_value
+    for w in start.tolist():
+        study.enqueue_trial(weight_params(dict(zip(problem.tasks, w))))
+    study.optimize(
+        lambda trial: problem.see_truth(weights_of(trial, problem.tasks)), n_trials=n_truths
+    )
+    return regret_of(problem, study)
 
 
 def previews_only(problem: Problem, seed: int, n_previews: int) -> float:
-    study = optuna.create_study(
-        direction="maximize", sampler=PreviewSampler(problem.tasks, seed=seed)
-    )
-    best, regret = -np.inf, np.inf
+    sampler = PreviewSampler(problem.tasks, seed=seed)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
     for _ in range(n_previews):
         trial = study.ask()
-        w = np.array([list(suggest_weights(trial, problem.tasks).values())])
-        value = float(problem.preview(w)[0])
-        trial.report(value, 0)
+        trial.report(problem.see_preview(weights_of(trial, problem.tasks)), 0)
         study.tell(trial, state=TrialState.PRUNED)
-        if value > best:
-            best, regret = value, -float(problem.truth(w)[0])
-    return regret
+    points = np.array([canonical_weights(list(t.params.values())) for t in study.trials])
+    return problem.regret(points, [t.intermediate_values[0] for t in study.trials])
 
 
-def random_search(problem: Problem, seed: int, n_truths: int) -> float:
-    w = np.random.default_rng(seed).dirichlet(np.ones(len(problem.tasks)), n_truths)
-    return -float(problem.truth(w).max())
+def without_previews(problem: Problem, seed: int, n_truths: int) -> list[float]:
+    """Regrets of the simplex GP, GPSampler and random search."""
+    n_tasks = len(problem.tasks)
+    uniform = np.random.default_rng(seed).dirichlet(np.ones(n_tasks), n_truths)
+    # Vertices are rarely good: the simplex GP starts from spread points, like the others.
+    simplex_gp = PreviewSampler(problem.tasks, seed=seed, n_startup_trials=6)
+    gp_sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=6)
+    return [
+        truths_alone(problem, simplex_gp, n_truths, uniform[:6]),
+        truths_alone(problem, gp_sampler, n_truths, uniform[:0]),
+        problem.regret(uniform, [problem.see_truth(w[None]) for w in uniform]),
+    ]
+
+
+def worst_metric(metrics: Array) -> Array:
+    return np.asarray(metrics.min(axis=-1))
+
+
+def composite(n_tasks: int, seed: int, n_truths: int, n_previews: int, use_metrics: bool) -> float:
+    rng = np.random.default_rng([seed, n_tasks])
+    tasks = [f"t{i}" for i in range(n_tasks)]
+    transfer = rng.uniform(-0.3, 0.5, (2, n_tasks, n_tasks))
+    transfer[:, range(n_tasks), range(n_tasks)] = rng.uniform(1, 4, n_tasks)
+
+    def metrics(w: Array, fidelity: int) -> Array:
+        truth, error = (1 - np.exp(-(w @ c) * n_tasks / 2) for c in transfer)
+        return truth if fidelity else 0.8 * (0.8 * truth + 0.2 * error)
+
+    grid = np.random.default_rng(0).dirichlet(np.ones(n_tasks), 50_000)
+    for step in 0.5 ** np.arange(12):  # zoom in on the optimum
+        top = grid[np.argsort(-worst_metric(metrics(grid, 1)))[:50]]
+        near = top.repeat(200, axis=0) * np.exp(step * rng.normal(size=(10_000, n_tasks)))
+        grid = np.concatenate([top, near / near.sum(axis=1, keepdims=True)])
+    optimum = float(worst_metric(metrics(grid, 1)).max())
+
+    sampler = PreviewSampler(tasks, seed=seed, score=worst_metric if use_metrics else None)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    reader, promoted = TrialReader(tuple(tasks)), list[int]()
+
+    def model() -> TruthImprovement | ScoreImprovement:
+        history = reader.read(study.study_name, study.get_trials(deepcopy=False))
+        if use_metrics:
+            models = [TruthModel.fit(history.metric(i)) for i in range(n_tasks)]
+            return ScoreImprovement(ScoreModel(models, worst_metric), 1.0)
+        return TruthImprovement(TruthModel.fit(history.score(1.0)))
+
+    def finetune(w: Array) -> tuple[float, dict[str, float]]:
+        values = metrics(w, 1)[0]
+        attrs = {f"truth_{t}": float(v) for t, v in zip(tasks, values)}
+        return float(worst_metric(values)), attrs
+
+    for i in range(n_previews):
+        trial = study.ask()
+        values = metrics(weights_of(trial, tasks), 0)[0]
+        for task, value in zip(tasks, values):
+            trial.set_user_attr(f"preview_{task}", float(value))
+        trial.report(float(worst_metric(values)), 0)
+        study.tell(trial, state=TrialState.PRUNED)
+        while i + 1 >= n_tasks + 4 and len(promoted) < n_truths * (i + 1) // n_previews:
+            promote_best(study, tasks, model, promoted, finetune)
+    return optimum - study.best_value
+
+
+def composite_table(args: argparse.Namespace) -> None:
+    print(f"{'median (worst) regret':22s}{'scalar':>20s}{'metrics':>20s}")
+    for n_tasks in args.tasks:
+        for n_truths in (5, args.truths):
+            table = np.array(
+                [
+                    [composite(n_tasks, s, n_truths, args.previews, m) for m in (False, True)]
+                    for s in range(args.seeds)
+                ]
+            )
+            cells = zip(np.median(table, axis=0), table.max(axis=0))
+            print(
+                f"T={n_tasks:<3d} truths {n_truths:<10d}"
+                + "".join(f"{f'{m:.5f} ({w:.4f})':>20s}" for m, w in cells),
+                flush=True,
+            )
 
 
 def main() -> None:
@@ -172,31 +276,30 @@ def main() -> None:
     parser.add_argument("--correlations", type=float, nargs="+", default=[0.95, 0.8, 0.5, 0.0])
     parser.add_argument("--truths", type=int, default=15)
     parser.add_argument("--previews", type=int, default=60)
+    parser.add_argument("--noise", type=float, default=0.0)
+    parser.add_argument("--composite", action="store_true")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    if args.composite:
+        composite_table(args)
+        return
 
-    names = ["ours", "simplex GP", "GPSampler", "previews", "random"]
+    names = ["ours", "previews", "simplex GP", "GPSampler", "random"]
     print(f"{'median (worst) regret':22s}" + "".join(f"{n:>20s}" for n in names) + "  s/ask")
-    once: dict[tuple[int, bool, int], list[float]] = {}
+    alone: dict[tuple[int, bool, int], list[float]] = {}  # regrets that need no preview
     for n_tasks in args.tasks:
         for correlation in args.correlations:
-            rows, seconds = [], []
+            rows, seconds = [], list[float]()
             for seed in range(args.seeds):
                 for sparse in (False, True):
-                    problem = Problem(n_tasks, correlation, sparse, seed)
+                    problem = Problem(n_tasks, correlation, sparse, seed, args.noise)
                     key = (n_tasks, sparse, seed)
-                    if key not in once:  # these never see a preview
-                        once[key] = [
-                            simplex_gp(problem, seed, args.truths),
-                            gp_sampler(problem, seed, args.truths),
-                            random_search(problem, seed, args.truths),
-                        ]
-                    alone, stock, random = once[key]
+                    if key not in alone:
+                        alone[key] = without_previews(problem, seed, args.truths)
                     mine = ours(problem, seed, args.truths, args.previews, seconds)
-                    blind = previews_only(problem, seed, args.previews)
-                    rows.append([mine, alone, stock, blind, random])
+                    rows.append([mine, previews_only(problem, seed, args.previews), *alone[key]])
             table = np.array(rows)
             cells = zip(np.median(table, axis=0), table.max(axis=0))
             print(

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from helpers import (
-    FEATURES,
     InterruptedData,
     bert_model,
     failing_loss,
@@ -18,7 +17,6 @@ from helpers import (
     same,
     save_bert,
     token_task,
-    toy_body,
     toy_columns,
     toy_model,
     toy_settings,
@@ -31,7 +29,7 @@ from torch import Tensor, nn
 from optuna_merge.exceptions import TrainingDivergedError
 from optuna_merge.finetuning import FinetuneResult, FinetuneSettings, finetune
 from optuna_merge.finetuning._order import Order
-from optuna_merge.models import LastLayers, Matching
+from optuna_merge.models import LastLayers, Matching, evaluate_tasks
 from optuna_merge.tasks import Loss, Task, TensorData
 
 WEIGHTS = {"red": 0.3, "blue": 0.7}
@@ -276,7 +274,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_once(value: float, at: int) -
     rungs: list[int] = []
     with pytest.raises(
         TrainingDivergedError,
-        match=rf"loss {value:g}, .* in step {at + 1} with task weights {{'red': 0.3.*; a lower lea",
+        match=rf"loss {value:g}, .* in step {at + 1} with task weights {{'red': 0.3.*; a lower",
     ):
         # A rung evaluates the loss in two batches.
         calls = at + (2 if at > 3 else 0)
@@ -298,7 +296,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_at_once() -> None:
 def test_data_that_are_not_finite_end_the_run_too() -> None:
     columns = toy_columns(24, 2, 1)
     columns["x"][7, 3] = math.nan
-    with pytest.raises(TrainingDivergedError, match="step [1-3] "):  # within the first epoch
+    with pytest.raises(TrainingDivergedError, match=r"step [1-3] "):  # within the first epoch
         run({"red": 1.0}, tasks=(toy_task("red", 1, train=columns),))
 
 
@@ -345,19 +343,12 @@ def test_runs_of_one_process_may_differ_in_their_precision(
 def test_training_lowers_the_weighted_loss() -> None:
     tasks = toy_tasks()
     model = toy_model(tasks)
-    settings = toy_settings(steps=60, num_rungs=2)
-    losses: list[float] = []
-    finetune(
-        model,
-        tasks,
-        WEIGHTS,
-        settings,
-        on_rung=lambda _, found: losses.append(
-            sum(weight * found[name].loss.value for name, weight in WEIGHTS.items())
-        ),
-    )
-    assert losses[1] < losses[0] < 0.9  # at the start log 2 and log 3
+    settings = toy_settings(steps=40, num_rungs=1)
 
+    def weighted_loss() -> float:
+        found = evaluate_tasks(model, tasks, split="train")
+        return sum(weight * found[name].loss.value for name, weight in WEIGHTS.items())
 
-def test_the_body_is_the_same_in_every_process() -> None:
-    assert toy_body()(torch.ones(1, 6)).shape == (1, FEATURES)
+    before = weighted_loss()
+    finetune(model, tasks, WEIGHTS, settings)
+    assert weighted_loss() < 0.5 * before

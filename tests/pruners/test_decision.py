@@ -354,7 +354,8 @@ OVER_BUDGET: list[tuple[str, list[FrozenTrial], bool]] = [
         [*previews(0.1, 0.2, 0.3), trial(0.4, "RUNNING", PROMOTED), copy_of(2)],
         True,
     ),
-    ("during the warm-up", [*previews(0.1, 0.2, 0.3), copy_of(2)], True),
+    ("alone, though the slot has gone", [*previews(0.1, 0.2, 0.3), copy_of(2)], False),
+    ("the slot has gone", [*previews(0.1, 0.2, 0.3), copy_of(1), copy_of(2)], True),
 ]
 
 

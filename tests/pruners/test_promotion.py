@@ -269,6 +269,23 @@ def test_two_workers_that_promote_the_same_preview(storage: BaseStorage) -> None
     assert len(study.trials) == 4
 
 
+def test_a_copy_queued_by_hand_is_finetuned_whatever_the_budget(storage: BaseStorage) -> None:
+    study = create_study(storage, fraction=0.0)
+    study.optimize(objective, n_trials=10)
+    for number in (3, 5):
+        by_hand = optuna.create_trial(
+            state=TrialState.WAITING,
+            params=study.trials[number].params,
+            distributions=study.trials[number].distributions,
+            intermediate_values=study.trials[number].intermediate_values,
+            user_attrs={"promoted_from": number},
+        )
+        study.add_trial(by_hand)
+    drain(study)
+    assert [t.user_attrs["promoted_from"] for t in finetuned(study)] == [3, 5]
+    assert {t.user_attrs["preview_decision"] for t in finetuned(study)} == {"promote"}
+
+
 def test_two_workers_that_take_one_slot(storage: BaseStorage) -> None:
     """Two undecided trials see the same free slot, each is the best that it can see."""
     study = create_study(storage, fraction=0.5, warmup=2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import optuna
@@ -134,12 +135,12 @@ def _one_study(seed: int, fraction: float, deaths: float) -> None:
     warmup, n_workers, n_trials = draws.randint(0, 4), draws.randint(2, 4), draws.randint(1, 4)
     finetunes: list[int] = []
 
-    def study(name: str = "s") -> optuna.Study:
+    def study(index: int) -> optuna.Study:
         return optuna.create_study(
-            study_name=name,
+            study_name="s",
             storage=storage,
             direction="maximize",
-            sampler=optuna.samplers.RandomSampler(seed=draws.randrange(1000)),
+            sampler=optuna.samplers.RandomSampler(seed=100 * seed + index),
             pruner=PromotionPruner(fraction=fraction, warmup=warmup),
             load_if_exists=True,
         )
@@ -154,13 +155,13 @@ def _one_study(seed: int, fraction: float, deaths: float) -> None:
         finetunes.append(trial.user_attrs.get("promoted_from", trial.number))
         return w
 
-    def worker() -> None:
-        mine = study()
+    def worker(index: int) -> None:
+        mine = study(index)
         for _ in range(n_trials):
             mine.optimize(objective, n_trials=1)
 
-    main = study()
-    turns.run([worker] * n_workers)
+    main = study(0)
+    turns.run([partial(worker, index) for index in range(1, n_workers + 1)])
     # What is left: dead workers' trials are requeued, and all that waits is executed.
     while left := main.get_trials(states=[TrialState.RUNNING, TrialState.WAITING]):
         for trial in left:

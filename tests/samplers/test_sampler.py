@@ -167,8 +167,9 @@ def test_many_tasks() -> None:
         trial.report(-sum((v - 0.5) ** 2 for v in w[:2]), 0)
         raise optuna.TrialPruned
 
-    study.optimize(run, n_trials=42)
-    assert max(t.intermediate_values[0] for t in study.trials[36:]) > -0.2
+    study.optimize(run, n_trials=46)
+    previews = [t.intermediate_values[0] for t in study.trials]
+    assert max(previews[36:]) > 0.7 * max(previews[:36])
 
 
 @pytest.mark.parametrize("values", [[math.nan], [math.inf], [-math.inf], [1.0]])

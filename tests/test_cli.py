@@ -1,0 +1,189 @@
+"""The command line, and that importing the package and asking for help is cheap."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from typer.testing import CliRunner
+
+from optuna_merge import __version__
+from optuna_merge.cli import app
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ("torch", "transformers", "botorch", "datasets", "timm", "accelerate")
+
+DEFINITION = """
+import sys
+sys.path.insert(0, {tests!r})
+from helpers import toy_definition
+
+def definition():
+    return toy_definition({arguments})
+"""
+
+
+@pytest.fixture
+def definition(tmp_path: Path) -> Path:
+    return written(tmp_path, "")
+
+
+def written(folder: Path, arguments: str) -> Path:
+    path = folder / "definition.py"
+    path.write_text(DEFINITION.format(tests=str(ROOT / "tests"), arguments=arguments))
+    return path
+
+
+def invoke(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.output
+
+
+def optimize(definition: Path, *more: str) -> tuple[int, str]:
+    folder = definition.parent
+    storage = () if "--storage" in more else ("--storage", f"sqlite:///{folder}/study.db")
+    workdir = () if "--workdir" in more else ("--workdir", str(folder / "work"))
+    return invoke("optimize", str(definition), *storage, *workdir, *more)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import optuna_merge",
+        "import optuna_merge.samplers, optuna_merge.pruners, optuna_merge.storages",
+        "import optuna_merge.cli as cli; sys.argv = ['optuna-merge', '--help']; cli.main()",
+        "import optuna_merge.cli as cli; sys.argv = ['x', 'optimize', '--help']; cli.main()",
+    ],
+)
+def test_heavy_packages_are_not_imported(code: str) -> None:
+    watched = f"""
+import sys, atexit
+@atexit.register
+def tell():
+    print("HEAVY", [name for name in {HEAVY} if name in sys.modules])
+{code}
+"""
+    done = subprocess.run([sys.executable, "-c", watched], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "HEAVY []" in done.stdout
+
+
+def test_version_and_help() -> None:
+    assert invoke("--version") == (0, f"{__version__}\n")
+    for command in ("fit", "optimize", "report"):
+        code, text = invoke(command, "--help")
+        assert code == 0
+        assert f"optuna-merge {command} studies/" in text
+
+
+def test_fit_optimize_report(definition: Path) -> None:
+    work = definition.parent / "work"
+    code, text = invoke("fit", str(definition), "--workdir", str(work))
+    assert code == 0
+    assert re.search(r"red: 0\.\d+ alone, 7 steps", text)
+    code, text = optimize(definition, "--n-trials", "6", "--seed", "0")
+    assert code == 0, text
+    assert "Best task weights: red" in text
+    report = work / "report-optuna_merge.json"
+    assert report.is_file()
+    report.unlink()
+    storage = ("--storage", f"sqlite:///{definition.parent}/study.db")
+    code, again = invoke("report", str(definition), *storage, "--workdir", str(work))
+    assert code == 0
+    assert again[again.index("Study ") :] == text[text.index("Study ") :]
+    assert report.is_file()
+
+
+def test_a_study_made_by_optunas_command_line_is_used(definition: Path) -> None:
+    storage = f"sqlite:///{definition.parent}/study.db"
+    made = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("optuna")), "create-study", "--study-name", "mine",
+            "--storage", storage, "--direction", "maximize",
+        ],
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    code, text = optimize(definition, "--study-name", "mine", "--n-trials", "4")
+    assert code == 0, text
+    assert len(optuna.load_study(study_name="mine", storage=storage).trials) >= 4
+
+
+def test_another_direction_is_refused(definition: Path) -> None:
+    storage = f"sqlite:///{definition.parent}/study.db"
+    optuna.create_study(study_name="mine", storage=storage, direction="minimize")
+    code, text = optimize(definition, "--study-name", "mine")
+    assert code == 1
+    assert "has direction minimize" in text
+    assert "--direction maximize" in text
+    assert not (definition.parent / "work" / "finetunes").exists(), "nothing was trained before"
+
+
+def test_another_definition_is_refused_and_named(definition: Path) -> None:
+    assert optimize(definition, "--n-trials", "1")[0] == 0
+    changed = written(definition.parent, "finetuning=helpers_settings")
+    text = changed.read_text().replace(
+        "from helpers import toy_definition",
+        "from helpers import toy_definition, toy_settings\nhelpers_settings=toy_settings(steps=5)",
+    )
+    changed.write_text(text)
+    code, text = optimize(changed, "--n-trials", "1")
+    assert code == 1
+    assert "finetuning.steps (7 → 5)" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--storage", "nosuch://somewhere/db"), "nosuch"),
+        (("--storage", "sqlite:////nosuch/folder/x.db"), "/nosuch/folder"),
+        (("--fraction", "1.5"), "fraction"),
+        (("--n-trials", "-3"), "n_trials"),
+    ],
+)
+def test_bad_flags_end_with_a_message(definition: Path, flags: tuple[str, ...], told: str) -> None:
+    code, text = optimize(definition, *flags)
+    assert code == 1
+    assert "error: " in text
+    assert told in text
+    assert "Traceback" not in text
+
+
+def test_an_unreachable_database_shows_no_password(definition: Path) -> None:
+    url = "postgresql+psycopg://me:hunter2@127.0.0.1:1/db"
+    code, text = optimize(definition, "--storage", url)
+    assert code == 1
+    assert "127.0.0.1" in text
+    assert "hunter2" not in text
+
+
+def test_a_workdir_that_is_a_file_is_refused(definition: Path) -> None:
+    blocked = definition.parent / "blocked"
+    blocked.write_text("")
+    code, text = optimize(definition, "--workdir", str(blocked))
+    assert code == 1
+    assert str(blocked) in text
+    assert "--workdir" in text
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_workdir_without_write_access_is_refused(definition: Path) -> None:
+    locked = definition.parent / "locked"
+    locked.mkdir(mode=0o500)
+    code, text = optimize(definition, "--workdir", str(locked / "work"))
+    assert code == 1
+    assert "can't write" in text
+
+
+def test_a_definition_file_without_definition_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "empty.py"
+    path.write_text("")
+    code, text = invoke("fit", str(path), "--workdir", str(tmp_path / "work"))
+    assert code == 1
+    assert "no function definition()" in text

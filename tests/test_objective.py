@@ -1,0 +1,258 @@
+"""The objective under plain Optuna: previews, promotions, baselines, failures, a dashboard."""
+
+from __future__ import annotations
+
+import json
+import math
+import wsgiref.util
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from helpers import failing_loss, toy_definition, toy_settings, toy_task, toy_tasks
+from optuna.trial import TrialState
+
+import optuna_merge as om
+import optuna_merge.exceptions
+from optuna_merge.exceptions import DefinitionMismatchError
+from optuna_merge.weights import suggest_weights, weight_params
+
+
+def made_study(fitted: om.FittedStudy, **options: Any) -> optuna.Study:
+    definition = fitted.definition
+    options = {"sampler": optuna.samplers.RandomSampler(seed=0)} | options
+    study = optuna.create_study(direction=definition.direction, **options)
+    om.prepare_study(study, fitted)
+    return study
+
+
+@pytest.fixture
+def fitted(tmp_path: Path) -> om.FittedStudy:
+    return om.fit(toy_definition(), tmp_path / "work", progress=False)
+
+
+def test_runs_under_plain_optimize(fitted: om.FittedStudy) -> None:
+    study = made_study(fitted, pruner=om.PromotionPruner(fraction=0.25, warmup=4))
+    study.optimize(om.Objective(fitted, progress=False), n_trials=25)
+
+    trials = study.trials
+    assert [t.user_attrs.get("baseline") for t in trials[:3]] == ["uniform", "red", "blue"]
+    assert all(t.state == TrialState.COMPLETE for t in trials[:3])
+    copies = [t for t in trials if "promoted_from" in t.user_attrs]
+    own = [t for t in trials[3:] if "promoted_from" not in t.user_attrs]
+    promoted = [t for t in trials[3:] if t.state == TrialState.COMPLETE]
+    assert 1 <= len(promoted) <= 0.25 * len(own)
+    assert copies, "of 20 random previews some are promoted late"
+    for trial in trials:
+        attrs = trial.user_attrs
+        assert math.isclose(attrs["weight_red"] + attrs["weight_blue"], 1.0)
+        assert attrs["preview_red"] is not None
+        assert attrs["preview_seconds"] > 0
+        mean = (attrs["preview_red"] + attrs["preview_blue"]) / 2
+        assert trial.intermediate_values[0] == pytest.approx(mean)
+        if trial.state == TrialState.COMPLETE:
+            assert sorted(trial.intermediate_values) == [0, 3, 5, 7]
+            assert trial.value == trial.intermediate_values[7]
+            assert trial.value == pytest.approx((attrs["truth_red"] + attrs["truth_blue"]) / 2)
+            assert attrs["preview_decision"] in ("baseline", "promote")
+        else:
+            assert trial.state == TrialState.PRUNED
+            assert sorted(trial.intermediate_values) == [0]
+            assert attrs["preview_decision"] == "prune"
+
+
+def test_a_task_alone_reuses_its_own_run(fitted: om.FittedStudy) -> None:
+    study = made_study(fitted)
+    study.optimize(om.Objective(fitted, progress=False), n_trials=3)
+    uniform, red, blue = study.trials
+    assert not uniform.user_attrs["truth_reused"]
+    for trial, name in ((red, "red"), (blue, "blue")):
+        assert trial.user_attrs["truth_reused"]
+        assert trial.user_attrs[f"truth_{name}"] == fitted.alone[name]
+        # All of the body comes from that one task: preview and truth agree exactly on it.
+        assert trial.user_attrs[f"preview_{name}"] == fitted.alone[name]
+
+
+def test_baselines_are_finetuned_whatever_the_pruner_says(fitted: om.FittedStudy) -> None:
+    class PruneAll(optuna.pruners.BasePruner):
+        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+            return True
+
+    study = made_study(fitted, pruner=PruneAll())
+    study.optimize(om.Objective(fitted, progress=False), n_trials=4)
+    states = [trial.state for trial in study.trials]
+    assert states == [TrialState.COMPLETE] * 3 + [TrialState.PRUNED]
+
+
+def test_rungs_are_pruned_by_an_ordinary_pruner(fitted: om.FittedStudy) -> None:
+    pruner = om.PromotionPruner(
+        fraction=1.0, warmup=0, rung_pruner=optuna.pruners.ThresholdPruner(lower=2.0)
+    )
+    study = made_study(fitted, pruner=pruner)
+    study.optimize(om.Objective(fitted, progress=False), n_trials=4)
+    last = study.trials[3]
+    assert last.state == TrialState.PRUNED
+    assert sorted(last.intermediate_values) == [0, 3]
+    assert last.user_attrs["truth_seconds"] > 0
+    report = om.make_report(study, fitted)
+    assert report["cost"]["finetune_steps"] == 7 + 3  # uniform weights, and this one's first rung
+
+
+def test_a_diverged_finetune_fails_with_its_reason_and_the_study_goes_on(tmp_path: Path) -> None:
+    tasks = toy_tasks()
+    fitted = om.fit(toy_definition(tasks), tmp_path, progress=False)
+    object.__setattr__(fitted.tasks[0], "loss", failing_loss(2, math.nan))
+    study = made_study(fitted)
+    study.optimize(om.Objective(fitted, progress=False), n_trials=2)
+    uniform, red, _ = study.trials
+    assert uniform.state == TrialState.FAIL
+    assert "loss nan" in uniform.user_attrs["failure"]
+    assert "step 1" in uniform.user_attrs["failure"]
+    assert red.state == TrialState.COMPLETE
+
+
+def test_a_second_baseline_of_one_name_fails(fitted: om.FittedStudy) -> None:
+    study = made_study(fitted)
+    weights = weight_params({"red": 1, "blue": 1})
+    study.enqueue_trial(weights, user_attrs={"baseline": "uniform"})
+    study.optimize(om.Objective(fitted, progress=False), n_trials=4)
+    assert study.trials[3].state == TrialState.FAIL
+    assert study.trials[3].user_attrs["failure"] == "duplicate baseline: trial 0 has it"
+
+
+def test_preparing_again_enqueues_nothing(fitted: om.FittedStudy) -> None:
+    study = made_study(fitted)
+    om.prepare_study(study, fitted)
+    assert len(study.trials) == 3
+
+
+def test_an_unprepared_study_is_refused(fitted: om.FittedStudy) -> None:
+    study = optuna.create_study(direction="maximize")
+    with pytest.raises(DefinitionMismatchError, match="prepare_study"):
+        study.optimize(om.Objective(fitted, progress=False), n_trials=1)
+
+
+def test_report_has_the_numbers_of_the_trials(fitted: om.FittedStudy) -> None:
+    study = made_study(fitted, pruner=om.PromotionPruner(fraction=0.5, warmup=0))
+    study.optimize(om.Objective(fitted, progress=False), n_trials=15)
+    report = om.make_report(study, fitted)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report["best"]["trial"] == study.best_trial.number
+    assert report["best"]["score"]["truth"] == study.best_value
+    assert list(report["baselines"]) == ["uniform", "red", "blue"]
+    copies = sum("promoted_from" in trial.user_attrs for trial in study.trials)
+    assert report["counts"]["previews"] == 15 - copies
+    assert report["cost"]["task_run_steps"] == 14
+    trained = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    trained = [t for t in trained if not t.user_attrs["truth_reused"]]
+    assert report["cost"]["finetune_steps"] == 7 * len(trained)
+    assert set(report["rank_correlation"]) == {"score", "red", "blue"}
+    text = om.format_report(report)
+    assert f"(trial {study.best_trial.number})" in text
+    assert f"{study.best_value:.4f}" in text
+
+
+def test_report_of_few_truths_says_so(fitted: om.FittedStudy) -> None:
+    study = made_study(fitted)
+    assert "No truth yet" in om.format_report(om.make_report(study, fitted))
+    study.optimize(om.Objective(fitted, progress=False), n_trials=3)
+    report = om.make_report(study, fitted)
+    assert report["rank_correlation"]["score"] is None
+    text = om.format_report(report)
+    assert "too few truths" in text
+    assert ("No weights beat uniform" in text) == (report["best"]["trial"] == 0)
+
+
+def test_test_data_are_evaluated_once_for_a_model(tmp_path: Path) -> None:
+    test = toy_task("other", 7).validation
+    tasks = tuple(
+        om.Task(t.name, t.train, t.validation, t.num_outputs, test=test) for t in toy_tasks()
+    )
+    fitted = om.fit(toy_definition(tasks), tmp_path, progress=False)
+    study = made_study(fitted)
+    study.optimize(om.Objective(fitted, progress=False), n_trials=3)
+    report = om.make_report(study, fitted)
+    assert report["best"]["tasks"]["red"]["test"] is not None
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("test.json")}
+    assert len(kept) == 3
+    om.make_report(study, fitted)
+    assert kept == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("test.json")}
+
+
+def test_resumed_runs_count_only_what_is_missing(fitted: om.FittedStudy, tmp_path: Path) -> None:
+    study = made_study(fitted, pruner=om.PromotionPruner())
+    objective = om.Objective(fitted, progress=False)
+    numbers: list[int] = []
+
+    def interrupted(trial: optuna.Trial) -> float:
+        numbers.append(trial.number)
+        if len(numbers) == 6:
+            suggest_weights(trial, ["red", "blue"])
+            raise KeyboardInterrupt
+        return objective(trial)
+
+    with pytest.raises(KeyboardInterrupt):
+        om.run_trials(study, interrupted, workdir=tmp_path, n_trials=9)
+    assert sum(t.state == TrialState.WAITING for t in study.trials) == 1
+    assert om.run_trials(study, objective, workdir=tmp_path, n_trials=9) == 9
+    finished = [t for t in study.trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(finished) == 9
+    assert study.trials[5].state == TrialState.FAIL
+    # The interrupted trial's weights were not lost.
+    again = [t for t in finished if t.params == study.trials[5].params]
+    assert len(again) == 1
+    # That run is done: the same call begins a new one.
+    assert om.run_trials(study, objective, workdir=tmp_path, n_trials=2) == 2
+
+
+def test_a_run_ends_when_every_trial_fails(fitted: om.FittedStudy, tmp_path: Path) -> None:
+    study = made_study(fitted)
+
+    def failing(trial: optuna.Trial) -> float:
+        trial.set_user_attr("failure", "the disk is full")
+        return math.nan
+
+    with pytest.raises(om.exceptions.OptunaMergeError, match=r"10 trials in a row.*disk is full"):
+        om.run_trials(study, failing, workdir=tmp_path, n_trials=3)
+
+
+def test_timeout_starts_no_new_trial(fitted: om.FittedStudy, tmp_path: Path) -> None:
+    study = made_study(fitted)
+    objective = om.Objective(fitted, progress=False)
+    assert om.run_trials(study, objective, workdir=tmp_path, n_trials=5, timeout=0.0) == 0
+
+
+def test_the_dashboard_shows_the_study(fitted: om.FittedStudy, tmp_path: Path) -> None:
+    from optuna_dashboard import wsgi
+
+    storage = om.create_storage(f"sqlite:///{tmp_path}/study.db")
+    study = made_study(fitted, storage=storage, study_name="toy")
+    study.optimize(om.Objective(fitted, progress=False), n_trials=4)
+    app = wsgi(storage)
+
+    def get(path: str) -> Any:
+        environ: dict[str, Any] = {"PATH_INFO": path, "REQUEST_METHOD": "GET"}
+        wsgiref.util.setup_testing_defaults(environ)
+        status: list[str] = []
+        body = b"".join(app(environ, lambda s, headers, error=None: status.append(f"{s} {error}")))
+        assert status[0].startswith("200"), status
+        return json.loads(body)
+
+    studies = get("/api/studies")["study_summaries"]
+    assert [found["study_name"] for found in studies] == ["toy"]
+    detail = get(f"/api/studies/{studies[0]['study_id']}")
+    first = detail["trials"][0]
+    assert first["intermediate_values"][0]["step"] == 0
+    keys = {attr["key"] for attr in first["user_attrs"]}
+    assert {"weight_red", "preview_red", "truth_red", "preview_seconds", "baseline"} <= keys
+    assert detail["objective_names"] == ["score (mean)"]
+
+
+def test_settings_are_shared_by_task_runs_and_truths(tmp_path: Path) -> None:
+    definition = toy_definition(finetuning=toy_settings(steps=4, num_rungs=2))
+    fitted = om.fit(definition, tmp_path, progress=False)
+    assert {run.steps for run in fitted.runs.values()} == {4}
+    study = made_study(fitted)
+    study.optimize(om.Objective(fitted, progress=False), n_trials=1)
+    assert sorted(study.trials[0].intermediate_values) == [0, 2, 4]
