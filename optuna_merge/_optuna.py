@@ -110,8 +110,14 @@ def lineage_root(trial: FrozenTrial) -> int:
 
 def first_attempt(trial: FrozenTrial) -> int:
     """Number of the first trial of a chain of retry clones, or the trial's own number."""
-    history = trial.system_attrs.get(_RETRY_HISTORY) or [trial.number]
-    return int(history[0])
+    history = retry_history(trial)
+    return history[0] if history else trial.number
+
+
+def retry_history(trial: FrozenTrial) -> list[int]:
+    """Numbers of the failed attempts that a retry clone goes on from, the first one in front."""
+    history: list[int] = trial.system_attrs.get(_RETRY_HISTORY, [])
+    return history
 
 
 def study_view(

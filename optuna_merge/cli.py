@@ -29,6 +29,10 @@ TimeoutSeconds = Annotated[
 Workdir = Annotated[Path, typer.Option(help="Folder of task runs, posteriors and finetunes.")]
 Fraction = Annotated[float, typer.Option(help="Promoted finetunes per preview.")]
 Seed = Annotated[Optional[int], typer.Option(help="Seed of the sampler.")]  # noqa: UP045
+Artifacts = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Folder or s3://bucket through which working folders share the fit."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and debugging messages.")]
 Definition = Annotated[
     Path, typer.Argument(help="A Python file with a function `definition() -> StudyDefinition`.")
@@ -70,6 +74,7 @@ def optimize(
     workdir: Workdir = Path("workdir"),
     fraction: Fraction = 0.25,
     seed: Seed = None,
+    artifacts: Artifacts = None,
     debug: Debug = False,
 ) -> None:
     """Preview many task weights, finetune at the best, print the table.
@@ -87,6 +92,7 @@ def optimize(
             workdir,
             fraction,
             seed,
+            artifacts,
         ),
     )
 
@@ -106,7 +112,7 @@ def report(
     _guarded(
         debug,
         lambda: _optimize(
-            _load_definition(definition), study_name, storage, 0, None, workdir, 0.0, None
+            _load_definition(definition), study_name, storage, 0, None, workdir, 0.0, None, None
         ),
     )
 
@@ -128,12 +134,21 @@ def script(build: Callable[[], StudyDefinition], *, name: str, n_trials: int) ->
         workdir: Workdir = Path("workdir") / name,
         fraction: Fraction = 0.25,
         seed: Seed = None,
+        artifacts: Artifacts = None,
         debug: Debug = False,
     ) -> None:
         _guarded(
             debug,
             lambda: _optimize(
-                build(), study_name, storage, n_trials, timeout, workdir, fraction, seed
+                build(),
+                study_name,
+                storage,
+                n_trials,
+                timeout,
+                workdir,
+                fraction,
+                seed,
+                artifacts,
             ),
         )
 
@@ -166,8 +181,10 @@ def _optimize(
     workdir: Path,
     fraction: float,
     seed: int | None,
+    artifacts: str | None,
 ) -> None:
     from optuna_merge._files import write_json
+    from optuna_merge.artifacts import SharedFiles, open_artifact_store
     from optuna_merge.fitting import check_writable, fit
     from optuna_merge.objective import Objective
     from optuna_merge.pruners import PromotionPruner
@@ -186,8 +203,14 @@ def _optimize(
         sampler=PreviewSampler(definition.names, seed=seed),
         pruner=PromotionPruner(fraction=fraction),
     )
+    shared = None
+    if artifacts is not None:
+        shared = SharedFiles(study, open_artifact_store(artifacts), workdir)
+        shared.pull()
     fitted = fit(definition, workdir, progress=sys.stderr.isatty())
     prepare_study(study, fitted)
+    if shared is not None:
+        shared.push(fitted.files)
     run_trials(
         study,
         Objective(fitted, progress=sys.stderr.isatty()),
@@ -218,7 +241,7 @@ def _guarded(debug: bool, work: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on from here", err=True)
         raise typer.Exit(130) from None
-    except (OptunaMergeError, ValueError, TypeError, OSError) as error:
+    except (OptunaMergeError, ValueError, TypeError, OSError, ImportError) as error:
         if debug:
             raise
         typer.echo(f"error: {error}", err=True)

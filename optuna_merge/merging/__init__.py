@@ -1,7 +1,9 @@
-"""From task weights and posteriors to parameters: pure functions, no files, no Optuna."""
+"""From task weights and posteriors to parameters: pure functions of tensors, and
+`merge_files` from disk to disk."""
 
 from __future__ import annotations
 
+from optuna_merge.merging._files import merge_files
 from optuna_merge.merging._merge import merge, merge_into, merge_many
 
-__all__ = ["merge", "merge_into", "merge_many"]
+__all__ = ["merge", "merge_files", "merge_into", "merge_many"]

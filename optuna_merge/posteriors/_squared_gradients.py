@@ -119,7 +119,7 @@ class _PerExample:
     def __call__(self, params: Mapping[str, Tensor], chunk: Batch) -> Iterator[dict[str, Tensor]]:
         """Gradients with a leading dimension over examples, in one piece or one by one."""
         # The fused attention kernels have no batching rule; the plain one is made of products.
-        # Without no_grad, torch would note a graph of the gradients for the model's other parameters.
+        # Without no_grad, a graph of the gradients would be kept for the model's other parameters.
         with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
             if self._vmapped:
                 try:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_merge._optuna import PROMOTED_FROM, first_attempt
+from optuna_merge._optuna import PROMOTED_FROM, first_attempt, retry_history
 
 DECISION = "preview_decision"
 CLAIM = "preview_claim"
@@ -135,7 +135,7 @@ def read_ledger(trials: Sequence[FrozenTrial], scores: Scores = step_zero) -> Le
     lineages: dict[int, int] = {}
     previews: set[int] = set()
     kept: set[int] = set()
-    copies: dict[int, int] = {}
+    standing: dict[int, int] = {}  # copies that hold a claim -> their lineage
     candidates: list[Candidate] = []
     for trial in trials:  # ordered by number: whatever is referred to has been seen
         attrs = trial.user_attrs
@@ -143,15 +143,20 @@ def read_ledger(trials: Sequence[FrozenTrial], scores: Scores = step_zero) -> Le
         source = attrs.get(PROMOTED_FROM)
         if source is not None:
             lineage = lineages[trial.number] = lineages.get(int(source), int(source))
-            if decision != "prune":  # else it gave its claim back
-                copies.setdefault(lineage, trial.number)
+            if decision != "prune":
+                standing[trial.number] = lineage
+            else:  # it gave the claim back, which the attempts that failed before it had held
+                for attempt in retry_history(trial):
+                    standing.pop(attempt, None)
             continue
         lineage = lineages[trial.number] = first_attempt(trial)
         if BASELINE in attrs or (preview := scores(trial)) is None:
             continue
         went_on = trial.state == TrialState.COMPLETE or _last_step(trial) > 0
+        # A claim without a decision counts while its trial runs; a retry clone makes it anew.
+        claiming = trial.state == TrialState.RUNNING and CLAIM in attrs
         undecided = decision is None and trial.state != TrialState.FAIL
-        if decision == "promote" or (undecided and (went_on or CLAIM in attrs)):
+        if decision == "promote" or (undecided and (went_on or claiming)):
             kept.add(lineage)
             previews.add(lineage)
         elif trial.state != TrialState.FAIL:
@@ -161,6 +166,9 @@ def read_ledger(trials: Sequence[FrozenTrial], scores: Scores = step_zero) -> Le
             )
             if pruned and not went_on and all(map(math.isfinite, preview)):
                 candidates.append(Candidate(trial.number, lineage, tuple(preview)))
+    copies: dict[int, int] = {}
+    for number, lineage in standing.items():
+        copies.setdefault(lineage, number)
     claims = kept | copies.keys()
     return Ledger(
         previews=frozenset(previews),

@@ -125,8 +125,7 @@ class PromotionPruner(BasePruner):
         decisions = self._decide(study, trials, trial.number)
         _queue_copies(study, trials, [d for d in decisions if d != Promote(trial.number)])
         if Prune(trial.number) in decisions:
-            return self._record(study, trial, "prune")
-
+            return self._give_way(study, trial)
         set_trial_user_attr(study, trial, CLAIM, True)
         if claim_holds(study.get_trials(deepcopy=False), trial.number, self._budget):
             return self._record(study, trial, "promote")
@@ -150,9 +149,10 @@ class PromotionPruner(BasePruner):
         return self._record(study, trial, "promote") if by_hand else False
 
     def _give_way(self, study: Study, trial: FrozenTrial) -> bool:
-        """Give the claim back, then fill what may be free now.
+        """Prune the trial, then fill what may be free now.
 
-        In this order: of two that gave way to each other, the second one sees it.
+        In this order: of two that gave way to each other, the second one sees it; and who filled
+        slots while this trial was undecided did not see it among the candidates.
         """
         self._record(study, trial, "prune")
         return self._replay(study, "prune")

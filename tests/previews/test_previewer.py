@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +17,7 @@ from optuna_merge.tasks import evaluate
 
 
 @pytest.fixture(scope="module", params=["diagonal", "isotropic"])
-def fitted(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> FittedStudy:
+def fitted(request: Any, tmp_path_factory: pytest.TempPathFactory) -> FittedStudy:
     settings = PosteriorSettings(family=request.param, examples=16, chunk_size=8)
     definition = toy_definition(posterior=settings)
     return fit(definition, tmp_path_factory.mktemp("workdir"), progress=False)

@@ -54,7 +54,8 @@ def history(*trials: FrozenTrial) -> list[FrozenTrial]:
 
 def copy_of(number: int, state: str = "WAITING", **attrs: Any) -> FrozenTrial:
     later = {10: 0.5} if attrs.pop("later", False) else None
-    return trial(0.5, state, {**PROMOTED, "promoted_from": number, **attrs}, later=later)
+    retries = attrs.pop("retries", None)
+    return trial(0.5, state, {**PROMOTED, "promoted_from": number, **attrs}, retries, later)
 
 
 def previews(*values: float) -> list[FrozenTrial]:
@@ -150,6 +151,36 @@ DECISIONS: list[tuple[str, list[FrozenTrial], list[Promote | Prune]]] = [
         "a copy that gave way takes no slot, and its preview is a candidate",
         [*previews(0.1, 0.95, 0.3), copy_of(1, "PRUNED", preview_decision="prune"), running(0.9)],
         [Promote(1), Prune(4)],
+    ),
+    (
+        "a clone that gave way frees the slot of the copy that failed",
+        [
+            *previews(0.1, 0.95, 0.3),
+            copy_of(1, "FAIL"),
+            copy_of(1, "PRUNED", retries=[3], preview_decision="prune"),
+            running(0.2),
+        ],
+        [Promote(1), Prune(5)],
+    ),
+    (
+        "another copy that gave way does not",
+        [
+            *previews(0.1, 0.95, 0.3),
+            copy_of(1, "FAIL"),
+            copy_of(1, "PRUNED", preview_decision="prune"),
+            running(0.2),
+        ],
+        [Prune(5)],
+    ),
+    (
+        "a waiting clone of a trial that died claiming decides anew",
+        [
+            *previews(0.1, 0.2),
+            trial(0.8, "FAIL", {"preview_claim": True}),
+            trial(0.8, "WAITING", {"preview_claim": True}, [2]),
+            running(0.9),
+        ],
+        [Promote(4)],
     ),
     (
         "failed previews neither count nor are promoted",

@@ -1,0 +1,94 @@
+"""A working folder's files in an artifact store, under their hashes in the study."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+import optuna
+from optuna.artifacts import download_artifact, upload_artifact
+from optuna.artifacts._protocol import ArtifactStore
+
+from optuna_merge._files import atomic_path, sha256_file
+from optuna_merge.exceptions import CorruptFileError
+
+_logger = logging.getLogger(__name__)
+
+_PREFIX = "file:"
+
+
+class SharedFiles:
+    """Copies files between a working folder and an artifact store.
+
+    The study says what there is: per file a user attribute `file:<path in the folder>` with the
+    artifact's id and the SHA-256 of its bytes. It is written after the upload, so that what the
+    study names is whole; a downloaded file is checked before it is put in its place.
+
+    Args:
+        study: The study.
+        store: The artifact store, see `open_artifact_store`.
+        folder: The working folder.
+    """
+
+    def __init__(self, study: optuna.Study, store: ArtifactStore, folder: Path) -> None:
+        self._study = study
+        self._store = store
+        self._folder = folder
+
+    def names(self) -> list[str]:
+        """Paths in the folder of all files that the study has."""
+        attrs = self._study.user_attrs
+        return sorted(key.removeprefix(_PREFIX) for key in attrs if key.startswith(_PREFIX))
+
+    def push(self, paths: Iterable[Path]) -> list[str]:
+        """Upload the files of the folder that the study does not have yet; return their names."""
+        there = set(self.names())
+        pushed = []
+        for path in paths:
+            name = path.relative_to(self._folder).as_posix()
+            if name in there:
+                continue
+            digest = sha256_file(path)
+            artifact = upload_artifact(
+                artifact_store=self._store, file_path=str(path), study_or_trial=self._study
+            )
+            self._study.set_user_attr(_PREFIX + name, {"artifact": artifact, "sha256": digest})
+            pushed.append(name)
+        return pushed
+
+    def pull(self) -> list[str]:
+        """Download what the study has and the folder lacks; return the names of these files.
+
+        Raises:
+            CorruptFileError: a file of other bytes than were uploaded, or with a path that leads
+                out of the folder; nothing is left of it.
+        """
+        pulled = []
+        for name in self.names():
+            parts = PurePosixPath(name)
+            if parts.is_absolute() or ".." in parts.parts:
+                raise CorruptFileError(
+                    f"the study names a shared file {name!r} outside the folder"
+                )
+            path = self._folder / parts
+            if path.exists():
+                continue
+            known = self._study.user_attrs[_PREFIX + name]
+            with atomic_path(path) as temporary:
+                temporary.unlink()  # Optuna downloads to new files only
+                download_artifact(
+                    artifact_store=self._store,
+                    artifact_id=known["artifact"],
+                    file_path=str(temporary),
+                )
+                found = sha256_file(temporary)
+                if found != known["sha256"]:
+                    raise CorruptFileError(
+                        f"shared file {name!r}: downloaded bytes have SHA-256 {found}, but "
+                        f"{known['sha256']} were uploaded; is the artifact store the study's?"
+                    )
+            pulled.append(name)
+        if pulled:
+            _logger.info("%d shared files were downloaded to %s", len(pulled), self._folder)
+        return pulled

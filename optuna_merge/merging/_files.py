@@ -1,0 +1,438 @@
+"""Merging from disk to disk, a block of each tensor at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from optuna_merge._files import atomic_path
+from optuna_merge.exceptions import CorruptFileError
+from optuna_merge.merging._elementwise import merge_tensor
+from optuna_merge.merging._weights import Weights, prior_weight, task_weights
+
+PathLike = str | os.PathLike[str]
+
+_BLOCK = 1 << 18
+"""Elements read, merged and written at a time."""
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+_SIDE_FILES = {".json", ".txt", ".model", ".jinja"}
+"""Suffixes of a checkpoint folder's files that are copied: configuration and tokenizer."""
+
+
+def merge_files(
+    paths: Sequence[PathLike] | Mapping[str, PathLike],
+    weights: Weights,
+    output: PathLike,
+    *,
+    prior: PathLike | None = None,
+    keep: Callable[[str], bool] = lambda name: True,
+    max_shard_bytes: int = 5_000_000_000,
+) -> None:
+    """`merge` from safetensors files to safetensors files, in the memory of a few blocks.
+
+    Args:
+        paths: One per task: a Hugging Face folder or a safetensors file or its index (averaged,
+            as isotropic with equal precisions), or an isotropic or diagonal posterior that
+            `save_posterior` wrote. All of one kind.
+        weights: One per task, in order or by name as in `merge`.
+        output: A new folder, in the layout of `from_pretrained`, with the first task's
+            configuration and tokenizer files; or a name that ends in .safetensors.
+        prior: As in `merge`, a path.
+        keep: Tensors for whose name it is false are left out, for instance task heads.
+        max_shard_bytes: A folder's tensors are cut into files of at most this size.
+
+    Tensors that are not floating-point (counters, position ids) are copied if they are the same in
+    all tasks, and refused otherwise. Content hashes of posteriors are not verified, for that would
+    read them twice.
+
+    Raises:
+        FileNotFoundError: no such path, or a folder without safetensors files.
+        FileExistsError: the output folder exists and is not empty.
+        CorruptFileError: a truncated or damaged file.
+        TypeError, ValueError: as in `merge`. Whatever is raised, no output is left.
+    """
+    named = isinstance(paths, Mapping)
+    tasks = list(paths) if isinstance(paths, Mapping) else [str(k) for k in range(len(paths))]
+    places = list(paths.values()) if isinstance(paths, Mapping) else list(paths)
+    if not places:
+        raise ValueError("no files to merge; expected at least one")
+    values = task_weights(weights, tasks, named=named)
+    rest = prior_weight(values, has_prior=prior is not None)
+    sources = [_open(f"task {task!r}", place) for task, place in zip(tasks, places)]
+    if len({source.diagonal for source in sources}) > 1:
+        kinds = {source.label: "diagonal" if source.diagonal else "plain" for source in sources}
+        raise TypeError(f"files of one merge must be of one family, got {kinds}")
+    if prior is not None:
+        sources.append(_open("prior", prior))
+        values = (*values, rest)
+    names = [name for name in sources[0].means if keep(name)]
+    _check(sources, values, names, keep)
+    output = Path(output)
+    with ExitStack() as stack:
+        reader = _Reader(stack)
+        merged = _Merged(sources, values, reader)
+        if output.suffix == ".safetensors":
+            with atomic_path(output) as temporary:
+                _write(temporary, {name: sources[0].means[name] for name in names}, merged)
+            return
+        with _new_folder(output) as folder:
+            _write_shards(folder, sources[0], names, merged, max_shard_bytes)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Where one tensor's bytes are."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One checkpoint or posterior, from its headers.
+
+    Attributes:
+        label: What it is called in errors.
+        folder: Where its configuration is, if it is a folder.
+        means: The tensors that are merged.
+        precisions: For a diagonal posterior the tensors, otherwise numbers.
+        diagonal: Whether it is a diagonal posterior.
+    """
+
+    label: str
+    folder: Path | None
+    means: dict[str, _Entry]
+    precisions: Mapping[str, _Entry | float]
+    diagonal: bool
+
+
+class _Reader:
+    """Reads pieces of tensors; files stay open, buffers are made anew by the caller."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._files: dict[Path, BinaryIO] = {}
+
+    def bytes(self, entry: _Entry, start: int, stop: int) -> Tensor:
+        """Bytes [start, stop) of a tensor, as uint8."""
+        if entry.file not in self._files:
+            self._files[entry.file] = self._stack.enter_context(entry.file.open("rb", 0))
+        file = self._files[entry.file]
+        buffer = torch.empty(stop - start, dtype=torch.uint8)
+        view = buffer.numpy().data
+        file.seek(entry.start + start)
+        while len(view):
+            count = file.readinto(view)  # type: ignore[attr-defined]
+            if not count:
+                raise CorruptFileError(f"{entry.file} is truncated")
+            view = view[count:]
+        return buffer
+
+    def floats(self, entry: _Entry, start: int, stop: int) -> Tensor:
+        """Elements [start, stop) of a floating-point tensor."""
+        dtype = _DTYPES[entry.dtype]
+        size = dtype.itemsize
+        return self.bytes(entry, start * size, stop * size).view(dtype)
+
+
+class _Merged:
+    """The merged tensors, as streams of bytes."""
+
+    def __init__(
+        self, sources: Sequence[_Source], weights: Sequence[float], reader: _Reader
+    ) -> None:
+        pairs = [(source, weight) for source, weight in zip(sources, weights) if weight]
+        self._used = [source for source, _ in pairs]
+        self._weights = [weight for _, weight in pairs]
+        self._tasks = [source for source in self._used if source.label != "prior"]
+        self._reader = reader
+
+    def stream(self, name: str) -> Iterator[Tensor]:
+        """Blocks of the merged tensor, as uint8."""
+        entry = self._used[0].means[name]
+        if entry.dtype not in _DTYPES:
+            yield from self._copied(name, entry)
+            return
+        total = math.prod(entry.shape)
+        for start in range(0, total, _BLOCK):
+            stop = min(start + _BLOCK, total)
+            means, precisions = [], []
+            for source in self._used:
+                means.append(self._reader.floats(source.means[name], start, stop))
+                _check_block(source.label, "mean", name, means[-1], signed=True)
+                precision = source.precisions[name]
+                if isinstance(precision, _Entry):
+                    block = self._reader.floats(precision, start, stop)
+                    _check_block(source.label, "precision", name, block, signed=False)
+                    precisions.append(block)
+                else:
+                    precisions.append(precision)  # type: ignore[arg-type]
+            output = torch.empty_like(means[0])
+            merge_tensor([output], means, precisions, [self._weights])
+            yield output.view(torch.uint8)
+
+    def _copied(self, name: str, entry: _Entry) -> Iterator[Tensor]:
+        size = entry.stop - entry.start
+        for start in range(0, size, _BLOCK):
+            stop = min(start + _BLOCK, size)
+            first, *others = (
+                self._reader.bytes(source.means[name], start, stop) for source in self._used
+            )
+            for source, other in zip(self._used[1:], others):
+                if not torch.equal(first, other):
+                    raise ValueError(
+                        f"{source.label}: {name!r} is {entry.dtype} and differs from "
+                        f"{self._used[0].label}'s; only floating-point tensors are merged: leave "
+                        f"it out with keep=..."
+                    )
+            yield first
+
+
+def _open(label: str, path: PathLike) -> _Source:
+    path = Path(path)
+    folder = path if path.is_dir() else None
+    entries: dict[str, _Entry] = {}
+    metadata: dict[str, str] = {}
+    for file in _files(path):
+        part, metadata = _header(file)
+        entries |= part
+    layout = json.loads(metadata["posterior"]) if "posterior" in metadata else None
+    if layout is None:
+        return _Source(label, folder, entries, dict.fromkeys(entries, 1.0), diagonal=False)
+    family, fields = layout["family"], layout["fields"]
+    names = [name for name, _ in fields["mean"]["dict"]]
+    means = {name: entries[f"mean/{name}"] for name in names}
+    if family == "DiagonalGaussian":
+        precisions = {name: entries[f"precision/{name}"] for name in names}
+        return _Source(label, None, means, precisions, diagonal=True)
+    if family != "IsotropicGaussian":
+        raise TypeError(
+            f"{label}: {path} is a {family}; only isotropic and diagonal posteriors are merged "
+            f"from file to file: load it and use merge"
+        )
+    return _Source(
+        label, None, means, _scalars(fields["precision"], names, entries), diagonal=False
+    )
+
+
+def _scalars(
+    field: Any, names: Sequence[str], entries: Mapping[str, _Entry]
+) -> dict[str, _Entry | float]:
+    parts = dict(field["dict"]) if isinstance(field, dict) and "dict" in field else None
+    scalars: dict[str, _Entry | float] = {}
+    with ExitStack() as stack:
+        reader = _Reader(stack)
+        for name in names:
+            part = field if parts is None else parts[name]
+            place = "precision" if parts is None else f"precision/{name}"
+            scalars[name] = (
+                float(reader.floats(entries[place], 0, 1)) if part == "tensor" else part["value"]
+            )
+    return scalars
+
+
+def _files(path: Path) -> list[Path]:
+    """The safetensors files of a checkpoint."""
+    if path.is_dir():
+        for name in ("model.safetensors.index.json", "model.safetensors"):
+            if (path / name).is_file():
+                return _files(path / name)
+        raise FileNotFoundError(
+            f"{path} has no model.safetensors and no model.safetensors.index.json"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    if path.suffix == ".json":
+        try:
+            shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise CorruptFileError(f"{path} is not an index of safetensors files") from error
+        return [path.parent / shard for shard in shards]
+    return [path]
+
+
+def _header(file: Path) -> tuple[dict[str, _Entry], dict[str, str]]:
+    """A safetensors file's tensors, in the order of their bytes, and its metadata."""
+    if not file.is_file():
+        raise FileNotFoundError(f"no such file: {file}")
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        try:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > size - 8:
+                raise ValueError("the header is longer than the file")
+            header = json.loads(stream.read(length))
+            metadata = header.pop("__metadata__", {})
+            entries = {
+                name: _Entry(
+                    file,
+                    part["dtype"],
+                    tuple(part["shape"]),
+                    *(8 + length + offset for offset in part["data_offsets"]),
+                )
+                for name, part in header.items()
+            }
+            if max((entry.stop for entry in entries.values()), default=8 + length) != size:
+                raise ValueError("the tensors do not end where the file ends")
+        except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CorruptFileError(
+                f"{file} is truncated or no safetensors file: {error}"
+            ) from error
+    return dict(sorted(entries.items(), key=lambda item: item[1].start)), metadata
+
+
+def _check(
+    sources: Sequence[_Source],
+    weights: Sequence[float],
+    names: Sequence[str],
+    keep: Callable[[str], bool],
+) -> None:
+    """Names, shapes, dtypes and numbers, before anything is read or written."""
+    first = sources[0]
+    if not names:
+        raise ValueError(f"{first.label} has no tensors to merge")
+    for source, weight in zip(sources, weights):
+        if weight < 0 and any(each.diagonal for each in sources):
+            raise ValueError(
+                f"the weight of {source.label} is {weight:g}; from file to file the merged "
+                f"precision's sign is not checked: load the posteriors and use merge"
+            )
+        for name in names:
+            if name not in source.means:
+                raise ValueError(f"{source.label}: lacks the tensor {name!r} of {first.label}")
+            mine, expected = source.means[name], first.means[name]
+            if mine.shape != expected.shape or mine.dtype != expected.dtype:
+                raise ValueError(
+                    f"{source.label}: {name!r} is {mine.dtype} {list(mine.shape)}, but "
+                    f"{first.label} has {expected.dtype} {list(expected.shape)}"
+                )
+            precision = source.precisions[name]
+            if isinstance(precision, float | int) and not 0 <= precision < math.inf:
+                raise ValueError(f"{source.label}: precision {name!r} is {precision}")
+        extra = source.means.keys() - first.means.keys()
+        if unexpected := sorted(filter(keep, extra)):
+            raise ValueError(
+                f"{source.label}: has a tensor {unexpected[0]!r} that {first.label} lacks"
+            )
+    for name in names:
+        numbers = [p for s in sources if isinstance(p := s.precisions[name], float | int)]
+        if len(numbers) == len(sources):
+            total = math.fsum(w * p for w, p in zip(weights, numbers))
+            if total <= 0 and any(numbers):
+                raise ValueError(
+                    f"with the weights {tuple(weights)} the merged precision of {name!r} is "
+                    f"{total:g}; it must be positive: use larger weights"
+                )
+
+
+def _check_block(label: str, role: str, name: str, block: Tensor, *, signed: bool) -> None:
+    lowest, highest = (value.item() for value in torch.aminmax(block))
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
+        raise ValueError(f"{label}: {role} {name!r} holds NaN or an infinity")
+    if lowest < 0 and not signed:
+        raise ValueError(f"{label}: {role} {name!r} is negative ({lowest:g}); expected at least 0")
+
+
+def _write(path: Path, entries: Mapping[str, _Entry], merged: _Merged) -> None:
+    """One safetensors file: the header first, then tensor after tensor."""
+    # Wide types first, so that every tensor starts at a multiple of its item's size.
+    ordered = sorted(entries, key=lambda name: -_item_size(entries[name]))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name in ordered:
+        entry = entries[name]
+        stop = offset + entry.stop - entry.start
+        header[name] = {
+            "dtype": entry.dtype,
+            "shape": list(entry.shape),
+            "data_offsets": [offset, stop],
+        }
+        offset = stop
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb", 0) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in ordered:
+            for block in merged.stream(name):
+                view = block.numpy().data
+                while len(view):
+                    view = view[file.write(view) :]
+        os.fsync(file.fileno())
+
+
+def _item_size(entry: _Entry) -> int:
+    return (entry.stop - entry.start) // max(1, math.prod(entry.shape))
+
+
+def _write_shards(
+    folder: Path, first: _Source, names: Sequence[str], merged: _Merged, max_bytes: int
+) -> None:
+    shards: list[dict[str, _Entry]] = [{}]
+    size = total = 0
+    for name in names:
+        entry = first.means[name]
+        length = entry.stop - entry.start
+        if size and size + length > max_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = entry
+        size += length
+        total += length
+    if len(shards) == 1:
+        files = ["model.safetensors"]
+    else:
+        files = [
+            f"model-{k:05}-of-{len(shards):05}.safetensors" for k in range(1, len(shards) + 1)
+        ]
+        index = {
+            "metadata": {"total_size": total},
+            "weight_map": {name: file for file, shard in zip(files, shards) for name in shard},
+        }
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+    for file, shard in zip(files, shards):
+        _write(folder / file, shard, merged)
+    for side in _side_files(first.folder):
+        shutil.copy(side, folder)
+
+
+def _side_files(folder: Path | None) -> Iterable[Path]:
+    for file in sorted(folder.iterdir()) if folder is not None else ():
+        if file.suffix in _SIDE_FILES and not file.name.endswith(".index.json") and file.is_file():
+            yield file
+
+
+@contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+    """A folder that is there, complete, after the block, or not at all."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path} exists and is not an empty folder; choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.replace(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

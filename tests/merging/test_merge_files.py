@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from optuna_merge.exceptions import CorruptFileError
+from optuna_merge.merging import merge, merge_files
+from optuna_merge.posteriors import (
+    DiagonalGaussian,
+    FullGaussian,
+    IsotropicGaussian,
+    Posterior,
+    save_posterior,
+)
+
+WEIGHTS = [0.2, 0.3, 0.5]
+
+
+def checkpoint(seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    # More than one block, a scalar, an empty tensor.
+    shapes = {"odd": (3,), "large": (700, 900), "scale": (), "empty": (0, 4)}
+    return {k: torch.randn(s, generator=generator).to(dtype) for k, s in shapes.items()}
+
+
+def save_all(folder: Path, tensors: list[dict[str, Tensor]]) -> list[Path]:
+    paths = [folder / f"{k}.safetensors" for k in range(len(tensors))]
+    for path, each in zip(paths, tensors):
+        save_file(each, path)
+    return paths
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_plain_files_equal_merge_in_memory(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = [checkpoint(k, dtype) for k in range(4)]
+    paths = save_all(tmp_path, tensors)
+    merge_files(paths[:3], WEIGHTS, tmp_path / "out.safetensors")
+    merged = load_file(tmp_path / "out.safetensors")
+    expected = merge([IsotropicGaussian(each) for each in tensors[:3]], WEIGHTS)
+    assert merged.keys() == expected.keys()
+    assert all(torch.equal(merged[name], expected[name]) for name in merged)
+
+    merge_files(paths[:3], [1.0, -0.5, 0.3], tmp_path / "off.safetensors", prior=paths[3])
+    off = load_file(tmp_path / "off.safetensors")
+    prior = IsotropicGaussian(tensors[3])
+    expected = merge([IsotropicGaussian(t) for t in tensors[:3]], [1.0, -0.5, 0.3], prior=prior)
+    assert all(torch.equal(off[name], expected[name]) for name in off)
+
+
+@pytest.mark.parametrize("family", ["diagonal", "one scalar", "0-d tensor", "per tensor"])
+def test_posterior_files_equal_merge_in_memory(tmp_path: Path, family: str) -> None:
+    def posterior(seed: int) -> Posterior:
+        mean = checkpoint(seed)
+        if family == "diagonal":
+            # With zeros, where the weights decide.
+            return DiagonalGaussian(
+                mean, {k: v.clamp(min=0) for k, v in checkpoint(-seed).items()}
+            )
+        if family == "one scalar":
+            return IsotropicGaussian(mean, 1.0 + seed)
+        if family == "0-d tensor":
+            return IsotropicGaussian(mean, torch.tensor(1.0 + seed))
+        return IsotropicGaussian(mean, {k: float(i + seed + 1) for i, k in enumerate(mean)})
+
+    tasks = {name: posterior(k) for k, name in enumerate("abc")}
+    prior = IsotropicGaussian(checkpoint(9), 0.5)
+    paths = {name: tmp_path / name for name in tasks}
+    for name, task in tasks.items():
+        save_posterior(task, paths[name])
+    save_posterior(prior, tmp_path / "prior")
+    weights = {"c": 0.1, "a": 0.5, "b": 0.2}
+    output = tmp_path / "out.safetensors"
+    merge_files(paths, weights, output, prior=tmp_path / "prior")
+    merged, expected = load_file(output), merge(tasks, weights, prior=prior)
+    assert all(torch.equal(merged[name], expected[name]) for name in expected)
+
+
+def test_folders_load_with_from_pretrained(tmp_path: Path) -> None:
+    from transformers import (
+        AutoModelForSequenceClassification,
+        BertConfig,
+        PreTrainedTokenizerFast,
+    )
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=40,
+        hidden_size=8,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=16,
+        num_labels=3,
+    )
+    models = [AutoModelForSequenceClassification.from_config(config) for _ in range(3)]
+    folders = [tmp_path / f"task{k}" for k in range(3)]
+    for k, (model, folder) in enumerate(zip(models, folders)):
+        model.save_pretrained(folder, max_shard_size="17KB" if k else "1GB")
+    assert (folders[1] / "model.safetensors.index.json").is_file()
+    assert (folders[0] / "model.safetensors").is_file()
+    (folders[0] / "tokenizer_config.json").write_text("{}")
+    (folders[0] / "training_args.bin").write_bytes(b"no")
+
+    for limit, sharded in ((17_000, True), (5_000_000_000, False)):
+        output = tmp_path / f"merged{limit}"
+        merge_files(folders, WEIGHTS, output, max_shard_bytes=limit)
+        assert (output / "model.safetensors.index.json").is_file() == sharded
+        assert (output / "tokenizer_config.json").read_text() == "{}"
+        assert not (output / "training_args.bin").exists()
+        merged = AutoModelForSequenceClassification.from_pretrained(output)
+        for name, tensor in merged.state_dict().items():
+            parts = [model.state_dict()[name] for model in models]
+            expected = sum(a * part for a, part in zip(WEIGHTS, parts))
+            torch.testing.assert_close(tensor, expected)
+        for file in output.glob("*.safetensors"):
+            assert file.stat().st_size < limit + 10_000
+    with pytest.raises(FileExistsError, match="not an empty folder"):
+        merge_files(folders, WEIGHTS, output)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_heads_can_be_left_out_and_tasks_dropped(tmp_path: Path) -> None:
+    tensors = [{"body": torch.randn(4), f"head{k}": torch.ones(k + 1)} for k in range(2)]
+    paths = save_all(tmp_path, tensors)
+    output = tmp_path / "out.safetensors"
+    with pytest.raises(ValueError, match="task '1': lacks the tensor 'head0' of task '0'"):
+        merge_files(paths, [0.5, 0.5], output)
+    merge_files(paths, [0.5, 0.5], output, keep=lambda name: "head" not in name)
+    merged = load_file(output)
+    assert list(merged) == ["body"]
+    torch.testing.assert_close(merged["body"], (tensors[0]["body"] + tensors[1]["body"]) / 2)
+
+    save_file({"body": torch.full((4,), math.nan), "head0": torch.ones(1)}, paths[1])
+    merge_files(paths, [1.0, 0.0], output)
+    assert torch.equal(load_file(output)["body"], tensors[0]["body"])
+
+
+def test_integers_are_copied_or_refused(tmp_path: Path) -> None:
+    tensors = [{"w": torch.randn(3), "ids": torch.arange(5)} for _ in range(2)]
+    paths = save_all(tmp_path, tensors)
+    merge_files(paths, [0.5, 0.5], tmp_path / "out.safetensors")
+    assert torch.equal(load_file(tmp_path / "out.safetensors")["ids"], torch.arange(5))
+    save_file({**tensors[1], "ids": torch.arange(1, 6)}, paths[1])
+    with pytest.raises(ValueError, match="task '1': 'ids' is I64 and differs"):
+        merge_files(paths, [0.5, 0.5], tmp_path / "other.safetensors")
+    assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_bad_files_leave_nothing(tmp_path: Path) -> None:
+    good = checkpoint(0)
+    paths = save_all(tmp_path, [good, good])
+    before = sorted(tmp_path.iterdir())
+    output = tmp_path / "out.safetensors"
+
+    def refused(error: type[Exception], match: str, **options: object) -> None:
+        for target in (output, tmp_path / "folder"):
+            with pytest.raises(error, match=match):
+                merge_files(paths, [0.5, 0.5], target, **options)  # type: ignore[arg-type]
+            assert sorted(tmp_path.iterdir()) == before
+
+    large = good["large"].clone()
+    large[-1, -1] = math.nan
+    save_file({**good, "large": large}, paths[1])
+    refused(ValueError, "task '1': mean 'large' holds NaN")
+    save_file({**good, "odd": torch.ones(4)}, paths[1])
+    refused(ValueError, r"task '1': 'odd' is F32 \[4\], but task '0' has F32 \[3\]")
+    save_file({**good, "odd": torch.ones(3).half()}, paths[1])
+    refused(ValueError, r"task '1': 'odd' is F16 \[3\]")
+    save_file({**good, "more": torch.ones(3)}, paths[1])
+    refused(ValueError, "task '1': has a tensor 'more' that task '0' lacks")
+    paths[1].write_bytes(paths[0].read_bytes()[:-1])
+    refused(CorruptFileError, "1.safetensors is truncated")
+    paths[1].write_bytes(b"nonsense" * 10)
+    refused(CorruptFileError, "1.safetensors is truncated or no safetensors file")
+    paths[1].write_bytes(b"")
+    refused(CorruptFileError, "1.safetensors is truncated or no safetensors file")
+    save_posterior(DiagonalGaussian(good, good), paths[1])
+    refused(TypeError, "must be of one family")
+    save_posterior(FullGaussian({"x": torch.ones(1)}, torch.ones(1, 1)), paths[1])
+    refused(TypeError, "task '1': .* is a FullGaussian")
+    for path in paths:
+        save_posterior(DiagonalGaussian(good, {k: v.abs() for k, v in good.items()}), path)
+    save_posterior(DiagonalGaussian(good, good), paths[1])
+    refused(ValueError, "task '1': precision '.*' is negative")
+    with pytest.raises(FileNotFoundError, match="missing"):
+        merge_files([tmp_path / "missing"], [1.0], output)
+    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors"):
+        merge_files([tmp_path], [1.0], output)
+    save_posterior(IsotropicGaussian(good, 3.0), paths[0])
+    save_posterior(IsotropicGaussian(good, 1.0), paths[1])
+    with pytest.raises(ValueError, match="the merged precision of '.*' is -1"):
+        merge_files([paths[0]], [-1.0], output, prior=paths[1])
+    with pytest.raises(ValueError, match="off the simplex"):
+        merge_files([paths[0]], [0.5], output)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_memory_does_not_grow_with_the_tensors(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    tensor = torch.randn(20_000_000).bfloat16()
+    paths = save_all(tmp_path, [{"large": tensor}] * 3)
+    program = """
+import sys, threading, time
+from optuna_merge.merging import merge_files
+def anonymous():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+before, peak, done = anonymous(), 0.0, False
+def watch():
+    global peak
+    while not done:
+        peak = max(peak, anonymous())
+        time.sleep(0.002)
+thread = threading.Thread(target=watch)
+thread.start()
+merge_files(sys.argv[1:4], [0.2, 0.3, 0.5], sys.argv[4])
+done = True
+thread.join()
+print(peak - before)
+"""
+    output = tmp_path / "out.safetensors"
+    grown = subprocess.run(
+        [sys.executable, "-c", program, *map(str, [*paths, output])],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    # One tensor alone has 40 MB.
+    assert float(grown) < 30
+    assert load_file(output)["large"].isfinite().all()

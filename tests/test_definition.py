@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import (
+    FEATURES,
+    toy_body,
+    toy_columns,
+    toy_definition,
+    toy_model,
+    toy_settings,
+    toy_task,
+    toy_tasks,
+)
+
+from optuna_merge._files import canonical_json, sha256_text
+from optuna_merge.definition import PosteriorSettings, StudyDefinition
+from optuna_merge.models import Matching, from_module
+from optuna_merge.scores import Score
+from optuna_merge.tasks import Metric, accuracy, negative_squared_error
+
+error = Metric("error", lambda outputs, labels: accuracy(outputs, labels), greater_is_better=False)
+
+
+def test_the_direction_follows_the_metrics_and_the_score() -> None:
+    assert toy_definition().direction == "maximize"
+    tasks = [toy_task("red", metrics=(error,)), toy_task("blue", metrics=(error, accuracy))]
+    assert toy_definition(tasks, score="worst").direction == "minimize"
+    own = Score("own", lambda metrics, alone: 0.0, maximize=False)
+    assert toy_definition(score=own).direction == "minimize"
+    mixed = [toy_task("red", metrics=(error,)), toy_task("blue")]
+    assert toy_definition(mixed, score=own).direction == "minimize"
+
+
+def test_the_score_is_of_the_metrics_and_the_tasks_alone() -> None:
+    definition = toy_definition(score="relative")
+    metrics, alone = {"red": 0.4, "blue": 0.9}, {"red": 0.8, "blue": 0.9}
+    assert definition.score_of(metrics, alone) == pytest.approx(0.75)
+    assert definition.names == ("red", "blue")
+
+
+def parts(**changes: Any) -> dict[str, Any]:
+    return toy_definition(**changes).describe()
+
+
+def test_a_description_is_json_and_the_same_for_the_same_parts() -> None:
+    described = parts()
+    assert json.loads(canonical_json(described)) == described
+    assert parts() == described
+
+
+def with_task(index: int, **changes: Any) -> StudyDefinition:
+    tasks = list(toy_tasks())
+    tasks[index] = toy_task(tasks[index].name, index + 1, classes=index + 2, **changes)
+    return toy_definition(tasks)
+
+
+def altered_body() -> Any:
+    body = toy_body()
+    with torch.no_grad():
+        body[0].weight[0, 0] += 1e-6
+    return from_module(body, toy_tasks(), features=FEATURES, inputs=["x"])
+
+
+CHANGES: list[tuple[Callable[[], StudyDefinition], str]] = [
+    (lambda: with_task(1, train=toy_columns(24, 3, seed=5)), "tasks"),
+    (lambda: with_task(1, validation=toy_columns(24, 3, seed=5)), "tasks"),
+    (lambda: with_task(1, test=toy_columns(24, 3, seed=5)), "tasks"),
+    (lambda: with_task(0, metrics=(negative_squared_error,)), "tasks"),
+    (lambda: toy_definition(model=altered_body()), "body"),
+    (lambda: toy_definition(model=toy_model(toy_tasks(), seed=1)), "body"),
+    (lambda: toy_definition(model=toy_model(toy_tasks(), trainable=Matching("^3"))), "body"),
+    (lambda: toy_definition(finetuning=toy_settings(steps=8)), "finetuning"),
+    (lambda: toy_definition(finetuning=toy_settings(seed=1)), "finetuning"),
+    (lambda: toy_definition(posterior=PosteriorSettings(damping=0.1)), "posterior"),
+    (lambda: toy_definition(score="worst"), "score"),
+]
+
+
+@pytest.mark.parametrize("make, part", CHANGES)
+def test_whatever_must_be_equal_on_all_workers_changes_its_part(
+    make: Callable[[], StudyDefinition], part: str
+) -> None:
+    before, after = parts(), make().describe()
+    assert [key for key in before if before[key] != after[key]] == [part]
+
+
+def test_the_description_is_the_same_in_every_process() -> None:
+    """Also with a score that has no name, whose repr holds an address."""
+    program = (
+        "from helpers import toy_definition\n"
+        "from functools import partial\n"
+        "from optuna_merge._files import canonical_json, sha256_text\n"
+        "described = toy_definition(score=partial(lambda metrics: 0.0)).describe()\n"
+        "print(sha256_text(canonical_json(described)))\n"
+    )
+    folder = Path(__file__).resolve().parent
+    answer = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": f"{folder.parent}:{folder}", "PYTHONHASHSEED": "123"},
+    )
+    described = toy_definition(score=functools.partial(lambda metrics: 0.0)).describe()
+    assert answer.stdout.split()[-1] == sha256_text(canonical_json(described))
+
+
+BAD: list[tuple[Callable[[], Any], str]] = [
+    (
+        lambda: toy_definition([], model=toy_model(toy_tasks())),
+        "a study needs at least one task, got none",
+    ),
+    (
+        lambda: toy_definition(
+            [toy_task("red"), toy_task("red", 1)], model=toy_model(toy_tasks())
+        ),
+        "two tasks have the name 'red'; names must differ: ['red', 'red']",
+    ),
+    (
+        lambda: toy_definition(model=toy_model(toy_tasks()[::-1])),
+        "the model was made for the tasks ['blue', 'red'], but the definition has ['red', 'blue']",
+    ),
+    (
+        lambda: toy_definition([toy_task("red", metrics=(error,)), toy_task("blue")]),
+        "some tasks' metrics are to be maximised and others minimised ({'red': False, 'blue': Tr",
+    ),
+    (lambda: toy_definition(score="best"), "score must be one of"),
+    (lambda: toy_definition(score="target:green"), "no task 'green' among ['red', 'blue']"),
+    (lambda: PosteriorSettings(family="full"), "family must be 'isotropic' or 'diagonal', got 'f"),
+    (lambda: PosteriorSettings(examples=0), "examples must be at least 1, got 0"),
+    (lambda: PosteriorSettings(damping_examples=0), "damping_examples must be at least 1, got 0"),
+    (lambda: PosteriorSettings(chunk_size=0), "chunk_size must be at least 1, got 0"),
+    (lambda: PosteriorSettings(damping=0.0), "damping must be positive, got 0.0"),
+    (lambda: PosteriorSettings(damping=math.nan), "damping must be positive, got nan"),
+]
+
+
+@pytest.mark.parametrize("make, message", BAD)
+def test_bad_definitions_are_named(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make()
