@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -18,8 +18,10 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.storages._rdb import models
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.orm import Session
 
 PROMOTED_FROM = "promoted_from"
 _RETRY_HISTORY = "retry_history"  # written by RetryHeartbeatStaleTrialCallback
@@ -163,6 +165,29 @@ class _StorageView:
     def get_best_trial(self, study_id: int) -> FrozenTrial:
         trial = self._storage.get_best_trial(study_id)
         return self._keep(trial) or trial
+
+
+class HeartbeatFromStart(RDBStorage):
+    """`RDBStorage` whose trials have a heartbeat from the moment that they run.
+
+    Optuna takes no trial for dead that never had one, and writes the first only when the objective
+    is about to begin: a worker that is killed before leaves a trial that stays RUNNING for ever.
+    """
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        if state == TrialState.RUNNING and self.heartbeat_interval is not None:
+            self.record_heartbeat(trial_id)  # before it runs; while it waits it does no harm
+        return super().set_trial_state_values(trial_id, state, values)
+
+    def _get_prepared_new_trial(
+        self, study_id: int, template_trial: FrozenTrial | None, session: Session
+    ) -> models.TrialModel:
+        trial = super()._get_prepared_new_trial(study_id, template_trial, session)
+        if template_trial is None and self.heartbeat_interval is not None:
+            session.add(models.TrialHeartbeatModel(trial_id=trial.trial_id))  # one transaction
+        return trial
 
 
 _only_reading: ContextVar[bool] = ContextVar("_only_reading", default=False)

@@ -31,7 +31,7 @@ from optuna_merge.posteriors import (
 )
 from optuna_merge.previews import Previewer
 from optuna_merge.tasks import Loss, Task
-from optuna_merge.tasks._data import to_device
+from optuna_merge.tasks._data import to_device, unpadded_batches
 
 _logger = logging.getLogger(__name__)
 
@@ -160,8 +160,8 @@ class PosteriorMaker:
             lambda params, batch: model.functional(params, batch, task.name),
             model.state(model.shared_names()),
             (
-                to_device(data[rows[start : start + settings.chunk_size]], model.device)
-                for start in range(0, len(rows), settings.chunk_size)
+                to_device(batch, model.device)
+                for batch in unpadded_batches(data, rows, settings.chunk_size)
             ),
             loss=loss,
             sample_labels=loss.sample_labels,
@@ -176,16 +176,16 @@ class PosteriorMaker:
         path = self._folder / f"damping-{self._key}.json"
         if self._settings.damping is not None:
             return path, Damping(self._settings.damping, {}, 0.0)
-        if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            sweep = {float(value): loss for value, loss in found["sweep"].items()}
-            return path, Damping(found["value"], sweep, found["seconds"])
+        found = _load_sound(path, _load_damping)
+        if found is not None:
+            return path, found
         started = time.perf_counter()
         value, sweep = choose(
             candidates(curvatures), lambda delta: self._weighted_loss(curvatures, delta)
         )
         damping = Damping(value, sweep, time.perf_counter() - started)
-        noted = {repr(delta): loss for delta, loss in sweep.items()}
+        # JSON has no infinity: a loss that wasn't finite is null.
+        noted = {repr(d): loss if math.isfinite(loss) else None for d, loss in sweep.items()}
         write_json(path, {"value": value, "sweep": noted, "seconds": damping.seconds})
         _logger.info("damping %.3g chosen among %d on validation loss", value, len(sweep))
         return path, damping
@@ -196,12 +196,17 @@ class PosteriorMaker:
         """Mean over some interior weights of the merge's weighted validation loss."""
         posteriors = {t: _damped(self._means[t], h, delta) for t, h in curvatures.items()}
         previewer = Previewer(
-            self._model, self._tasks, posteriors, self._heads, batch_size=self._batch_size
+            self._model,
+            self._tasks,
+            posteriors,
+            self._heads,
+            batch_size=self._batch_size,
+            limit=self._settings.damping_examples,
         )
         weightings = trial_weightings([task.name for task in self._tasks])
         total = 0.0
         for weights in weightings:
-            preview = previewer(weights, limit=self._settings.damping_examples)
+            preview = previewer(weights)
             total += sum(w * preview.evaluations[t].loss.value for t, w in weights.items())
         # A damping whose merges overflow is the worst, not an error.
         return total / len(weightings) if math.isfinite(total) else math.inf
@@ -210,7 +215,21 @@ class PosteriorMaker:
 def _damped(
     mean: dict[str, Tensor], curvature: Mapping[str, Tensor], delta: float
 ) -> DiagonalGaussian:
-    return DiagonalGaussian(mean, {name: h + delta for name, h in curvature.items()})
+    # In the mean's order: a curvature that was read from its file may come in another, and the
+    # posterior's hash is to be the same.
+    return DiagonalGaussian(mean, {name: curvature[name] + delta for name in mean})
+
+
+def _load_damping(path: Path) -> Damping:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        sweep = {
+            float(value): math.inf if loss is None else float(loss)
+            for value, loss in found["sweep"].items()
+        }
+        return Damping(float(found["value"]), sweep, float(found["seconds"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptFileError(f"{path} holds no choice of damping ({error!r})") from error
 
 
 def _short_hash(value: object) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -87,7 +85,10 @@ def fit(definition: StudyDefinition, workdir: str | Path, *, progress: bool = Tr
     parts = definition.describe()
     key = sha256_text(canonical_json({name: parts[name] for name in ("tasks", "body")}))
     tasks = cache_trunk(
-        model, definition.tasks, batch_size=definition.finetuning.evaluation_batch_size
+        model,
+        definition.tasks,
+        batch_size=definition.finetuning.evaluation_batch_size,
+        folder=workdir / "trunk",
     )
     if tasks != definition.tasks:
         _logger.info("the frozen layers below the trained ones were run once over all data")
@@ -147,12 +148,3 @@ def check_writable(folder: Path) -> None:
             f"can't write in the working folder {folder}: {error.strerror or error}; give another "
             f"with --workdir, or make room there",
         ) from error
-
-
-def _read_damping(path: Path) -> Damping:
-    found = json.loads(path.read_text())
-    sweep = {
-        float(value): math.inf if loss is None else float(loss)
-        for value, loss in found["sweep"].items()
-    }
-    return Damping(float(found["value"]), sweep, float(found["seconds"]))

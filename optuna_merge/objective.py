@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import optuna
 
@@ -39,6 +40,11 @@ class Objective:
         self._fitted = fitted
         self._progress = progress
         self._names = fitted.definition.names
+        self._preview_keys = [
+            key
+            for name in self._names
+            for key in (f"weight_{name}", f"preview_{name}", f"preview_{name}_se")
+        ]
 
     def __call__(self, trial: optuna.Trial) -> float:
         self._check_definition(trial.study)
@@ -57,15 +63,37 @@ class Objective:
             return _fail(trial, str(error))
 
     def _preview(self, trial: optuna.Trial, weights: Mapping[str, float]) -> None:
-        preview = self._fitted.previewer(weights)
-        for name in self._names:
-            metric = preview.evaluations[name].metric
-            trial.set_user_attr(f"weight_{name}", weights[name])
-            trial.set_user_attr(f"preview_{name}", _number(metric.value))
-            trial.set_user_attr(f"preview_{name}_se", _number(metric.standard_error))
-        trial.set_user_attr("preview_seconds", preview.seconds)
+        twin = self._same_preview(trial, weights)
+        if twin is None:
+            preview = self._fitted.previewer(weights)
+            attrs: dict[str, Any] = {"preview_seconds": preview.seconds}
+            for name in self._names:
+                metric = preview.evaluations[name].metric
+                attrs[f"weight_{name}"] = weights[name]
+                attrs[f"preview_{name}"] = _number(metric.value)
+                attrs[f"preview_{name}_se"] = _number(metric.standard_error)
+            score = self._score(preview.evaluations)
+        else:
+            attrs = {key: twin.user_attrs[key] for key in self._preview_keys}
+            attrs |= {"preview_seconds": 0.0, "preview_taken_from": twin.number}
+            score = twin.intermediate_values[0]
+        for key, value in attrs.items():
+            trial.set_user_attr(key, value)
         # Last: a preview that is killed half-way has no step 0 and is done again.
-        trial.report(self._score(preview.evaluations), step=0)
+        trial.report(score, step=0)
+
+    def _same_preview(self, trial: optuna.Trial, weights: Mapping[str, float]) -> Any:
+        """An earlier trial with a preview at exactly these weights, whoever made it, or None.
+
+        The study's fingerprint says that posteriors, data and metrics are the same for all.
+        """
+        wanted = [weights[name] for name in self._names]
+        for other in trial.study.get_trials(deepcopy=False):
+            if other.number == trial.number or 0 not in other.intermediate_values:
+                continue
+            if [other.user_attrs.get(f"weight_{name}") for name in self._names] == wanted:
+                return other
+        return None
 
     def _truth(
         self, trial: optuna.Trial, weights: Mapping[str, float], *, is_baseline: bool

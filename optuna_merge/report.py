@@ -13,7 +13,7 @@ from optuna_merge._files import write_json
 from optuna_merge._optuna import lineage_root
 from optuna_merge.calibration import MIN_TRUTHS, rank_correlation
 from optuna_merge.fitting import FittedStudy
-from optuna_merge.models import evaluate_tasks
+from optuna_merge.models import evaluate_tasks, task_batches
 from optuna_merge.study import BASELINE
 
 Json = dict[str, Any]
@@ -172,9 +172,10 @@ def _test_metrics(weights: Mapping[str, float], fitted: FittedStudy) -> dict[str
     if not path.exists():
         fitted.model.reset()
         fitted.model.load(run.parameters(), source=str(run.path))
-        evaluations = evaluate_tasks(
-            fitted.model, tasks, split="test", batch_size=settings.evaluation_batch_size
+        batches = task_batches(
+            fitted.model, tasks, "test", batch_size=settings.evaluation_batch_size
         )
+        evaluations = evaluate_tasks(fitted.model, tasks, batches)
         write_json(path, {name: e.metric.value for name, e in evaluations.items()})
     found: dict[str, float] = json.loads(path.read_text())
     return found
@@ -238,8 +239,8 @@ def _cells(values: Mapping[str, float | None]) -> str:
 
 
 def _is_preview(trial: FrozenTrial) -> bool:
-    """Whether this trial made a preview of its own: no promoted copy, no retry of a killed one."""
-    own = lineage_root(trial) == trial.number
+    """Whether this trial made a preview of its own: no copy, no retry, not taken from another."""
+    own = lineage_root(trial) == trial.number and "preview_taken_from" not in trial.user_attrs
     return own and 0 in trial.intermediate_values and "preview_seconds" in trial.user_attrs
 
 

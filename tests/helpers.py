@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -168,6 +167,8 @@ def bert_model(folder: str, tasks: Sequence[Task], **options: Any) -> MultitaskM
 
 def tiny_vit() -> nn.Module:
     """A timm vision transformer with three blocks, for images 1 x 8 x 8."""
+    import timm
+
     torch.manual_seed(0)
     return timm.models.VisionTransformer(
         img_size=8,

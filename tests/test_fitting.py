@@ -36,6 +36,7 @@ from optuna_merge.damping import MULTIPLES, trial_weightings
 from optuna_merge.definition import PosteriorSettings, StudyDefinition
 from optuna_merge.finetuning import FinetuneSettings
 from optuna_merge.fitting import FittedStudy, check_writable, fit
+from optuna_merge.models import evaluate_tasks, task_batches
 from optuna_merge.models._multitask import TRUNK
 from optuna_merge.posteriors import (
     DiagonalGaussian,
@@ -148,7 +149,9 @@ def test_the_damping_is_the_best_of_the_sweep_and_recorded(
     # The sweep's number is the weighted loss of the merges that previews show.
     losses = []
     for weights in trial_weightings(["red", "blue"]):
-        found = fitted.previewer(weights, limit=20).evaluations
+        fitted.previewer.load(weights)
+        batches = task_batches(fitted.model, fitted.tasks, limit=20)
+        found = evaluate_tasks(fitted.model, fitted.tasks, batches)
         losses.append(sum(w * found[name].loss.value for name, w in weights.items()))
     assert damping.sweep[damping.value] == pytest.approx(sum(losses) / 3, rel=1e-6)
 
@@ -289,7 +292,7 @@ def test_a_curvature_of_zero_says_what_to_do(tmp_path: Path) -> None:
         return outputs.sum(1) * 0
 
     tasks = [toy_task(name, i, loss=Loss("flat", function)) for i, name in enumerate("ab")]
-    with pytest.raises(ValueError, match="zero everywhere.*or the isotropic family"):
+    with pytest.raises(ValueError, match=r"zero everywhere.*or the isotropic family"):
         fit_toy(tmp_path, toy_definition(tasks))
 
 

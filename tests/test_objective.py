@@ -121,6 +121,22 @@ def test_a_second_baseline_of_one_name_fails(fitted: om.FittedStudy) -> None:
     assert study.trials[3].user_attrs["failure"] == "duplicate baseline: trial 0 has it"
 
 
+def test_the_same_weights_are_previewed_once(fitted: om.FittedStudy) -> None:
+    study = made_study(fitted, pruner=om.PromotionPruner(fraction=0.0))
+    for _ in range(2):
+        study.enqueue_trial({"w_red": 0.25, "w_blue": 0.75})
+    study.enqueue_trial({"w_red": 0.2, "w_blue": 0.6})  # the same weights, written otherwise
+    study.optimize(om.Objective(fitted, progress=False), n_trials=6)
+    made, *taken = study.trials[3:]
+    assert made.user_attrs["preview_seconds"] > 0
+    for trial in taken:
+        assert trial.user_attrs["preview_taken_from"] == made.number
+        assert trial.intermediate_values == made.intermediate_values
+        for key in ("weight_red", "preview_red", "preview_blue_se"):
+            assert trial.user_attrs[key] == made.user_attrs[key]
+    assert om.make_report(study, fitted)["counts"]["previews"] == 4
+
+
 def test_preparing_again_enqueues_nothing(fitted: om.FittedStudy) -> None:
     study = made_study(fitted)
     om.prepare_study(study, fitted)

@@ -25,7 +25,7 @@ from optuna_merge.finetuning._checkpoint import (
 )
 from optuna_merge.finetuning._order import Order, derived_seed
 from optuna_merge.finetuning._settings import FinetuneSettings
-from optuna_merge.models import MultitaskModel, evaluate_tasks
+from optuna_merge.models import MultitaskModel, evaluate_tasks, task_batches
 from optuna_merge.tasks import Evaluation, Loss, Task
 from optuna_merge.tasks._data import LABELS, to_device
 
@@ -121,6 +121,7 @@ def finetune(
         name: Evaluation.from_json(value) for name, value in history.get(done, {}).items()
     }
     rungs = set(settings.rungs())
+    validation = task_batches(model, tasks, batch_size=settings.evaluation_batch_size)
     started = time.perf_counter()
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
@@ -151,9 +152,7 @@ def finetune(
             optimizer.zero_grad()
             bar.update()
             if step + 1 in rungs:
-                evaluations = evaluate_tasks(
-                    model, tasks, batch_size=settings.evaluation_batch_size
-                )
+                evaluations = evaluate_tasks(model, tasks, validation)
                 history[step + 1] = {name: e.to_json() for name, e in evaluations.items()}
                 elapsed = seconds + time.perf_counter() - started
                 if checkpoint is not None:

@@ -27,7 +27,7 @@ _NEGLIGIBLE = 1e-30
 """Weights below this fraction of the largest are left out: ratios must stay within fp32."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Running:
     """The terms so far, which are themselves a Gaussian.
 
@@ -116,7 +116,8 @@ def merge_tensor(
         weightings: For each output one weight per term; a term of weight zero isn't touched.
         vanishing: Whether some precision may be zero.
     """
-    dtype = accumulation_dtype(*means, *(p for p in precisions if isinstance(p, Tensor)))
+    dtypes = {t.dtype for t in (*means, *precisions) if isinstance(t, Tensor)}
+    dtype = reduce(torch.promote_types, dtypes, torch.float32)
     block = _BLOCK if means[0].device.type == "cpu" else max(1, means[0].numel())
     orders = [_order(weights) for weights in weightings]
     used = sorted(set().union(*orders))
@@ -154,14 +155,10 @@ def _order(weights: Sequence[float]) -> list[int]:
     return sorted(kept, key=lambda k: -weights[k])
 
 
-def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
-    """The widest of the tensors' dtypes, at least fp32."""
-    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
-
-
 def _split(tensor: Tensor, block: int) -> Sequence[Tensor]:
     """Blocks of the tensor, flattened: views if it is contiguous."""
-    return torch.split(tensor.reshape(-1), block)
+    flat = tensor.detach().reshape(-1)
+    return (flat,) if len(flat) <= block else torch.split(flat, block)
 
 
 def _as_tensor(value: Precision, like: Tensor) -> Tensor:

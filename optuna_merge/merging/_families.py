@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,7 @@ from optuna_merge.posteriors import (
 
 ELEMENTWISE = (IsotropicGaussian, DiagonalGaussian)
 
-_HUGE = 1 << 22
-"""Bytes from which first use of fresh pages would take longer than the merge itself."""
+_ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,12 @@ def merge_gaussians(
         vanishing: Whether some elementwise precision may be zero.
     """
     family = next((type(t) for t in terms if not isinstance(t, ELEMENTWISE)), None)
-    merged: list[dict[str, Tensor]] = [{} for _ in weightings]
     if family is not None:
         return [_merge_coupled(COUPLED[family], terms, weights) for weights in weightings]
-    for name, mean in terms[0].mean.items():
-        outputs = [empty_like(mean) for _ in weightings]
+    merged = [empty_like(terms[0].mean) for _ in weightings]
+    for name in terms[0].mean:
+        outputs = [result[name] for result in merged]
         merge_named(name, outputs, terms, weightings, vanishing=vanishing)
-        for result, output in zip(merged, outputs):
-            result[name] = output
     return merged
 
 
@@ -88,12 +86,31 @@ def merge_named(
     merge_tensor(outputs, means, precisions, weightings, vanishing=vanishing)
 
 
-def empty_like(mean: Tensor) -> Tensor:
-    """Uninitialised and contiguous; in huge pages, which NumPy asks for, if that pays."""
-    size = mean.numel() * mean.element_size()
-    if mean.device.type != "cpu" or size < _HUGE:
-        return torch.empty_like(mean, memory_format=torch.contiguous_format, requires_grad=False)
-    return torch.from_numpy(np.empty(size, np.uint8)).view(mean.dtype).view(mean.shape)
+def empty_like(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Uninitialised contiguous tensors; on the CPU all in one piece of memory.
+
+    The first use of fresh memory would take longer than the merge itself if it weren't in huge
+    pages, which NumPy asks for where an array is large.
+    """
+    ends = list(accumulate(_aligned(tensor) for tensor in tensors.values()))
+    if any(tensor.device.type != "cpu" for tensor in tensors.values()):
+        return {
+            name: torch.empty_like(tensor, memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        }
+    arena = torch.from_numpy(np.empty(ends[-1] + _ALIGNMENT, np.uint8))
+    shift = -arena.data_ptr() % _ALIGNMENT
+    pieces = {}
+    for (name, tensor), end in zip(tensors.items(), ends):
+        start = shift + end - _aligned(tensor)
+        piece = arena[start : start + tensor.numel() * tensor.element_size()]
+        pieces[name] = piece.view(tensor.dtype).view(tensor.shape)
+    return pieces
+
+
+def _aligned(tensor: Tensor) -> int:
+    """Its bytes, rounded up so that the next tensor starts at a cache line."""
+    return -(-tensor.numel() * tensor.element_size() // _ALIGNMENT) * _ALIGNMENT
 
 
 def _merge_coupled(

@@ -50,12 +50,12 @@ def _merge_one(tasks: list[Mixture], weights: Sequence[float], problem: Problem)
     kind = tasks[0].responsibilities
     used = [(a, task) for a, task in zip(weights, tasks) if a]
     prior = [(weights[-1], problem.prior)] if problem.prior is not None and weights[-1] else []
-    merged: Parameters = {}
     if kind == "coordinate":
-        for name in mean:
-            merged[name] = empty_like(mean[name])
-            _merge_coordinates(name, merged[name], used, prior)
+        merged = empty_like(mean)
+        for name, output in merged.items():
+            _merge_coordinates(name, output, used, prior)
         return merged
+    merged = {}
     for names in _layers(mean) if kind == "layer" else [list(mean)]:
         merged |= EM(
             [

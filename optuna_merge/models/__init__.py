@@ -1,6 +1,6 @@
 """Multitask models: one shared body with heads, and the choice of what is trained and merged."""
 
-from optuna_merge.models._evaluate import evaluate_tasks
+from optuna_merge.models._evaluate import evaluate_tasks, task_batches
 from optuna_merge.models._module import from_module
 from optuna_merge.models._multitask import MultitaskModel
 from optuna_merge.models._timm import from_timm
@@ -18,4 +18,5 @@ __all__ = [
     "from_module",
     "from_timm",
     "from_transformers",
+    "task_batches",
 ]

@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from optuna_merge.models._multitask import MultitaskModel
-from optuna_merge.tasks import Evaluation, Task, evaluate
+from optuna_merge.tasks import Batch, Evaluation, EvaluationBatches, Task, evaluate
 
 
 def evaluate_tasks(
-    model: MultitaskModel,
-    tasks: Sequence[Task],
-    *,
-    split: str = "validation",
-    batch_size: int = 64,
-    limit: int | None = None,
+    model: MultitaskModel, tasks: Sequence[Task], batches: Mapping[str, Iterable[Batch]]
 ) -> dict[str, Evaluation]:
     """Loss and metrics of every task, each with its own head; leaves the model in evaluation mode.
 
     Args:
         model: The model.
         tasks: The model's tasks, or some of them.
-        split: "train", "validation" or "test".
-        batch_size: Examples a forward pass.
-        limit: Only so many examples a task, the first ones; default all.
+        batches: Each task's data, such as `task_batches` makes them.
     """
     model.eval()
-    evaluations = {}
-    for task in tasks:
-        size = len(task.data(split))
-        evaluations[task.name] = evaluate(
-            partial(model, task=task.name),
-            task,
-            split=split,
-            batch_size=batch_size,
-            device=model.device,
-            indices=None if limit is None else range(min(limit, size)),
+    return {
+        task.name: evaluate(partial(model, task=task.name), task, batches[task.name])
+        for task in tasks
+    }
+
+
+def task_batches(
+    model: MultitaskModel,
+    tasks: Sequence[Task],
+    split: str = "validation",
+    *,
+    batch_size: int = 64,
+    limit: int | None = None,
+) -> dict[str, EvaluationBatches]:
+    """Every task's data in batches on the model's device; see `EvaluationBatches`."""
+    return {
+        task.name: EvaluationBatches(
+            task, split, batch_size=batch_size, device=model.device, limit=limit
         )
-    return evaluations
+        for task in tasks
+    }

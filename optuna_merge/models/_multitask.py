@@ -144,6 +144,12 @@ class MultitaskModel(nn.Module):
                 frozen = parameters and not any(p.requires_grad for p in parameters)
                 if frozen or isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
+            for module in self.body.modules():
+                if len({p.requires_grad for p in module.parameters()}) == 2:
+                    # Dropout between frozen and trained modules, as behind position embeddings.
+                    for child in module.children():
+                        if not any(True for _ in child.parameters()):
+                            child.eval()
         return self
 
     def shared_names(self) -> list[str]:

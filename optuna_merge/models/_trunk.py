@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
+from optuna_merge._files import sha256_text
+from optuna_merge._tensors import load_tensors, save_tensors
+from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.models._multitask import TRUNK, MultitaskModel
 from optuna_merge.models._trainable import LastLayers, find_layers
-from optuna_merge.tasks import Batch, Task, TensorData
+from optuna_merge.tasks import Batch, Task, TensorData, fingerprint
 from optuna_merge.tasks._data import MASK, batches_in_order, to_device
 from optuna_merge.tasks._task import SPLITS
+
+_logger = logging.getLogger(__name__)
 
 
 def cache_trunk(
@@ -24,6 +32,7 @@ def cache_trunk(
     *,
     batch_size: int = 64,
     max_bytes: int = 4 << 30,
+    folder: Path | None = None,
 ) -> tuple[Task, ...]:
     """Run the layers below the trained ones once, over all data; give tasks that start from there.
 
@@ -36,6 +45,8 @@ def cache_trunk(
         tasks: The model's tasks.
         batch_size: Examples a forward pass.
         max_bytes: Most memory to spend on activations.
+        folder: Where to keep them, one file per data set under the hash of body and data: other
+            processes and later ones map these files into memory. None: in this process only.
     """
     tasks = tuple(tasks)
     splits = [
@@ -60,11 +71,35 @@ def cache_trunk(
         needed += len(data) * tokens * row[0, 0].numel() * row.element_size()
     if needed > max_bytes:
         return tasks
+    body = "" if folder is None else model.describe()["hash"]
     columns: dict[str, dict[str, Any]] = {task.name: {} for task in tasks}
     for task, split, data in splits:
-        columns[task.name][split] = trunk.cached(model, task, data, batch_size)
+
+        def compute(task: Task = task, data: TensorData = data) -> Tensor:
+            return trunk.activations(model, task, data, batch_size)
+
+        if folder is None:
+            column = compute()
+        else:
+            key = sha256_text(f"{body} {first} {fingerprint(data)}")[:24]
+            column = _kept(folder / f"{key}.safetensors", compute)
+        columns[task.name][split] = TensorData({**data.columns, TRUNK: column})
     model.replaying = trunk.replaying
     return tuple(dataclasses.replace(task, **columns[task.name]) for task in tasks)
+
+
+def _kept(path: Path, compute: Callable[[], Tensor]) -> Tensor:
+    """The tensor in the file, mapped into memory; computed and written if it isn't there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        try:
+            return load_tensors(path)[0][TRUNK]
+        except FileNotFoundError:
+            pass
+        except CorruptFileError as error:
+            _logger.warning("computing it again: %s", error)
+        save_tensors({TRUNK: compute()}, path)
+        return load_tensors(path)[0][TRUNK]
 
 
 class _Trunk:
@@ -93,10 +128,10 @@ class _Trunk:
         assert self._seen is not None
         return self._seen
 
-    def cached(
+    def activations(
         self, model: MultitaskModel, task: Task, data: TensorData, batch_size: int
-    ) -> TensorData:
-        """The data with the trunk's output as a further column, padded with zeros."""
+    ) -> Tensor:
+        """The trunk's output on all data, padded with zeros."""
         column: Tensor | None = None
         for rows in batches_in_order(data, batch_size):
             output = self.output(model, task, to_device(data[rows], model.device)).cpu()
@@ -105,7 +140,7 @@ class _Trunk:
                 column = torch.zeros(len(data), length, *output.shape[2:], dtype=output.dtype)
             column[rows, : output.shape[1]] = output
         assert column is not None
-        return TensorData({**data.columns, TRUNK: column})
+        return column
 
     def _frozen(self, forward: Callable[..., Any], hidden: Tensor, *rest: Any, **more: Any) -> Any:
         return forward(hidden, *rest, **more) if self._activations is None else hidden

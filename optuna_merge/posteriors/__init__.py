@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from optuna_merge._labels import categorical_labels, gaussian_labels
 from optuna_merge._tensors import load_tensors, read_metadata, save_tensors
 from optuna_merge.posteriors._families import Posterior
 from optuna_merge.posteriors._files import load_posterior, posterior_hash, save_posterior
@@ -10,11 +11,7 @@ from optuna_merge.posteriors._gaussian import DiagonalGaussian, IsotropicGaussia
 from optuna_merge.posteriors._kronecker import KroneckerGaussian
 from optuna_merge.posteriors._low_rank import LowRankGaussian
 from optuna_merge.posteriors._mixture import Mixture
-from optuna_merge.posteriors._squared_gradients import (
-    categorical_labels,
-    gaussian_labels,
-    squared_gradients,
-)
+from optuna_merge.posteriors._squared_gradients import squared_gradients
 
 __all__ = [
     "DiagonalGaussian",

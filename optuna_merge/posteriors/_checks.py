@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -45,6 +45,7 @@ def check_structure(posteriors: Mapping[str, Posterior]) -> None:
                 raise TypeError(f"{who}: component {k} must be a Gaussian, got {component!r:.60}")
             gaussians[f"{who}, component {k}"] = component
     first = next(iter(gaussians))
+    reference: dict[tuple[str, str], Tensor | float] = {}
     for who, gaussian in gaussians.items():
         _check_mean(who, gaussian.mean)
         _check_names(who, gaussian.mean, first, gaussians[first].mean, "mean")
@@ -54,9 +55,12 @@ def check_structure(posteriors: Mapping[str, Posterior]) -> None:
                 # Kronecker factors are for matrices alone.
                 some = isinstance(gaussian, KroneckerGaussian) and field.name != "mean"
                 _check_names(who, value, f"{who}'s mean", gaussian.mean, field.name, some=some)
-        for part in gaussian.parts():
+        parts = tuple(gaussian.parts())
+        for part in parts:
             _check_part(who, part)
-        _check_alike(who, gaussian, first, gaussians[first])
+        if who == first:
+            reference = {(part.role, part.name): part.value for part in parts}
+        _check_alike(who, parts, first, reference)
 
 
 def check_values(who: str, posterior: Posterior) -> bool:
@@ -157,11 +161,15 @@ def _check_part(who: str, part: Part) -> None:
         )
 
 
-def _check_alike(who: str, posterior: Gaussian, whose: str, reference: Gaussian) -> None:
+def _check_alike(
+    who: str,
+    parts: Iterable[Part],
+    whose: str,
+    reference: Mapping[tuple[str, str], Tensor | float],
+) -> None:
     """Shape and device of the means, and all dtypes within one family, must be the same."""
-    known = {(part.role, part.name): part.value for part in reference.parts()}
-    for part in posterior.parts():
-        value, other = part.value, known.get((part.role, part.name))
+    for part in parts:
+        value, other = part.value, reference.get((part.role, part.name))
         if not isinstance(value, Tensor) or not isinstance(other, Tensor):
             continue
         if part.role == "mean" and value.shape != other.shape:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
@@ -49,4 +49,4 @@ class Mixture:
         yield Part("log_weights", "", self.log_weights, shape=(len(self.components),))
         for k, component in enumerate(self.components):
             for part in component.parts():
-                yield replace(part, role=f"component {k}'s {part.role}")
+                yield part._replace(role=f"component {k}'s {part.role}")

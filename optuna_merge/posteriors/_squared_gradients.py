@@ -10,6 +10,8 @@ from torch import Generator, Tensor
 from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from optuna_merge._labels import keep_ignored
+
 _logger = logging.getLogger(__name__)
 
 Batch = Mapping[str, Tensor]
@@ -35,17 +37,18 @@ def squared_gradients(
     *,
     loss: Loss,
     sample_labels: SampleLabels | None = None,
+    classes: int | None = None,
     chunk_size: int = 32,
     generator: Generator | None = None,
 ) -> dict[str, Tensor]:
     """Mean over examples of the squared gradient of each example's loss.
 
-    With labels sampled from the model this estimates the diagonal of the true Fisher matrix, which
-    for cross-entropy and squared error is that of the Gauss-Newton matrix; with the data's own
-    labels it is the empirical Fisher, which vanishes where the data are fitted. It is the data
-    part, on the scale of the averaged loss: add the prior's precision to get a posterior's
-    (arXiv 2412.08147, arXiv 2310.12808). A squared minibatch gradient would be too small by the
-    batch size.
+    With labels sampled from the model, or summed over all classes, this is the diagonal of the
+    true Fisher matrix, which for cross-entropy and squared error is that of the Gauss-Newton
+    matrix; with the data's own labels it is the empirical Fisher, which vanishes where the data
+    are fitted. It is the data part, on the scale of the averaged loss: add the prior's precision
+    to get a posterior's (arXiv 2412.08147, arXiv 2310.12808). A squared minibatch gradient would
+    be too small by the batch size.
 
     Args:
         predict: `predict(params, batch) -> outputs`, without randomness (the model in eval mode)
@@ -55,57 +58,109 @@ def squared_gradients(
             vmapped and is called one example after the other instead, to the same result.
         params: Parameters by name to differentiate by.
         batches: Batches of equal keys, each tensor of leading dimension B; labels at "labels".
-        loss: Outputs and labels of B examples to B losses.
-        sample_labels: `categorical_labels`, `gaussian_labels(...)` or your own; None takes the
-            data's labels.
+        loss: Outputs and labels of B examples to B losses, each the negative logarithm of the
+            density that labels are sampled from; a mean over n labels of an example would give
+            curvature too small by n, and must be multiplied by sqrt(n).
+        sample_labels: `categorical_labels`, `gaussian_labels` or your own; None takes the data's
+            labels. Where the data's integer labels are -100, none is drawn.
+        classes: For cross-entropy with one label an example, of few classes: the exact expectation
+            over the labels 0 to classes - 1, at one gradient a class; in place of sample_labels.
         chunk_size: Examples whose gradients are held at once; memory is this times the parameters.
-        generator: Of the sampled labels, on the outputs' device.
+        generator: Of the sampled labels.
 
     Returns:
         Non-negative tensors with the names and shapes of `params`, in fp32 (fp64 for fp64).
 
     Raises:
-        ValueError: no examples, a batch without labels, bad chunk size, or dropout that is on.
+        ValueError: no examples, a batch without labels, bad chunk size, dropout that is on, or
+            both sample_labels and classes.
+    """
+    total = {name: torch.zeros_like(p, dtype=_wide(p)) for name, p in params.items()}
+    count = 0.0
+    for gradient, weights in example_gradients(
+        predict,
+        params,
+        batches,
+        loss=loss,
+        sample_labels=sample_labels,
+        classes=classes,
+        chunk_size=chunk_size,
+        generator=generator,
+    ):
+        for name, rows in gradient.items():
+            # Not squared in place: gradients of tied or added parameters may share memory.
+            for row, weight in zip(rows.to(total[name].dtype), weights):
+                total[name].addcmul_(row, row, value=weight)
+        count += sum(weights)
+    return {name: tensor.div_(count) for name, tensor in total.items()}
+
+
+def example_gradients(
+    predict: Predict,
+    params: Mapping[str, Tensor],
+    batches: Iterable[Batch],
+    *,
+    loss: Loss,
+    sample_labels: SampleLabels | None,
+    classes: int | None,
+    chunk_size: int,
+    generator: Generator | None,
+) -> Iterator[tuple[dict[str, Tensor], list[float]]]:
+    """Gradients g_i, a leading dimension over them, and weights w_i that add up to 1 an example.
+
+    The Fisher matrix is sum_i w_i g_i g_i' / sum_i w_i. Arguments and errors are those of
+    `squared_gradients`.
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}; expected at least 1")
+    if sample_labels is not None and classes is not None:
+        raise ValueError("labels are either sampled or summed over: give sample_labels or classes")
     params = {name: tensor.detach() for name, tensor in params.items()}
-    total = {name: torch.zeros_like(p, dtype=_wide(p)) for name, p in params.items()}
-    count = 0
 
     def example_loss(params: Mapping[str, Tensor], example: Batch) -> Tensor:
         batch = {key: value.unsqueeze(0) for key, value in example.items()}
         return loss(predict(params, batch), batch[LABELS]).squeeze(0)
 
     gradients = _PerExample(example_loss)
+    empty = True
     for chunk in _chunks(batches, chunk_size):
-        if sample_labels is not None:
-            with torch.no_grad():
-                chunk[LABELS] = sample_labels(predict(params, chunk), generator)
-        for gradient in gradients(params, chunk):
-            for name, rows in gradient.items():
-                # Not squared in place: gradients of tied or added parameters may share memory.
-                for row in rows.to(total[name].dtype):
-                    total[name].addcmul_(row, row)
-        count += len(chunk[LABELS])
-    if not count:
+        for labels, weights in _labels(predict, params, chunk, sample_labels, classes, generator):
+            start = 0
+            for gradient in gradients(params, {**chunk, LABELS: labels}):
+                stop = start + len(next(iter(gradient.values())))
+                yield gradient, weights[start:stop]
+                start, empty = stop, False
+    if empty:
         raise ValueError("no examples to estimate the curvature from; batches is empty")
-    return {name: tensor.div_(count) for name, tensor in total.items()}
 
 
-def categorical_labels(outputs: Tensor, generator: Generator | None = None) -> Tensor:
-    """Draw class labels from logits of shape (..., classes): the model of cross-entropy."""
-    probabilities = outputs.float().softmax(-1)
-    flat = torch.multinomial(probabilities.flatten(0, -2), 1, generator=generator)
-    return flat.view(outputs.shape[:-1])
-
-
-def gaussian_labels(outputs: Tensor, generator: Generator | None = None) -> Tensor:
-    """Draw targets from N(outputs, 1): the model of the loss 1/2 (output - target)^2."""
-    noise = torch.randn(
-        outputs.shape, generator=generator, dtype=outputs.dtype, device=outputs.device
-    )
-    return outputs + noise
+def _labels(
+    predict: Predict,
+    params: Mapping[str, Tensor],
+    chunk: Batch,
+    sample: SampleLabels | None,
+    classes: int | None,
+    generator: Generator | None,
+) -> list[tuple[Tensor, list[float]]]:
+    """The labels to take gradients with, each with one weight per example."""
+    own = chunk[LABELS]
+    equal = [1.0] * len(own)
+    if sample is None and classes is None:
+        return [(own, equal)]
+    with torch.no_grad():
+        outputs = predict(params, chunk)
+    if sample is not None:
+        return [(keep_ignored(sample(outputs, generator), own), equal)]
+    likely = outputs.double().softmax(-1)
+    if likely.shape != (len(own), classes):
+        raise ValueError(
+            f"classes is {classes}, but outputs have the shape {tuple(outputs.shape)}; expected "
+            f"({len(own)}, {classes})"
+        )
+    return [
+        (torch.full_like(own, label), likely[:, label].tolist())
+        for label in range(likely.shape[1])
+    ]
 
 
 class _PerExample:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from optuna_merge.merging import merge
-from optuna_merge.models import MultitaskModel, evaluate_tasks
+from optuna_merge.merging import merge, merge_into
+from optuna_merge.models import MultitaskModel, evaluate_tasks, task_batches
 from optuna_merge.posteriors import Posterior
 from optuna_merge.tasks import Evaluation, Task
 
@@ -40,6 +40,7 @@ class Previewer:
         posteriors: Posterior of the shared parameters, by task.
         heads: Parameters of each task's own head, by task.
         batch_size: Examples a forward pass.
+        limit: Only so many validation examples a task, the first ones; default all.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Previewer:
         heads: Mapping[str, Mapping[str, Tensor]],
         *,
         batch_size: int = 64,
+        limit: int | None = None,
     ) -> None:
         self._model = model
         self._tasks = tuple(tasks)
@@ -57,26 +59,26 @@ class Previewer:
         self._heads = {
             name: tensor for task in self._tasks for name, tensor in heads[task.name].items()
         }
-        self._batch_size = batch_size
+        self._batches = task_batches(model, tasks, batch_size=batch_size, limit=limit)
 
     def merged(self, weights: Mapping[str, float]) -> dict[str, Tensor]:
         """All trained parameters of the preview: the merged ones and the tasks' heads."""
         shared = merge(self._posteriors, [weights[task.name] for task in self._tasks])
         return shared | self._heads
 
-    def __call__(
-        self, weights: Mapping[str, float], *, split: str = "validation", limit: int | None = None
-    ) -> Preview:
-        """Preview the multitask model at `weights`.
+    def load(self, weights: Mapping[str, float]) -> None:
+        """Put `merged(weights)` into the model, in place.
 
         Args:
             weights: Task weight by name, on the simplex.
-            split: The data to evaluate on.
-            limit: Only so many examples a task, the first ones.
         """
+        merge_into(self._model, self._posteriors, [weights[task.name] for task in self._tasks])
+        # Other work may have been done with the model since: its heads are not a merge's.
+        self._model.load(self._heads, source="the heads of the task runs")
+
+    def __call__(self, weights: Mapping[str, float]) -> Preview:
+        """Preview the multitask model at `weights`, task weight by name, on the simplex."""
         started = time.perf_counter()
-        self._model.load(self.merged(weights), source="the merge")
-        evaluations = evaluate_tasks(
-            self._model, self._tasks, split=split, batch_size=self._batch_size, limit=limit
-        )
+        self.load(weights)
+        evaluations = evaluate_tasks(self._model, self._tasks, self._batches)
         return Preview(dict(weights), evaluations, time.perf_counter() - started)

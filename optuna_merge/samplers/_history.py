@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from optuna.trial import FrozenTrial, TrialState
 
+from optuna_merge._optuna import PROMOTED_FROM
 from optuna_merge.weights import canonical_weights, param_name
 
 Array = npt.NDArray[np.float64]
@@ -85,7 +86,7 @@ def read_trial(trial: FrozenTrial, tasks: Sequence[str]) -> Record | None:
         preview_metrics=tuple(_number(attrs.get(f"preview_{t}")) for t in tasks),
         preview_se=tuple(_number(attrs.get(f"preview_{t}_se")) for t in tasks),
         truth_metrics=tuple(_number(attrs.get(f"truth_{t}")) if done else math.nan for t in tasks),
-        is_copy="promoted_from" in attrs,
+        is_copy=PROMOTED_FROM in attrs,
     )
 
 
@@ -197,14 +198,6 @@ class History:
             lambda r: r.values[index] if len(r.values) == n_objectives else math.nan,
             sign,
             (lambda r: r.preview_se[index] ** 2) if per_task else None,
-        )
-
-    def has_metrics(self) -> bool:
-        """Whether some trial has the metrics of all tasks (preview or truth)."""
-        return any(
-            not any(map(math.isnan, metrics))
-            for r in self.records
-            for metrics in (r.preview_metrics, r.truth_metrics)
         )
 
 

@@ -17,6 +17,7 @@ default type and random state are left alone.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import math
 import threading
@@ -344,6 +345,19 @@ class TruthModel:
         """Probability in [0, 1] that the previews help to predict the truths."""
         return float((self.log_weights.exp() * self._members.use_preview).sum())
 
+    def siding(self, with_preview: bool) -> TruthModel:
+        """The same posterior given that the previews help, or given that they don't.
+
+        An expected improvement averaged over both sides follows the optimistic side, even when it
+        is the less likely one. Taking a side at random, with the probability `trust`, does not.
+        """
+        chosen = self._members.use_preview == float(with_preview)
+        if not chosen.any():
+            return self
+        sided = copy.copy(self)
+        sided.log_weights = torch.log_softmax(self.log_weights.masked_fill(~chosen, -torch.inf), 0)
+        return sided
+
     def members(self, weights: Array) -> tuple[Tensor, Tensor]:
         """Mean and variance of each member at `q x T`: two `S x q` tensors.
 
@@ -403,9 +417,8 @@ class ScoreModel:
         self._score = score
         sobol = qmc.Sobol(len(self.models), seed=0).random(n_draws)
         self._draws = ndtri(np.clip(sobol, 1e-6, 1 - 1e-6))
-        truths = [m.truth_weights for m in models]
-        self.truth_weights = truths[0]
-        self.anchors = models[0].anchors
+        self.truth_weights = self.models[0].truth_weights
+        self.anchors = self.models[0].anchors
 
     def score(self, metrics: Array) -> Array:
         """The score function's value, checked.

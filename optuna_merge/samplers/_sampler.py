@@ -13,7 +13,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_merge.samplers._history import History, TrialReader
+from optuna_merge.samplers._history import History, Series, TrialReader
 from optuna_merge.samplers._simplex import startup_design, to_simplex
 from optuna_merge.weights import canonical_weights, check_tasks, param_name
 
@@ -37,7 +37,8 @@ class PreviewSampler(BaseSampler):
     alone, and a scrambled Sobol design on the simplex and its faces. Then a Gaussian process on
     the previews feeds one on the truths, and the log expected improvement of the TRUTH is
     maximised over the simplex, faces and vertices included. Models of the truth that use the
-    previews compete with models that don't, so bad previews lose their say. Before the first
+    previews compete with models that don't: each suggestion follows one side, drawn with the
+    probability that the truths so far give it, so bad previews lose their say. Before the first
     truth the previews alone decide. Trials that run or wait count as pending.
 
     With several objectives the expected hypervolume improvement is maximised (more than four:
@@ -162,15 +163,21 @@ class PreviewSampler(BaseSampler):
         signs = [1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in study.directions]
         if len(signs) == 1:
             series = history.score(signs[0])
-            if self._score is not None and history.has_metrics():
-                models = [TruthModel.fit(history.metric(i)) for i in range(len(self._tasks))]
-                return acquisitions.ScoreImprovement(ScoreModel(models, self._score), signs[0])
-            if len(series.previews) + len(series.truths) < 2:
+            if self._score is not None:
+                metrics = [history.metric(i) for i in range(len(self._tasks))]
+                if min(map(_n_values, metrics)) >= 2:
+                    model = ScoreModel([TruthModel.fit(m) for m in metrics], self._score)
+                    return acquisitions.ScoreImprovement(model, signs[0])
+            if _n_values(series) < 2:
                 return None
-            return acquisitions.TruthImprovement(TruthModel.fit(series))
+            truth = TruthModel.fit(series)
+            if len(series.truths):
+                side = np.random.default_rng([self._seed, number, 0]).random() < truth.trust
+                truth = truth.siding(with_preview=side)
+            return acquisitions.TruthImprovement(truth)
 
         all_series = [history.objective(i, len(signs), s) for i, s in enumerate(signs)]
-        if min(len(s.previews) + len(s.truths) for s in all_series) < 2:
+        if min(map(_n_values, all_series)) < 2:
             return None
         models = [TruthModel.fit(s) for s in all_series]
         rng = np.random.default_rng([self._seed, number, len(signs)])
@@ -187,6 +194,10 @@ class PreviewSampler(BaseSampler):
 
 def _fresh_seed() -> int:
     return int(np.random.SeedSequence().generate_state(1)[0])
+
+
+def _n_values(series: Series) -> int:
+    return len(series.previews) + len(series.truths)
 
 
 def _is_starting(trial: FrozenTrial) -> bool:

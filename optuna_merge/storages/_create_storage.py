@@ -68,6 +68,9 @@ def create_storage(
     journal have no heartbeat; there `heartbeat_interval`, `grace_period` and `max_retry` have no
     effect.
 
+    The signs of life are given by `study.optimize`. Who runs trials by `study.ask` and
+    `study.tell`, for longer than `grace_period`, has to pass `heartbeat_interval=None`.
+
     Args:
         url: See above.
         heartbeat_interval: Seconds between the signs of life of a running trial; None for none.

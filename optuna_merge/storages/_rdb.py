@@ -8,9 +8,8 @@ from typing import Any
 
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
 
-from optuna_merge._optuna import ReadMarkingStorage, only_reading
+from optuna_merge._optuna import HeartbeatFromStart, ReadMarkingStorage, only_reading
 
 _logger = logging.getLogger(__name__)
 
@@ -18,7 +17,7 @@ LOCK_TIMEOUT = 60.0
 """Seconds that a process waits for the lock of a SQLite file before it gives up."""
 
 
-class SteadyHeartbeat(RDBStorage):
+class SteadyHeartbeat(HeartbeatFromStart):
     """An `RDBStorage` whose heartbeat outlives an error of the database.
 
     Optuna's heartbeat thread ends with the first error, silently, and the trial is then taken for

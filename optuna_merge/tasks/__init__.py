@@ -1,10 +1,30 @@
 """Tasks: data, loss, metrics and head of each thing that the model is finetuned for."""
 
 from optuna_merge.tasks._data import Batch, Data, TensorData, fingerprint
-from optuna_merge.tasks._evaluation import Evaluation, evaluate
+from optuna_merge.tasks._evaluation import Evaluation, EvaluationBatches, evaluate
 from optuna_merge.tasks._image import image_task
-from optuna_merge.tasks._losses import Loss, cross_entropy, mean_squared_error
-from optuna_merge.tasks._metrics import Measurement, Metric, accuracy, negative_squared_error
+from optuna_merge.tasks._losses import (
+    Loss,
+    cross_entropy,
+    mean_squared_error,
+    token_cross_entropy,
+)
+from optuna_merge.tasks._metrics import (
+    Measurement,
+    Metric,
+    accuracy,
+    bleu,
+    chrf,
+    macro_f1,
+    matthews,
+    negative_squared_error,
+    pearson,
+    perplexity,
+    squared_error,
+    text_metric,
+    token_accuracy,
+    torchmetrics_metric,
+)
 from optuna_merge.tasks._task import Task, check_tasks
 from optuna_merge.tasks._text import text_task
 
@@ -12,18 +32,30 @@ __all__ = [
     "Batch",
     "Data",
     "Evaluation",
+    "EvaluationBatches",
     "Loss",
     "Measurement",
     "Metric",
     "Task",
     "TensorData",
     "accuracy",
+    "bleu",
     "check_tasks",
+    "chrf",
     "cross_entropy",
     "evaluate",
     "fingerprint",
     "image_task",
+    "macro_f1",
+    "matthews",
     "mean_squared_error",
     "negative_squared_error",
+    "pearson",
+    "perplexity",
+    "squared_error",
+    "text_metric",
     "text_task",
+    "token_accuracy",
+    "token_cross_entropy",
+    "torchmetrics_metric",
 ]

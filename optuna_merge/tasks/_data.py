@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -93,6 +93,24 @@ def batches_in_order(
     if lengths is not None:
         order.sort(key=lambda i: -int(lengths[i]))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def unpadded_batches(data: Data, indices: Sequence[int], batch_size: int) -> Iterator[Batch]:
+    """Batches of `indices` without any padding, and so without an attention mask.
+
+    Examples of one length stand together. Models look into a mask, which vmap can't follow; where
+    there is no padding they do as well without one. Data without lengths come as they are.
+    """
+    lengths = getattr(data, "lengths", None)
+    groups: dict[int, list[int]] = {}
+    for index in indices:
+        groups.setdefault(0 if lengths is None else int(lengths[index]), []).append(index)
+    for _, group in sorted(groups.items()):
+        for start in range(0, len(group), batch_size):
+            batch = dict(data[group[start : start + batch_size]])
+            if lengths is not None and bool(batch[MASK].all()):
+                del batch[MASK]
+            yield batch
 
 
 def to_device(batch: Mapping[str, Tensor], device: torch.device | str) -> Batch:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from optuna_merge.tasks._data import LABELS, Batch, batches_in_order, to_device
+from optuna_merge.tasks._data import LABELS, Batch, TensorData, batches_in_order, to_device
 from optuna_merge.tasks._losses import Loss
 from optuna_merge.tasks._metrics import Measurement, mean_measurement
 from optuna_merge.tasks._task import Task
@@ -52,31 +52,60 @@ class Evaluation:
         return cls(Measurement(*value["loss"]), metrics, value["num_examples"])
 
 
-def evaluate(
-    predict: Callable[[Batch], Tensor],
-    task: Task,
-    *,
-    split: str = "validation",
-    batch_size: int = 64,
-    device: torch.device | str = "cpu",
-    indices: Sequence[int] | None = None,
-) -> Evaluation:
-    """Evaluate `predict` on a task's data, in one pass without gradients.
+class EvaluationBatches:
+    """A task's data in batches, in one fixed order, to be evaluated again and again.
+
+    Batches of data that are held in memory are put together and moved to the device once, when
+    they are first used; data that are decoded when read are read again in every pass.
 
     Args:
-        predict: Batch to outputs (batch, ...); the model must be in evaluation mode.
-        task: Gives data, loss and metrics.
+        task: The task.
         split: "train", "validation" or "test".
         batch_size: Examples a forward pass.
         device: Where batches are put.
-        indices: Only these examples; default all.
+        limit: Only so many examples, the first ones; default all.
     """
-    data = task.data(split)
+
+    def __init__(
+        self,
+        task: Task,
+        split: str = "validation",
+        *,
+        batch_size: int = 64,
+        device: torch.device | str = "cpu",
+        limit: int | None = None,
+    ) -> None:
+        self._data = task.data(split)
+        self._device = device
+        size = len(self._data)
+        indices = range(size if limit is None else min(limit, size))
+        self._rows = batches_in_order(self._data, batch_size, indices)
+        self._kept: list[Batch] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._kept is not None:
+            return iter(self._kept)
+        batches = (to_device(self._data[rows], self._device) for rows in self._rows)
+        if isinstance(self._data, TensorData):
+            self._kept = list(batches)
+            return iter(self._kept)
+        return batches
+
+
+def evaluate(
+    predict: Callable[[Batch], Tensor], task: Task, batches: Iterable[Batch]
+) -> Evaluation:
+    """Evaluate `predict` in one pass without gradients.
+
+    Args:
+        predict: Batch to outputs (batch, ...); the model must be in evaluation mode.
+        task: Gives loss and metrics.
+        batches: The data, such as `EvaluationBatches`.
+    """
     assert isinstance(task.loss, Loss)
     outputs, labels, losses = [], [], []
     with torch.inference_mode():
-        for rows in batches_in_order(data, batch_size, indices):
-            batch = to_device(data[rows], device)
+        for batch in batches:
             predicted = predict(batch)
             losses.append(task.loss(predicted, batch[LABELS]).float())
             outputs.append(predicted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -76,8 +77,10 @@ class _ImageData:
         return len(self._table)
 
     def content_hash(self) -> str:
-        """SHA-256 of the untransformed pixels and labels: a transform may be random."""
-        digest = hashlib.sha256()
+        """SHA-256 of the untransformed pixels and labels (a transform may be random) and of the
+        transform as it shows itself, without addresses in memory."""
+        shown = re.sub(r" at 0x[0-9a-f]+", "", repr(self._transform))
+        digest = hashlib.sha256(shown.encode())
         for row, label in zip(self._table, self.columns[LABELS].tolist()):
             picture = row[self._image]
             digest.update(f"{picture.mode}{picture.size}{label};".encode())

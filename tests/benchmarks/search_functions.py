@@ -18,9 +18,12 @@ Regrets are in units of the truth's range, about 1 from its optimum to its mean 
 `--noise s` every value seen has an error of s standard deviations of the truth, and the regret is
 that of the best truth as seen.
 
-`--composite` compares PreviewSampler with and without `score=`: the score is the worst task's
-metrics, each metric is a saturating function of all weights, each preview is 20 % below its truth
-with an error of its own (correlation .9).
+`--baselines`: the truths of uniform weights and of every task alone are there in advance, as
+in a real study, for all methods but `previews` and `random`.
+
+`--composite` compares PreviewSampler with and without `score=`: the score is the worst of the
+metrics, each metric is a saturating function of all weights, each preview is too low, by a fifth,
+and a fifth of it is another function.
 """
 
 from __future__ import annotations
@@ -135,8 +138,17 @@ def promote_best(
     )
 
 
+def baseline_points(n_tasks: int) -> Array:
+    return np.concatenate([np.full((1, n_tasks), 1 / n_tasks), np.eye(n_tasks)])
+
+
 def ours(
-    problem: Problem, seed: int, n_truths: int, n_previews: int, report: list[float]
+    problem: Problem,
+    seed: int,
+    n_truths: int,
+    n_previews: int,
+    baselines: bool,
+    report: list[float],
 ) -> float:
     tasks = problem.tasks
     study = optuna.create_study(direction="maximize", sampler=PreviewSampler(tasks, seed=seed))
@@ -144,16 +156,26 @@ def ours(
 
     def model() -> TruthImprovement:
         history = reader.read(study.study_name, study.get_trials(deepcopy=False))
-        return TruthImprovement(TruthModel.fit(history.score(1.0)))
+        fitted = TruthModel.fit(history.score(1.0))
+        if promoted:
+            side = np.random.default_rng([seed, len(promoted)]).random() < fitted.trust
+            fitted = fitted.siding(with_preview=side)
+        return TruthImprovement(fitted)
 
-    for i in range(n_previews):
+    n_start = len(tasks) + 1 if baselines else 0
+    for i in range(n_previews + n_start):
         start = time.perf_counter()
         trial = study.ask()
         w = weights_of(trial, tasks)
         report.append(time.perf_counter() - start)
         trial.report(problem.see_preview(w), 0)
+        if baselines and i <= len(tasks):  # the start-up design begins with them
+            study.tell(trial, problem.see_truth(w))
+            continue
         study.tell(trial, state=TrialState.PRUNED)
-        while i + 1 >= len(tasks) + 4 and len(promoted) < n_truths * (i + 1) // n_previews:
+        while i + 1 >= len(tasks) + 4 and len(promoted) < (
+            n_truths * (i + 1 - n_start) // n_previews
+        ):
             promote_best(study, tasks, model, promoted, lambda w: (problem.see_truth(w), {}))
     return regret_of(problem, study)
 
@@ -188,16 +210,19 @@ def previews_only(problem: Problem, seed: int, n_previews: int) -> float:
     return problem.regret(points, [t.intermediate_values[0] for t in study.trials])
 
 
-def without_previews(problem: Problem, seed: int, n_truths: int) -> list[float]:
+def without_previews(problem: Problem, seed: int, n_truths: int, baselines: bool) -> list[float]:
     """Regrets of the simplex GP, GPSampler and random search."""
     n_tasks = len(problem.tasks)
     uniform = np.random.default_rng(seed).dirichlet(np.ones(n_tasks), n_truths)
     # Vertices are rarely good: the simplex GP starts from spread points, like the others.
     simplex_gp = PreviewSampler(problem.tasks, seed=seed, n_startup_trials=6)
     gp_sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=6)
+    start, n_all = uniform[:6], n_truths
+    if baselines:
+        start, n_all = baseline_points(n_tasks), n_truths + n_tasks + 1
     return [
-        truths_alone(problem, simplex_gp, n_truths, uniform[:6]),
-        truths_alone(problem, gp_sampler, n_truths, uniform[:0]),
+        truths_alone(problem, simplex_gp, n_all, start),
+        truths_alone(problem, gp_sampler, n_all, start if baselines else start[:0]),
         problem.regret(uniform, [problem.see_truth(w[None]) for w in uniform]),
     ]
 
@@ -277,6 +302,7 @@ def main() -> None:
     parser.add_argument("--truths", type=int, default=15)
     parser.add_argument("--previews", type=int, default=60)
     parser.add_argument("--noise", type=float, default=0.0)
+    parser.add_argument("--baselines", action="store_true")
     parser.add_argument("--composite", action="store_true")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -297,8 +323,8 @@ def main() -> None:
                     problem = Problem(n_tasks, correlation, sparse, seed, args.noise)
                     key = (n_tasks, sparse, seed)
                     if key not in alone:
-                        alone[key] = without_previews(problem, seed, args.truths)
-                    mine = ours(problem, seed, args.truths, args.previews, seconds)
+                        alone[key] = without_previews(problem, seed, args.truths, args.baselines)
+                    mine = ours(problem, seed, args.truths, args.previews, args.baselines, seconds)
                     rows.append([mine, previews_only(problem, seed, args.previews), *alone[key]])
             table = np.array(rows)
             cells = zip(np.median(table, axis=0), table.max(axis=0))

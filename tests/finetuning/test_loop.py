@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from optuna_merge.exceptions import TrainingDivergedError
 from optuna_merge.finetuning import FinetuneResult, FinetuneSettings, finetune
 from optuna_merge.finetuning._order import Order
-from optuna_merge.models import LastLayers, Matching, evaluate_tasks
+from optuna_merge.models import LastLayers, Matching, evaluate_tasks, task_batches
 from optuna_merge.tasks import Loss, Task, TensorData
 
 WEIGHTS = {"red": 0.3, "blue": 0.7}
@@ -346,7 +346,7 @@ def test_training_lowers_the_weighted_loss() -> None:
     settings = toy_settings(steps=40, num_rungs=1)
 
     def weighted_loss() -> float:
-        found = evaluate_tasks(model, tasks, split="train")
+        found = evaluate_tasks(model, tasks, task_batches(model, tasks, "train"))
         return sum(weight * found[name].loss.value for name, weight in WEIGHTS.items())
 
     before = weighted_loss()

@@ -84,7 +84,6 @@ def test_folders_load_with_from_pretrained(tmp_path: Path) -> None:
     from transformers import (
         AutoModelForSequenceClassification,
         BertConfig,
-        PreTrainedTokenizerFast,
     )
 
     torch.manual_seed(0)
@@ -192,7 +191,7 @@ def test_bad_files_leave_nothing(tmp_path: Path) -> None:
         merge_files([tmp_path], [1.0], output)
     save_posterior(IsotropicGaussian(good, 3.0), paths[0])
     save_posterior(IsotropicGaussian(good, 1.0), paths[1])
-    with pytest.raises(ValueError, match="the merged precision of '.*' is -1"):
+    with pytest.raises(ValueError, match=r"the merged precision of '.*' is -1"):
         merge_files([paths[0]], [-1.0], output, prior=paths[1])
     with pytest.raises(ValueError, match="off the simplex"):
         merge_files([paths[0]], [0.5], output)

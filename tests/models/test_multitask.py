@@ -30,6 +30,7 @@ from optuna_merge.models import (
     evaluate_tasks,
     from_module,
     from_timm,
+    task_batches,
 )
 from optuna_merge.tasks import Task
 
@@ -330,11 +331,16 @@ def test_all_tasks_are_evaluated_with_their_own_heads_on_the_first_examples() ->
     tasks = toy_tasks()
     model = toy_model(tasks)
     model.train()
-    found = evaluate_tasks(model, tasks, batch_size=4, limit=5)
+    found = evaluate_tasks(model, tasks, task_batches(model, tasks, batch_size=4, limit=5))
     assert not model.training
     for task in tasks:
         batch = task.data("validation")[list(range(5))]
         losses = nn.functional.cross_entropy(model(batch, task.name), batch["labels"])
         assert found[task.name].loss.value == pytest.approx(losses.item(), rel=1e-6)
         assert found[task.name].num_examples == 5
-    assert evaluate_tasks(model, tasks[:1], split="train", limit=99)["red"].num_examples == 24
+    assert (
+        evaluate_tasks(model, tasks[:1], task_batches(model, tasks, "train", limit=99))[
+            "red"
+        ].num_examples
+        == 24
+    )

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import (
     bert_model,
+    files_below,
+    flip_byte,
     image_tasks,
     save_bert,
     tiny_vit,
@@ -23,6 +26,7 @@ from optuna_merge.models import (
     cache_trunk,
     evaluate_tasks,
     from_timm,
+    task_batches,
 )
 from optuna_merge.models._multitask import TRUNK
 from optuna_merge.posteriors import squared_gradients
@@ -59,7 +63,7 @@ def test_outputs_and_losses_are_the_same(make: Make) -> None:
     model, tasks = make()
     rows = [4, 1, 7]
     expected = [model(task.data("train")[rows], task.name) for task in tasks]
-    before = evaluate_tasks(model, tasks)
+    before = evaluate_tasks(model, tasks, task_batches(model, tasks))
     cached = cache_trunk(model, tasks, batch_size=5)
     for task, old, outputs in zip(cached, tasks, expected):
         batch = task.data("train")[rows]
@@ -67,7 +71,7 @@ def test_outputs_and_losses_are_the_same(make: Make) -> None:
         torch.testing.assert_close(model(batch, task.name), outputs, rtol=1e-5, atol=1e-6)
         # The same model still takes what isn't cached.
         assert torch.equal(model(old.data("train")[rows], task.name), outputs)
-        found = evaluate_tasks(model, cached, batch_size=4)[task.name]
+        found = evaluate_tasks(model, cached, task_batches(model, cached, batch_size=4))[task.name]
         assert found.loss.value == pytest.approx(before[task.name].loss.value, rel=1e-5)
         assert found.metric == before[task.name].metric
     # It is the trunk's output that is used, not the inputs beside it.
@@ -170,3 +174,30 @@ def test_activations_for_another_model_are_refused() -> None:
     other = from_timm(tiny_vit(), tasks, trainable=LastLayers(1))
     with pytest.raises(ValueError, match=r"column 'trunk_activations' .*cache_trunk was not call"):
         other(cached[0].data("train")[[0]], "left")
+
+
+def test_activations_are_kept_in_files(make: Make, tmp_path: Path) -> None:
+    model, tasks = make()
+    folder = tmp_path / "trunk"
+    expected = cache_trunk(model, tasks)
+    cached = cache_trunk(make()[0], make()[1], folder=folder)
+    before = files_below(folder)
+    assert len(before) == 4  # two tasks, training and validation data
+    again = cache_trunk(*make(), folder=folder)
+    assert files_below(folder) == before
+    for made in (cached, again):
+        for task, other in zip(made, expected):
+            assert torch.equal(columns(task)[TRUNK], columns(other)[TRUNK])
+    flip_byte(folder / next(iter(before)))
+    repaired = cache_trunk(*make(), folder=folder)
+    assert files_below(folder) != before
+    for task, other in zip(repaired, expected):
+        assert torch.equal(columns(task)[TRUNK], columns(other)[TRUNK])
+
+
+def test_dropout_between_frozen_modules_is_off() -> None:
+    vit = tiny_vit()
+    vit.pos_drop.p = 0.5
+    model = from_timm(vit, image_tasks(), trainable=LastLayers(1)).train()
+    assert not model.body.pos_drop.training
+    assert model.body.blocks[-1].mlp.drop1.training

@@ -118,8 +118,8 @@ class InterleavedStorage(InMemoryStorage):
         return super().set_trial_state_values(*args, **kwargs)
 
 
-@pytest.mark.parametrize("deaths", [0.0, 0.03])
-@pytest.mark.parametrize("fraction", [0.25, 0.5])
+@pytest.mark.parametrize("deaths", [0.0, 0.04])
+@pytest.mark.parametrize("fraction", [0.25, 0.5, 1.0])
 @pytest.mark.parametrize("block", range(3))
 def test_the_budget_is_met_exactly(block: int, fraction: float, deaths: float) -> None:
     optuna.logging.get_logger("optuna")  # configured here, not in the threads

@@ -52,6 +52,18 @@ def test_bad_previews_lose_their_say() -> None:
     assert error[0] < 1.5 * error[1] + 0.01
 
 
+def test_siding() -> None:
+    model = TruthModel.fit(series(60, 15, bad=True))
+    assert 0.0 < model.trust < 1.0
+    sides = [model.siding(with_preview=use) for use in (False, True)]
+    assert [s.trust for s in sides] == pytest.approx([0.0, 1.0])
+    means = [s.predict(GRID)[0] for s in sides]
+    mixed = (1 - model.trust) * means[0] + model.trust * means[1]
+    np.testing.assert_allclose(model.predict(GRID)[0], mixed, atol=1e-9)
+    alone = TruthModel.fit(Series(np.empty((0, 3)), np.empty(0), GRID[:5], truth(GRID[:5])))
+    assert alone.siding(with_preview=True) is alone
+
+
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_directions_and_units_change_nothing(scale: float) -> None:
     mean, std = TruthModel.fit(series(20, 6)).predict(GRID)

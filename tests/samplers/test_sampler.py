@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+import torch
+from botorch.utils.multi_objective.hypervolume import Hypervolume
 from optuna.samplers import BaseSampler, PartialFixedSampler, TPESampler
 from optuna.trial import TrialState
 
@@ -80,18 +82,18 @@ def test_finds_the_optimum_of_the_truth(direction: str) -> None:
 
 
 def test_a_restart_changes_nothing(tmp_path: Path) -> None:
-    whole = make_study(18, seed=7)
+    whole = make_study(16, seed=7)
     storage = f"sqlite:///{tmp_path / 'study.db'}"
-    for _ in range(3):
+    for _ in range(2):
         study = optuna.create_study(
             study_name="s",
             storage=storage,
             load_if_exists=True,
             sampler=PreviewSampler(TASKS, seed=7),
         )
-        study.optimize(objective, n_trials=6)
+        study.optimize(objective, n_trials=8)
     assert params_of(study) == params_of(whole)
-    assert params_of(make_study(18, seed=8))[10:] != params_of(whole)[10:]
+    assert params_of(make_study(9, seed=8)) != params_of(whole)[:9]
 
 
 def test_trials_of_other_samplers_are_understood() -> None:
@@ -169,7 +171,7 @@ def test_many_tasks() -> None:
 
     study.optimize(run, n_trials=46)
     previews = [t.intermediate_values[0] for t in study.trials]
-    assert max(previews[36:]) > 0.7 * max(previews[:36])
+    assert max(previews[36:]) > max(previews[:36])
 
 
 @pytest.mark.parametrize("values", [[math.nan], [math.inf], [-math.inf], [1.0]])
@@ -268,12 +270,8 @@ def test_two_objectives_beat_random_in_hypervolume() -> None:
     def volume(sampler: BaseSampler) -> float:
         study = optuna.create_study(directions=["minimize"] * 2, sampler=sampler)
         study.optimize(run, n_trials=20)
-        values = np.array([t.values for t in study.trials])
-        return float(
-            optuna._hypervolume.compute_hypervolume(
-                values[(values < 0.3).all(axis=1)], np.array([0.3, 0.3])
-            )
-        )
+        losses = torch.tensor([t.values for t in study.trials])
+        return float(Hypervolume(torch.tensor([-0.3, -0.3])).compute(-losses))
 
     assert volume(PreviewSampler(TASKS, seed=0)) > 1.2 * volume(
         optuna.samplers.RandomSampler(seed=0)
@@ -307,6 +305,9 @@ def test_score_of_the_metrics() -> None:
         study.enqueue_trial(weight_params(dict(zip(TASKS, edge))))
     study.optimize(run, n_trials=16)
     assert np.abs(np.array(params_of(study)[7:]) - 1 / 3).max(axis=1).min() < 0.05
+    # where the metrics are missing, the scalar takes over
+    plain = make_study(9, sampler=PreviewSampler(TASKS, seed=0, score=worst))
+    assert params_of(plain) == params_of(make_study(9))
     study.sampler = PreviewSampler(TASKS, seed=0, score=lambda m: m[..., 0, 0])
     with pytest.raises(ValueError, match="one number per vector"):
         study.optimize(run, n_trials=1)

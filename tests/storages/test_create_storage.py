@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 import logging
 import os
 import pickle
@@ -126,6 +127,29 @@ def test_heartbeat_and_retry(tmp_path: Path) -> None:
     assert not is_heartbeat_enabled(
         create_storage(f"sqlite:///{tmp_path}/study.db", heartbeat_interval=None)
     )
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_a_worker_killed_before_the_first_heartbeat_is_noticed(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    if kind == "postgres":
+        url = request.getfixturevalue("postgres_database")
+    storage = create_storage(url)
+    study = optuna.create_study(storage=storage)
+    study.enqueue_trial({"x": 0.5})
+    study.ask()  # the one that waited
+    study.ask()  # a new one
+    with storage.engine.begin() as connection:
+        yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=24)
+        connection.execute(
+            sqlalchemy.text("UPDATE trial_heartbeats SET heartbeat = :then"),
+            {"then": yesterday.strftime("%Y-%m-%d %H:%M:%S")},
+        )
+    optuna.storages.fail_stale_trials(study)
+    states = [trial.state for trial in study.trials]
+    assert states == [TrialState.FAIL, TrialState.FAIL, TrialState.WAITING, TrialState.WAITING]
 
 
 def test_heartbeat_outlives_an_error_of_the_database(

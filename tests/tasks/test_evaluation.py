@@ -10,6 +10,7 @@ from torch import Tensor
 
 from optuna_merge.tasks import (
     Evaluation,
+    EvaluationBatches,
     accuracy,
     cross_entropy,
     evaluate,
@@ -66,7 +67,7 @@ def linear(batch: dict[str, Tensor]) -> Tensor:
 def test_an_evaluation_is_the_mean_over_examples_whatever_the_batches(batch_size: int) -> None:
     task = toy_task("red")
     rows = task.data("validation")[list(range(30))]
-    found = evaluate(linear, task, batch_size=batch_size)
+    found = evaluate(linear, task, EvaluationBatches(task, batch_size=batch_size))
     losses = cross_entropy(linear(rows), rows["labels"])
     assert found.num_examples == 30
     assert found.loss.value == pytest.approx(losses.double().mean().item(), rel=1e-6)
@@ -76,17 +77,17 @@ def test_an_evaluation_is_the_mean_over_examples_whatever_the_batches(batch_size
 
 def test_split_and_rows_can_be_chosen() -> None:
     task = toy_task("red")
-    rows = task.data("train")[[3, 4, 5]]
-    found = evaluate(linear, task, split="train", indices=[3, 4, 5])
+    rows = task.data("train")[[0, 1, 2]]
+    found = evaluate(linear, task, EvaluationBatches(task, "train", limit=3))
     assert found.num_examples == 3
     assert found.metric == accuracy(linear(rows), rows["labels"])
 
 
 def test_an_evaluation_survives_json() -> None:
     task = toy_task("red")
-    found = evaluate(linear, task)
+    found = evaluate(linear, task, EvaluationBatches(task))
     assert Evaluation.from_json(json.loads(json.dumps(found.to_json()))) == found
-    alone = evaluate(linear, task, indices=[0])  # its standard errors are NaN
+    alone = evaluate(linear, task, EvaluationBatches(task, limit=1))  # its standard errors are NaN
     again = Evaluation.from_json(json.loads(json.dumps(alone.to_json())))
     assert math.isnan(again.loss.standard_error)
     assert again.loss.value == alone.loss.value

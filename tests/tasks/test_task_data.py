@@ -6,7 +6,7 @@ from datasets import Dataset
 from helpers import toy_columns
 
 from optuna_merge.tasks import Data, TensorData, fingerprint
-from optuna_merge.tasks._data import batches_in_order
+from optuna_merge.tasks._data import batches_in_order, unpadded_batches
 
 
 def masked(*lengths: int, width: int = 6) -> TensorData:
@@ -71,7 +71,7 @@ def test_whatever_changes_in_the_data_changes_the_fingerprint(change: str) -> No
     elif change == "order":
         columns = {name: column.flip(0) for name, column in columns.items()}
     elif change == "type":
-        columns["labels"] = columns["labels"].int()
+        columns["labels"] = columns["labels"].view(torch.float64)  # the same bytes
     elif change == "shape":
         columns["x"] = columns["x"].view(-1, 2, 3)
     elif change == "name":
@@ -85,3 +85,17 @@ def test_data_without_tensors_are_refused_by_column() -> None:
     table = Dataset.from_dict({"words": ["a", "b"], "labels": [0, 1]})
     with pytest.raises(TypeError, match=r"column 'words' must hold tensors.*got list; use with_f"):
         fingerprint(table)
+
+
+def test_unpadded_batches_have_no_mask_and_cover_all_rows_once() -> None:
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 1, 0]])
+    data = TensorData({"attention_mask": mask, "x": torch.arange(16).reshape(4, 4)})
+    batches = list(unpadded_batches(data, [0, 1, 2, 3], 2))
+    assert [batch["x"].tolist() for batch in batches] == [
+        [[0, 1], [8, 9]],
+        [[12, 13, 14]],  # padded on the left: keeps its mask
+        [[4, 5, 6, 7]],
+    ]
+    assert ["attention_mask" in batch for batch in batches] == [False, True, False]
+    plain = TensorData({"x": torch.arange(3)})
+    assert [b["x"].tolist() for b in unpadded_batches(plain, [2, 0, 1], 2)] == [[2, 0], [1]]

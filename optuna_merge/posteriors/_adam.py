@@ -1,0 +1,49 @@
+"""A diagonal that costs nothing: the second moments of a finished Adam run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+def adam_second_moments(
+    state: Optimizer | Mapping[str, Any], names: Sequence[str], *, batch_size: int
+) -> dict[str, Tensor]:
+    """Curvature from Adam's or AdamW's state: bias-corrected second moments times the batch size.
+
+    Rougher than `squared_gradients`: gradients are of minibatches with the data's labels, dropout
+    on, at the parameters of the last 1 / (1 - beta2) steps, and clipped if they were. The factor of
+    the batch size undoes the averaging as far as the examples' gradients are independent.
+
+    Args:
+        state: The optimizer or its `state_dict()`.
+        names: The parameters' names in the optimizer's order.
+        batch_size: Examples averaged for one step, accumulation and processes included.
+
+    Returns:
+        Tensors by name, the data part on the scale of the averaged loss. Parameters that were
+        never stepped are missing.
+
+    Raises:
+        ValueError: another number of names than parameters, or an optimizer without second moments.
+    """
+    described = state.state_dict() if isinstance(state, Optimizer) else state
+    moments: dict[str, Tensor] = {}
+    count = sum(len(group["params"]) for group in described["param_groups"])
+    if len(names) != count:
+        raise ValueError(f"{len(names)} names for the optimizer's {count} parameters")
+    for group in described["param_groups"]:
+        if "betas" not in group:
+            raise ValueError("the optimizer keeps no second moments; expected Adam or AdamW")
+        for index in group["params"]:
+            values = described["state"].get(index)
+            if values is None:
+                continue
+            if "exp_avg_sq" not in values:
+                raise ValueError("the optimizer keeps no second moments; expected Adam or AdamW")
+            correction = 1 - group["betas"][1] ** float(values["step"])
+            moments[names[index]] = values["exp_avg_sq"].detach() * (batch_size / correction)
+    return moments

@@ -1,0 +1,210 @@
+"""Kronecker factors of the Fisher matrix, collected by hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from optuna_merge.posteriors._squared_gradients import LABELS, Batch, Loss, SampleLabels
+
+Factors = dict[str, tuple[Tensor, Tensor]]
+
+
+def kronecker_fisher(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    predict: Callable[[Batch], Tensor],
+    loss: Loss,
+    sample_labels: SampleLabels | None = None,
+    generator: Generator | None = None,
+) -> tuple[Factors, dict[str, Tensor]]:
+    """Factors and diagonals of a `KroneckerGaussian` for a model's layers.
+
+    Linear layers and convolutions (of one group) get for their weight the pair (A, G): A is the
+    mean of a a' over examples and positions, G the mean over examples of the sum of g g' over
+    positions, with inputs a and gradients g at the outputs (K-FAC, arXiv 1503.05671; positions as
+    in K-FAC-expand, arXiv 2311.00636). Their biases, layer norms and embeddings get the diagonal:
+    exact squared gradients of each example. Other parameters get nothing.
+
+    Args:
+        model: In eval mode. A module that is called several times in a pass counts every call as
+            further positions.
+        batches: As in `squared_gradients`.
+        predict: A batch to outputs, one row per example, by calling the model.
+        loss: Outputs and labels of B examples to B losses.
+        sample_labels: As in `squared_gradients`.
+        generator: As in `squared_gradients`.
+
+    Returns:
+        Factors and diagonals by parameter name, the data part on the scale of the averaged loss,
+        for parameters that require gradients.
+
+    Raises:
+        ValueError: the model is in training mode, no examples, or a batch without labels.
+    """
+    if model.training:
+        raise ValueError("the model is in training mode: call model.eval() first")
+    collectors = [
+        collector
+        for name, module in model.named_modules()
+        if (collector := _collector(name, module)) is not None
+    ]
+    handles = [collector.module.register_forward_hook(collector.hook) for collector in collectors]
+    count = 0
+    try:
+        for batch in batches:
+            if LABELS not in batch:
+                raise ValueError(f"a batch has no {LABELS!r}; its keys are {sorted(batch)}")
+            with torch.enable_grad():
+                outputs = predict(batch)
+                labels = batch[LABELS]
+                if sample_labels is not None:
+                    labels = sample_labels(outputs.detach(), generator)
+                losses = loss(outputs, labels)
+                wanted = [output for c in collectors for _, output in c.calls]
+                gradients = iter(torch.autograd.grad(losses.sum(), wanted, allow_unused=True))
+            for collector in collectors:
+                collector.collect([next(gradients) for _ in collector.calls], len(losses))
+            count += len(losses)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not count:
+        raise ValueError("no examples to estimate the curvature from; batches is empty")
+    factors: Factors = {}
+    diagonals: dict[str, Tensor] = {}
+    for collector in collectors:
+        if collector.g is not None and collector.a is not None:
+            a = collector.a / collector.positions
+            factors[collector.weight] = (a, collector.g / count)
+        for name, square in collector.squares.items():
+            diagonals[name] = square / count
+    return factors, diagonals
+
+
+class _Collector:
+    """Inputs and outputs of one module within a pass, and its sums over all passes."""
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.module = module
+        self.prefix = f"{name}." if name else ""
+        self.weight = f"{self.prefix}weight"
+        self.calls: list[tuple[Tensor, Tensor]] = []
+        self.a: Tensor | None = None
+        self.g: Tensor | None = None
+        self.positions = 0
+        self.squares: dict[str, Tensor] = {}
+
+    def hook(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        if output.requires_grad:
+            self.calls.append((inputs[0].detach(), output))
+
+    def collect(self, gradients: list[Tensor | None], examples: int) -> None:
+        """Add the passes' calls; a gradient has the shape of the call's output."""
+        calls, self.calls = self.calls, []
+        bias: Tensor | None = None
+        for (given, output), gradient in zip(calls, gradients):
+            if gradient is None:
+                continue
+            inputs, outputs = self.rows(given, gradient.detach(), examples)
+            self.add(inputs, outputs, examples)
+            del output
+            summed = outputs.sum(1)
+            bias = summed if bias is None else bias + summed
+        parameter = getattr(self.module, "bias", None)
+        if bias is not None and isinstance(parameter, Tensor) and parameter.requires_grad:
+            self.square("bias", bias.square().sum(0))
+
+    def rows(self, given: Tensor, gradient: Tensor, examples: int) -> tuple[Tensor, Tensor]:
+        """Inputs and output gradients as (examples, positions, features), at least fp32."""
+        wide = torch.promote_types(gradient.dtype, torch.float32)
+        return (
+            given.reshape(examples, -1, given.shape[-1]).to(wide),
+            gradient.reshape(examples, -1, gradient.shape[-1]).to(wide),
+        )
+
+    def add(self, inputs: Tensor, outputs: Tensor, examples: int) -> None:
+        """Add one call's part to the weight's curvature."""
+        if not self.module.weight.requires_grad:  # type: ignore[union-attr]
+            return
+        a = torch.einsum("nsi,nsj->ij", inputs, inputs)
+        g = torch.einsum("nsi,nsj->ij", outputs, outputs)
+        self.a = a if self.a is None else self.a + a
+        self.g = g if self.g is None else self.g + g
+        self.positions += inputs.shape[0] * inputs.shape[1]
+
+    def square(self, name: str, value: Tensor) -> None:
+        name = self.prefix + name
+        self.squares[name] = self.squares[name] + value if name in self.squares else value
+
+
+class _Convolution(_Collector):
+    def rows(self, given: Tensor, gradient: Tensor, examples: int) -> tuple[Tensor, Tensor]:
+        conv = self.module
+        assert isinstance(conv, nn.Conv2d)
+        wide = torch.promote_types(gradient.dtype, torch.float32)
+        padding = conv._reversed_padding_repeated_twice
+        mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+        patches = functional.unfold(
+            functional.pad(given.to(wide), padding, mode=mode),
+            conv.kernel_size,  # type: ignore[arg-type]
+            dilation=conv.dilation,  # type: ignore[arg-type]
+            stride=conv.stride,  # type: ignore[arg-type]
+        )
+        return patches.mT, gradient.to(wide).flatten(2).mT
+
+
+class _LayerNorm(_Collector):
+    def add(self, inputs: Tensor, outputs: Tensor, examples: int) -> None:
+        norm = self.module
+        assert isinstance(norm, nn.LayerNorm)
+        if norm.weight.requires_grad:
+            normal = functional.layer_norm(inputs, inputs.shape[-1:], eps=norm.eps)
+            self.square("weight", (normal * outputs).sum(1).square().sum(0))
+
+
+class _Embedding(_Collector):
+    def rows(self, given: Tensor, gradient: Tensor, examples: int) -> tuple[Tensor, Tensor]:
+        wide = torch.promote_types(gradient.dtype, torch.float32)
+        # Positions may have been looked up once for the whole batch.
+        return given.reshape(-1), gradient.reshape(-1, gradient.shape[-1]).to(wide)
+
+    def collect(self, gradients: list[Tensor | None], examples: int) -> None:
+        table = self.module.weight
+        assert isinstance(table, Tensor)
+        calls, self.calls = self.calls, []
+        ids, values, owners = [], [], []
+        for (given, _), gradient in zip(calls, gradients):
+            if gradient is None:
+                continue
+            tokens, rows = self.rows(given, gradient.detach(), examples)
+            ids.append(tokens)
+            values.append(rows)
+            each = torch.arange(examples, device=tokens.device)
+            owners.append(each.repeat_interleave(len(tokens) // examples))
+        if not ids or not table.requires_grad:
+            return
+        # One row for each pair of an example and a token in it, summed before it is squared.
+        keys = torch.cat(owners) * len(table) + torch.cat(ids)
+        pairs, places = keys.unique(return_inverse=True)
+        rows = torch.cat(values)
+        summed = rows.new_zeros(len(pairs), rows.shape[1]).index_add_(0, places, rows)
+        total = rows.new_zeros(table.shape)
+        self.square("weight", total.index_add_(0, pairs % len(table), summed.square()))
+
+
+def _collector(name: str, module: nn.Module) -> _Collector | None:
+    if isinstance(module, nn.Linear):
+        return _Collector(name, module)
+    if isinstance(module, nn.Conv2d) and module.groups == 1:
+        return _Convolution(name, module)
+    if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
+        return _LayerNorm(name, module)
+    if isinstance(module, nn.Embedding):
+        return _Embedding(name, module)
+    return None

@@ -1,0 +1,51 @@
+"""What a metric is, and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A value and its standard error over examples (NaN where it isn't known)."""
+
+    value: float
+    standard_error: float
+
+
+def _as_they_are(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return outputs, labels
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of a whole data set.
+
+    It is computed in two steps: each batch of outputs and labels is condensed to the little that
+    the metric needs of every example (a predicted class, not its logits), and the metric is a
+    function of that, over all examples.
+
+    Attributes:
+        name: Stands in the study's definition and in tables.
+        function: `(outputs, labels) -> Measurement` over all examples, on the CPU; what it gets
+            is what `condense` made of the batches, concatenated.
+        greater_is_better: Decides the direction of the study.
+        condense: `(outputs, labels) -> (outputs, labels)` of a batch, on the model's device: two
+            tensors with a row per example, whose further dimensions are the same in every batch.
+            Needed where batches differ in length, as those of tokens do; default: both as they
+            are.
+        generated: The outputs wanted are token ids that the model generates, (batch, tokens),
+            not what it predicts in one forward pass.
+    """
+
+    name: str
+    function: Callable[[Tensor, Tensor], Measurement]
+    greater_is_better: bool = True
+    condense: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = _as_they_are
+    generated: bool = False
+
+    def __call__(self, outputs: Tensor, labels: Tensor) -> Measurement:
+        return self.function(*self.condense(outputs, labels))

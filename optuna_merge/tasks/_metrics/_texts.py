@@ -1,0 +1,130 @@
+"""Metrics of generated texts: BLEU and chrF."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+
+from optuna_merge._labels import IGNORED
+from optuna_merge.tasks._metrics._metric import Measurement, Metric
+from optuna_merge.tasks._metrics._standard_errors import jackknife_measurement
+
+
+def bleu(
+    hypotheses: Sequence[str], references: Sequence[str], *, groups: int = 20, **options: Any
+) -> Measurement:
+    """Corpus BLEU by sacrebleu, from 0 to 100 (greater is better).
+
+    The standard error over examples is by the delete-a-group jackknife: SE^2 =
+    (G - 1) / G sum_g (v_g - mean(v))^2, with v_g the score without group g.
+
+    Args:
+        hypotheses: One text an example.
+        references: One text an example.
+        groups: G; fewer than 2 for a standard error of NaN and no further cost.
+        **options: Of `sacrebleu.BLEU`, such as `tokenize`.
+
+    Raises:
+        ImportError: sacrebleu isn't installed.
+        ValueError: no examples, or not as many references as hypotheses.
+    """
+    return _corpus_score("BLEU", hypotheses, references, groups, options)
+
+
+def chrf(
+    hypotheses: Sequence[str], references: Sequence[str], *, groups: int = 20, **options: Any
+) -> Measurement:
+    """Corpus chrF by sacrebleu, from 0 to 100 (greater is better); otherwise as `bleu`.
+
+    Args:
+        hypotheses: One text an example.
+        references: One text an example.
+        groups: See `bleu`.
+        **options: Of `sacrebleu.CHRF`; `word_order=2` makes it chrF++.
+
+    Raises:
+        ImportError: sacrebleu isn't installed.
+        ValueError: no examples, or not as many references as hypotheses.
+    """
+    return _corpus_score("CHRF", hypotheses, references, groups, options)
+
+
+def text_metric(
+    name: str,
+    measure: Callable[[list[str], list[str]], Measurement],
+    decode: Callable[[list[list[int]]], list[str]],
+    *,
+    length: int,
+    greater_is_better: bool = True,
+) -> Metric:
+    """A metric of the texts that a model generates, with the labels as the references.
+
+    Its outputs are token ids as the model's `generate` returns them, without a prompt: (batch,
+    tokens); its labels, (batch, tokens), are the reference's tokens, -100 ignored.
+
+    Args:
+        name: Stands in the study's definition and in tables.
+        measure: Of hypotheses and references: `bleu`, `chrf` or your own.
+        decode: Lists of token ids to texts, without special tokens, such as
+            `partial(tokenizer.batch_decode, skip_special_tokens=True)`.
+        length: Most tokens that are generated, or labelled, in an example.
+        greater_is_better: Decides the direction of the study.
+
+    Raises:
+        ValueError: (when it is called) outputs that aren't token ids, or more tokens than
+            `length`.
+    """
+
+    def condense(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if outputs.ndim != 2 or outputs.is_floating_point():
+            raise ValueError(
+                f"metric {name!r} takes generated token ids (batch, tokens), got "
+                f"{outputs.dtype} {tuple(outputs.shape)}"
+            )
+        longest = max(outputs.shape[1], labels.shape[1])
+        if longest > length:
+            raise ValueError(
+                f"metric {name!r} has length {length}, but got {longest} tokens; raise it"
+            )
+        padded = [
+            functional.pad(ids, (0, length - ids.shape[1]), value=IGNORED)
+            for ids in (outputs, labels)
+        ]
+        return padded[0], padded[1]
+
+    def function(outputs: Tensor, labels: Tensor) -> Measurement:
+        hypotheses, references = (
+            decode([[token for token in row if token != IGNORED] for row in ids.tolist()])
+            for ids in (outputs, labels)
+        )
+        return measure(hypotheses, references)
+
+    return Metric(name, function, greater_is_better, condense, generated=True)
+
+
+def _corpus_score(
+    scorer: str,
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    groups: int,
+    options: dict[str, Any],
+) -> Measurement:
+    try:
+        import sacrebleu
+    except ImportError as error:
+        raise ImportError("BLEU and chrF need sacrebleu: pip install sacrebleu") from error
+    if not hypotheses or len(hypotheses) != len(references):
+        raise ValueError(
+            f"expected one reference for each of at least one hypothesis, got {len(hypotheses)} "
+            f"hypotheses and {len(references)} references"
+        )
+    corpus = getattr(sacrebleu, scorer)(**options)
+
+    def score(rows: list[int]) -> float:
+        chosen = [hypotheses[i] for i in rows], [[references[i] for i in rows]]
+        return float(corpus.corpus_score(*chosen).score)
+
+    return jackknife_measurement(score, len(hypotheses), groups)

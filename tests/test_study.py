@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from helpers import toy_columns, toy_definition, toy_model, toy_settings, toy_task, toy_tasks
+from optuna.trial import TrialState, create_trial
+
+from optuna_merge.definition import StudyDefinition
+from optuna_merge.exceptions import DefinitionMismatchError
+from optuna_merge.fitting import FittedStudy, fit
+from optuna_merge.scores import Score
+from optuna_merge.study import (
+    BASELINE,
+    DEFINITION,
+    FINGERPRINT,
+    baseline_weights,
+    differing_parts,
+    duplicate_baseline,
+    open_study,
+    prepare_study,
+)
+
+
+def fit_toy(workdir: Path, **changes: Any) -> FittedStudy:
+    return fit(toy_definition(**changes), workdir, progress=False)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workdir")
+
+
+@pytest.fixture(scope="module")
+def fitted(workdir: Path) -> FittedStudy:
+    return fit_toy(workdir)
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    return optuna.create_study(study_name="text", direction="maximize")
+
+
+def test_a_new_study_gets_the_definition_and_the_baselines(
+    study: optuna.Study, fitted: FittedStudy
+) -> None:
+    prepare_study(study, fitted)
+    assert study.user_attrs[FINGERPRINT] == fitted.fingerprint
+    assert json.loads(study.user_attrs[DEFINITION]) == json.loads(json.dumps(fitted.parts))
+    assert study.user_attrs["tasks"] == ["red", "blue"]
+    assert study.metric_names == ["score (mean)"]
+    assert [trial.state for trial in study.trials] == [TrialState.WAITING] * 3
+    enqueued = {
+        trial.user_attrs[BASELINE]: trial.system_attrs["fixed_params"] for trial in study.trials
+    }
+    assert enqueued == {
+        "uniform": {"w_red": 0.5, "w_blue": 0.5},
+        "red": {"w_red": 1.0, "w_blue": 0.0},
+        "blue": {"w_red": 0.0, "w_blue": 1.0},
+    }
+
+
+def test_preparing_again_changes_nothing(study: optuna.Study, fitted: FittedStudy) -> None:
+    prepare_study(study, fitted)
+    before = [(t.number, t.user_attrs) for t in study.trials], study.user_attrs
+    prepare_study(study, fitted)
+    assert ([(t.number, t.user_attrs) for t in study.trials], study.user_attrs) == before
+
+
+def test_a_baseline_that_failed_is_enqueued_again(
+    study: optuna.Study, fitted: FittedStudy
+) -> None:
+    prepare_study(study, fitted)
+    failed = study.ask()
+    study.tell(failed, state=TrialState.FAIL)
+    finished = study.ask()
+    study.tell(finished, 0.5)
+    prepare_study(study, fitted)
+    assert [t.user_attrs[BASELINE] for t in study.trials] == ["uniform", "red", "blue", "uniform"]
+
+
+def test_an_interrupted_preparation_is_done_again(
+    study: optuna.Study, fitted: FittedStudy
+) -> None:
+    study.set_user_attr(DEFINITION, json.dumps(fitted.parts))
+    study.enqueue_trial({"w_red": 0.5, "w_blue": 0.5}, user_attrs={BASELINE: "uniform"})
+    prepare_study(study, fitted)
+    assert study.user_attrs[FINGERPRINT] == fitted.fingerprint
+    assert [t.user_attrs[BASELINE] for t in study.trials] == ["uniform", "red", "blue"]
+
+
+def with_other_data() -> StudyDefinition:
+    red = toy_tasks()[0]
+    blue = toy_task("blue", 2, classes=3, train=toy_columns(24, 3, seed=9))
+    return toy_definition((red, blue))
+
+
+@pytest.mark.parametrize(
+    "definition, message",
+    [
+        (
+            lambda: toy_definition(finetuning=toy_settings(steps=8)),
+            r"what differs: finetuning\.steps \(7 → 8\), heads\.blue .*, posteriors\.red",
+        ),
+        (lambda: toy_definition(score="worst"), r"what differs: score \(mean → worst\)\. Take"),
+        (with_other_data, r"posteriors\.blue \(\w{12}… → \w{12}…\), .*, task blue: data\. Take"),
+        (
+            lambda: toy_definition(model=toy_model(toy_tasks(), seed=1)),
+            r"what differs: body\.hash \(",
+        ),
+        (
+            lambda: toy_definition(toy_tasks()[:1]),
+            r"tasks \(red, blue → red\)",
+        ),
+    ],
+    ids=["settings", "score", "data", "body", "tasks"],
+)
+def test_another_definition_is_refused_by_its_parts(
+    definition: Any, message: str, study: optuna.Study, fitted: FittedStudy, workdir: Path
+) -> None:
+    prepare_study(study, fitted)
+    other = fit(definition(), workdir, progress=False)
+    before = study.user_attrs, len(study.trials)
+    with pytest.raises(DefinitionMismatchError, match=message) as caught:
+        prepare_study(study, other)
+    assert str(caught.value).startswith("study 'text' was made with another definition")
+    assert (study.user_attrs, len(study.trials)) == before
+
+
+def test_another_direction_is_refused(fitted: FittedStudy, workdir: Path) -> None:
+    storage = optuna.storages.InMemoryStorage()
+    study = open_study("text", storage, "minimize")
+    assert open_study("text", storage, "minimize").study_name == study.study_name
+    message = re.escape(
+        "study 'text' has direction minimize, but the definition's score is to be maximized; make "
+        "a study of another name: optuna create-study --study-name ... --direction maximize"
+    )
+    with pytest.raises(DefinitionMismatchError, match=message):
+        open_study("text", storage, "maximize")
+    with pytest.raises(DefinitionMismatchError, match=message):
+        prepare_study(study, fitted)
+    assert study.user_attrs == {} and study.trials == []
+    regret = Score("regret", lambda metrics, alone: -metrics["red"], maximize=False)
+    prepare_study(study, fit_toy(workdir, score=regret))
+    assert len(study.trials) == 3
+
+
+def test_several_directions_are_refused(fitted: FittedStudy) -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    with pytest.raises(DefinitionMismatchError, match="has direction maximize, minimize, but"):
+        prepare_study(study, fitted)
+
+
+def test_a_study_of_something_else_is_refused(study: optuna.Study, fitted: FittedStudy) -> None:
+    study.add_trial(create_trial(value=1.0))
+    with pytest.raises(DefinitionMismatchError, match=r"study 'text' has trials but no optuna_me"):
+        prepare_study(study, fitted)
+    assert study.user_attrs == {} and len(study.trials) == 1
+
+
+def test_baselines_are_uniform_weights_and_each_task_alone() -> None:
+    assert baseline_weights(["a"]) == {"uniform": {"a": 1.0}}
+    assert baseline_weights(["a", "b"]) == {
+        "uniform": {"a": 0.5, "b": 0.5},
+        "a": {"a": 1.0, "b": 0.0},
+        "b": {"a": 0.0, "b": 1.0},
+    }
+
+
+def test_the_later_one_of_two_equal_baselines_is_superfluous(study: optuna.Study) -> None:
+    for name, state in [
+        ("uniform", TrialState.FAIL),
+        ("uniform", TrialState.RUNNING),
+        ("red", TrialState.WAITING),
+        ("uniform", TrialState.WAITING),
+        (None, TrialState.WAITING),
+    ]:
+        attrs = {} if name is None else {BASELINE: name}
+        study.add_trial(create_trial(state=state, user_attrs=attrs))
+    trials = study.trials
+    found = [duplicate_baseline(trials, trial) for trial in trials]
+    assert found == [None, None, None, 1, None]
+
+
+@pytest.mark.parametrize(
+    "old, new, expected",
+    [
+        ({"a": 1}, {"a": 1}, []),
+        ({"a": 1, "b": 2}, {"a": 3, "b": 2}, ["a (1 → 3)"]),
+        ({"a": {"x": 1, "y": 2}}, {"a": {"x": 1, "y": 3}}, ["a.y (2 → 3)"]),
+        ({}, {"a": 1}, ["a (None → 1)"]),
+        ({"a": "f" * 64}, {"a": "0" * 64}, ["a (ffffffffffff… → 000000000000…)"]),
+        (
+            {"tasks": [{"name": "red", "data": "x", "loss": "l"}]},
+            {"tasks": [{"name": "red", "data": "y", "loss": "m"}]},
+            ["task red: data", "task red: loss"],
+        ),
+        (
+            {"tasks": [{"name": "red"}, {"name": "blue"}]},
+            {"tasks": [{"name": "blue"}, {"name": "red"}]},
+            ["tasks (red, blue → blue, red)"],
+        ),
+    ],
+)
+def test_differences_are_named(
+    old: dict[str, Any], new: dict[str, Any], expected: list[str]
+) -> None:
+    assert differing_parts(old, new) == expected
