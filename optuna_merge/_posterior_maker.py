@@ -163,7 +163,7 @@ class PosteriorMaker:
                 to_device(batch, model.device)
                 for batch in unpadded_batches(data, rows, settings.chunk_size)
             ),
-            loss=loss,
+            loss=loss.for_curvature or loss,
             sample_labels=loss.sample_labels,
             chunk_size=settings.chunk_size,
             generator=generator,

@@ -200,7 +200,6 @@ def _optimize(
         study_name,
         create_storage(storage),
         definition.direction,
-        sampler=PreviewSampler(definition.names, seed=seed),
         pruner=PromotionPruner(fraction=fraction),
     )
     shared = None
@@ -209,6 +208,7 @@ def _optimize(
         shared.pull()
     fitted = fit(definition, workdir, progress=sys.stderr.isatty())
     prepare_study(study, fitted)
+    study.sampler = PreviewSampler(definition.names, seed=seed, score=fitted.scores)
     if shared is not None:
         shared.push(fitted.files)
     run_trials(

@@ -17,6 +17,7 @@ from optuna_merge.definition import StudyDefinition
 from optuna_merge.finetuning import FinetuneStore, FinishedRun
 from optuna_merge.models import MultitaskModel, cache_trunk
 from optuna_merge.previews import Previewer
+from optuna_merge.scores import Array, Score
 from optuna_merge.tasks import Task
 
 _logger = logging.getLogger(__name__)
@@ -63,6 +64,12 @@ class FittedStudy:
     def score(self, metrics: Mapping[str, float]) -> float:
         """The definition's score of the tasks' metrics."""
         return self.definition.score_of(metrics, self.alone)
+
+    def scores(self, metrics: Array) -> Array:
+        """`score` of many points at once, `... x tasks` to `...`, as `PreviewSampler` wants it."""
+        score = self.definition.score
+        assert isinstance(score, Score)
+        return score.over(metrics, self.alone)
 
 
 def fit(definition: StudyDefinition, workdir: str | Path, *, progress: bool = True) -> FittedStudy:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 Metrics = Mapping[str, float]
+Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,23 @@ class Score:
 
     def __call__(self, metrics: Metrics, alone: Metrics) -> float:
         return float(self.function(metrics, alone))
+
+    def over(self, metrics: Array, alone: Metrics) -> Array:
+        """The score of many points at once: metrics of shape `... x tasks` to scores `...`.
+
+        Tasks are in the order of `alone`. Functions of plain arithmetic are called once, with an
+        array per task; others once a point.
+        """
+        columns: dict[str, Any] = {name: metrics[..., i] for i, name in enumerate(alone)}
+        try:
+            scores = np.asarray(self.function(columns, alone), dtype=float)
+            if scores.shape == metrics.shape[:-1]:
+                return scores
+        except (TypeError, ValueError):
+            pass
+        flat = metrics.reshape(-1, metrics.shape[-1])
+        each = [self(dict(zip(alone, row)), alone) for row in flat.tolist()]
+        return np.array(each, dtype=float).reshape(metrics.shape[:-1])
 
 
 def make_score(
@@ -46,7 +69,11 @@ def make_score(
     Raises:
         ValueError: another word, or a target that is no task.
     """
-    worst = min if greater_is_better else max
+    pick = np.minimum if greater_is_better else np.maximum
+
+    def worst(values: Iterable[Any]) -> Any:
+        return reduce(pick, values)
+
     if isinstance(choice, Score):
         return choice
     if callable(choice):
@@ -58,7 +85,7 @@ def make_score(
         if target not in tasks:
             raise ValueError(f"score {choice!r}: no task {target!r} among {list(tasks)}")
         return Score(choice, lambda metrics, alone: metrics[target], greater_is_better)
-    functions: dict[str, Callable[[Metrics, Metrics], float]] = {
+    functions: dict[str, Callable[[Metrics, Metrics], Any]] = {
         "mean": lambda metrics, alone: _mean(metrics.values()),
         "relative": lambda metrics, alone: _mean(_relative(metrics, alone)),
         "worst": lambda metrics, alone: worst(metrics.values()),
@@ -72,9 +99,9 @@ def make_score(
     return Score(choice, functions[choice], greater_is_better)
 
 
-def _mean(values: Iterable[float]) -> float:
+def _mean(values: Iterable[Any]) -> Any:
     numbers = list(values)
-    return float(sum(numbers) / len(numbers))
+    return sum(numbers) / len(numbers)
 
 
 def _relative(metrics: Metrics, alone: Metrics) -> list[float]:

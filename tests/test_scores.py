@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 
 from optuna_merge.scores import Score, make_score
@@ -86,3 +87,22 @@ def test_ratios_need_positive_metrics(choice: str, alone: float) -> None:
 def test_bad_choices_are_named(choice: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_score(choice, list(METRICS))
+
+
+@pytest.mark.parametrize("choice", ["mean", "relative", "worst", "worst_relative", "target:blue"])
+@pytest.mark.parametrize("greater", [True, False])
+def test_many_points_at_once_are_as_one_by_one(choice: str, greater: bool) -> None:
+    score = make_score(choice, list(METRICS), greater_is_better=greater)
+    points = np.random.default_rng(0).uniform(0.1, 0.9, (4, 5, 3))
+    found = score.over(points, ALONE)
+    assert found.shape == (4, 5)
+    for row in np.ndindex(4, 5):
+        assert found[row] == pytest.approx(score(dict(zip(ALONE, points[row])), ALONE))
+
+
+def test_functions_that_take_numbers_only_are_called_point_by_point() -> None:
+    score = make_score(
+        lambda m: min(m.values()) if m["red"] > 0.5 else math.log(m["red"]), ["red"]
+    )
+    found = score.over(np.array([[0.2, 0.3, 0.4], [0.9, 0.8, 0.7]]), ALONE)
+    assert found.tolist() == pytest.approx([math.log(0.2), 0.7])

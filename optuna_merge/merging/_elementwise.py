@@ -20,8 +20,8 @@ from torch import Tensor
 
 Precision = Tensor | float
 
-_BLOCK = 1 << 17
-"""Coordinates merged at a time on the CPU: few enough to stay in cache, enough to hide calls."""
+_BLOCK = 3 << 17
+"""Most coordinates merged at a time on the CPU: few for the cache, many to hide the calls."""
 
 _NEGLIGIBLE = 1e-30
 """Weights below this fraction of the largest are left out: ratios must stay within fp32."""
@@ -118,7 +118,9 @@ def merge_tensor(
     """
     dtypes = {t.dtype for t in (*means, *precisions) if isinstance(t, Tensor)}
     dtype = reduce(torch.promote_types, dtypes, torch.float32)
-    block = _BLOCK if means[0].device.type == "cpu" else max(1, means[0].numel())
+    size = max(1, means[0].numel())
+    count = -(-size // _BLOCK) if means[0].device.type == "cpu" else 1
+    block = -(-size // count)
     orders = [_order(weights) for weights in weightings]
     used = sorted(set().union(*orders))
     mean_blocks = {k: _split(means[k], block) for k in used}

@@ -93,7 +93,11 @@ class EvaluationBatches:
 
 
 def evaluate(
-    predict: Callable[[Batch], Tensor], task: Task, batches: Iterable[Batch]
+    predict: Callable[[Batch], Tensor],
+    task: Task,
+    batches: Iterable[Batch],
+    *,
+    generate: Callable[[Batch], Tensor] | None = None,
 ) -> Evaluation:
     """Evaluate `predict` in one pass without gradients.
 
@@ -101,16 +105,34 @@ def evaluate(
         predict: Batch to outputs (batch, ...); the model must be in evaluation mode.
         task: Gives loss and metrics.
         batches: The data, such as `EvaluationBatches`.
+        generate: Batch to generated token ids (batch, tokens), without the prompt; needed for
+            metrics of generated texts, and called only for them.
+
+    Raises:
+        ValueError: a metric wants generated texts, and `generate` is missing.
     """
-    assert isinstance(task.loss, Loss)
-    outputs, labels, losses = [], [], []
+    loss = task.loss
+    assert isinstance(loss, Loss)
+    writes = any(metric.generated for metric in task.metrics)
+    if writes and generate is None:
+        raise ValueError(
+            f"task {task.name!r} has metrics of generated texts; give evaluate() a generate="
+        )
+    losses: list[Tensor] = []
+    condensed: dict[str, list[tuple[Tensor, Tensor]]] = {m.name: [] for m in task.metrics}
     with torch.inference_mode():
         for batch in batches:
+            labels = batch[LABELS]
             predicted = predict(batch)
-            losses.append(task.loss(predicted, batch[LABELS]).float())
-            outputs.append(predicted)
-            labels.append(batch[LABELS])
+            losses.append(loss(predicted.float(), labels))
+            written = generate(batch) if writes and generate is not None else None
+            for metric in task.metrics:
+                outputs = written if metric.generated and written is not None else predicted
+                condensed[metric.name].append(metric.condense(outputs, labels))
         # One transfer at the end: nothing waits for the device inside the loop.
-        all_outputs, all_labels = torch.cat(outputs).float().cpu(), torch.cat(labels).cpu()
-        metrics = {metric.name: metric(all_outputs, all_labels) for metric in task.metrics}
-        return Evaluation(mean_measurement(torch.cat(losses).cpu()), metrics, len(all_labels))
+        metrics = {}
+        for metric in task.metrics:
+            outputs, labels = (torch.cat(part).cpu() for part in zip(*condensed[metric.name]))
+            metrics[metric.name] = metric.function(outputs, labels)
+        all_losses = torch.cat(losses).cpu()
+        return Evaluation(mean_measurement(all_losses), metrics, len(all_losses))

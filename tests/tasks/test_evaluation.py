@@ -11,11 +11,17 @@ from torch import Tensor
 from optuna_merge.tasks import (
     Evaluation,
     EvaluationBatches,
+    Task,
     accuracy,
+    bleu,
     cross_entropy,
     evaluate,
     mean_squared_error,
     negative_squared_error,
+    perplexity,
+    text_metric,
+    token_accuracy,
+    token_cross_entropy,
 )
 from optuna_merge.tasks._metrics import mean_measurement
 
@@ -91,3 +97,43 @@ def test_an_evaluation_survives_json() -> None:
     again = Evaluation.from_json(json.loads(json.dumps(alone.to_json())))
     assert math.isnan(again.loss.standard_error)
     assert again.loss.value == alone.loss.value
+
+
+def test_token_outputs_of_different_lengths_are_evaluated_together() -> None:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([5, 2, 4, 3])
+    mask = (torch.arange(5) < lengths[:, None]).long()
+    labels = torch.randint(0, 7, (4, 5), generator=generator).masked_fill(mask == 0, -100)
+    table = torch.randn(4, 5, 7, generator=generator)
+    columns = {"attention_mask": mask, "labels": labels, "logits": table}
+    task = Task(
+        "words",
+        columns,
+        columns,
+        7,
+        loss=token_cross_entropy,
+        metrics=(token_accuracy, perplexity),
+    )
+    found = evaluate(lambda batch: batch["logits"], task, EvaluationBatches(task, batch_size=2))
+    kept = labels != -100
+    losses = torch.nn.functional.cross_entropy(table[kept], labels[kept], reduction="none")
+    hits = (table[kept].argmax(-1) == labels[kept]).double()
+    assert found.num_examples == 4
+    assert found.metrics["token_accuracy"].value == pytest.approx(hits.mean().item())
+    assert found.metrics["perplexity"].value == pytest.approx(losses.mean().exp().item(), rel=1e-5)
+
+
+def test_generated_texts_need_a_generator() -> None:
+    metric = text_metric("bleu", bleu, lambda ids: " ".join(map(str, ids)), length=4)
+    ids = torch.tensor([[3, 4, 5, 6], [7, 8, 9, 3]])
+    columns = {"x": torch.zeros(2, 6), "labels": ids}
+    task = Task("speak", columns, columns, 10, loss=token_cross_entropy, metrics=(metric,))
+    batches = EvaluationBatches(task)
+
+    def predict(batch: dict[str, Tensor]) -> Tensor:
+        return torch.zeros(len(batch["x"]), 4, 10)
+
+    with pytest.raises(ValueError, match="'speak' has metrics of generated texts"):
+        evaluate(predict, task, batches)
+    found = evaluate(predict, task, batches, generate=lambda batch: batch["labels"])
+    assert found.metric.value == pytest.approx(100.0)
