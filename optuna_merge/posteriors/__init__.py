@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from optuna_merge._labels import categorical_labels, gaussian_labels
 from optuna_merge._tensors import load_tensors, read_metadata, save_tensors
+from optuna_merge.posteriors._adam import adam_second_moments
 from optuna_merge.posteriors._families import Posterior
 from optuna_merge.posteriors._files import load_posterior, posterior_hash, save_posterior
 from optuna_merge.posteriors._full import FullGaussian
 from optuna_merge.posteriors._gaussian import DiagonalGaussian, IsotropicGaussian
 from optuna_merge.posteriors._kronecker import KroneckerGaussian
+from optuna_merge.posteriors._kronecker_fisher import kronecker_fisher
 from optuna_merge.posteriors._low_rank import LowRankGaussian
+from optuna_merge.posteriors._low_rank_fisher import low_rank_fisher
 from optuna_merge.posteriors._mixture import Mixture
 from optuna_merge.posteriors._squared_gradients import squared_gradients
 
@@ -21,10 +24,13 @@ __all__ = [
     "LowRankGaussian",
     "Mixture",
     "Posterior",
+    "adam_second_moments",
     "categorical_labels",
     "gaussian_labels",
+    "kronecker_fisher",
     "load_posterior",
     "load_tensors",
+    "low_rank_fisher",
     "posterior_hash",
     "read_metadata",
     "save_posterior",

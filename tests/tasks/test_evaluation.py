@@ -123,8 +123,12 @@ def test_token_outputs_of_different_lengths_are_evaluated_together() -> None:
     assert found.metrics["perplexity"].value == pytest.approx(losses.mean().exp().item(), rel=1e-5)
 
 
+def _decode(rows: list[list[int]]) -> list[str]:
+    return [" ".join(map(str, row)) for row in rows]
+
+
 def test_generated_texts_need_a_generator() -> None:
-    metric = text_metric("bleu", bleu, lambda ids: " ".join(map(str, ids)), length=4)
+    metric = text_metric("bleu", bleu, _decode, length=4)
     ids = torch.tensor([[3, 4, 5, 6], [7, 8, 9, 3]])
     columns = {"x": torch.zeros(2, 6), "labels": ids}
     task = Task("speak", columns, columns, 10, loss=token_cross_entropy, metrics=(metric,))
