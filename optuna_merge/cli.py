@@ -117,13 +117,16 @@ def report(
     )
 
 
-def script(build: Callable[[], StudyDefinition], *, name: str, n_trials: int) -> None:
+def script(
+    build: Callable[[], StudyDefinition], *, name: str, n_trials: int, fraction: float = 0.25
+) -> None:
     """Run a study's script: the flags are the same for every study.
 
     Args:
         build: Makes the study's definition; called after the flags are known to be right.
         name: Default of `--study-name`, and of the SQLite file.
         n_trials: Default of `--n-trials`.
+        fraction: Default of `--fraction`.
     """
 
     def command(
@@ -132,7 +135,7 @@ def script(build: Callable[[], StudyDefinition], *, name: str, n_trials: int) ->
         n_trials: NTrials = n_trials,
         timeout: TimeoutSeconds = None,
         workdir: Workdir = Path("workdir") / name,
-        fraction: Fraction = 0.25,
+        fraction: Fraction = fraction,
         seed: Seed = None,
         artifacts: Artifacts = None,
         debug: Debug = False,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -84,7 +86,9 @@ def prepare_study(study: optuna.Study, fitted: FittedStudy) -> None:
         study.set_user_attr(DEFINITION, json.dumps(fitted.parts))
         study.set_user_attr("tasks", list(fitted.definition.names))
         study.set_user_attr(FINGERPRINT, fitted.fingerprint)
-        study.set_metric_names([f"score ({fitted.parts['score']})"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names([f"score ({fitted.parts['score']})"])
     elif found != fitted.fingerprint:
         stored = json.loads(study.user_attrs.get(DEFINITION, "{}"))
         changed = differing_parts(stored, fitted.parts)

@@ -1,6 +1,6 @@
 """Three text tasks on one MiniLM body: which task weights give the best multitask model?
 
-    python studies/text/optimize.py --n-trials 60
+    python studies/text/optimize.py --n-trials 55
 
 The flags are those of every study: --study-name --storage --n-trials --timeout --workdir.
 """
@@ -32,12 +32,12 @@ def definition() -> StudyDefinition:
         tasks=tasks,
         model=from_transformers(body, tasks, trainable=LastLayers(2)),
         finetuning=FinetuneSettings(
-            steps=120, batch_size=16, learning_rate=3e-4, head_learning_rate=3e-3, num_rungs=3
+            steps=100, batch_size=16, learning_rate=3e-4, head_learning_rate=3e-3, num_rungs=3
         ),
-        posterior=PosteriorSettings(family="diagonal", examples=512),
+        posterior=PosteriorSettings(family="diagonal", examples=512, damping_examples=128),
         score="mean",
     )
 
 
 if __name__ == "__main__":
-    script(definition, name="text", n_trials=60)
+    script(definition, name="text", n_trials=55, fraction=0.15)
