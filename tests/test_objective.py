@@ -137,6 +137,26 @@ def test_the_same_weights_are_previewed_once(fitted: om.FittedStudy) -> None:
     assert om.make_report(study, fitted)["counts"]["previews"] == 4
 
 
+def test_ask_preview_many_and_tell(fitted: om.FittedStudy) -> None:
+    study = made_study(fitted, pruner=om.PromotionPruner(fraction=0.25, warmup=2))
+    objective = om.Objective(fitted, progress=False)
+    for _ in range(2):
+        trials = [study.ask() for _ in range(6)]
+        objective.preview_many(trials)
+        for trial in trials:
+            try:
+                study.tell(trial, objective(trial))
+            except optuna.TrialPruned:
+                study.tell(trial, state=TrialState.PRUNED)
+    states = [trial.state for trial in study.trials[:12]]
+    assert set(states) == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert all("preview_red" in trial.user_attrs for trial in study.trials)
+    again = fitted.previewer(
+        {n: study.trials[7].user_attrs[f"weight_{n}"] for n in ("red", "blue")}
+    )
+    assert again.evaluations["red"].metric.value == study.trials[7].user_attrs["preview_red"]
+
+
 def test_preparing_again_enqueues_nothing(fitted: om.FittedStudy) -> None:
     study = made_study(fitted)
     om.prepare_study(study, fitted)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import torch
 from torch import Tensor
+from torch.func import vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from optuna_merge.merging import merge, merge_into
+from optuna_merge.merging import merge, merge_into, merge_many
 from optuna_merge.models import MultitaskModel, evaluate_tasks, task_batches
 from optuna_merge.posteriors import Posterior
-from optuna_merge.tasks import Evaluation, Task
+from optuna_merge.tasks import Batch, Evaluation, Task, evaluate
+
+_MOST_TOGETHER = 1 << 26
+"""Parameters of all copies of a body that are previewed in one pass."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ class Previewer:
         self._heads = {
             name: tensor for task in self._tasks for name, tensor in heads[task.name].items()
         }
+        self._together_wins: bool | None = None
         self._batches = task_batches(model, tasks, batch_size=batch_size, limit=limit)
 
     def merged(self, weights: Mapping[str, float]) -> dict[str, Tensor]:
@@ -82,3 +90,60 @@ class Previewer:
         self.load(weights)
         evaluations = evaluate_tasks(self._model, self._tasks, self._batches)
         return Preview(dict(weights), evaluations, time.perf_counter() - started)
+
+    def many(self, weightings: Sequence[Mapping[str, float]]) -> list[Preview]:
+        """Preview several weightings, all in one pass where that is faster.
+
+        One pass wins where a single forward pass doesn't fill the machine: small bodies, GPUs.
+        The first call with at least two weightings measures both ways and keeps the faster one;
+        bodies of which the copies would take more than 256 MiB are previewed one by one.
+
+        Returns:
+            One preview per weighting, equal to single ones up to rounding; `seconds` is each
+            one's share.
+        """
+        count = len(weightings)
+        size = sum(p.numel() for p in self._shared().values())
+        if count < 2 or self._together_wins is False or count * size > _MOST_TOGETHER:
+            return [self(weights) for weights in weightings]
+        if self._together_wins is None:
+            self(weightings[0])  # batches are put together, kernels chosen
+            alone = self(weightings[0]).seconds
+            self._together(weightings[:2])
+            previews = self._together(weightings)
+            self._together_wins = previews[0].seconds < alone
+            return previews
+        return self._together(weightings)
+
+    def _together(self, weightings: Sequence[Mapping[str, float]]) -> list[Preview]:
+        started = time.perf_counter()
+        self._model.load(self._heads, source="the heads of the task runs")
+        self._model.eval()
+        merged = merge_many(
+            self._posteriors, [[weights[t.name] for t in self._tasks] for weights in weightings]
+        )
+        stacked = {name: torch.stack([tensors[name] for tensors in merged]) for name in merged[0]}
+        evaluations: list[dict[str, Evaluation]] = [{} for _ in weightings]
+        # The fused attention kernels have no batching rule; the plain one is made of products.
+        with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
+            for task in self._tasks:
+                batches = list(self._batches[task.name])
+                outputs = [
+                    vmap(self._model.functional, in_dims=(0, None, None))(
+                        stacked, batch, task.name
+                    )
+                    for batch in batches
+                ]
+                for i, found in enumerate(evaluations):
+                    rows = iter([output[i] for output in outputs])
+                    found[task.name] = evaluate(partial(_next_of, rows), task, batches)
+        seconds = (time.perf_counter() - started) / len(weightings)
+        return [Preview(dict(w), found, seconds) for w, found in zip(weightings, evaluations)]
+
+    def _shared(self) -> dict[str, Tensor]:
+        return next(iter(self._posteriors.values())).mean
+
+
+def _next_of(rows: Iterator[Tensor], batch: Batch) -> Tensor:
+    """Outputs that were computed before, in the order of the batches."""
+    return next(rows)
