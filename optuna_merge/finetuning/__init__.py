@@ -1,10 +1,12 @@
 """Finetuning: one loop for a task's own run and for the real, weighted multitask run."""
 
+from optuna_merge.finetuning._ivon import IVON
 from optuna_merge.finetuning._loop import FinetuneResult, finetune
 from optuna_merge.finetuning._settings import FinetuneSettings
 from optuna_merge.finetuning._store import FinetuneStore, FinishedRun
 
 __all__ = [
+    "IVON",
     "FinetuneResult",
     "FinetuneSettings",
     "FinetuneStore",

@@ -36,7 +36,8 @@ def merge(
             weights don't add up to 1, and without influence when they do.
 
     Returns:
-        New tensors with the names, shapes, dtypes and device of the means.
+        New tensors with the names, shapes, dtypes and device of the means; of elementwise families
+        on the CPU they are pieces of one allocation.
 
     Raises:
         TypeError: not posteriors, or posteriors of several families.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from optuna_merge._labels import categorical_labels, gaussian_labels
 from optuna_merge._tensors import load_tensors, read_metadata, save_tensors
 from optuna_merge.posteriors._adam import adam_second_moments
+from optuna_merge.posteriors._checkpoints import load_checkpoint, load_lora_factors
+from optuna_merge.posteriors._damped import damped, mean_curvature
 from optuna_merge.posteriors._families import Posterior
 from optuna_merge.posteriors._files import load_posterior, posterior_hash, save_posterior
 from optuna_merge.posteriors._full import FullGaussian
@@ -26,11 +28,15 @@ __all__ = [
     "Posterior",
     "adam_second_moments",
     "categorical_labels",
+    "damped",
     "gaussian_labels",
     "kronecker_fisher",
+    "load_checkpoint",
+    "load_lora_factors",
     "load_posterior",
     "load_tensors",
     "low_rank_fisher",
+    "mean_curvature",
     "posterior_hash",
     "read_metadata",
     "save_posterior",

@@ -15,8 +15,8 @@ def adam_second_moments(
     """Curvature from Adam's or AdamW's state: bias-corrected second moments times the batch size.
 
     Rougher than `squared_gradients`: gradients are of minibatches with the data's labels, dropout
-    on, at the parameters of the last 1 / (1 - beta2) steps, and clipped if they were. The factor of
-    the batch size undoes the averaging as far as the examples' gradients are independent.
+    on, at the parameters of the last 1 / (1 - beta2) steps, and clipped if they were. The factor
+    of the batch size undoes the averaging as far as the examples' gradients are independent.
 
     Args:
         state: The optimizer or its `state_dict()`.
@@ -28,7 +28,8 @@ def adam_second_moments(
         never stepped are missing.
 
     Raises:
-        ValueError: another number of names than parameters, or an optimizer without second moments.
+        ValueError: another number of names than parameters, or an optimizer that has no second
+            moments.
     """
     described = state.state_dict() if isinstance(state, Optimizer) else state
     moments: dict[str, Tensor] = {}

@@ -129,11 +129,11 @@ def _build(layout: Any, prefix: str, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors, no two of them sharing memory, which safetensors refuses to write."""
-    seen: set[int] = set()
-    apart = {}
-    for name, tensor in tensors.items():
-        address = tensor.untyped_storage().data_ptr()
-        apart[name] = tensor.detach().clone() if address in seen else tensor.detach()
-        seen.add(address)
+    """The same tensors, no two of them overlapping in memory, which safetensors won't write."""
+    apart = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    end = 0
+    for name, tensor in sorted(apart.items(), key=lambda item: item[1].data_ptr()):
+        if tensor.data_ptr() < end:
+            apart[name] = tensor.clone()
+        end = max(end, tensor.data_ptr() + tensor.nbytes)
     return apart

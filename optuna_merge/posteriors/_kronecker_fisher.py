@@ -29,7 +29,8 @@ def kronecker_fisher(
     mean of a a' over examples and positions, G the mean over examples of the sum of g g' over
     positions, with inputs a and gradients g at the outputs (K-FAC, arXiv 1503.05671; positions as
     in K-FAC-expand, arXiv 2311.00636). Their biases, layer norms and embeddings get the diagonal:
-    exact squared gradients of each example. Other parameters get nothing.
+    exact squared gradients of each example. Other parameters get nothing, nor do embeddings that
+    are looked up once for the whole batch (positions): the prior decides on them.
 
     Args:
         model: In eval mode. A module that is called several times in a pass counts every call as
@@ -109,7 +110,7 @@ class _Collector:
         calls, self.calls = self.calls, []
         bias: Tensor | None = None
         for (given, output), gradient in zip(calls, gradients):
-            if gradient is None:
+            if gradient is None or len(given) % examples:
                 continue
             inputs, outputs = self.rows(given, gradient.detach(), examples)
             self.add(inputs, outputs, examples)
@@ -130,7 +131,7 @@ class _Collector:
 
     def add(self, inputs: Tensor, outputs: Tensor, examples: int) -> None:
         """Add one call's part to the weight's curvature."""
-        if not self.module.weight.requires_grad:  # type: ignore[union-attr]
+        if not self.module.weight.requires_grad:
             return
         a = torch.einsum("nsi,nsj->ij", inputs, inputs)
         g = torch.einsum("nsi,nsj->ij", outputs, outputs)
@@ -152,9 +153,9 @@ class _Convolution(_Collector):
         mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
         patches = functional.unfold(
             functional.pad(given.to(wide), padding, mode=mode),
-            conv.kernel_size,  # type: ignore[arg-type]
-            dilation=conv.dilation,  # type: ignore[arg-type]
-            stride=conv.stride,  # type: ignore[arg-type]
+            conv.kernel_size,
+            dilation=conv.dilation,
+            stride=conv.stride,
         )
         return patches.mT, gradient.to(wide).flatten(2).mT
 
@@ -171,7 +172,6 @@ class _LayerNorm(_Collector):
 class _Embedding(_Collector):
     def rows(self, given: Tensor, gradient: Tensor, examples: int) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(gradient.dtype, torch.float32)
-        # Positions may have been looked up once for the whole batch.
         return given.reshape(-1), gradient.reshape(-1, gradient.shape[-1]).to(wide)
 
     def collect(self, gradients: list[Tensor | None], examples: int) -> None:
@@ -180,7 +180,8 @@ class _Embedding(_Collector):
         calls, self.calls = self.calls, []
         ids, values, owners = [], [], []
         for (given, _), gradient in zip(calls, gradients):
-            if gradient is None:
+            # What was looked up once for all examples has no gradient of its own for each.
+            if gradient is None or given.ndim < 2 or len(given) != examples:
                 continue
             tokens, rows = self.rows(given, gradient.detach(), examples)
             ids.append(tokens)
@@ -191,7 +192,7 @@ class _Embedding(_Collector):
             return
         # One row for each pair of an example and a token in it, summed before it is squared.
         keys = torch.cat(owners) * len(table) + torch.cat(ids)
-        pairs, places = keys.unique(return_inverse=True)
+        pairs, places = torch.unique(keys, return_inverse=True)
         rows = torch.cat(values)
         summed = rows.new_zeros(len(pairs), rows.shape[1]).index_add_(0, places, rows)
         total = rows.new_zeros(table.shape)

@@ -96,4 +96,5 @@ def _cut(rows: Tensor, rank: int) -> Tensor:
     if len(rows) <= rank:
         return rows
     _, vectors = torch.linalg.eigh(rows.double() @ rows.double().T)
-    return vectors[:, -rank:].to(rows.dtype).T @ rows
+    leading: Tensor = vectors[:, -rank:].to(rows.dtype)
+    return leading.T @ rows

@@ -158,8 +158,7 @@ def _labels(
             f"({len(own)}, {classes})"
         )
     return [
-        (torch.full_like(own, label), likely[:, label].tolist())
-        for label in range(likely.shape[1])
+        (torch.full_like(own, label), column.tolist()) for label, column in enumerate(likely.T)
     ]
 
 

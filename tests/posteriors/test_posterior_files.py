@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from optuna_merge.exceptions import CorruptFileError
+from optuna_merge.merging import merge
 from optuna_merge.posteriors import (
     DiagonalGaussian,
     FullGaussian,
@@ -119,6 +120,15 @@ def test_tied_and_strided_tensors_are_written(tmp_path: Path) -> None:
     loaded = load_posterior(tmp_path / "p")
     for name, tensor in posterior.mean.items():
         assert torch.equal(loaded.mean[name], tensor)
+
+
+def test_a_merge_can_be_saved(tmp_path: Path) -> None:
+    merged = merge([make_diagonal(), make_diagonal()], [0.5, 0.5])
+    save_posterior(IsotropicGaussian(merged), tmp_path / "p")
+    loaded = load_posterior(tmp_path / "p")
+    assert all(torch.equal(loaded.mean[name], tensor) for name, tensor in merged.items())
+    save_tensors(merged, tmp_path / "t")
+    assert load_file(tmp_path / "t").keys() == merged.keys()
 
 
 def test_damaged_files_are_refused_by_name(tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""The prior's share of a precision: added to curvature that was estimated from data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from optuna_merge.posteriors._families import Posterior
+from optuna_merge.posteriors._full import FullGaussian
+from optuna_merge.posteriors._gaussian import DiagonalGaussian, IsotropicGaussian
+from optuna_merge.posteriors._kronecker import KroneckerGaussian
+from optuna_merge.posteriors._low_rank import LowRankGaussian
+from optuna_merge.posteriors._mixture import Mixture
+
+
+def damped(posterior: Posterior, delta: float) -> Posterior:
+    """The posterior with `delta` added to its precision: H + delta I.
+
+    Args:
+        posterior: Any family; its precision is the data part alone.
+        delta: The prior's precision, on the scale of the averaged loss's curvature. Large values
+            lead to simple averaging, small ones to Fisher merging.
+    """
+    match posterior:
+        case IsotropicGaussian(precision=precision):
+            if isinstance(precision, dict):
+                scalars = {name: value + delta for name, value in precision.items()}
+                return replace(posterior, precision=scalars)
+            return replace(posterior, precision=precision + delta)
+        case DiagonalGaussian():
+            # In the mean's order, whatever order the curvature came in: hashes must agree.
+            values = {name: posterior.precision[name] + delta for name in posterior.mean}
+            return replace(posterior, precision=values)
+        case LowRankGaussian():
+            diagonal = {name: posterior.diagonal[name] + delta for name in posterior.mean}
+            return replace(posterior, diagonal=diagonal)
+        case KroneckerGaussian():
+            values = {name: value + delta for name, value in posterior.precision.items()}
+            return replace(posterior, precision=values, damping=posterior.damping + delta)
+        case FullGaussian():
+            eye = torch.eye(len(posterior.precision)).to(posterior.precision)
+            return replace(posterior, precision=posterior.precision + delta * eye)
+        case Mixture():
+            components = [damped(component, delta) for component in posterior.components]
+            return replace(posterior, components=components)  # type: ignore[arg-type]
+
+
+def mean_curvature(posterior: Posterior) -> float:
+    """Mean of the precision's diagonal: the scale on which a damping is small or large."""
+    match posterior:
+        case IsotropicGaussian():
+            total = sum(posterior.scalar(n) * t.numel() for n, t in posterior.mean.items())
+        case DiagonalGaussian():
+            total = sum(float(h.double().sum()) for h in posterior.precision.values())
+        case LowRankGaussian():
+            total = sum(float(d.double().sum()) for d in posterior.diagonal.values())
+            total += sum(float(u.double().square().sum()) for u in posterior.rows().values())
+        case KroneckerGaussian():
+            total = sum(float(h.double().sum()) for h in posterior.precision.values())
+            apart = sum(posterior.mean[name].numel() for name in posterior.precision)
+            whole = sum(tensor.numel() for tensor in posterior.mean.values())
+            total += posterior.damping * (whole - apart)
+            for name, pair in posterior.factors.items():
+                tensor = posterior.mean[name]
+                sizes = (tensor.numel() // tensor.shape[0], tensor.shape[0])
+                a, g = (
+                    size if factor is None else float(factor.double().diagonal().sum())
+                    for size, factor in zip(sizes, pair)
+                )
+                total += a * g
+        case FullGaussian():
+            total = float(posterior.precision.double().diagonal().sum())
+        case Mixture():
+            each = [mean_curvature(component) for component in posterior.components]
+            return sum(each) / len(each)
+    return total / sum(tensor.numel() for tensor in posterior.mean.values())
