@@ -15,23 +15,23 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from optuna_merge._curvature import undamped_posterior
 from optuna_merge._files import canonical_json, sha256_text, write_json
-from optuna_merge._tensors import HASH, content_hash, load_tensors, read_metadata, save_tensors
+from optuna_merge._tensors import HASH, content_hash, read_metadata
 from optuna_merge.damping import Damping, candidates, choose, trial_weightings
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.models import MultitaskModel
 from optuna_merge.posteriors import (
-    DiagonalGaussian,
     IsotropicGaussian,
+    Mixture,
     Posterior,
+    damped,
     load_posterior,
     save_posterior,
-    squared_gradients,
 )
 from optuna_merge.previews import Previewer
-from optuna_merge.tasks import Loss, Task
-from optuna_merge.tasks._data import to_device, unpadded_batches
+from optuna_merge.tasks import Task
 
 _logger = logging.getLogger(__name__)
 
@@ -64,8 +64,8 @@ class PosteriorMaker:
         definition: Gives the settings.
         model: The model, for curvature and for the previews that choose the damping.
         tasks: The tasks, in order.
-        means: Shared parameters of each task's own run.
-        heads: Parameters of each task's own head.
+        states: Trained parameters of each task's own runs, one per component.
+        heads: Parameters of each task's own head in previews.
         folder: Where the files are.
         key: Identifies tasks, data and body.
     """
@@ -75,8 +75,8 @@ class PosteriorMaker:
         definition: StudyDefinition,
         model: MultitaskModel,
         tasks: Sequence[Task],
-        means: Mapping[str, dict[str, Tensor]],
-        heads: Mapping[str, dict[str, Tensor]],
+        states: Mapping[str, Sequence[Mapping[str, Tensor]]],
+        heads: Mapping[str, Mapping[str, Tensor]],
         folder: Path,
         key: str,
     ) -> None:
@@ -84,95 +84,85 @@ class PosteriorMaker:
         self._batch_size = definition.finetuning.evaluation_batch_size
         self._model = model
         self._tasks = tasks
-        self._means = means
+        self._states = states
         self._heads = heads
         self._folder = folder
-        self._states = {
-            t.name: content_hash(means[t.name] | heads[t.name], {"key": key}) for t in tasks
+        self._made_from = {
+            t.name: [content_hash(state, {"key": key}) for state in states[t.name]] for t in tasks
         }
-        self._key = _short_hash([self._states, asdict(self._settings)])
+        self._key = _short_hash([self._made_from, asdict(self._settings)])
 
     def make(self) -> MadePosteriors:
         """Make what is missing, one process at a time, and load all."""
-        settings = self._settings
         self._folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self._folder / f"{self._key}.lock"):
-            curvatures: dict[str, dict[str, Tensor]] = {}
+            undamped: dict[str, Posterior] = {}
             files: list[Path] = []
             seconds = 0.0
-            damping = None
-            if settings.family == "diagonal":
-                for task in self._tasks:
-                    path, curvatures[task.name], spent = self._curvature(task)
-                    files.append(path)
+            for task in self._tasks:
+                components = []
+                for index in range(len(self._states[task.name])):
+                    path, component, spent = self._component(task, index)
+                    components.append(component)
+                    files += [] if path is None else [path]
                     seconds += spent
-                path, damping = self._damping(curvatures)
+                undamped[task.name] = self._mixed(components)
+            damping = None
+            if self._settings.family != "isotropic":
+                path, damping = self._damping(undamped)
                 files += [path] if path.exists() else []
                 seconds += damping.seconds
             posteriors, hashes = {}, {}
             for task in self._tasks:
                 path = self._folder / f"{task.name}-{self._key}.safetensors"
-                curvature = curvatures.get(task.name)
-                posteriors[task.name] = self._posterior(task.name, path, curvature, damping)
+                posterior = self._posterior(task.name, path, undamped[task.name], damping)
+                posteriors[task.name] = posterior
                 hashes[task.name] = read_metadata(path)[HASH]
                 files.append(path)
         return MadePosteriors(posteriors, hashes, damping, seconds, tuple(files))
 
     def _posterior(
-        self,
-        task: str,
-        path: Path,
-        curvature: Mapping[str, Tensor] | None,
-        damping: Damping | None,
+        self, task: str, path: Path, undamped: Posterior, damping: Damping | None
     ) -> Posterior:
-        mean = self._means[task]
         posterior = _load_sound(path, load_posterior)
         if posterior is None:
-            metadata = {"task": task, "made_from": self._states[task]}
-            if curvature is None or damping is None:
-                posterior = IsotropicGaussian(mean, 1.0)
-            else:
-                posterior = _damped(mean, curvature, damping.value)
+            metadata = {"task": task, "made_from": " ".join(self._made_from[task])}
+            posterior = undamped
+            if damping is not None:
+                posterior = damped(undamped, damping.value)
                 metadata["damping"] = repr(damping.value)
             save_posterior(posterior, path, metadata)
-        _check_shapes(task, path, posterior.mean, mean)
+        _check_shapes(task, path, posterior.mean, undamped.mean)
         return posterior
 
-    def _curvature(self, task: Task) -> tuple[Path, dict[str, Tensor], float]:
-        """Mean squared per-example gradient of the shared parameters at the task's own run."""
-        settings = self._settings
-        # The damping changes posteriors, but not the curvature below them.
-        key = _short_hash([self._states[task.name], settings.examples, settings.seed])
-        path = self._folder / f"curvature-{task.name}-{key}.safetensors"
-        found = _load_sound(path, load_tensors)
-        if found is not None:
-            tensors, metadata = found
-            _check_shapes(task.name, path, tensors, self._means[task.name])
-            return path, tensors, float(metadata["seconds"])
-        started = time.perf_counter()
-        model, data, loss = self._model, task.data("train"), task.loss
-        assert isinstance(loss, Loss)
-        model.load(self._means[task.name] | self._heads[task.name], source=f"task {task.name!r}")
-        model.eval()
-        generator = torch.Generator().manual_seed(settings.seed)
-        rows = torch.randperm(len(data), generator=generator)[: settings.examples].tolist()
-        curvature = squared_gradients(
-            lambda params, batch: model.functional(params, batch, task.name),
-            model.state(model.shared_names()),
-            (
-                to_device(batch, model.device)
-                for batch in unpadded_batches(data, rows, settings.chunk_size)
-            ),
-            loss=loss.for_curvature or loss,
-            sample_labels=loss.sample_labels,
-            chunk_size=settings.chunk_size,
-            generator=generator,
-        )
-        seconds = time.perf_counter() - started
-        save_tensors(curvature, path, {"task": task.name, "seconds": repr(seconds)})
-        return path, curvature, seconds
+    def _mixed(self, components: list[Posterior]) -> Posterior:
+        if len(components) == 1:
+            return components[0]
+        even = torch.full((len(components),), -math.log(len(components)))
+        return Mixture(components, even, self._settings.responsibilities)  # type: ignore[arg-type]
 
-    def _damping(self, curvatures: Mapping[str, Mapping[str, Tensor]]) -> tuple[Path, Damping]:
+    def _component(self, task: Task, index: int) -> tuple[Path | None, Posterior, float]:
+        """Posterior of one run without damping, its file, and the seconds that it took."""
+        settings, state = self._settings, self._states[task.name][index]
+        mean = {name: state[name] for name in self._model.shared_names()}
+        if settings.family == "isotropic":
+            return None, IsotropicGaussian(mean, 1.0), 0.0
+        # The damping changes posteriors, but not the curvature below them.
+        rank = settings.rank if settings.family == "low_rank" else 0
+        made_of = [settings.family, rank, settings.examples, settings.seed]
+        key = _short_hash([self._made_from[task.name][index], made_of])
+        path = self._folder / f"curvature-{task.name}-{key}.safetensors"
+        found = _load_sound(path, load_posterior)
+        if found is not None:
+            _check_shapes(task.name, path, found.mean, mean)
+            return path, found, float(read_metadata(path)["seconds"])
+        started = time.perf_counter()
+        posterior = undamped_posterior(self._model, task, state, settings)
+        seconds = time.perf_counter() - started
+        save_posterior(posterior, path, {"task": task.name, "seconds": repr(seconds)})
+        return path, posterior, seconds
+
+    def _damping(self, undamped: Mapping[str, Posterior]) -> tuple[Path, Damping]:
         path = self._folder / f"damping-{self._key}.json"
         if self._settings.damping is not None:
             return path, Damping(self._settings.damping, {}, 0.0)
@@ -181,7 +171,7 @@ class PosteriorMaker:
             return path, found
         started = time.perf_counter()
         value, sweep = choose(
-            candidates(curvatures), lambda delta: self._weighted_loss(curvatures, delta)
+            candidates(undamped), lambda delta: self._weighted_loss(undamped, delta)
         )
         damping = Damping(value, sweep, time.perf_counter() - started)
         # JSON has no infinity: a loss that wasn't finite is null.
@@ -190,11 +180,9 @@ class PosteriorMaker:
         _logger.info("damping %.3g chosen among %d on validation loss", value, len(sweep))
         return path, damping
 
-    def _weighted_loss(
-        self, curvatures: Mapping[str, Mapping[str, Tensor]], delta: float
-    ) -> float:
+    def _weighted_loss(self, undamped: Mapping[str, Posterior], delta: float) -> float:
         """Mean over some interior weights of the merge's weighted validation loss."""
-        posteriors = {t: _damped(self._means[t], h, delta) for t, h in curvatures.items()}
+        posteriors = {task: damped(posterior, delta) for task, posterior in undamped.items()}
         previewer = Previewer(
             self._model,
             self._tasks,
@@ -210,14 +198,6 @@ class PosteriorMaker:
             total += sum(w * preview.evaluations[t].loss.value for t, w in weights.items())
         # A damping whose merges overflow is the worst, not an error.
         return total / len(weightings) if math.isfinite(total) else math.inf
-
-
-def _damped(
-    mean: dict[str, Tensor], curvature: Mapping[str, Tensor], delta: float
-) -> DiagonalGaussian:
-    # In the mean's order: a curvature that was read from its file may come in another, and the
-    # posterior's hash is to be the same.
-    return DiagonalGaussian(mean, {name: curvature[name] + delta for name in mean})
 
 
 def _load_damping(path: Path) -> Damping:

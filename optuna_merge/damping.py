@@ -1,11 +1,11 @@
-"""The damping of diagonal posteriors: between simple averaging and Fisher merging."""
+"""The damping of posteriors: between simple averaging and Fisher merging."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from optuna_merge.posteriors import Posterior, mean_curvature
 
 MULTIPLES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
 """Multiples of the mean curvature that are tried."""
@@ -26,22 +26,22 @@ class Damping:
     seconds: float
 
 
-def candidates(curvatures: Mapping[str, Mapping[str, Tensor]]) -> list[float]:
-    """`MULTIPLES` of the mean over tasks and parameters of the curvature.
+def candidates(curvatures: Mapping[str, Posterior]) -> list[float]:
+    """`MULTIPLES` of the mean curvature over tasks and parameters.
+
+    Args:
+        curvatures: Undamped posteriors, by task.
 
     Raises:
         ValueError: all curvatures are zero.
     """
-    total = sum(
-        float(h.double().sum()) for tensors in curvatures.values() for h in tensors.values()
-    )
-    count = sum(h.numel() for tensors in curvatures.values() for h in tensors.values())
-    if not total > 0:
+    mean = sum(mean_curvature(posterior) for posterior in curvatures.values()) / len(curvatures)
+    if not mean > 0:
         raise ValueError(
             f"the curvature of tasks {sorted(curvatures)} is zero everywhere; are the task runs "
             f"so sure of all examples? Use more examples or the isotropic family"
         )
-    return [multiple * total / count for multiple in MULTIPLES]
+    return [multiple * mean for multiple in MULTIPLES]
 
 
 def trial_weightings(tasks: Sequence[str], emphasis: float = 0.6) -> list[dict[str, float]]:

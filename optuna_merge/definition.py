@@ -11,14 +11,22 @@ from optuna_merge.models import MultitaskModel
 from optuna_merge.scores import Score, make_score
 from optuna_merge.tasks import Task, check_tasks
 
+FAMILIES = ("isotropic", "diagonal", "low_rank", "kronecker")
+RESPONSIBILITIES = ("task", "layer", "coordinate", "fixed")
+
 
 @dataclass(frozen=True)
 class PosteriorSettings:
     """How the tasks' posteriors are made.
 
     Attributes:
-        family: "isotropic" (the merge is the weighted mean of the parameters) or "diagonal"
-            (weighted by curvature, elementwise).
+        family: "isotropic" (the merge is the weighted mean of the parameters), "diagonal"
+            (weighted by curvature, elementwise), "low_rank" (the diagonal and the `rank`
+            strongest directions), or "kronecker" (K-FAC, a pair of factors per layer).
+        components: Task runs, of consecutive seeds, per task; more than one make a mixture, and
+            each task's own head is the mean of its runs'.
+        responsibilities: How the mixture is merged; see `Mixture`.
+        rank: Directions of the low-rank family; memory is this times the parameters.
         examples: Training examples per task for the curvature.
         damping: Prior precision delta that is added to the curvature, on the scale of the
             averaged loss. None: chosen among multiples of the mean curvature by the weighted
@@ -28,7 +36,10 @@ class PosteriorSettings:
         seed: Of the examples and of the labels drawn from the model.
     """
 
-    family: Literal["isotropic", "diagonal"] = "diagonal"
+    family: Literal["isotropic", "diagonal", "low_rank", "kronecker"] = "diagonal"
+    components: int = 1
+    responsibilities: Literal["task", "layer", "coordinate", "fixed"] = "fixed"
+    rank: int = 8
     examples: int = 512
     damping: float | None = None
     damping_examples: int = 256
@@ -36,9 +47,14 @@ class PosteriorSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.family not in ("isotropic", "diagonal"):
-            raise ValueError(f"family must be 'isotropic' or 'diagonal', got {self.family!r}")
-        for name in ("examples", "damping_examples", "chunk_size"):
+        if self.family not in FAMILIES:
+            raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {self.family!r}")
+        if self.responsibilities not in RESPONSIBILITIES:
+            raise ValueError(
+                f"responsibilities must be one of {', '.join(RESPONSIBILITIES)}, got "
+                f"{self.responsibilities!r}"
+            )
+        for name in ("components", "rank", "examples", "damping_examples", "chunk_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.damping is not None and not self.damping > 0:

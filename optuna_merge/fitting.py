@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from optuna_merge._files import canonical_json, sha256_text
 from optuna_merge._posterior_maker import PosteriorMaker
@@ -31,7 +34,7 @@ class FittedStudy:
         definition: What was fitted.
         model: The resident model.
         tasks: The tasks as they run: on the frozen trunk's cached output where that applies.
-        runs: The task's own finetune, by task.
+        runs: The task's own finetune, by task; of several, that of the truths' seed.
         previewer: Scores merges of the posteriors.
         damping: The damping; None for isotropic posteriors.
         costs: Training steps and seconds, by what they were spent on.
@@ -100,29 +103,31 @@ def fit(definition: StudyDefinition, workdir: str | Path, *, progress: bool = Tr
     if tasks != definition.tasks:
         _logger.info("the frozen layers below the trained ones were run once over all data")
     store = FinetuneStore(workdir / "finetunes", key)
-    runs: dict[str, FinishedRun] = {}
+    runs: dict[str, list[FinishedRun]] = {}
     for task in tasks:
         alone = {other.name: float(other is task) for other in tasks}
-        title = f"task {task.name}" if progress else None
-        run = store.run(model, tasks, alone, definition.finetuning, progress=title)
-        metric = run.evaluations[task.name].metric.value
-        how = "found" if run.reused else f"trained in {run.seconds:.1f} s"
-        _logger.info("task %s alone: %s %.4f, %s", task.name, task.metric.name, metric, how)
-        runs[task.name] = run
-    states = {name: run.parameters() for name, run in runs.items()}
-    shared = model.shared_names()
-    means = {name: {n: state[n] for n in shared} for name, state in states.items()}
-    heads = {name: {n: state[n] for n in model.own_names(name)} for name, state in states.items()}
+        runs[task.name] = []
+        for component in range(definition.posterior.components):
+            settings = replace(definition.finetuning, seed=definition.finetuning.seed + component)
+            title = f"task {task.name}" if progress else None
+            run = store.run(model, tasks, alone, settings, progress=title)
+            metric = run.evaluations[task.name].metric.value
+            how = "found" if run.reused else f"trained in {run.seconds:.1f} s"
+            _logger.info("task %s alone: %s %.4f, %s", task.name, task.metric.name, metric, how)
+            runs[task.name].append(run)
+    states = {name: [run.parameters() for run in found] for name, found in runs.items()}
+    heads = {name: _mean_head(found, model.own_names(name)) for name, found in states.items()}
 
-    maker = PosteriorMaker(definition, model, tasks, means, heads, workdir / "posteriors", key)
+    maker = PosteriorMaker(definition, model, tasks, states, heads, workdir / "posteriors", key)
     made = maker.make()
     parts |= {
         "posteriors": made.hashes,
         "heads": {name: content_hash(tensors, {}) for name, tensors in heads.items()},
     }
+    every = [run for found in runs.values() for run in found]
     costs = {
-        "task_run_steps": sum(run.steps for run in runs.values()),
-        "task_run_seconds": sum(run.seconds for run in runs.values()),
+        "task_run_steps": sum(run.steps for run in every),
+        "task_run_seconds": sum(run.seconds for run in every),
         "posterior_seconds": made.seconds,
     }
     previewer = Previewer(
@@ -132,10 +137,18 @@ def fit(definition: StudyDefinition, workdir: str | Path, *, progress: bool = Tr
         heads,
         batch_size=definition.finetuning.evaluation_batch_size,
     )
-    files = (*(run.path for run in runs.values()), *made.files)
+    files = (*(run.path for run in every), *made.files)
+    first = {name: found[0] for name, found in runs.items()}
     return FittedStudy(
-        definition, model, tasks, runs, previewer, made.damping, costs, parts, store, files
+        definition, model, tasks, first, previewer, made.damping, costs, parts, store, files
     )
+
+
+def _mean_head(states: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> dict[str, Tensor]:
+    """The head of one task in previews: of several runs, which start alike, the mean."""
+    if len(states) == 1:
+        return {name: states[0][name] for name in names}
+    return {name: torch.stack([state[name] for state in states]).mean(0) for name in names}
 
 
 def check_writable(folder: Path) -> None:

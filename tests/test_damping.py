@@ -6,25 +6,30 @@ import pytest
 import torch
 
 from optuna_merge.damping import MULTIPLES, candidates, choose, trial_weightings
+from optuna_merge.posteriors import DiagonalGaussian
+
+
+def undamped(precision: dict[str, torch.Tensor]) -> DiagonalGaussian:
+    return DiagonalGaussian(precision, precision)
 
 
 def test_candidates_are_multiples_of_the_mean_curvature() -> None:
     curvatures = {
-        "red": {"a": torch.tensor([1.0, 3.0]), "b": torch.zeros(2, 1)},
-        "blue": {"a": torch.tensor([0.0, 8.0]), "b": torch.zeros(2, 1)},
+        "red": undamped({"a": torch.tensor([1.0, 3.0]), "b": torch.zeros(2, 1)}),
+        "blue": undamped({"a": torch.tensor([0.0, 8.0]), "b": torch.zeros(2, 1)}),
     }
     assert candidates(curvatures) == pytest.approx([1.5 * multiple for multiple in MULTIPLES])
 
 
 def test_small_curvatures_are_added_up_in_double_precision() -> None:
-    curvatures = {"red": {"a": torch.cat([torch.ones(1), torch.full((1 << 20,), 1e-8)])}}
+    curvatures = {"red": undamped({"a": torch.cat([torch.ones(1), torch.full((1 << 20,), 1e-8)])})}
     expected = (1 + (1 << 20) * 1e-8) / ((1 << 20) + 1)
     assert candidates(curvatures)[MULTIPLES.index(1.0)] == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("value", [0.0, math.nan])
 def test_a_curvature_that_is_zero_everywhere_is_named(value: float) -> None:
-    curvatures = {"red": {"a": torch.full((2,), value)}}
+    curvatures = {"red": undamped({"a": torch.full((2,), value)})}
     with pytest.raises(ValueError, match=r"the curvature of tasks \['red'\] is zero everywhere"):
         candidates(curvatures)
 

@@ -137,7 +137,10 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     ),
     (lambda: toy_definition(score="best"), "score must be one of"),
     (lambda: toy_definition(score="target:green"), "no task 'green' among ['red', 'blue']"),
-    (lambda: PosteriorSettings(family="full"), "family must be 'isotropic' or 'diagonal', got 'f"),
+    (
+        lambda: PosteriorSettings(family="full"),
+        "family must be one of isotropic, diagonal, low_rank, kronecker, got 'f",
+    ),
     (lambda: PosteriorSettings(examples=0), "examples must be at least 1, got 0"),
     (lambda: PosteriorSettings(damping_examples=0), "damping_examples must be at least 1, got 0"),
     (lambda: PosteriorSettings(chunk_size=0), "chunk_size must be at least 1, got 0"),

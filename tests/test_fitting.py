@@ -31,7 +31,7 @@ from helpers import (
 )
 from torch import Tensor
 
-from optuna_merge._tensors import load_tensors, read_metadata, save_tensors
+from optuna_merge._tensors import read_metadata
 from optuna_merge.damping import MULTIPLES, trial_weightings
 from optuna_merge.definition import PosteriorSettings, StudyDefinition
 from optuna_merge.finetuning import FinetuneSettings
@@ -125,7 +125,9 @@ def test_the_posterior_is_the_run_with_its_curvature_and_the_damping(
         path = one(workdir, f"posteriors/{name}-*")
         posterior = load_posterior(path, expected_hash=fitted.parts["posteriors"][name])
         assert isinstance(posterior, DiagonalGaussian)
-        curvature = load_tensors(one(workdir, f"curvature-{name}-*"))[0]
+        undamped = load_posterior(one(workdir, f"curvature-{name}-*"))
+        assert isinstance(undamped, DiagonalGaussian)
+        curvature = undamped.precision
         assert sorted(posterior.mean) == sorted(shared) == sorted(curvature)
         for n in shared:
             assert torch.equal(posterior.mean[n], run.parameters()[n])
@@ -240,8 +242,8 @@ def test_a_damaged_file_is_made_again_and_nothing_else(
 def test_tensors_of_another_body_are_refused_by_task_and_name(kind: str, copied: Path) -> None:
     pattern = "blue-*" if kind == "posterior" else "curvature-blue-*"
     path = one(copied / "posteriors", pattern)
-    curvature = load_tensors(one(copied, "curvature-blue-*"))[0]
-    other = {name: h.clone() for name, h in curvature.items()}
+    mean = load_posterior(one(copied, "curvature-blue-*")).mean
+    other = {name: h.clone() for name, h in mean.items()}
     other["body.3.weight"] = torch.ones(9, 8)
 
     def refused(found: str) -> None:
@@ -253,9 +255,10 @@ def test_tensors_of_another_body_are_refused_by_task_and_name(kind: str, copied:
             fit_toy(copied)
 
     if kind == "curvature":
-        save_tensors(other, path, {"seconds": "1.0"})
+        save_posterior(DiagonalGaussian(other, other), path, {"seconds": "1.0"})
         refused("(9, 8)")
-        save_tensors({"body.0.weight": curvature["body.0.weight"]}, path, {"seconds": "1.0"})
+        few = {"body.0.weight": mean["body.0.weight"]}
+        save_posterior(DiagonalGaussian(few, few), path, {"seconds": "1.0"})
         with pytest.raises(ValueError, match=r"has no tensor for 'body\.0\.bias'"):
             fit_toy(copied)
     else:
@@ -376,3 +379,29 @@ def test_other_settings_train_anew_in_the_same_folder(copied: Path) -> None:
     after = files_below(copied)
     assert {name: time for name, time in after.items() if name in before} == before
     assert len(after) == 2 * len(before)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"family": "low_rank", "rank": 3},
+        {"family": "kronecker"},
+        {"components": 2},
+        {"components": 2, "responsibilities": "layer"},
+        {"family": "isotropic", "components": 2},
+    ],
+    ids=str,
+)
+def test_every_family_is_fitted_and_found_again(changes: dict[str, Any], tmp_path: Path) -> None:
+    settings = PosteriorSettings(examples=16, damping_examples=20, chunk_size=8, **changes)
+    made = fit_toy(tmp_path, toy_definition(posterior=settings))
+    before = files_below(tmp_path)
+    again = fit_toy(tmp_path, toy_definition(posterior=settings))
+    assert files_below(tmp_path) == before
+    assert again.fingerprint == made.fingerprint
+    assert made.costs["task_run_steps"] == 14 * settings.components
+    inside = made.previewer({"red": 0.5, "blue": 0.5}).evaluations
+    assert inside == again.previewer({"red": 0.5, "blue": 0.5}).evaluations
+    if settings.components == 1:
+        alone = made.previewer({"red": 1.0, "blue": 0.0}).evaluations["red"]
+        assert alone.metric.value == made.alone["red"]
