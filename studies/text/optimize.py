@@ -32,7 +32,7 @@ def definition() -> StudyDefinition:
         tasks=tasks,
         model=from_transformers(body, tasks, trainable=LastLayers(2)),
         finetuning=FinetuneSettings(
-            steps=100, batch_size=16, learning_rate=3e-4, head_learning_rate=3e-3, num_rungs=3
+            steps=100, batch_size=16, learning_rate=2e-4, head_learning_rate=1e-3, num_rungs=3
         ),
         posterior=PosteriorSettings(family="diagonal", examples=512, damping_examples=128),
         score="mean",
