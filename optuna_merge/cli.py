@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import sys
 from collections.abc import Callable
@@ -28,7 +29,7 @@ TimeoutSeconds = Annotated[
 ]
 Workdir = Annotated[Path, typer.Option(help="Folder of task runs, posteriors and finetunes.")]
 Fraction = Annotated[float, typer.Option(help="Promoted finetunes per preview.")]
-Seed = Annotated[Optional[int], typer.Option(help="Seed of the sampler.")]  # noqa: UP045
+Seed = Annotated[Optional[int], typer.Option(help="Seed of the search.")]  # noqa: UP045
 Artifacts = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Folder or s3://bucket through which working folders share the fit."),
@@ -117,6 +118,20 @@ def report(
     )
 
 
+@app.command()
+def diagnose(
+    study_name: StudyName = "optuna_merge",
+    storage: Storage = "sqlite:///optuna_merge.db",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Tell how far the previews of a study can be trusted, from the study alone.
+
+    Example: optuna-merge diagnose --study-name digits --storage sqlite:///digits.db
+    """
+    _guarded(debug, lambda: _diagnose(study_name, storage, as_json))
+
+
 def script(
     build: Callable[[], StudyDefinition], *, name: str, n_trials: int, fraction: float = 0.25
 ) -> None:
@@ -203,7 +218,7 @@ def _optimize(
         study_name,
         create_storage(storage),
         definition.direction,
-        pruner=PromotionPruner(fraction=fraction),
+        pruner=PromotionPruner(fraction=fraction, seed=seed),
     )
     shared = None
     if artifacts is not None:
@@ -212,6 +227,7 @@ def _optimize(
     fitted = fit(definition, workdir, progress=sys.stderr.isatty())
     prepare_study(study, fitted)
     study.sampler = PreviewSampler(definition.names, seed=seed, score=fitted.scores)
+    study.pruner = PromotionPruner(fraction=fraction, seed=seed, score=fitted.scores)
     if shared is not None:
         shared.push(fitted.files)
     run_trials(
@@ -226,6 +242,16 @@ def _optimize(
     write_json(path, found)
     typer.echo(format_report(found))
     typer.echo(f"\nThe same as JSON: {path}")
+
+
+def _diagnose(study_name: str, storage: str, as_json: bool) -> None:
+    from optuna_merge.calibration import format_calibration, study_calibration
+    from optuna_merge.storages import create_storage
+    from optuna_merge.study import load_study, task_names
+
+    study = load_study(study_name, create_storage(storage))
+    found = study_calibration(study, task_names(study)).as_json()
+    typer.echo(json.dumps(found, indent=1) if as_json else format_calibration(found))
 
 
 def _guarded(debug: bool, work: Callable[[], None]) -> None:

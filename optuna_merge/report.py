@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import optuna
@@ -11,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge._files import write_json
 from optuna_merge._optuna import lineage_root
-from optuna_merge.calibration import MIN_TRUTHS, rank_correlation
+from optuna_merge.calibration import format_calibration, study_calibration
 from optuna_merge.fitting import FittedStudy
 from optuna_merge.models import evaluate_tasks, task_batches
 from optuna_merge.study import BASELINE
@@ -30,7 +31,8 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
 
     Returns:
         `best` (None without a truth), `baselines`, `counts`, `cost`, `rank_correlation` of the
-        score and of each task (None: too few truths), `definition`.
+        score and of each task (None: too few truths), `calibration` (the same and more, see
+        `Calibration`), `definition`.
     """
     trials = study.get_trials(deepcopy=False)
     previewed = [t for t in trials if _is_preview(t)]
@@ -47,6 +49,7 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
     preview_seconds = [t.user_attrs["preview_seconds"] for t in previewed]
     per_finetune = sum(finetune_seconds) / len(finetune_seconds) if finetune_seconds else None
     per_preview = sum(preview_seconds) / len(preview_seconds) if preview_seconds else None
+    calibration = study_calibration(study, fitted.definition.names)
     return {
         "study": study.study_name,
         "score": fitted.parts["score"],
@@ -76,7 +79,11 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
             "value": fitted.damping.value,
             "sweep": {f"{delta:g}": loss for delta, loss in fitted.damping.sweep.items()},
         },
-        "rank_correlation": _correlations(truths, fitted),
+        "rank_correlation": {
+            name: None if found.spearman is None else asdict(found.spearman)
+            for name, found in calibration.items()
+        },
+        "calibration": calibration.as_json(),
         "fingerprint": fitted.fingerprint,
         "definition": fitted.parts,
     }
@@ -117,16 +124,7 @@ def format_report(report: Mapping[str, Any]) -> str:
             f"One preview: {cost['seconds_per_preview']:.2f} s, one finetune: "
             f"{cost['seconds_per_finetune']:.1f} s, ratio 1/{1 / cost['preview_to_finetune']:.0f}"
         )
-    lines.append("")
-    for name, found in report["rank_correlation"].items():
-        if found is None:
-            told = f"too few truths (fewer than {MIN_TRUTHS}, or all alike)"
-        else:
-            told = (
-                f"{found['value']:.2f} (90% interval {found['low']:.2f} to {found['high']:.2f}, "
-                f"{found['count']} truths)"
-            )
-        lines.append(f"Rank correlation of previews and truths, {name}: {told}")
+    lines += ["", "Previews against truths:", format_calibration(report["calibration"])]
     return "\n".join(lines)
 
 
@@ -189,31 +187,6 @@ def _alone_on_test(fitted: FittedStudy) -> dict[str, float]:
         weights = {other: float(other == name) for other in names}
         alone[name] = _test_metrics(weights, fitted)[name]
     return alone
-
-
-def _correlations(truths: list[FrozenTrial], fitted: FittedStudy) -> dict[str, Json | None]:
-    """Of the score and of each task, over truths inside the simplex.
-
-    Where a task has weight zero, the truth's head for it was never trained, but the preview's
-    was: such pairs say nothing about previews.
-    """
-    names = fitted.definition.names
-    inside = [
-        t for t in truths if all(t.user_attrs.get(f"weight_{name}", 0.0) > 0 for name in names)
-    ]
-    pairs = {"score": [(t.intermediate_values.get(0), t.value) for t in inside]} | {
-        name: [
-            (t.user_attrs.get(f"preview_{name}"), t.user_attrs.get(f"truth_{name}"))
-            for t in inside
-        ]
-        for name in names
-    }
-    found: dict[str, Json | None] = {}
-    for name, values in pairs.items():
-        sound = [(p, t) for p, t in values if p is not None and t is not None]
-        result = rank_correlation([p for p, _ in sound], [t for _, t in sound])
-        found[name] = None if result is None else vars(result)
-    return found
 
 
 def _verdict(report: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge.exceptions import DefinitionMismatchError
-from optuna_merge.weights import weight_params
+from optuna_merge.weights import weight_params, weight_tasks
 
 if TYPE_CHECKING:
     from optuna_merge.fitting import FittedStudy
@@ -50,6 +50,31 @@ def open_study(
     )
     check_direction(study, direction)
     return study
+
+
+def load_study(study_name: str, storage: optuna.storages.BaseStorage) -> optuna.Study:
+    """Open a study that exists, to read it.
+
+    Raises:
+        ValueError: it doesn't; the message names those that do.
+    """
+    try:
+        return optuna.load_study(study_name=study_name, storage=storage)
+    except KeyError:
+        known = ", ".join(optuna.get_all_study_names(storage)) or "none"
+        raise ValueError(f"no study {study_name!r} in this storage; there are: {known}") from None
+
+
+def task_names(study: optuna.Study) -> tuple[str, ...]:
+    """The study's tasks in order; () if no trial has suggested task weights.
+
+    The order is that of the study's attribute `tasks`, or else of the first trial's parameters.
+    """
+    found = weight_tasks(study.get_trials(deepcopy=False))
+    listed = study.user_attrs.get("tasks")
+    if isinstance(listed, list) and (not found or sorted(listed) == sorted(found)):
+        return tuple(listed)
+    return found
 
 
 def check_direction(study: optuna.Study, direction: str) -> None:

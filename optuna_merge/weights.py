@@ -7,9 +7,10 @@ weights of a trial are its parameters divided by their sum.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from optuna.trial import BaseTrial
+from optuna.distributions import FloatDistribution
+from optuna.trial import BaseTrial, FrozenTrial
 
 MIN_WEIGHT = 1e-3
 """After normalising, a smaller weight counts as zero."""
@@ -43,6 +44,22 @@ def check_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
 def param_name(task: str) -> str:
     """The name of the Optuna parameter that holds a task's weight."""
     return f"w_{task}"
+
+
+def weight_tasks(trials: Iterable[FrozenTrial]) -> tuple[str, ...]:
+    """Names of the tasks whose weights the trials suggest: those of the first that has any.
+
+    A parameter `w_<task>` is a task's weight if it is a float between 0 and 1.
+    """
+    prefix, weight = param_name(""), FloatDistribution(0.0, 1.0)
+    for trial in trials:
+        found = [name for name in trial.params if trial.distributions[name] == weight]
+        names = tuple(
+            n.removeprefix(prefix) for n in found if n.startswith(prefix) and n != prefix
+        )
+        if names:
+            return names
+    return ()
 
 
 def canonical_weights(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -96,6 +97,25 @@ def test_fit_optimize_report(definition: Path) -> None:
     assert code == 0
     assert again[again.index("Study ") :] == text[text.index("Study ") :]
     assert report.is_file()
+
+
+def test_diagnose_reads_nothing_but_the_study(definition: Path) -> None:
+    storage = ("--storage", f"sqlite:///{definition.parent}/study.db")
+    code, _ = optimize(definition, "--n-trials", "8", "--fraction", "1", "--seed", "0")
+    assert code == 0
+    definition.unlink()
+    code, text = invoke("diagnose", *storage)
+    assert code == 0, text
+    assert re.search(r"^blue +\d+ ", text, re.MULTILINE)
+    code, text = invoke("diagnose", *storage, "--json")
+    assert code == 0, text
+    found = json.loads(text[text.index("{") :])
+    assert list(found["tasks"]) == ["red", "blue"]
+    assert found["score"]["count"] == 1  # uniform weights; the other baselines are corners
+    assert found["score"]["verdict"] == "too few truths"
+    code, text = invoke("diagnose", *storage, "--study-name", "missing")
+    assert code == 1
+    assert "no study 'missing' in this storage; there are: optuna_merge" in text
 
 
 def test_a_study_made_by_optunas_command_line_is_used(definition: Path) -> None:

@@ -21,8 +21,10 @@ from optuna_merge.study import (
     baseline_weights,
     differing_parts,
     duplicate_baseline,
+    load_study,
     open_study,
     prepare_study,
+    task_names,
 )
 
 
@@ -210,3 +212,25 @@ def test_differences_are_named(
     old: dict[str, Any], new: dict[str, Any], expected: list[str]
 ) -> None:
     assert differing_parts(old, new) == expected
+
+
+def test_the_tasks_of_a_study_are_listed_or_those_of_its_trials() -> None:
+    study = optuna.create_study()
+    assert task_names(study) == ()
+    trial = study.ask({f"w_{t}": optuna.distributions.FloatDistribution(0, 1) for t in "ba"})
+    study.tell(trial, 1.0)
+    assert task_names(study) == ("b", "a")
+    study.set_user_attr("tasks", ["a", "b"])
+    assert task_names(study) == ("a", "b")
+    study.set_user_attr("tasks", ["something", "else"])
+    assert task_names(study) == ("b", "a")
+
+
+def test_a_study_that_does_not_exist_is_not_made() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    with pytest.raises(ValueError, match="no study 'mine' in this storage; there are: none"):
+        load_study("mine", storage)
+    optuna.create_study(study_name="other", storage=storage)
+    with pytest.raises(ValueError, match="there are: other"):
+        load_study("mine", storage)
+    assert load_study("other", storage).study_name == "other"

@@ -17,6 +17,7 @@ from optuna_merge.weights import (
     check_tasks,
     suggest_weights,
     weight_params,
+    weight_tasks,
 )
 
 
@@ -105,3 +106,18 @@ def test_importing_weights_stays_light() -> None:
         "assert not {'torch', 'botorch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_tasks_are_those_of_the_first_trial_that_has_weights() -> None:
+    def trial(**ranges: tuple[float, float]) -> optuna.trial.FrozenTrial:
+        return optuna.create_trial(
+            params=dict.fromkeys(ranges, 1.0),
+            distributions={
+                name: optuna.distributions.FloatDistribution(*r) for name, r in ranges.items()
+            },
+            value=0.0,
+        )
+
+    other = trial(rate=(0, 1), w_decay=(0, 10), w_=(0, 1))
+    assert weight_tasks([]) == weight_tasks([other]) == ()
+    assert weight_tasks([other, trial(w_b=(0, 1), rate=(0, 1), w_a=(0, 1))]) == ("b", "a")

@@ -13,8 +13,9 @@ that a finetune that fails each time can't eat its way through all previews.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -86,8 +87,8 @@ class Candidate:
     scores: tuple[float, ...]
 
 
-Order = Callable[[Sequence[Candidate]], Sequence[Candidate]]
-"""Sorts candidates, the one to promote first in front."""
+Order = Callable[[Sequence[Candidate]], Iterable[Candidate]]
+"""Candidates, the one to promote first in front; read only as far as there are free slots."""
 
 
 @dataclass(frozen=True)
@@ -188,14 +189,15 @@ def decide(
 ) -> tuple[Promote | Prune, ...]:
     """What to promote now, given all trials of the study.
 
-    The free slots of the budget go to the best previews of the whole history, trial `number` and
-    previews pruned long ago alike.
+    The free slots of the budget go to the first candidates of the whole history, trial `number`
+    and previews pruned long ago alike.
 
     Args:
         trials: All trials of the study, ordered by number.
         number: The undecided trial whose preview has just been made; None to fill free slots only.
         budget: How many may be promoted.
-        order: Which candidate comes first; `best_scores_first` or one's own.
+        order: Which candidate comes first; `best_scores_first` or one's own. Called only when
+            there is a free slot.
         scores: A trial's preview; the intermediate value at step 0 by default.
 
     Returns:
@@ -213,7 +215,8 @@ def decide(
         if preview is not None and all(map(math.isfinite, preview)):
             candidates.append(Candidate(number, lineage, tuple(preview)))
     free = max(0, budget.cap(len(ledger.previews)) - len(claims))
-    promoted = [Promote(candidate.number) for candidate in order(candidates)[:free]]
+    first = islice(order(candidates), free) if free else ()
+    promoted = [Promote(candidate.number) for candidate in first]
     if number is None or Promote(number) in promoted:
         return tuple(promoted)
     return (*promoted, Prune(number))

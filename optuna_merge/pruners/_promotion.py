@@ -1,11 +1,14 @@
-"""`PromotionPruner`: of many previews, finetune a fixed fraction, the best ones."""
+"""`PromotionPruner`: of many previews, finetune a fixed fraction, the most promising ones."""
 
 from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import optuna
 from optuna.pruners import BasePruner
 from optuna.study import Study, StudyDirection
@@ -17,6 +20,8 @@ from optuna_merge.pruners._decision import (
     CLAIM,
     DECISION,
     Budget,
+    Candidate,
+    Order,
     Promote,
     Prune,
     best_scores_first,
@@ -25,8 +30,13 @@ from optuna_merge.pruners._decision import (
     is_duplicate_promotion,
     is_over_budget,
 )
+from optuna_merge.pruners._truth_order import most_promising_truths
+from optuna_merge.samplers._history import TrialReader
+from optuna_merge.study import task_names
 
 _logger = logging.getLogger(__name__)
+
+Array = npt.NDArray[np.float64]
 
 
 class PromotionPruner(BasePruner):
@@ -34,15 +44,24 @@ class PromotionPruner(BasePruner):
 
     A trial reports its preview at step 0 and asks `should_prune`; what it reports at later steps
     are rungs of its finetune. At most floor(fraction x previews) trials go beyond step 0, and
-    whenever one more may, it is the best preview of the whole study that has not been promoted
-    yet. Where that is not the current trial but one that was pruned before, a copy of it is queued
-    (WAITING, with its parameters, its user attributes, its preview at step 0 and `promoted_from`),
-    which is executed before any new trial. A new preview is never promoted merely for having been
-    good when it was made, and none is lost for having come too early.
+    whenever one more may, it is the most promising preview of the whole study that has not been
+    promoted yet. Where that is not the current trial but one that was pruned before, a copy of it
+    is queued (WAITING, with its parameters, its user attributes, its preview at step 0 and
+    `promoted_from`), which is executed before any new trial. A new preview is never promoted
+    merely for having been good when it was made, and none is lost for having come too early.
 
-    The decision is a pure function of the study's trials (`optuna_merge.pruners.decide`); it is
-    written once to the trial's user attribute `preview_decision` ("promote", "prune" or
-    "baseline") and replayed ever after, also for retry clones.
+    Most promising is, as soon as there are two truths (baselines count), what has the largest
+    expected improvement of the TRUTH, by the same models as in `PreviewSampler`; before that, and
+    with `rank="preview"`, what has the best preview. While eight truths or more show no
+    correlation with their previews, every fourth promotion goes to the preview whose truth is
+    least certain, and a warning is logged. Where the previews prove true, the budget is spent all
+    the same, no more and no less; equally good weights are then found earlier, so that a smaller
+    `fraction` or a `max_promotions` will do. `optuna-merge diagnose` shows how true they are.
+
+    The decision is a pure function of the study's trials and the seed
+    (`optuna_merge.pruners.decide`); it is written once to the trial's user attribute
+    `preview_decision` ("promote", "prune" or "baseline") and replayed ever after, also for retry
+    clones.
 
     What counts:
         - Trials with the user attribute `baseline` are always promoted and count neither as
@@ -51,7 +70,7 @@ class PromotionPruner(BasePruner):
         - A promotion counts once its finetune is decided, whatever becomes of it: the budget
           counts finetunes begun.
         - A preview that is NaN or infinite is pruned and never promoted, but counts as a preview.
-        - Ties go to the lower trial number.
+        - Ties go to the better preview, then to the lower trial number.
 
     With several workers exactly the budget is finetuned, and nothing twice. A trial claims its
     slot, reads all claims again, and gives way if there are more than slots; copies come in the
@@ -75,16 +94,23 @@ class PromotionPruner(BasePruner):
         fraction: Promotions per preview, in [0, 1]. With 0 only baselines are finetuned.
         max_promotions: Cap on the promotions of the whole study; None for none.
         warmup: Number of previews before anything is promoted.
+        rank: "truth" or "preview", what candidates are ordered by; see above. Needs two tasks or
+            more with parameters `w_<task>` between 0 and 1.
+        score: What the study's value is in terms of the tasks' metrics, as for `PreviewSampler`:
+            a function from an array of metrics `... x T` to an array `...`. With it, and with the
+            user attributes `preview_<task>` and `truth_<task>`, each task's metric is modelled.
         rung_pruner: What decides at steps after 0; None never prunes there. It sees the study as
             if there were no previews: trials that never went beyond step 0, and the values at
             step 0, are hidden, since a preview is another measure than a rung of the finetune and
             would be taken for a very good or bad first rung. Failed trials are hidden too: their
             retry clones stand for them. Baselines are never pruned and it is not asked.
-        seed: Has no effect: promoting the best preview involves no chance. Accepted so that the
-            parts of a study can all be given the study's seed.
+        seed: Of the draw between models that trust the previews and models that don't; None is
+            0. Workers with one seed decide alike; with several, two may queue different copies
+            for one slot, of which the later gives way.
 
     Raises:
         ValueError: an argument is out of its range.
+        TypeError: `rung_pruner` is no pruner, or `score` no function.
     """
 
     def __init__(
@@ -93,16 +119,24 @@ class PromotionPruner(BasePruner):
         fraction: float = 0.25,
         max_promotions: int | None = None,
         warmup: int = 8,
+        rank: Literal["truth", "preview"] = "truth",
+        score: Callable[[Array], Array] | None = None,
         rung_pruner: BasePruner | None = None,
         seed: int | None = None,
     ) -> None:
+        if rank not in ("truth", "preview"):
+            raise ValueError(f"rank is {rank!r}, expected 'truth' or 'preview'")
+        if score is not None and not callable(score):
+            raise TypeError(f"score is {type(score).__name__}, expected a function or None")
         if rung_pruner is not None and not isinstance(rung_pruner, BasePruner):
             raise TypeError(
                 f"rung_pruner is {type(rung_pruner).__name__}, expected an Optuna pruner or None"
             )
         self._budget = Budget(fraction, max_promotions, warmup)
+        self._rank, self._score = rank, score
         self._rung_pruner = rung_pruner
-        self._seed = seed
+        self._seed = seed or 0
+        self._reader = TrialReader(())
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether the trial ends here; see the class. Called by `Trial.should_prune`."""
@@ -175,8 +209,30 @@ class PromotionPruner(BasePruner):
     def _decide(
         self, study: Study, trials: list[FrozenTrial], number: int | None
     ) -> tuple[Promote | Prune, ...]:
-        order = best_scores_first(study.direction == StudyDirection.MAXIMIZE)
-        return decide(trials, number, budget=self._budget, order=order)
+        return decide(trials, number, budget=self._budget, order=self._order(study, trials))
+
+    def _order(self, study: Study, trials: list[FrozenTrial]) -> Order:
+        maximize = study.direction == StudyDirection.MAXIMIZE
+        by_preview = best_scores_first(maximize)
+        if self._rank == "preview":
+            return by_preview
+
+        def by_truth(candidates: Sequence[Candidate]) -> Iterable[Candidate]:
+            tasks = task_names(study)
+            if len(candidates) < 2 or len(tasks) < 2:
+                return by_preview(candidates)
+            if self._reader.tasks != tasks:
+                self._reader = TrialReader(tasks)
+            return most_promising_truths(
+                candidates,
+                trials,
+                self._reader.read(study.study_name, trials),
+                maximize=maximize,
+                score=self._score,
+                seed=self._seed,
+            )
+
+        return by_truth
 
     def _record(self, study: Study, trial: FrozenTrial, decision: str) -> bool:
         set_trial_user_attr(study, trial, DECISION, decision)

@@ -49,17 +49,27 @@ def log_expected_improvement(mean: Tensor, variance: Tensor, best: Tensor) -> Te
     return torch.where(u > -1.0, direct, -0.5 * far.square() + log_density + tail) + std.log()
 
 
+def _incumbents(model: TruthModel | ScoreModel, coming: Array | None) -> Array:
+    seen = model.truth_weights if len(model.truth_weights) else model.anchors
+    return seen if coming is None else np.concatenate([seen, coming])
+
+
 class TruthImprovement:
     """Log expected improvement of the truth, averaged over the members of its model.
 
     The value to improve on is each member's posterior mean at the best truth so far; before
     there is any truth, at the best preview.
+
+    Args:
+        model: Posterior of the truth.
+        coming: `k x T` weights whose truths are under way: what is expected of them is to be
+            improved on too.
     """
 
-    def __init__(self, model: TruthModel) -> None:
+    def __init__(self, model: TruthModel, coming: Array | None = None) -> None:
         self._model = model
         self.anchors = model.anchors
-        seen = model.truth_weights if len(model.truth_weights) else model.anchors
+        seen = _incumbents(model, coming)
         with single_thread(), torch.no_grad():
             self._best = model.members(seen)[0].amax(1, keepdim=True)
 
@@ -80,12 +90,13 @@ class ScoreImprovement:
     Args:
         model: Posterior of the score.
         sign: 1 when the score is maximised, -1 when it is minimised.
+        coming: As in `TruthImprovement`.
     """
 
-    def __init__(self, model: ScoreModel, sign: float) -> None:
+    def __init__(self, model: ScoreModel, sign: float, coming: Array | None = None) -> None:
         self._model, self._sign = model, sign
         self.anchors = model.anchors
-        seen = model.truth_weights if len(model.truth_weights) else model.anchors
+        seen = _incumbents(model, coming)
         self._best = float(self.merit(seen).max())
         self._width = max(1e-3 * float(np.std(self.merit(self.anchors))), 1e-12)
 

@@ -8,10 +8,10 @@ preview that is biased, flatter, and correlated with the truth at .95, .8, .5 or
 random weights. The rest of a preview is another smooth function, so it misleads in earnest.
 
 Methods, all with the same number of truths:
-    ours         60 previews by PreviewSampler; after every fourth one the preview with the largest
-                 expected improvement of the truth is promoted
+    ours         60 previews by PreviewSampler, of which PromotionPruner promotes a fourth
     simplex GP   PreviewSampler on truths alone: no previews
     GPSampler    Optuna's, on truths alone, weights = parameters / sum
+    TPE          likewise
     previews     60 previews by PreviewSampler that never sees a truth; the best is the answer
     random       uniform on the simplex
 Regrets are in units of the truth's range, about 1 from its optimum to its mean times two. With
@@ -37,12 +37,11 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 import torch
-from optuna.trial import TrialState, create_trial
+from optuna.trial import TrialState
 
+from optuna_merge.pruners import PromotionPruner, read_ledger
 from optuna_merge.samplers import PreviewSampler
-from optuna_merge.samplers._acquisition import ScoreImprovement, TruthImprovement
-from optuna_merge.samplers._history import TrialReader
-from optuna_merge.samplers._model import ScoreModel, TruthModel
+from optuna_merge.study import baseline_weights
 from optuna_merge.weights import canonical_weights, suggest_weights, weight_params
 
 Array = npt.NDArray[np.float64]
@@ -109,33 +108,16 @@ def weights_of(trial: optuna.trial.BaseTrial, tasks: Sequence[str]) -> Array:
     return np.array([list(suggest_weights(trial, tasks).values())])
 
 
-def promote_best(
-    study: optuna.Study,
-    tasks: Sequence[str],
-    model: Callable[[], TruthImprovement | ScoreImprovement],
-    promoted: list[int],
-    finetune: Callable[[Array], tuple[float, dict[str, float]]],
-) -> None:
-    """Finetune the most promising pruned trial of all, and add the copy to the study."""
-    left = [
-        t
-        for t in study.get_trials(deepcopy=False)
-        if t.state == TrialState.PRUNED and t.number not in promoted
-    ]
-    points = np.array([canonical_weights(list(t.params.values())) for t in left])
-    acquisition = model()
-    best = int(np.argmax((acquisition if promoted else acquisition.merit)(points)))
-    promoted.append(left[best].number)
-    value, attrs = finetune(points[[best]])
-    study.add_trial(
-        create_trial(
-            params=left[best].params,
-            distributions=left[best].distributions,
-            intermediate_values=left[best].intermediate_values,
-            user_attrs={**left[best].user_attrs, **attrs, "promoted_from": left[best].number},
-            value=value,
-        )
-    )
+def run(study: optuna.Study, objective: Callable[[optuna.Trial], float], n_previews: int) -> None:
+    """Trials until there are enough previews, and until all that was promoted is finetuned."""
+
+    def goes_on() -> bool:
+        trials = study.get_trials(deepcopy=False)
+        waiting = any(trial.state == TrialState.WAITING for trial in trials)
+        return waiting or len(read_ledger(trials).previews) < n_previews
+
+    while goes_on():
+        study.optimize(objective, n_trials=1)
 
 
 def baseline_points(n_tasks: int) -> Array:
@@ -151,32 +133,26 @@ def ours(
     report: list[float],
 ) -> float:
     tasks = problem.tasks
-    study = optuna.create_study(direction="maximize", sampler=PreviewSampler(tasks, seed=seed))
-    reader, promoted = TrialReader(tuple(tasks)), list[int]()
+    study = optuna.create_study(
+        direction="maximize",
+        sampler=PreviewSampler(tasks, seed=seed),
+        pruner=PromotionPruner(fraction=n_truths / n_previews, seed=seed),
+    )
+    if baselines:
+        for name, weights in baseline_weights(tasks).items():
+            study.enqueue_trial(weight_params(weights), user_attrs={"baseline": name})
 
-    def model() -> TruthImprovement:
-        history = reader.read(study.study_name, study.get_trials(deepcopy=False))
-        fitted = TruthModel.fit(history.score(1.0))
-        if promoted:
-            side = np.random.default_rng([seed, len(promoted)]).random() < fitted.trust
-            fitted = fitted.siding(with_preview=side)
-        return TruthImprovement(fitted)
-
-    n_start = len(tasks) + 1 if baselines else 0
-    for i in range(n_previews + n_start):
-        start = time.perf_counter()
-        trial = study.ask()
+    def objective(trial: optuna.Trial) -> float:
         w = weights_of(trial, tasks)
-        report.append(time.perf_counter() - start)
-        trial.report(problem.see_preview(w), 0)
-        if baselines and i <= len(tasks):  # the start-up design begins with them
-            study.tell(trial, problem.see_truth(w))
-            continue
-        study.tell(trial, state=TrialState.PRUNED)
-        while i + 1 >= len(tasks) + 4 and len(promoted) < (
-            n_truths * (i + 1 - n_start) // n_previews
-        ):
-            promote_best(study, tasks, model, promoted, lambda w: (problem.see_truth(w), {}))
+        if "promoted_from" not in trial.user_attrs:
+            trial.report(problem.see_preview(w), 0)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+        return problem.see_truth(w)
+
+    start = time.perf_counter()
+    run(study, objective, n_previews)
+    report.append((time.perf_counter() - start) / len(study.trials))
     return regret_of(problem, study)
 
 
@@ -211,18 +187,20 @@ def previews_only(problem: Problem, seed: int, n_previews: int) -> float:
 
 
 def without_previews(problem: Problem, seed: int, n_truths: int, baselines: bool) -> list[float]:
-    """Regrets of the simplex GP, GPSampler and random search."""
+    """Regrets of the simplex GP, GPSampler, TPE and random search."""
     n_tasks = len(problem.tasks)
     uniform = np.random.default_rng(seed).dirichlet(np.ones(n_tasks), n_truths)
     # Vertices are rarely good: the simplex GP starts from spread points, like the others.
     simplex_gp = PreviewSampler(problem.tasks, seed=seed, n_startup_trials=6)
     gp_sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=6)
+    tpe = optuna.samplers.TPESampler(seed=seed, n_startup_trials=6)
     start, n_all = uniform[:6], n_truths
     if baselines:
         start, n_all = baseline_points(n_tasks), n_truths + n_tasks + 1
     return [
         truths_alone(problem, simplex_gp, n_all, start),
         truths_alone(problem, gp_sampler, n_all, start if baselines else start[:0]),
+        truths_alone(problem, tpe, n_all, start if baselines else start[:0]),
         problem.regret(uniform, [problem.see_truth(w[None]) for w in uniform]),
     ]
 
@@ -248,31 +226,27 @@ def composite(n_tasks: int, seed: int, n_truths: int, n_previews: int, use_metri
         grid = np.concatenate([top, near / near.sum(axis=1, keepdims=True)])
     optimum = float(worst_metric(metrics(grid, 1)).max())
 
-    sampler = PreviewSampler(tasks, seed=seed, score=worst_metric if use_metrics else None)
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    reader, promoted = TrialReader(tuple(tasks)), list[int]()
+    score = worst_metric if use_metrics else None
+    study = optuna.create_study(
+        direction="maximize",
+        sampler=PreviewSampler(tasks, seed=seed, score=score),
+        pruner=PromotionPruner(fraction=n_truths / n_previews, seed=seed, score=score),
+    )
 
-    def model() -> TruthImprovement | ScoreImprovement:
-        history = reader.read(study.study_name, study.get_trials(deepcopy=False))
-        if use_metrics:
-            models = [TruthModel.fit(history.metric(i)) for i in range(n_tasks)]
-            return ScoreImprovement(ScoreModel(models, worst_metric), 1.0)
-        return TruthImprovement(TruthModel.fit(history.score(1.0)))
+    def objective(trial: optuna.Trial) -> float:
+        w = weights_of(trial, tasks)
+        if "promoted_from" not in trial.user_attrs:
+            trial.report(told(trial, "preview", metrics(w, 0)[0]), 0)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+        return told(trial, "truth", metrics(w, 1)[0])
 
-    def finetune(w: Array) -> tuple[float, dict[str, float]]:
-        values = metrics(w, 1)[0]
-        attrs = {f"truth_{t}": float(v) for t, v in zip(tasks, values)}
-        return float(worst_metric(values)), attrs
-
-    for i in range(n_previews):
-        trial = study.ask()
-        values = metrics(weights_of(trial, tasks), 0)[0]
+    def told(trial: optuna.Trial, fidelity: str, values: Array) -> float:
         for task, value in zip(tasks, values):
-            trial.set_user_attr(f"preview_{task}", float(value))
-        trial.report(float(worst_metric(values)), 0)
-        study.tell(trial, state=TrialState.PRUNED)
-        while i + 1 >= n_tasks + 4 and len(promoted) < n_truths * (i + 1) // n_previews:
-            promote_best(study, tasks, model, promoted, finetune)
+            trial.set_user_attr(f"{fidelity}_{task}", float(value))
+        return float(worst_metric(values))
+
+    run(study, objective, n_previews)
     return optimum - study.best_value
 
 
@@ -312,8 +286,8 @@ def main() -> None:
         composite_table(args)
         return
 
-    names = ["ours", "previews", "simplex GP", "GPSampler", "random"]
-    print(f"{'median (worst) regret':22s}" + "".join(f"{n:>20s}" for n in names) + "  s/ask")
+    names = ["ours", "previews", "simplex GP", "GPSampler", "TPE", "random"]
+    print(f"{'median (worst) regret':22s}" + "".join(f"{n:>20s}" for n in names) + "  s/trial")
     alone: dict[tuple[int, bool, int], list[float]] = {}  # regrets that need no preview
     for n_tasks in args.tasks:
         for correlation in args.correlations:

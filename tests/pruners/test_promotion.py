@@ -430,9 +430,10 @@ def test_optunas_pruners_decide_as_if_there_were_no_previews(
         ({"fraction": math.nan}, "fraction is nan"),
         ({"max_promotions": -1}, "max_promotions is -1"),
         ({"warmup": -1}, "warmup is -1"),
+        ({"rank": "best"}, "rank is 'best', expected 'truth' or 'preview'"),
     ],
 )
-def test_bad_arguments(arguments: dict[str, float], message: str) -> None:
+def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PromotionPruner(**arguments)
 
@@ -442,7 +443,12 @@ def test_a_rung_pruner_of_another_type() -> None:
         PromotionPruner(rung_pruner="median")  # type: ignore[arg-type]
 
 
-def test_the_seed_changes_nothing() -> None:
+def test_a_score_that_is_no_function() -> None:
+    with pytest.raises(TypeError, match="score is str, expected a function or None"):
+        PromotionPruner(score="mean")  # type: ignore[arg-type]
+
+
+def test_with_one_task_the_seed_changes_nothing() -> None:
     studies = [create_study(seed=seed) for seed in (None, 7)]
     for study in studies:
         study.optimize(objective, n_trials=30)

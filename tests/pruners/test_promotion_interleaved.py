@@ -127,12 +127,19 @@ def test_the_budget_is_met_exactly(block: int, fraction: float, deaths: float) -
         _one_study(seed, fraction, deaths)
 
 
-def _one_study(seed: int, fraction: float, deaths: float) -> None:
+def test_it_is_met_when_the_truths_posterior_decides() -> None:
+    optuna.logging.get_logger("optuna")
+    for seed in range(25):
+        _one_study(seed, 0.6, 0.02, n_tasks=2)
+
+
+def _one_study(seed: int, fraction: float, deaths: float, n_tasks: int = 1) -> None:
     turns = Turns(seed, deaths)
     storage = InterleavedStorage(turns)
     draws = random.Random(seed)
     # Short studies: what goes wrong at the end can't be mended by a later preview.
     warmup, n_workers, n_trials = draws.randint(0, 4), draws.randint(2, 4), draws.randint(1, 4)
+    n_trials *= n_tasks**2
     finetunes: list[int] = []
 
     def study(index: int) -> optuna.Study:
@@ -146,7 +153,7 @@ def _one_study(seed: int, fraction: float, deaths: float) -> None:
         )
 
     def objective(trial: optuna.Trial) -> float:
-        w = trial.suggest_float("w_a", 0, 1)
+        w, *_ = [trial.suggest_float(f"w_{task}", 0, 1) for task in "ab"[:n_tasks]]
         if 0 not in storage.get_trial(trial._trial_id).intermediate_values:
             trial.report(w, 0)
         if trial.should_prune():

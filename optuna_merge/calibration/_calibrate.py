@@ -1,0 +1,141 @@
+"""What pairs of previews and truths say about the previews."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from optuna_merge.calibration._estimates import (
+    LEVEL,
+    MIN_TRUTHS,
+    RESAMPLES,
+    Array,
+    Estimate,
+    bias,
+    bootstrap_counts,
+    estimate,
+    kendall,
+    paired,
+    slope,
+    spearman,
+)
+
+Verdict = Literal[
+    "previews are true", "no evidence of correlation", "previews mislead", "too few truths"
+]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How previews of one quantity relate to its truths. Statistics are None where undefined.
+
+    Attributes:
+        count: Number of pairs.
+        verdict: By the interval of `spearman`: all above zero, around zero, all below zero; or
+            too few truths (fewer than `MIN_TRUTHS`, or all alike).
+        bias: Mean of truth minus preview, in the quantity's unit.
+        slope: Least-squares slope of the truths over the previews; below 1 where the previews
+            exaggerate differences.
+        spearman: Rank correlation, in [-1, 1].
+        kendall: Tau-b, in [-1, 1].
+        top_quartile: Share of the best quarter of the truths that is in the best quarter of the
+            previews; about 1/4 by chance.
+        argmax_regret: What is lost by taking the best preview's weights: the best truth against
+            the truth there, at least 0, in the quantity's unit.
+    """
+
+    count: int
+    verdict: Verdict
+    bias: Estimate | None
+    slope: Estimate | None
+    spearman: Estimate | None
+    kendall: Estimate | None
+    top_quartile: float | None
+    argmax_regret: float | None
+
+    @property
+    def warning(self) -> str | None:
+        """What the verdict means for a search; None when the previews are true."""
+        if self.verdict == "too few truths":
+            return (
+                f"{self.count} truths, too few truths to judge the previews by (fewer than "
+                f"{MIN_TRUTHS}, or all alike)"
+            )
+        if self.verdict == "previews are true":
+            return None
+        assert self.spearman is not None
+        interval = f"{self.spearman.low:.2f} to {self.spearman.high:.2f}"
+        if self.verdict == "previews mislead":
+            return (
+                f"the previews order weights the wrong way round (rank correlation {interval}); "
+                f"compare with another posterior family before trusting this study's previews"
+            )
+        return (
+            f"no evidence that the previews tell good weights from bad ones (rank correlation "
+            f"{interval}); a richer posterior family, more examples for the posteriors or more "
+            f"truths may help, or the weights hardly matter"
+        )
+
+
+def calibrate(
+    previews: Sequence[float],
+    truths: Sequence[float],
+    *,
+    maximize: bool = True,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Calibration:
+    """Judge previews by the truths at the same weights. A pure function.
+
+    Args:
+        previews: Preview values.
+        truths: Truths in the same order.
+        maximize: Whether larger is better.
+        level: Coverage of the percentile-bootstrap intervals.
+        resamples: Bootstrap samples of pairs.
+        seed: Of the bootstrap.
+
+    Raises:
+        ValueError: sequences of different lengths, or a value that is not finite.
+    """
+    x, y = paired(previews, truths)
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError("previews and truths must be finite; leave out pairs with NaN")
+    n = len(x)
+    if n < MIN_TRUTHS:
+        return Calibration(n, "too few truths", None, None, None, None, None, None)
+    counts = bootstrap_counts(n, resamples, seed)
+    offset, gain, rho, tau = (
+        estimate(statistic, x, y, counts, level) for statistic in (bias, slope, spearman, kendall)
+    )
+    sign = 1.0 if maximize else -1.0
+    return Calibration(
+        count=n,
+        verdict=_verdict(rho),
+        bias=offset,
+        slope=gain,
+        spearman=rho,
+        kendall=tau,
+        top_quartile=_top_quartile(sign * x, sign * y),
+        argmax_regret=float((sign * y).max() - (sign * y)[np.argmax(sign * x)]),
+    )
+
+
+def _verdict(correlation: Estimate | None) -> Verdict:
+    if correlation is None:
+        return "too few truths"
+    if correlation.low > 0:
+        return "previews are true"
+    return "previews mislead" if correlation.high < 0 else "no evidence of correlation"
+
+
+def _top_quartile(x: Array, y: Array) -> float:
+    """Larger is better; of ties the earlier pairs are taken."""
+    k = math.ceil(len(x) / 4)
+    top_x, top_y = (set(np.argsort(-v, kind="stable")[:k].tolist()) for v in (x, y))
+    return len(top_x & top_y) / k

@@ -1,0 +1,177 @@
+"""Which preview is worth the next finetune: candidates by the posterior of their truth.
+
+A pure function of the trials and the seed, as `decide` wants it. On machines whose arithmetic
+differs in the last digit two all but equal candidates may change places, and two workers may then
+queue different copies for one slot; each copy compares its claim with the budget before it runs,
+so the budget holds and only the choice between equals is left to chance.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_merge._optuna import PROMOTED_FROM
+from optuna_merge.calibration import rank_correlation, score_pairs
+from optuna_merge.pruners._decision import (
+    BASELINE,
+    CLAIM,
+    DECISION,
+    Candidate,
+    best_scores_first,
+    read_ledger,
+)
+from optuna_merge.samplers._history import History, Series, spread_subset
+
+_logger = logging.getLogger(__name__)
+
+Array = npt.NDArray[np.float64]
+Score = Callable[[Array], Array]
+
+MIN_TRUTHS = 2
+"""With fewer truths the preview decides."""
+
+_ENOUGH = 8  # truths; of fewer the interval nearly always includes zero
+_TEACHING = 4  # while no correlation shows, every fourth promotion is for what it teaches
+_MAX_PAIRS = 200  # the latest ones tell whether previews prove true
+_RESAMPLES = 500
+_NEAR = 0.02  # largest difference of a weight
+_MAX_CANDIDATES = 1500
+
+
+def most_promising_truths(
+    candidates: Sequence[Candidate],
+    trials: Sequence[FrozenTrial],
+    history: History,
+    *,
+    maximize: bool,
+    score: Score | None = None,
+    seed: int = 0,
+) -> Iterator[Candidate]:
+    """Candidates in the order in which they are to be finetuned; each is found when asked for.
+
+    The first is the one with the largest expected improvement of the truth, by the models of
+    `PreviewSampler`: one side of the model (previews help, or don't) is drawn with the probability
+    that the truths give it. Each next one counts those before it as pending, as all finetunes
+    under way. Weights that are finetuned already come last, and so do those within 0.02 of a
+    finetune under way, whose truth will tell more about them.
+
+    While the interval of the rank correlation of previews and truths includes zero, though there
+    are eight truths with no weight zero, every fourth promotion goes to the candidate whose truth
+    is least certain.
+
+    Of more than 1,500 candidates the best and the latest previews and others far from them are
+    compared; the rest come last, and so do trials without task weights. Before there are
+    `MIN_TRUTHS` truths (baselines count) the preview decides.
+
+    Args:
+        candidates: What may be promoted.
+        trials: All trials of the study.
+        history: The same trials, read for the study's tasks.
+        maximize: Direction of the study.
+        score: The objective value in terms of the tasks' metrics, as for `PreviewSampler`.
+        seed: Of the side's draw, together with the number of promotions so far.
+    """
+    by_preview = best_scores_first(maximize)
+    weights = {record.number: record.weights for record in history.records}
+    placed = [c for c in candidates if weights.get(c.number)]
+    if not placed or len(history.score(1.0).truths) < MIN_TRUTHS:
+        yield from by_preview(candidates)
+        return
+    sign = 1.0 if maximize else -1.0
+    compared = spread_subset(
+        np.array([weights[c.number] for c in placed]),
+        sign * np.array([c.scores[0] for c in placed]),
+        _MAX_CANDIDATES,
+    )
+    left = list(by_preview([placed[i] for i in compared]))
+    first = set(left)
+    others = by_preview([c for c in candidates if c not in first])
+    posterior = _Posterior(history, sign, score, seed)
+    busy = [weights.get(trial.number) for trial in trials if _is_finetuning(trial)]
+    pending = [w for w in busy if w]
+    done = {r.weights for r in history.records if r.state == TrialState.COMPLETE}
+    n_promoted = len(read_ledger(trials).claims)
+    while left:
+        points = np.array([weights[c.number] for c in left])
+        coming = np.array(pending, dtype=float).reshape(-1, points.shape[1])
+        gaps = np.abs(points[:, None] - coming).max(axis=2).min(axis=1, initial=1.0)
+        late = (gaps < _NEAR) | [weights[c.number] in done for c in left]
+        promise = posterior.promise(points, coming, n_promoted)
+        best = left.pop(int(np.argmax(np.where(late, -np.inf, promise))))
+        yield best
+        pending.append(weights[best.number])
+        n_promoted += 1
+    yield from others
+
+
+def _is_finetuning(trial: FrozenTrial) -> bool:
+    """Whether its truth is under way or queued."""
+    attrs = trial.user_attrs
+    return (
+        trial.state in (TrialState.RUNNING, TrialState.WAITING)
+        and attrs.get(DECISION) != "prune"
+        and not attrs.keys().isdisjoint((BASELINE, PROMOTED_FROM, DECISION, CLAIM))
+    )
+
+
+class _Posterior:
+    """What finetunes promise, given the finetunes that are pending."""
+
+    def __init__(self, history: History, sign: float, score: Score | None, seed: int) -> None:
+        self._value = history.score(sign)
+        self._metrics: list[Series] = []
+        if score is not None:
+            self._metrics = [history.metric(i) for i in range(len(history.tasks))]
+            if min(len(m.truths) for m in self._metrics) < MIN_TRUTHS:
+                self._metrics = []
+        self._sign, self._score, self._seed = sign, score, seed
+        previews, truths = score_pairs(history.records)
+        self._correlation = rank_correlation(
+            previews[-_MAX_PAIRS:], truths[-_MAX_PAIRS:], resamples=_RESAMPLES
+        )
+
+    def promise(self, weights: Array, pending: Array, n_promoted: int) -> Array:
+        """A number per row of `n x T`, larger is better; `pending` is `k x T`."""
+        from optuna_merge.samplers._acquisition import ScoreImprovement, TruthImprovement
+        from optuna_merge.samplers._model import ScoreModel, TruthModel
+
+        spreads_out = self._spreads_out(n_promoted)
+        if self._metrics:
+            assert self._score is not None
+            models = [TruthModel.fit(replace(m, pending=pending)) for m in self._metrics]
+            model = ScoreModel(models, self._score)
+            if spreads_out:
+                return model.predict(weights)[1]
+            return ScoreImprovement(model, self._sign, pending)(weights)
+        truth = TruthModel.fit(replace(self._value, pending=pending))
+        if spreads_out:
+            return truth.predict(weights)[1]
+        side = np.random.default_rng([self._seed, n_promoted]).random() < truth.trust
+        return TruthImprovement(truth.siding(with_preview=side), pending)(weights)
+
+    def _spreads_out(self, n_promoted: int) -> bool:
+        """Whether this promotion is for what it teaches.
+
+        Only every fourth one: truths that are all near the optimum correlate with nothing, however
+        true the previews are elsewhere; and where the previews are worthless for good, the others
+        still go to what the truths alone promise.
+        """
+        found = self._correlation
+        if found is None or found.count < _ENOUGH or n_promoted % _TEACHING:
+            return False
+        if found.low > 0 or found.high < 0:
+            return False
+        _logger.warning(
+            "No evidence yet that previews tell good weights from bad ones (rank correlation "
+            "%.2f to %.2f, %d truths): this finetune is chosen for what it teaches.",
+            found.low,
+            found.high,
+            found.count,
+        )
+        return True
