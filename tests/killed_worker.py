@@ -20,7 +20,7 @@ from optuna_merge.objective import Objective
 from optuna_merge.previews import Previewer
 
 point, script, *flags = sys.argv[1:]
-finetune, merged, preview = _store.finetune, Previewer.merged, Objective._preview
+finetune, load, preview = _store.finetune, Previewer.load, Objective._preview
 trial_number = -1
 
 
@@ -45,21 +45,20 @@ def killed_finetune(model: Any, tasks: Any, weights: Any, settings: Any, **optio
     return finetune(model, tasks, weights, settings, on_rung=killing, **options)
 
 
-def killed_merge(self: Previewer, weights: Any) -> Any:
-    tensors = merged(self, weights)
+def killed_load(self: Previewer, weights: Any) -> None:
+    load(self, weights)
     if point == "preview" and trial_number == 2:
         kill()
-    return tensors
 
 
-def noted_preview(self: Objective, trial: Any, weights: Any) -> None:
+def noted_preview(self: Objective, trial: Any, *arguments: Any) -> None:
     global trial_number
     trial_number = trial.number
-    preview(self, trial, weights)
+    preview(self, trial, *arguments)
 
 
 _store.finetune = killed_finetune
-Previewer.merged = killed_merge  # type: ignore[method-assign]
+Previewer.load = killed_load  # type: ignore[method-assign]
 Objective._preview = noted_preview  # type: ignore[method-assign]
 sys.argv = [script, *flags]
 runpy.run_path(script, run_name="__main__")
