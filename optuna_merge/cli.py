@@ -15,6 +15,8 @@ import typer
 from optuna_merge._version import __version__
 
 if TYPE_CHECKING:
+    import optuna
+
     from optuna_merge.definition import StudyDefinition
 
 StudyName = Annotated[str, typer.Option(help="Name of the study; made if it is missing.")]
@@ -242,6 +244,21 @@ def _optimize(
     write_json(path, found)
     typer.echo(format_report(found))
     typer.echo(f"\nThe same as JSON: {path}")
+    if found["best"] is not None:
+        _show_in_dashboard(study)
+
+
+def _show_in_dashboard(study: optuna.Study) -> None:
+    """Keep the plot of previews and truths with the study, if the dashboard is installed."""
+    try:
+        from optuna_dashboard import save_plotly_graph_object
+
+        from optuna_merge.visualization import plot_preview_truth
+
+        figure = plot_preview_truth(study)
+    except ImportError:  # the extra `dashboard`
+        return
+    save_plotly_graph_object(study, figure, graph_object_id="preview-truth")
 
 
 def _diagnose(study_name: str, storage: str, as_json: bool) -> None:

@@ -91,6 +91,11 @@ def test_fit_optimize_report(definition: Path) -> None:
     assert "Best task weights: red" in text
     report = work / "report-optuna_merge.json"
     assert report.is_file()
+    study = optuna.load_study(
+        study_name="optuna_merge", storage=f"sqlite:///{definition.parent}/study.db"
+    )
+    attrs = study._storage.get_study_system_attrs(study._study_id)
+    assert any("preview-truth" in key for key in attrs), "the dashboard's plot"
     report.unlink()
     storage = ("--storage", f"sqlite:///{definition.parent}/study.db")
     code, again = invoke("report", str(definition), *storage, "--workdir", str(work))
