@@ -18,7 +18,9 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-Precision = Tensor | float
+from optuna_merge.merging._fused import Item, Precision, merge_fused
+
+__all__ = ["Item", "merge_items"]
 
 _BLOCK = 3 << 17
 """Most coordinates merged at a time on the CPU: few for the cache, many to hide the calls."""
@@ -98,24 +100,27 @@ def solve(state: Running) -> Tensor:
     return state.mean
 
 
-def merge_tensor(
-    outputs: Sequence[Tensor],
-    means: Sequence[Tensor],
-    precisions: Sequence[Precision],
-    weightings: Sequence[Sequence[float]],
-    *,
-    vanishing: bool = True,
+def merge_items(
+    items: Sequence[Item], weightings: Sequence[Sequence[float]], *, vanishing: bool = True
 ) -> None:
-    """Merge one tensor for several weightings, reading each input once.
+    """Merge several tensors for several weightings, reading each input once.
 
     Args:
-        outputs: One contiguous tensor per weighting, written to. It may be one of the means only
-            if there is a single weighting.
-        means: One tensor per term, all of one shape.
-        precisions: For each term a tensor of that shape, or a number.
-        weightings: For each output one weight per term; a term of weight zero isn't touched.
+        items: Inputs and outputs, of all terms that some weighting uses. An output may be one of
+            the means only if there is a single weighting.
+        weightings: For each output one weight per term.
         vanishing: Whether some precision may be zero.
     """
+    # The kernels divide by precisions, of which none may be zero.
+    for item in items if vanishing else merge_fused(items, weightings):
+        _merge_item(item, weightings, vanishing=vanishing)
+
+
+def _merge_item(
+    item: Item, weightings: Sequence[Sequence[float]], *, vanishing: bool = True
+) -> None:
+    """Merge one tensor by tensor operations: on any device, of any types."""
+    outputs, means, precisions = item
     dtypes = {t.dtype for t in (*means, *precisions) if isinstance(t, Tensor)}
     dtype = reduce(torch.promote_types, dtypes, torch.float32)
     size = max(1, means[0].numel())

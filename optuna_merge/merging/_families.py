@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from optuna_merge.merging import _full, _kronecker, _low_rank
-from optuna_merge.merging._elementwise import merge_tensor
+from optuna_merge.merging._elementwise import Item, merge_items
 from optuna_merge.merging._terms import Gaussian, scalar_or_tensor
 from optuna_merge.posteriors import (
     DiagonalGaussian,
@@ -53,7 +53,11 @@ COUPLED: dict[type, Coupled] = {
 
 
 def merge_gaussians(
-    terms: Sequence[Gaussian], weightings: Sequence[Sequence[float]], *, vanishing: bool = True
+    terms: Sequence[Gaussian],
+    weightings: Sequence[Sequence[float]],
+    *,
+    vanishing: bool = True,
+    out: Sequence[dict[str, Tensor]] | None = None,
 ) -> list[dict[str, Tensor]]:
     """Merged means for several weightings of terms that passed all checks.
 
@@ -61,29 +65,47 @@ def merge_gaussians(
         terms: Of one family, elementwise ones among them; the prior is a term.
         weightings: For each merge one weight per term.
         vanishing: Whether some elementwise precision may be zero.
+        out: Tensors by name for each merge, to be written to; None: new ones.
     """
     family = next((type(t) for t in terms if not isinstance(t, ELEMENTWISE)), None)
     if family is not None:
-        return [_merge_coupled(COUPLED[family], terms, weights) for weights in weightings]
-    merged = [empty_like(terms[0].mean) for _ in weightings]
-    for name in terms[0].mean:
-        outputs = [result[name] for result in merged]
-        merge_named(name, outputs, terms, weightings, vanishing=vanishing)
-    return merged
+        merged = [_merge_coupled(COUPLED[family], terms, weights) for weights in weightings]
+        return merged if out is None else copied(merged, out)
+    results = [empty_like(terms[0].mean) for _ in weightings] if out is None else list(out)
+    merge_elementwise(results, terms, weightings, vanishing=vanishing)
+    return results
 
 
-def merge_named(
-    name: str,
-    outputs: Sequence[Tensor],
+def merge_elementwise(
+    outputs: Sequence[Mapping[str, Tensor]],
     terms: Sequence[Gaussian],
     weightings: Sequence[Sequence[float]],
     *,
     vanishing: bool = True,
 ) -> None:
-    """Write one tensor of elementwise terms, merged for each weighting, to the outputs."""
-    means = [term.mean[name] for term in terms]
-    precisions = [scalar_or_tensor(term, name) for term in terms]
-    merge_tensor(outputs, means, precisions, weightings, vanishing=vanishing)
+    """Write the named tensors of elementwise terms, merged for each weighting, to the outputs."""
+    used = [t for t in range(len(terms)) if any(weights[t] for weights in weightings)]
+    terms = [terms[t] for t in used]
+    weightings = [[weights[t] for t in used] for weights in weightings]
+    items = [
+        Item(
+            [output[name] for output in outputs],
+            [term.mean[name].detach() for term in terms],
+            [scalar_or_tensor(term, name) for term in terms],
+        )
+        for name in outputs[0]
+    ]
+    merge_items(items, weightings, vanishing=vanishing)
+
+
+def copied(
+    merged: Sequence[Mapping[str, Tensor]], out: Sequence[dict[str, Tensor]]
+) -> list[dict[str, Tensor]]:
+    """`out`, with the merged tensors copied into its own."""
+    for tensors, targets in zip(merged, out):
+        for name, tensor in tensors.items():
+            targets[name].copy_(tensor)
+    return list(out)
 
 
 def empty_like(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

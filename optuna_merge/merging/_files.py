@@ -19,12 +19,12 @@ from torch import Tensor
 
 from optuna_merge._files import atomic_path
 from optuna_merge.exceptions import CorruptFileError
-from optuna_merge.merging._elementwise import merge_tensor
+from optuna_merge.merging._elementwise import Item, merge_items
 from optuna_merge.merging._weights import Weights, prior_weight, task_weights
 
 PathLike = str | os.PathLike[str]
 
-_BLOCK = 1 << 18
+_BLOCK = 1 << 20
 """Elements read, merged and written at a time."""
 
 _DTYPES = {
@@ -177,19 +177,24 @@ class _Merged:
         total = math.prod(entry.shape)
         for start in range(0, total, _BLOCK):
             stop = min(start + _BLOCK, total)
-            means, precisions = [], []
+            means: list[Tensor] = []
+            precisions: list[Tensor | float] = []
+            vanishing = False
             for source in self._used:
                 means.append(self._reader.floats(source.means[name], start, stop))
                 _check_block(source.label, "mean", name, means[-1], signed=True)
                 precision = source.precisions[name]
                 if isinstance(precision, _Entry):
                     block = self._reader.floats(precision, start, stop)
-                    _check_block(source.label, "precision", name, block, signed=False)
+                    lowest = _check_block(source.label, "precision", name, block, signed=False)
                     precisions.append(block)
                 else:
-                    precisions.append(precision)  # type: ignore[arg-type]
+                    lowest = precision
+                    precisions.append(precision)
+                vanishing |= lowest <= 0
             output = torch.empty_like(means[0])
-            merge_tensor([output], means, precisions, [self._weights])
+            item = Item([output], means, precisions)
+            merge_items([item], [self._weights], vanishing=vanishing)
             yield output.view(torch.uint8)
 
     def _copied(self, name: str, entry: _Entry) -> Iterator[Tensor]:
@@ -346,12 +351,14 @@ def _check(
                 )
 
 
-def _check_block(label: str, role: str, name: str, block: Tensor, *, signed: bool) -> None:
+def _check_block(label: str, role: str, name: str, block: Tensor, *, signed: bool) -> float:
+    """Refuse NaN, infinities and, unless `signed`, negative values; return the lowest value."""
     lowest, highest = (value.item() for value in torch.aminmax(block))
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise ValueError(f"{label}: {role} {name!r} holds NaN or an infinity")
     if lowest < 0 and not signed:
         raise ValueError(f"{label}: {role} {name!r} is negative ({lowest:g}); expected at least 0")
+    return float(lowest)
 
 
 def _write(path: Path, entries: Mapping[str, _Entry], merged: _Merged) -> None:

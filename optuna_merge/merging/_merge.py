@@ -7,7 +7,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from optuna_merge.merging._families import ELEMENTWISE, merge_gaussians, merge_named
+from optuna_merge.merging._families import (
+    ELEMENTWISE,
+    copied,
+    merge_elementwise,
+    merge_gaussians,
+)
 from optuna_merge.merging._mixture import merge_mixtures
 from optuna_merge.merging._problem import Posteriors, Problem, check_merge
 from optuna_merge.merging._weights import Weights
@@ -53,6 +58,7 @@ def merge_many(
     weightings: Sequence[Weights] | Tensor,
     *,
     prior: Posterior | None = None,
+    out: Sequence[dict[str, Tensor]] | None = None,
 ) -> list[dict[str, Tensor]]:
     """`merge` for K weightings at once, reading each input once.
 
@@ -60,14 +66,20 @@ def merge_many(
         posteriors: As in `merge`.
         weightings: K weightings, or a tensor of shape (K, tasks).
         prior: As in `merge`.
+        out: K dicts of tensors with the names, shapes and dtypes of the means, which are written
+            to and returned: memory that is used again is faster than new memory. None of them may
+            share memory with an input.
 
     Returns:
         K dicts of tensors, in the order of the weightings, equal to K calls of `merge`.
 
     Raises:
-        TypeError, ValueError: as in `merge`.
+        TypeError, ValueError: as in `merge`, or an `out` that does not fit.
     """
-    return _merge(check_merge(posteriors, weightings, prior))
+    problem = check_merge(posteriors, weightings, prior)
+    if out is not None:
+        _check_out(out, problem)
+    return _merge(problem, out)
 
 
 def merge_into(
@@ -103,22 +115,49 @@ def merge_into(
             for name, tensor in _merge(problem)[0].items():
                 targets[name].copy_(tensor)
             return
-        for name, target in targets.items():
-            direct = target.is_contiguous() and target.device == gaussians[0][0].mean[name].device
-            output = target if direct else torch.empty_like(gaussians[0][0].mean[name])
-            merge_named(name, [output], *gaussians, vanishing=problem.vanishing)
-            if not direct:
-                target.copy_(output)
+        mean, vanishing = gaussians[0][0].mean, problem.vanishing
+        direct = {
+            name: target
+            for name, target in targets.items()
+            if target.is_contiguous() and target.device == mean[name].device
+        }
+        if direct:
+            merge_elementwise([direct], *gaussians, vanishing=vanishing)
+        for name in targets.keys() - direct.keys():
+            output = torch.empty_like(mean[name], memory_format=torch.contiguous_format)
+            merge_elementwise([{name: output}], *gaussians, vanishing=vanishing)
+            targets[name].copy_(output)
 
 
-def _merge(problem: Problem) -> list[dict[str, Tensor]]:
+def _merge(
+    problem: Problem, out: Sequence[dict[str, Tensor]] | None = None
+) -> list[dict[str, Tensor]]:
     gaussians = problem.gaussians()
     if not problem.weightings:
         return []
     with torch.no_grad():
         if gaussians is None:
-            return merge_mixtures(problem)
-        return merge_gaussians(*gaussians, vanishing=problem.vanishing)
+            merged = merge_mixtures(problem)
+            return merged if out is None else copied(merged, out)
+        return merge_gaussians(*gaussians, vanishing=problem.vanishing, out=out)
+
+
+def _check_out(out: Sequence[Mapping[str, Tensor]], problem: Problem) -> None:
+    if len(out) != len(problem.weightings):
+        raise ValueError(f"out has {len(out)} dicts for {len(problem.weightings)} weightings")
+    mean = problem.posteriors[0].mean
+    for k, tensors in enumerate(out):
+        if tensors.keys() != mean.keys():
+            odd = sorted(tensors.keys() ^ mean.keys())
+            raise ValueError(f"out[{k}] and the means differ in the tensor {odd[0]!r}")
+        for name, tensor in tensors.items():
+            like = mean[name]
+            given, expected = ((tuple(t.shape), t.dtype, str(t.device)) for t in (tensor, like))
+            if given != expected or not tensor.is_contiguous():
+                raise ValueError(
+                    f"out[{k}]: {name!r} is {given}, expected {expected} as of the means, and "
+                    f"contiguous"
+                )
 
 
 def _targets(

@@ -82,6 +82,8 @@ def check_values(who: str, posterior: Posterior) -> bool:
             return positive
     positive = True
     for part in parts:
+        if isinstance(part.value, Tensor) and not part.value.numel():
+            continue
         lowest, highest = _range(part.value)
         if not (math.isfinite(lowest) and math.isfinite(highest)):
             raise ValueError(
@@ -118,8 +120,6 @@ def _range(value: Tensor | float) -> tuple[float, float]:
     """Lowest and highest value; NaN if there is one."""
     if not isinstance(value, Tensor):
         return float(value), float(value)
-    if not value.numel():
-        return 0.0, 0.0
     lowest, highest = torch.aminmax(value.detach())
     return lowest.item(), highest.item()
 
