@@ -94,34 +94,34 @@ def test_re_estimated_statistics_make_the_better_merge() -> None:
     model.load(merge(bodies, [0.5, 0.5]) | heads)
     batches = task_batches(model, tasks)
 
-    def losses_as_it_is() -> dict[str, float]:
+    def mean_loss() -> float:
         model.eval()
-        return {
-            task.name: evaluate(
-                partial(model, task=task.name), task, batches[task.name]
-            ).loss.value
-            for task in tasks
-        }
+        found = [
+            evaluate(partial(model, task=task.name), task, batches[task.name]) for task in tasks
+        ]
+        return sum(evaluation.loss.value for evaluation in found) / len(found)
 
-    pretrained = losses_as_it_is()
-    for name, buffer in statistics(model).items():
-        buffer = model.get_buffer(name)
-        buffer.copy_((own[0][name] + own[1][name]) / 2)
-    averaged = losses_as_it_is()
+    pretrained = mean_loss()
+    for name in own[0]:
+        model.get_buffer(name).copy_((own[0][name] + own[1][name]) / 2)
+    averaged = mean_loss()
     found = evaluate_tasks(model, tasks, batches)
-    for task in tasks:
-        assert found[task.name].loss.value < averaged[task.name] - 0.15
-        assert found[task.name].loss.value < pretrained[task.name] - 0.3
+    reestimated = sum(evaluation.loss.value for evaluation in found.values()) / len(found)
+    # Measured: 0.87, against 1.13 and 1.59; with other seeds and lengths of training alike.
+    assert reestimated < averaged - 0.1
+    assert reestimated < pretrained - 0.4
 
 
 def test_each_task_is_evaluated_with_its_own_statistics() -> None:
     tasks = digit_tasks()
-    model = resnet_model(tasks, batch_norm_examples=500)
+    model = resnet_model(tasks, batch_norm_examples=128)
     batches = task_batches(model, tasks)
     together = evaluate_tasks(model, tasks, batches)
     for task in tasks:
         data = task.data("train")
-        rows = torch.randperm(500, generator=torch.Generator().manual_seed(0)).tensor_split(8)
+        rows = torch.randperm(500, generator=torch.Generator().manual_seed(0))[:128].tensor_split(
+            2
+        )
         plain = resnet_model(tasks, batch_norm="pretrained")
         reestimate_batch_norm(
             plain, [data[part.tolist()] for part in rows], partial(plain, task=task.name)
