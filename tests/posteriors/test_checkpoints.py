@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
 
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.merging import merge
-from optuna_merge.posteriors import IsotropicGaussian, load_checkpoint, load_lora_factors
+from optuna_merge.posteriors import (
+    IsotropicGaussian,
+    load_checkpoint,
+    load_lora_factors,
+    squared_gradients,
+)
 
 peft = pytest.importorskip("peft")
 
@@ -314,6 +323,40 @@ def test_folders_sharded_or_not_and_single_files(tmp_path: Path, kind: str) -> N
     assert all(torch.equal(whole[name], own) for name, own in model.named_parameters())
     single = load_checkpoint(tmp_path / "whole" / "model.safetensors")
     assert single.keys() == whole.keys()
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama tied"])
+def test_a_checkpoint_s_curvature_is_estimated_from_a_loader(tmp_path: Path, kind: str) -> None:
+    make_model(kind).save_pretrained(tmp_path)
+    model = type(make_model(kind)).from_pretrained(tmp_path).eval()
+    mean = load_checkpoint(tmp_path)
+    parameters = dict(model.named_parameters())
+
+    def predict(parameters: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        logits: Tensor = functional_call(model, dict(parameters), kwargs=inputs).logits
+        return logits if kind == "bert" else logits[:, -1]
+
+    def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(outputs, labels, reduction="none")
+
+    tokens = torch.randint(3, 30, (6, 5), generator=torch.Generator().manual_seed(0))
+    rows = [
+        {"input_ids": row, "attention_mask": torch.ones_like(row), "labels": row[0] % 2}
+        for row in tokens
+    ]
+    found = squared_gradients(predict, mean, DataLoader(rows, batch_size=4), loss=loss)
+    expected = {name: torch.zeros_like(tensor) for name, tensor in mean.items()}
+    for row in rows:
+        model.zero_grad()
+        one = {name: column.unsqueeze(0) for name, column in row.items()}
+        loss(predict(parameters, one), one["labels"]).sum().backward()
+        for name, parameter in parameters.items():
+            if parameter.grad is not None:
+                expected[name] += parameter.grad.square() / len(rows)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-8, rtol=1e-4, msg=name)
+    assert all(own is parameters[name] for name, own in model.named_parameters())
 
 
 def test_timm_checkpoints_and_tied_tensors(tmp_path: Path) -> None:
