@@ -42,6 +42,20 @@ def test_one_batch_gives_the_statistics_that_training_on_it_gives() -> None:
         torch.testing.assert_close(statistics(net)[name], tensor)
 
 
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet"])
+def test_timm_s_batch_norms_are_as_torch_s(name: str) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    net = timm.create_model(name, num_classes=0, drop_rate=0.5).eval()
+    expected = copy.deepcopy(net)
+    x = torch.randn(8, 3, 32, 32)
+    reestimate_batch_norm(net, [x])
+    torch.optim.swa_utils.update_bn([x], expected.train())
+    assert statistics(net)
+    for buffer, tensor in statistics(expected).items():
+        torch.testing.assert_close(statistics(net)[buffer], tensor)
+
+
 def test_the_first_layer_has_the_statistics_of_all_values_however_they_are_batched() -> None:
     x = images()
     values = conv_net()[0](x).double().transpose(0, 1).flatten(1)
