@@ -34,7 +34,7 @@ def undamped_posterior(
         settings: Family, number of examples, seed.
     """
     model.load(state, source=f"the run of task {task.name!r}")
-    model.eval()
+    model.prepare(task)
     loss = task.loss
     assert isinstance(loss, Loss)
     names = model.shared_names()

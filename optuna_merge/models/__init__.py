@@ -2,13 +2,14 @@
 
 from optuna_merge.models._evaluate import evaluate_tasks, task_batches
 from optuna_merge.models._module import from_module
-from optuna_merge.models._multitask import MultitaskModel
+from optuna_merge.models._multitask import BatchNorm, MultitaskModel
 from optuna_merge.models._timm import from_timm
 from optuna_merge.models._trainable import LastLayers, Matching, Trainable
 from optuna_merge.models._transformers import from_transformers
 from optuna_merge.models._trunk import cache_trunk
 
 __all__ = [
+    "BatchNorm",
     "LastLayers",
     "Matching",
     "MultitaskModel",

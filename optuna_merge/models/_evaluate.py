@@ -14,16 +14,18 @@ def evaluate_tasks(
 ) -> dict[str, Evaluation]:
     """Loss and metrics of every task, each with its own head; leaves the model in evaluation mode.
 
+    The model is prepared for each task first; see `MultitaskModel.prepare`.
+
     Args:
         model: The model.
         tasks: The model's tasks, or some of them.
         batches: Each task's data, such as `task_batches` makes them.
     """
-    model.eval()
-    return {
-        task.name: evaluate(partial(model, task=task.name), task, batches[task.name])
-        for task in tasks
-    }
+    found = {}
+    for task in tasks:
+        model.prepare(task)
+        found[task.name] = evaluate(partial(model, task=task.name), task, batches[task.name])
+    return found
 
 
 def task_batches(

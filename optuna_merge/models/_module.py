@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from optuna_merge.models._multitask import MultitaskModel, fresh_heads
+from optuna_merge.models._multitask import BatchNorm, MultitaskModel, fresh_heads
 from optuna_merge.models._trainable import Trainable
 from optuna_merge.tasks import Task
 
@@ -32,6 +32,8 @@ def from_module(
     heads: Mapping[str, nn.Module] | None = None,
     inputs: Sequence[str] = ("pixel_values",),
     trainable: Trainable = "all",
+    batch_norm: BatchNorm = "pretrained",
+    batch_norm_examples: int = 512,
     seed: int = 0,
 ) -> MultitaskModel:
     """A multitask model around a body that maps inputs to features.
@@ -43,6 +45,8 @@ def from_module(
         heads: Or modules of your own from features to outputs, by head name.
         inputs: Columns of the batch that the body takes.
         trainable: Which of the body's parameters are trained and merged.
+        batch_norm: Where statistics of trained batch norms come from; see `MultitaskModel`.
+        batch_norm_examples: Training examples of a task that they are re-estimated on.
         seed: Seed of the linear heads' initial values.
 
     Raises:
@@ -54,7 +58,15 @@ def from_module(
         assert features is not None
         heads = linear_heads(features, tasks, seed)
     networks = {name: BodyAndHead(body, head) for name, head in heads.items()}
-    return MultitaskModel(body, networks, tasks, inputs=inputs, trainable=trainable)
+    return MultitaskModel(
+        body,
+        networks,
+        tasks,
+        inputs=inputs,
+        trainable=trainable,
+        batch_norm=batch_norm,
+        batch_norm_examples=batch_norm_examples,
+    )
 
 
 def linear_heads(features: int, tasks: Sequence[Task], seed: int) -> dict[str, nn.Module]:

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from optuna_merge._batch_norm import reestimate_batch_norm, running_batch_norms
 from optuna_merge.models._trainable import Trainable, trainable_names
-from optuna_merge.tasks import Task, check_tasks
+from optuna_merge.tasks import Batch, Task, check_tasks
+from optuna_merge.tasks._data import to_device
 
 TRUNK = "trunk_activations"
 """Column of a batch that holds the frozen trunk's output; see `cache_trunk`."""
+
+BatchNorm = Literal["pretrained", "reestimated"]
+"""Where the statistics of trained batch norms come from."""
+
+_STATISTICS_BATCH = 64
+"""Most examples of a batch that statistics are re-estimated on."""
 
 
 class MultitaskModel(nn.Module):
@@ -24,7 +35,13 @@ class MultitaskModel(nn.Module):
     Parameters are named `body.<name>` and `heads.<head>.<name>`. *Shared* parameters (those of
     the body that are trained, and of heads that several tasks use) are merged; a head of one
     task's own is trained with that task and never merged. Frozen modules stay in evaluation mode
-    while training (no dropout in them), and batch-norm statistics stay as pretrained.
+    while training (no dropout in them), and frozen batch norms keep their statistics.
+
+    Trained batch norms either keep the pretrained statistics too, in evaluation mode even while
+    training; or they are re-estimated: while training they normalise by each task's batch, and
+    before a task is evaluated (see `prepare`) their statistics are set to those of a fixed choice
+    of its training data under the present parameters. Every task then has statistics of its own,
+    and they depend on parameters and data alone: none are trained, merged or saved.
 
     Args:
         body: The shared part.
@@ -34,10 +51,13 @@ class MultitaskModel(nn.Module):
         inputs: Columns of the batch that the networks take.
         trainable: Which of the body's parameters are trained and merged.
         keywords: Pass the columns by name (and leave out those a batch lacks), or by position.
+        batch_norm: "pretrained" or "reestimated" statistics of trained batch norms.
+        batch_norm_examples: Training examples of a task that they are re-estimated on; every
+            preview of a task costs so many forward passes more.
 
     Raises:
         ValueError: a task's head is missing, or nothing of the body is trained and no head is
-            shared, so that there is nothing to merge.
+            shared, so that there is nothing to merge; a choice for batch norms that isn't one.
     """
 
     def __init__(
@@ -49,8 +69,16 @@ class MultitaskModel(nn.Module):
         inputs: Sequence[str],
         trainable: Trainable = "all",
         keywords: bool = False,
+        batch_norm: BatchNorm = "pretrained",
+        batch_norm_examples: int = 512,
     ) -> None:
         super().__init__()
+        if batch_norm not in get_args(BatchNorm):
+            raise ValueError(
+                f"batch_norm must be one of {', '.join(get_args(BatchNorm))}, got {batch_norm!r}"
+            )
+        if batch_norm_examples < 2:
+            raise ValueError(f"batch_norm_examples must be at least 2, got {batch_norm_examples}")
         tasks = check_tasks(tasks)
         missing = [task for task in tasks if task.head not in heads]
         if missing:
@@ -89,12 +117,28 @@ class MultitaskModel(nn.Module):
             )
         self._initial = self.state()
         self.replaying: Callable[[Tensor], AbstractContextManager[None]] = _no_trunk
+        self._batch_norm = batch_norm
+        self._batch_norm_examples = batch_norm_examples
+        self.train()
+        # A list that torch doesn't see as submodules of this one.
+        self._reestimated = tuple(n for n in running_batch_norms(self) if n.training)
+        self._initial_statistics = {
+            name: buffer.clone()
+            for path, module in self.named_modules()
+            if module in self._reestimated
+            for name, buffer in module.named_buffers(prefix=path)
+        }
         self.eval()
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Task names, in order."""
         return tuple(self._head_of)
+
+    @property
+    def reestimates(self) -> bool:
+        """Whether there are batch norms whose statistics are re-estimated."""
+        return bool(self._reestimated)
 
     @property
     def device(self) -> torch.device:
@@ -136,13 +180,14 @@ class MultitaskModel(nn.Module):
         return places
 
     def train(self, mode: bool = True) -> MultitaskModel:
-        """Training mode for what is trained; frozen modules and batch norms stay in evaluation."""
+        """Training mode for what is trained; what is frozen or kept stays in evaluation mode."""
         super().train(mode)
         if mode:
             for module in self.modules():
                 parameters = list(module.parameters())
                 frozen = parameters and not any(p.requires_grad for p in parameters)
-                if frozen or isinstance(module, nn.modules.batchnorm._BatchNorm):
+                kept = isinstance(module, _BatchNorm) and self._batch_norm == "pretrained"
+                if frozen or kept:
                     module.eval()
             for module in self.body.modules():
                 if len({p.requires_grad for p in module.parameters()}) == 2:
@@ -151,6 +196,34 @@ class MultitaskModel(nn.Module):
                         if not any(True for _ in child.parameters()):
                             child.eval()
         return self
+
+    def prepare(self, task: Task) -> None:
+        """Make ready for evaluating the task: evaluation mode, with the task's statistics.
+
+        Without batch norms that are re-estimated this is `eval()`. Else their statistics are set
+        to those of the task's training data under the present parameters, in batches of at most
+        64 examples (`optuna_merge.merging.reestimate_batch_norm`).
+
+        Args:
+            task: One of the model's tasks; its training data are read.
+        """
+        self.eval()
+        if not self._reestimated:
+            return
+        with _seeded(self.device):
+            reestimate_batch_norm(
+                nn.ModuleList(self._reestimated),
+                self._statistics_batches(task),
+                predict=lambda batch: self(batch, task.name),
+            )
+
+    def _statistics_batches(self, task: Task) -> Iterator[Batch]:
+        data = task.data("train")
+        rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+        rows = rows[: self._batch_norm_examples]
+        # Of equal sizes: no last batch of one example, which has no variance.
+        for part in rows.tensor_split(math.ceil(len(rows) / _STATISTICS_BATCH)):
+            yield to_device(data[part.tolist()], self.device)
 
     def shared_names(self) -> list[str]:
         """Names of the parameters that are trained by all tasks and merged."""
@@ -193,6 +266,8 @@ class MultitaskModel(nn.Module):
     def reset(self) -> None:
         """Back to the parameters that the model was made with: pretrained body, fresh heads."""
         self.load(self._initial)
+        for name, buffer in self._initial_statistics.items():
+            self.get_buffer(name).copy_(buffer)
 
     def initial(self, names: Sequence[str]) -> dict[str, Tensor]:
         """The named trained parameters as the model was made with them."""
@@ -200,22 +275,39 @@ class MultitaskModel(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """What must be the same on all workers, as JSON values."""
-        return {
+        described = {
             "class": type(self.body).__name__,
             "hash": self._hash(),
             "trainable": repr(self.trainable),
             "shared_parameters": sum(self._initial[name].numel() for name in self._shared),
         }
+        if self._reestimated:
+            described["batch_norm"] = f"reestimated on {self._batch_norm_examples} examples"
+        return described
 
     def _hash(self) -> str:
-        """SHA-256 over all parameters and buffers, the trained ones as they were at the start."""
+        """SHA-256 over all parameters and buffers, as they were at the start."""
         digest = hashlib.sha256()
-        tensors = dict(self.named_parameters()) | dict(self.named_buffers()) | self._initial
+        tensors = dict(self.named_parameters()) | dict(self.named_buffers())
+        tensors |= self._initial | self._initial_statistics
         for name in sorted(tensors):
             tensor = tensors[name].detach().cpu().contiguous()
             digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
             digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+@contextmanager
+def _seeded(device: torch.device) -> Iterator[None]:
+    """The same random numbers every time, for data that are transformed at random when read."""
+    before = random.getstate()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        random.seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(before)
 
 
 def _no_trunk(activations: Tensor) -> AbstractContextManager[None]:

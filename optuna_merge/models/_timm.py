@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from optuna_merge.models._module import from_module
-from optuna_merge.models._multitask import MultitaskModel
+from optuna_merge.models._multitask import BatchNorm, MultitaskModel
 from optuna_merge.models._trainable import Trainable
 from optuna_merge.tasks import Task
 
@@ -19,6 +19,8 @@ def from_timm(
     *,
     pretrained: bool = True,
     trainable: Trainable = "all",
+    batch_norm: BatchNorm = "pretrained",
+    batch_norm_examples: int = 512,
     seed: int = 0,
 ) -> MultitaskModel:
     """A multitask model around a timm model, with linear heads on its pooled features.
@@ -28,6 +30,8 @@ def from_timm(
         tasks: Tasks with a column `pixel_values` (batch, channels, height, width).
         pretrained: Load timm's pretrained weights, when a name is given.
         trainable: Which of the body's parameters are trained and merged.
+        batch_norm: Where statistics of trained batch norms come from; see `MultitaskModel`.
+        batch_norm_examples: Training examples of a task that they are re-estimated on.
         seed: Seed of the heads' initial values.
     """
     if isinstance(model, str):
@@ -37,4 +41,12 @@ def from_timm(
     else:
         body = model
         body.reset_classifier(0)
-    return from_module(body, tasks, features=body.num_features, trainable=trainable, seed=seed)
+    return from_module(
+        body,
+        tasks,
+        features=body.num_features,
+        trainable=trainable,
+        batch_norm=batch_norm,
+        batch_norm_examples=batch_norm_examples,
+        seed=seed,
+    )

@@ -6,7 +6,9 @@ import json
 import math
 import os
 import pickle
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,21 @@ PathLike = str | os.PathLike[str]
 
 _ADAPTER = "adapter_config.json"
 _PREFIX = "base_model.model."
+_REFUSED = {
+    "alora_invocation_tokens": "it adapts some tokens only",
+    "arrow_config": "it chooses among adapters for every token",
+    "kasa_config": "it cuts the base's singular values",
+    "layer_replication": "replicated layers",
+    "lora_bias": "biases of B",
+    "megatron_config": "Megatron's parallel layers",
+    "monteclora_config": "its factors are random",
+    "target_parameters": "adapted parameters outside of modules",
+    "trainable_token_indices": "replaced rows of the embedding",
+    "use_bdlora": "factors of blocks",
+    "use_qalora": "it pools its inputs",
+    "velora_config": "it keeps more than factors",
+}
+_OTHER_BASE = ("corda", "loftq", "lora_ga", "olora", "pissa")
 _STATISTICS = (".running_mean", ".running_var")
 
 
@@ -29,15 +46,19 @@ def load_checkpoint(path: PathLike, *, base: PathLike | None = None) -> dict[str
     For the precision run an estimator on them (`squared_gradients` and others), or take
     `IsotropicGaussian` for averaging. Left out, for they are not to be averaged: tensors that are
     not floating-point, and the running statistics of batch norms, which must be estimated anew for
-    a merged model. Tied tensors are taken once, by their first name.
+    a merged model (`optuna_merge.merging.reestimate_batch_norm`). Tied tensors are taken once, by
+    their first name.
 
     Args:
         path: A Hugging Face folder (sharded or not), a safetensors file, a file of torch.save
             that holds tensors only (timm: its `state_dict`; nothing in it is executed), or a PEFT
             folder with a LoRA adapter.
         base: For an adapter the checkpoint that it was trained on; the result then is
-            W + scaling B A for adapted weights, with the scaling alpha / r, or
-            alpha / sqrt(r) for rsLoRA (arXiv 2312.03732), and the base's other parameters.
+            W' = W + scaling B A for adapted weights, with the scaling alpha / r, or
+            alpha / sqrt(r) for rsLoRA (arXiv 2312.03732), and the base's other parameters. Of a
+            DoRA adapter (arXiv 2402.09353, eq. 5) it is m W' / |W'|, with the norms of the rows
+            that belong to one output each. Tensors that were tied in the base stay tied, also
+            where the adapter trained one of them as a whole.
 
     Returns:
         Tensors by name, on the CPU.
@@ -46,7 +67,7 @@ def load_checkpoint(path: PathLike, *, base: PathLike | None = None) -> dict[str
         FileNotFoundError: no such path, or no checkpoint in the folder.
         CorruptFileError: a file that can't be read.
         ValueError: an adapter without a base or the other way round, one that does not fit its
-            base, or one that isn't W + B A (DoRA and others).
+            base, or one that isn't of these forms: the message names the option.
     """
     path = Path(path)
     adapter = (path / _ADAPTER).is_file()
@@ -59,23 +80,17 @@ def load_checkpoint(path: PathLike, *, base: PathLike | None = None) -> dict[str
     if base is None:
         return _parameters(_read(path))
     merged = load_checkpoint(base)
-    config, tensors = _adapter(path)
-    for name, update in _updates(path, config, tensors).items():
-        place = _place(name, merged, path)
-        weight = merged[place]
-        if isinstance(update, Tensor):
-            merged[place] = update
-            continue
-        a, b, scaling = update
-        delta = (b.flatten(1).double() @ a.flatten(1).double()) * scaling
-        if config.get("fan_in_fan_out") or name.endswith(".embedding"):
-            delta = delta.T
-        if delta.numel() != weight.numel():
-            raise ValueError(
-                f"{path}: the update of {place!r} has {delta.numel()} elements, but the base's "
-                f"weight has {weight.numel()}; is it another base?"
-            )
-        merged[place] = (weight.double() + delta.reshape(weight.shape)).to(weight.dtype)
+    adapter_config, tensors = _adapter(path)
+    # First what replaces whole tensors: embeddings may have been resized before they were adapted.
+    for name, tensor in _parameters(_replaced(tensors)).items():
+        merged[_place(name, merged, path)] = tensor
+    updates = {
+        _place(f"{module}.weight", merged, path): update
+        for module, update in _updates(path, adapter_config, tensors).items()
+    }
+    transposed = _transposed(path, merged, updates, bool(adapter_config.get("fan_in_fan_out")))
+    for place, update in updates.items():
+        merged[place] = update.applied(merged[place], transposed[place])
     return merged
 
 
@@ -100,25 +115,53 @@ def load_lora_factors(paths: Sequence[PathLike]) -> list[dict[str, Tensor]]:
     for path in map(Path, paths):
         config, tensors = _adapter(path)
         factors: dict[str, Tensor] = {}
-        for name, update in _updates(path, config, tensors).items():
-            if isinstance(update, Tensor):
-                continue
-            a, b, scaling = update
-            known, known_scaling = reference.setdefault(name, (a, scaling))
-            if not torch.equal(a, known) or scaling != known_scaling:
+        for module, update in _updates(path, config, tensors).items():
+            if update.magnitude is not None:
+                raise ValueError(
+                    f"{path}: DoRA's weights are not linear in B; merge the products instead: "
+                    f"load_checkpoint(path, base=...)"
+                )
+            known, known_scaling = reference.setdefault(module, (update.a, update.scaling))
+            if not torch.equal(update.a, known) or update.scaling != known_scaling:
+                name = f"{module}.weight"
                 raise ValueError(
                     f"{path}: the factor A or the scaling of {name!r} is not that of {paths[0]}; "
                     f"merge the products instead: load_checkpoint(path, base=...)"
                 )
-            factors[_b_name(name)] = b
+            part = "lora_embedding_B" if update.embedding else "lora_B.weight"
+            factors[f"{_PREFIX}{module}.{part}"] = update.b
         if results and factors.keys() != results[0].keys():
             raise ValueError(f"{path}: other layers are adapted than in {paths[0]}")
         results.append(factors)
     return results
 
 
-_Update = tuple[Tensor, Tensor, float] | Tensor
-"""A, B and the scaling of an adapted weight, or a tensor that is replaced as a whole."""
+@dataclass(frozen=True)
+class _Update:
+    """What an adapter does to one weight: factors (rank, in) and (out, rank), DoRA's magnitudes.
+
+    Embeddings have one row per token and are "in" by "out"; their factors are as others'.
+    """
+
+    a: Tensor
+    b: Tensor
+    scaling: float
+    magnitude: Tensor | None
+    embedding: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs and inputs, those of a convolution's kernel multiplied."""
+        return self.b.shape[0], self.a.flatten(1).shape[1]
+
+    def applied(self, weight: Tensor, transposed: bool) -> Tensor:
+        product = self.b.flatten(1).double() @ self.a.flatten(1).double()
+        matrix = weight.flatten(1).double()
+        adapted = (matrix.T if transposed else matrix) + self.scaling * product
+        if self.magnitude is not None:
+            norms = torch.linalg.vector_norm(adapted, dim=1, keepdim=True)
+            adapted = self.magnitude.double().reshape(-1, 1) * adapted / norms
+        return (adapted.T if transposed else adapted).reshape(weight.shape).to(weight.dtype)
 
 
 def _adapter(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -129,56 +172,100 @@ def _adapter(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise ValueError(f"{path} is an adapter of type {kind}; only LORA is supported")
-    for option, what in (
-        ("use_dora", "DoRA scales the columns of W + B A"),
-        ("alpha_pattern", "scalings that differ by layer"),
-        ("layer_replication", "replicated layers"),
-        ("megatron_config", "Megatron's parallel layers"),
-        ("target_parameters", "adapted parameters outside of modules"),
-        ("use_qalora", "QALoRA pools its inputs"),
-        ("trainable_token_indices", "replaced rows of the embedding"),
-        ("lora_bias", "biases of B"),
-    ):
+    for option, what in _REFUSED.items():
         if config.get(option):
             raise ValueError(f"{path}: {option} is not supported ({what})")
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_OTHER_BASE):
+        raise ValueError(
+            f"{path}: init_lora_weights={start!r} is not supported (it changes the base's weights "
+            f"before training); save it as an ordinary adapter: "
+            f"save_pretrained(..., path_initial_model_for_weight_conversion=...)"
+        )
     return config, _read(file)
+
+
+def _replaced(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that the adapter has as a whole: trained heads and biases, saved embeddings."""
+    # What belongs to an adapted layer is kept under the layer that the adapter wraps.
+    return {
+        key.removeprefix(_PREFIX).replace(".base_layer.", "."): tensor
+        for key, tensor in tensors.items()
+        if ".lora_" not in key
+    }
 
 
 def _updates(
     path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> dict[str, _Update]:
-    updates: dict[str, _Update] = {}
+    """The adapted weights, by the names of their modules."""
+    parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        # Biases of adapted layers are kept under the layer that the adapter wraps.
-        name = key.removeprefix(_PREFIX).replace(".base_layer.", ".")
-        if ".lora_" not in name:
-            updates[name] = tensor
+        if ".lora_" not in key:
             continue
-        module, part = name.split(".lora_", 1)
-        embedding = part.startswith("embedding_")
-        if part.removeprefix("embedding_").removesuffix(".weight") not in ("A", "B"):
-            raise ValueError(f"{path}: {key!r} is not a factor A or B of LoRA")
-        if not part.removeprefix("embedding_").startswith("A"):
-            continue
-        other = tensors.get(
-            key.replace("lora_embedding_A", "lora_embedding_B").replace("lora_A", "lora_B")
+        module, part = key.removeprefix(_PREFIX).replace(".base_layer.", ".").split(".lora_", 1)
+        part = part.removesuffix(".weight")
+        if part.removeprefix("embedding_") not in ("A", "B", "magnitude_vector"):
+            raise ValueError(
+                f"{path}: {key!r} is neither a factor of LoRA nor a magnitude of DoRA"
+            )
+        parts.setdefault(module, {})[part] = tensor
+    updates: dict[str, _Update] = {}
+    for module, found in parts.items():
+        embedding = any(part.startswith("embedding_") for part in found)
+        prefix = "embedding_" if embedding else ""
+        a, b, magnitude = (
+            found.get(part) for part in (f"{prefix}A", f"{prefix}B", "magnitude_vector")
         )
-        if other is None:
-            raise CorruptFileError(f"{path}: {key!r} has no factor B")
-        rank = tensor.shape[0]
-        root = math.sqrt(rank) if config.get("use_rslora") else rank
-        scaling = config["lora_alpha"] / root
-        updates[f"{module}.embedding" if embedding else f"{module}.weight"] = (
-            tensor,
-            other,
-            scaling,
-        )
+        if a is None or b is None:
+            raise CorruptFileError(f"{path}: {module!r} has no factor {'B' if b is None else 'A'}")
+        if config.get("use_dora") and magnitude is None:
+            raise CorruptFileError(f"{path}: {module!r} has no magnitudes, though DoRA's are used")
+        rank = a.shape[0]
+        alpha = _of_pattern(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
+        scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+        updates[module] = _Update(a, b, scaling, magnitude, embedding)
     return updates
+
+
+def _of_pattern(patterns: Mapping[str, float], module: str, default: float) -> float:
+    """The value of the first pattern that the module's name ends with, as PEFT has it."""
+    for pattern, value in patterns.items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default
+
+
+def _transposed(
+    path: Path, base: Mapping[str, Tensor], updates: Mapping[str, _Update], flag: bool
+) -> dict[str, bool]:
+    """Which weights are "in" by "out", by their shapes; square ones as the flag says.
+
+    PEFT has one flag for all layers of an adapter, which a model with layers of both kinds sets
+    to that of the last one.
+    """
+    found: dict[str, bool | None] = {}
+    for place, update in updates.items():
+        shape, own = update.shape, tuple(base[place].flatten(1).shape)
+        if own not in (shape, shape[::-1]):
+            raise ValueError(
+                f"{path}: the update of {place!r} is of {shape[0]} outputs and {shape[1]} inputs, "
+                f"but the base's weight has shape {tuple(base[place].shape)}; is it another base?"
+            )
+        unclear = shape[0] == shape[1] and base[place].ndim == 2 and not update.embedding
+        found[place] = None if unclear else own != shape or update.embedding
+    kinds = {kind for place, kind in found.items() if not updates[place].embedding}
+    for place, kind in found.items():
+        if kind is None and not kinds <= {None, flag}:
+            raise ValueError(
+                f"{path}: fan_in_fan_out is {flag}, but that isn't so for all adapted layers, and "
+                f"of the square weight {place!r} it can't be told"
+            )
+    return {place: flag if kind is None else kind for place, kind in found.items()}
 
 
 def _place(name: str, base: Mapping[str, Tensor], path: Path) -> str:
     """The base's name of an adapted weight: heads and prefixes may be there or not."""
-    name = name.removesuffix(".embedding") + ".weight" if name.endswith(".embedding") else name
     if name in base:
         return name
     endings = [own for own in base if name.endswith(f".{own}") or own.endswith(f".{name}")]
@@ -188,12 +275,6 @@ def _place(name: str, base: Mapping[str, Tensor], path: Path) -> str:
             f"trained as a whole must be in the base's checkpoint)"
         )
     return endings[0]
-
-
-def _b_name(name: str) -> str:
-    if name.endswith(".embedding"):
-        return f"{_PREFIX}{name.removesuffix('.embedding')}.lora_embedding_B"
-    return f"{_PREFIX}{name.removesuffix('.weight')}.lora_B.weight"
 
 
 def _parameters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -96,7 +96,8 @@ class Previewer:
 
         One pass wins where a single forward pass doesn't fill the machine: small bodies, GPUs.
         The first call with at least two weightings measures both ways and keeps the faster one;
-        bodies of which the copies would take more than 256 MiB are previewed one by one.
+        bodies of which the copies would take more than 256 MiB are previewed one by one, and so
+        are those whose batch norms are re-estimated.
 
         Returns:
             One preview per weighting, equal to single ones up to rounding; `seconds` is each
@@ -104,7 +105,12 @@ class Previewer:
         """
         count = len(weightings)
         size = sum(p.numel() for p in self._shared().values())
-        if count < 2 or self._together_wins is False or count * size > _MOST_TOGETHER:
+        if (
+            count < 2
+            or self._together_wins is False
+            or count * size > _MOST_TOGETHER
+            or self._model.reestimates
+        ):
             return [self(weights) for weights in weightings]
         if self._together_wins is None:
             self(weightings[0])  # batches are put together, kernels chosen
