@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from optuna_merge.merging import _full, _kronecker, _low_rank
 from optuna_merge.merging._elementwise import Item, merge_items
+from optuna_merge.merging._memory import empty_like
 from optuna_merge.merging._terms import Gaussian, scalar_or_tensor
 from optuna_merge.posteriors import (
     DiagonalGaussian,
@@ -23,8 +21,6 @@ from optuna_merge.posteriors import (
 )
 
 ELEMENTWISE = (IsotropicGaussian, DiagonalGaussian)
-
-_ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,7 @@ def merge_elementwise(
     items = [
         Item(
             [output[name] for output in outputs],
-            [term.mean[name].detach() for term in terms],
+            [term.mean[name] for term in terms],
             [scalar_or_tensor(term, name) for term in terms],
         )
         for name in outputs[0]
@@ -106,33 +102,6 @@ def copied(
         for name, tensor in tensors.items():
             targets[name].copy_(tensor)
     return list(out)
-
-
-def empty_like(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Uninitialised contiguous tensors; on the CPU all in one piece of memory.
-
-    The first use of fresh memory would take longer than the merge itself if it weren't in huge
-    pages, which NumPy asks for where an array is large.
-    """
-    ends = list(accumulate(_aligned(tensor) for tensor in tensors.values()))
-    if any(tensor.device.type != "cpu" for tensor in tensors.values()):
-        return {
-            name: torch.empty_like(tensor, memory_format=torch.contiguous_format)
-            for name, tensor in tensors.items()
-        }
-    arena = torch.from_numpy(np.empty(ends[-1] + _ALIGNMENT, np.uint8))
-    shift = -arena.data_ptr() % _ALIGNMENT
-    pieces = {}
-    for (name, tensor), end in zip(tensors.items(), ends):
-        start = shift + end - _aligned(tensor)
-        piece = arena[start : start + tensor.numel() * tensor.element_size()]
-        pieces[name] = piece.view(tensor.dtype).view(tensor.shape)
-    return pieces
-
-
-def _aligned(tensor: Tensor) -> int:
-    """Its bytes, rounded up so that the next tensor starts at a cache line."""
-    return -(-tensor.numel() * tensor.element_size() // _ALIGNMENT) * _ALIGNMENT
 
 
 def _merge_coupled(

@@ -27,6 +27,8 @@ _WORTH_A_THREAD = 1 << 20
 _ONES = np.ones(1 << 10, np.float32)
 """At least a block of the kernels."""
 
+_KNOWN = frozenset({torch.float32, torch.bfloat16})
+
 Array = npt.NDArray[Any]
 
 
@@ -82,17 +84,14 @@ def merge_fused(items: Iterable[Item], weightings: Sequence[Sequence[float]]) ->
 def _kind(item: Item) -> _Kind | None:
     """The kernel that can take the item, if there is one."""
     precisions = [p for p in item.precisions if isinstance(p, Tensor)]
-    for tensor in (*item.outputs, *item.means, *precisions):
-        if tensor.device.type != "cpu" or not tensor.is_contiguous():
-            return None
-    source, target = item.means[0].dtype, item.outputs[0].dtype
-    if not {source, target} <= {torch.float32, torch.bfloat16}:
+    if not all(t.is_cpu and t.is_contiguous() for t in item.outputs + item.means + precisions):
+        return None
+    sources, targets = {m.dtype for m in item.means}, {o.dtype for o in item.outputs}
+    if not _KNOWN.issuperset(sources | targets) or len(sources) > 1 or len(targets) > 1:
         return None
     if any(precision.dtype != torch.float32 for precision in precisions):
         return None
-    if any(m.dtype != source for m in item.means) or any(o.dtype != target for o in item.outputs):
-        return None
-    return _Kind(source, target, scalar=not precisions)
+    return _Kind(sources.pop(), targets.pop(), scalar=not precisions)
 
 
 def _merge(kind: _Kind, items: Sequence[Item], weightings: Array) -> None:

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from optuna_merge.merging._families import COUPLED, ELEMENTWISE, empty_like, merge_gaussians
+from optuna_merge.merging._families import COUPLED, ELEMENTWISE, merge_gaussians
+from optuna_merge.merging._memory import empty_like
 from optuna_merge.merging._problem import Problem
 from optuna_merge.merging._terms import Gaussian, scalar_or_tensor
 from optuna_merge.posteriors import (

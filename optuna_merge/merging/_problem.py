@@ -19,7 +19,7 @@ from optuna_merge.posteriors import (
     Mixture,
     Posterior,
 )
-from optuna_merge.posteriors._checks import check_structure, check_values
+from optuna_merge.posteriors._checks import check_posteriors
 from optuna_merge.posteriors._mixture import Gaussian
 
 Posteriors = Sequence[Posterior] | Mapping[str, Posterior]
@@ -76,14 +76,10 @@ def check_merge(
     if isinstance(prior, Mixture):
         raise TypeError("the prior is a Mixture; expected one of the Gaussian families")
     everyone = dict(zip(labels, terms))
-    check_structure(everyone if prior is None else {**everyone, "prior": prior})
+    together = everyone if prior is None else {**everyone, "prior": prior}
+    used = [who for k, who in enumerate(together) if any(weights[k] for weights in full)]
+    positive = check_posteriors(together, used)
     _check_family(everyone, prior)
-    positive = True
-    for k, (label, term) in enumerate(everyone.items()):
-        if any(weights[k] for weights in full):
-            positive &= check_values(label, term)
-    if prior is not None and any(weights[-1] for weights in full):
-        positive &= check_values("prior", prior)
     for weights in full:
         _check_positivity(everyone, prior, weights)
     return Problem(terms, prior, full, vanishing=not positive)

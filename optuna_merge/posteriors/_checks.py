@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,6 +16,29 @@ from optuna_merge.posteriors._families import FAMILIES, Posterior
 from optuna_merge.posteriors._kronecker import KroneckerGaussian
 from optuna_merge.posteriors._mixture import Gaussian, Mixture
 from optuna_merge.posteriors._parts import Part
+
+
+def check_posteriors(posteriors: Mapping[str, Posterior], used: Collection[str]) -> bool:
+    """Refuse posteriors that can't be merged; what has passed is read again only when changed.
+
+    Args:
+        posteriors: Keyed by the words that name each in an error, for instance "task 'news'".
+        used: Those whose values are to be checked, too; the others' may be NaN.
+
+    Returns:
+        Whether all precisions of those that are used are positive, none zero.
+
+    Raises:
+        TypeError, ValueError: as `check_structure` and `check_values`.
+    """
+    stamps = {who: _stamps(posterior) for who, posterior in posteriors.items()}
+    together: list[_Stamp] = [(tuple(stamps), 0)]
+    together += [s for each in stamps.values() for s in each]
+    if not _unchanged(_alike, together):
+        check_structure(posteriors)
+        _alike[:] = together
+    positive = [check_values(who, posteriors[who], stamps[who]) for who in used]
+    return all(positive)  # all of them are checked
 
 
 def check_structure(posteriors: Mapping[str, Posterior]) -> None:
@@ -63,10 +86,13 @@ def check_structure(posteriors: Mapping[str, Posterior]) -> None:
         _check_alike(who, parts, first, reference)
 
 
-def check_values(who: str, posterior: Posterior) -> bool:
+def check_values(who: str, posterior: Posterior, stamps: list[_Stamp]) -> bool:
     """Refuse NaN and infinities anywhere, and negative precisions.
 
-    A posterior that passed is read again only after one of its tensors was changed in place.
+    Args:
+        who: The words that name it in an error.
+        posterior: Is not read if it has passed with the same stamps.
+        stamps: Of the posterior.
 
     Returns:
         Whether all its precisions are positive, none zero.
@@ -74,14 +100,12 @@ def check_values(who: str, posterior: Posterior) -> bool:
     Raises:
         ValueError: the message names the posterior and the tensor.
     """
-    parts = tuple(posterior.parts())
-    stamps = [_stamp(part.value) for part in parts]
     if posterior in _passed:
         before, positive = _passed[posterior]
         if _unchanged(before, stamps):
             return positive
     positive = True
-    for part in parts:
+    for part in posterior.parts():
         if isinstance(part.value, Tensor) and not part.value.numel():
             continue
         lowest, highest = _range(part.value)
@@ -97,23 +121,46 @@ def check_values(who: str, posterior: Posterior) -> bool:
     return positive
 
 
-_Stamp = tuple[Any, int]
-_passed: WeakKeyDictionary[Posterior, tuple[list[_Stamp | None], bool]] = WeakKeyDictionary()
+_Stamp = tuple[Any, int | None]
+"""What can't be the same once a value was changed; with None it is never the same."""
+
+_passed: WeakKeyDictionary[Posterior, tuple[list[_Stamp], bool]] = WeakKeyDictionary()
+_alike: list[_Stamp] = []
+"""Of the posteriors that last passed together."""
 
 
-def _stamp(value: Tensor | float) -> _Stamp | None:
-    """A tensor and its count of in-place changes; a number stands for itself."""
-    if not isinstance(value, Tensor):
-        return (value, 0)
-    # Tensors made under torch.inference_mode keep no count.
-    return None if value.is_inference() else (weakref.ref(value), value._version)
+def _stamps(value: Any) -> list[_Stamp]:
+    """Of everything in a posterior: tensors with their counts of in-place changes, names, numbers.
+
+    Tensors made under torch.inference_mode keep no count.
+    """
+    if isinstance(value, Tensor):
+        return [(weakref.ref(value), None if value.is_inference() else value._version)]
+    if isinstance(value, dict):
+        leaves: list[_Stamp] = [(tuple(value), 0)]
+        for each in value.values():
+            if isinstance(each, Tensor):  # nearly all: without a call
+                leaves.append((weakref.ref(each), None if each.is_inference() else each._version))
+            else:
+                leaves += _stamps(each)
+        return leaves
+    if isinstance(value, tuple | list):
+        return [stamp for each in value for stamp in _stamps(each)]
+    if type(value).__name__ in FAMILIES:
+        return [stamp for each in vars(value).values() for stamp in _stamps(each)]
+    return [(value, 0)]
 
 
-def _unchanged(old: list[_Stamp | None], new: list[_Stamp | None]) -> bool:
-    # Identity, not equality: there is one weak reference per object, and == would compare values.
+def _unchanged(old: list[_Stamp], new: list[_Stamp]) -> bool:
     return len(old) == len(new) and all(
-        a is not None and b is not None and a[0] is b[0] and a[1] == b[1] for a, b in zip(old, new)
+        version is not None and version == other and (one is two or _equal(one, two))
+        for (one, version), (two, other) in zip(old, new)
     )
+
+
+def _equal(one: Any, two: Any) -> bool:
+    # There is one weak reference per object, and == would compare the tensors' values.
+    return not isinstance(one, weakref.ref) and type(one) is type(two) and bool(one == two)
 
 
 def _range(value: Tensor | float) -> tuple[float, float]:
