@@ -48,7 +48,7 @@ def make_optimizer(
         optimizer = IVON(
             groups,
             settings.peak_rate,
-            ess=settings.ess or examples,
+            ess=settings.ess or 100 * examples,
             delta=settings.delta,
             initial_h=settings.initial_h,
             betas=(0.9, max(0.0, 1 - 4 / settings.steps)),

@@ -23,8 +23,9 @@ class FinetuneSettings:
         head_learning_rate: Peak rate of the tasks' own heads, which start from nothing; default:
             as the body's.
         weight_decay: AdamW's decay, on matrices only; IVON has the prior instead.
-        ess: IVON's effective sample size; default: the training examples of the tasks with
-            positive weight.
+        ess: IVON's effective sample size; default: 100 times the training examples of the tasks
+            with positive weight. With their number itself, the noise of the first steps destroys
+            a pretrained body in a short run.
         delta: Precision of IVON's prior, which is centred at the pretrained body (and at the
             heads as they were made), on the scale of the averaged loss.
         initial_h: Where IVON's curvature begins.
@@ -46,7 +47,7 @@ class FinetuneSettings:
     weight_decay: float = 0.01
     ess: float | None = None
     delta: float = 1e-3
-    initial_h: float = 0.1
+    initial_h: float = 1.0
     warmup: float = 0.1
     decay: Literal["linear", "cosine", "constant"] = "linear"
     max_grad_norm: float = 1.0

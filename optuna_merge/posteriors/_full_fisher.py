@@ -33,8 +33,8 @@ def full_fisher(
         labelling: `loss`, `sample_labels`, `classes` and `generator`, as in `squared_gradients`.
 
     Returns:
-        A symmetric matrix P x P over the parameters flattened in the order of `params`, in fp32
-        (fp64 for fp64), to which the prior's precision is still to be added.
+        A matrix P x P, symmetric up to rounding, over the parameters flattened in the order of
+        `params`, in fp32 (fp64 for fp64), to which the prior's precision is still to be added.
 
     Raises:
         ValueError: as `squared_gradients`.
