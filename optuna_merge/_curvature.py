@@ -11,13 +11,17 @@ from optuna_merge.definition import PosteriorSettings
 from optuna_merge.models import MultitaskModel
 from optuna_merge.posteriors import (
     DiagonalGaussian,
+    FullGaussian,
     KroneckerGaussian,
     LowRankGaussian,
     Posterior,
+    categorical_labels,
+    full_fisher,
     kronecker_fisher,
     low_rank_fisher,
     squared_gradients,
 )
+from optuna_merge.posteriors._example_gradients import Labelling
 from optuna_merge.tasks import Batch, Loss, Task
 from optuna_merge.tasks._data import to_device, unpadded_batches
 
@@ -31,7 +35,8 @@ def undamped_posterior(
         model: Is given the state, and keeps it.
         task: The task; a seeded choice of its training data is used.
         state: Shared parameters and the task's own head, of its own run.
-        settings: Family, number of examples, seed.
+        settings: Family, number of examples and of labels, seed. "per_tensor" is made from the
+            diagonal, which is returned.
     """
     model.load(state, source=f"the run of task {task.name!r}")
     model.prepare(task)
@@ -47,15 +52,16 @@ def undamped_posterior(
         for batch in unpadded_batches(data, rows, settings.chunk_size):
             yield to_device(batch, model.device)
 
-    measure, draw = loss.for_curvature or loss, loss.sample_labels
+    classes = _summed_labels(task.num_outputs, loss, settings.exact_labels)
+    labelling: Labelling = {
+        "loss": loss.for_curvature or loss,
+        "sample_labels": None if classes else loss.sample_labels,
+        "classes": classes,
+        "generator": generator,
+    }
     if settings.family == "kronecker":
         factors, diagonals = kronecker_fisher(
-            model,
-            batches(),
-            predict=lambda batch: model(batch, task.name),
-            loss=measure,
-            sample_labels=draw,
-            generator=generator,
+            model, batches(), predict=lambda batch: model(batch, task.name), **labelling
         )
         return KroneckerGaussian(
             mean,
@@ -66,26 +72,19 @@ def undamped_posterior(
     def predict(parameters: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
         return model.functional(parameters, batch, task.name)
 
-    shared = model.state(names)
+    where = (predict, model.state(names), batches())
+    chunk_size = settings.chunk_size
+    if settings.family == "full":
+        return FullGaussian(mean, full_fisher(*where, chunk_size=chunk_size, **labelling))
     if settings.family == "low_rank":
         diagonal, directions = low_rank_fisher(
-            predict,
-            shared,
-            batches(),
-            rank=settings.rank,
-            loss=measure,
-            sample_labels=draw,
-            chunk_size=settings.chunk_size,
-            generator=generator,
+            *where, rank=settings.rank, chunk_size=chunk_size, **labelling
         )
         return LowRankGaussian(mean, diagonal, directions)
-    curvature = squared_gradients(
-        predict,
-        shared,
-        batches(),
-        loss=measure,
-        sample_labels=draw,
-        chunk_size=settings.chunk_size,
-        generator=generator,
-    )
-    return DiagonalGaussian(mean, curvature)
+    return DiagonalGaussian(mean, squared_gradients(*where, chunk_size=chunk_size, **labelling))
+
+
+def _summed_labels(outputs: int, loss: Loss, most: int) -> int | None:
+    """The number of classes if the labels are to be summed over, else None."""
+    known = loss.classification and loss.sample_labels is categorical_labels
+    return outputs if known and outputs <= most else None

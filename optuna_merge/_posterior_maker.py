@@ -23,11 +23,13 @@ from optuna_merge.definition import StudyDefinition
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.models import MultitaskModel
 from optuna_merge.posteriors import (
+    DiagonalGaussian,
     IsotropicGaussian,
     Mixture,
     Posterior,
     damped,
     load_posterior,
+    per_tensor,
     save_posterior,
 )
 from optuna_merge.previews import Previewer
@@ -65,6 +67,8 @@ class PosteriorMaker:
         model: The model, for curvature and for the previews that choose the damping.
         tasks: The tasks, in order.
         states: Trained parameters of each task's own runs, one per component.
+        curvatures: Curvature that these runs have estimated, by task and component, where the
+            settings take it from there.
         heads: Parameters of each task's own head in previews.
         folder: Where the files are.
         key: Identifies tasks, data and body.
@@ -76,6 +80,7 @@ class PosteriorMaker:
         model: MultitaskModel,
         tasks: Sequence[Task],
         states: Mapping[str, Sequence[Mapping[str, Tensor]]],
+        curvatures: Mapping[str, Sequence[Mapping[str, Tensor]]],
         heads: Mapping[str, Mapping[str, Tensor]],
         folder: Path,
         key: str,
@@ -85,10 +90,13 @@ class PosteriorMaker:
         self._model = model
         self._tasks = tasks
         self._states = states
+        self._curvatures = curvatures
         self._heads = heads
         self._folder = folder
         self._made_from = {
-            t.name: [content_hash(state, {"key": key}) for state in states[t.name]] for t in tasks
+            t.name: [content_hash(state, {"key": key}) for state in states[t.name]]
+            + [content_hash(curvature, {}) for curvature in curvatures.get(t.name, [])]
+            for t in tasks
         }
         self._key = _short_hash([self._made_from, asdict(self._settings)])
 
@@ -147,20 +155,32 @@ class PosteriorMaker:
         mean = {name: state[name] for name in self._model.shared_names()}
         if settings.family == "isotropic":
             return None, IsotropicGaussian(mean, 1.0), 0.0
+        if settings.estimator == "ivon":
+            known = self._curvatures[task.name][index]
+            found: Posterior = DiagonalGaussian(mean, {name: known[name] for name in mean})
+            return None, self._reduced(found), 0.0
         # The damping changes posteriors, but not the curvature below them.
+        family = "diagonal" if settings.family == "per_tensor" else settings.family
         rank = settings.rank if settings.family == "low_rank" else 0
-        made_of = [settings.family, rank, settings.examples, settings.seed]
+        made_of = [family, rank, settings.examples, settings.exact_labels, settings.seed]
         key = _short_hash([self._made_from[task.name][index], made_of])
         path = self._folder / f"curvature-{task.name}-{key}.safetensors"
-        found = _load_sound(path, load_posterior)
-        if found is not None:
-            _check_shapes(task.name, path, found.mean, mean)
-            return path, found, float(read_metadata(path)["seconds"])
+        loaded = _load_sound(path, load_posterior)
+        if loaded is not None:
+            _check_shapes(task.name, path, loaded.mean, mean)
+            return path, self._reduced(loaded), float(read_metadata(path)["seconds"])
         started = time.perf_counter()
         posterior = undamped_posterior(self._model, task, state, settings)
         seconds = time.perf_counter() - started
         save_posterior(posterior, path, {"task": task.name, "seconds": repr(seconds)})
-        return path, posterior, seconds
+        return path, self._reduced(posterior), seconds
+
+    def _reduced(self, posterior: Posterior) -> Posterior:
+        """The family that is made from another one's file."""
+        if self._settings.family == "per_tensor":
+            assert isinstance(posterior, DiagonalGaussian)
+            return per_tensor(posterior)
+        return posterior
 
     def _damping(self, undamped: Mapping[str, Posterior]) -> tuple[Path, Damping]:
         path = self._folder / f"damping-{self._key}.json"

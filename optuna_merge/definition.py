@@ -11,7 +11,10 @@ from optuna_merge.models import MultitaskModel
 from optuna_merge.scores import Score, make_score
 from optuna_merge.tasks import Task, check_tasks
 
-FAMILIES = ("isotropic", "diagonal", "low_rank", "kronecker")
+FAMILIES = ("isotropic", "per_tensor", "diagonal", "low_rank", "kronecker", "full")
+ESTIMATORS = ("squared_gradients", "ivon")
+FULL_LIMIT = 8192
+"""Parameters above which the full family is refused: one matrix then takes 512 MiB in fp64."""
 RESPONSIBILITIES = ("task", "layer", "coordinate", "fixed")
 
 
@@ -20,14 +23,23 @@ class PosteriorSettings:
     """How the tasks' posteriors are made.
 
     Attributes:
-        family: "isotropic" (the merge is the weighted mean of the parameters), "diagonal"
-            (weighted by curvature, elementwise), "low_rank" (the diagonal and the `rank`
-            strongest directions), or "kronecker" (K-FAC, a pair of factors per layer).
+        family: "isotropic" (the merge is the weighted mean of the parameters), "per_tensor"
+            (weighted by each tensor's mean curvature), "diagonal" (weighted by curvature,
+            elementwise), "low_rank" (the diagonal and the `rank` strongest directions),
+            "kronecker" (K-FAC, a pair of factors per layer), or "full" (one matrix of all
+            merged parameters, of which there may be `FULL_LIMIT`).
+        estimator: Of the curvature. "squared_gradients": at the end of each task run, from
+            `examples` examples. "ivon": what the task runs with `optimizer="ivon"` have
+            estimated meanwhile, at no further cost; for "per_tensor" and "diagonal".
         components: Task runs, of consecutive seeds, per task; more than one make a mixture, and
             each task's own head is the mean of its runs'.
         responsibilities: How the mixture is merged; see `Mixture`.
         rank: Directions of the low-rank family; memory is this times the parameters.
         examples: Training examples per task for the curvature.
+        exact_labels: Tasks with cross-entropy over at most so many classes sum over all labels,
+            at one gradient a class, instead of drawing one. None by default: for the same number
+            of gradients more examples with drawn labels are nearer to the exact diagonal, for 2
+            to 10 classes (studies/digits/exact_labels.py), so sums pay once all examples are used.
         damping: Prior precision delta that is added to the curvature, on the scale of the
             averaged loss. None: chosen among multiples of the mean curvature by the weighted
             loss of merges on validation data.
@@ -36,11 +48,15 @@ class PosteriorSettings:
         seed: Of the examples and of the labels drawn from the model.
     """
 
-    family: Literal["isotropic", "diagonal", "low_rank", "kronecker"] = "diagonal"
+    family: Literal["isotropic", "per_tensor", "diagonal", "low_rank", "kronecker", "full"] = (
+        "diagonal"
+    )
+    estimator: Literal["squared_gradients", "ivon"] = "squared_gradients"
     components: int = 1
     responsibilities: Literal["task", "layer", "coordinate", "fixed"] = "fixed"
     rank: int = 8
     examples: int = 512
+    exact_labels: int = 0
     damping: float | None = None
     damping_examples: int = 256
     chunk_size: int = 16
@@ -49,6 +65,15 @@ class PosteriorSettings:
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {self.family!r}")
+        if self.estimator not in ESTIMATORS:
+            raise ValueError(
+                f"estimator must be one of {', '.join(ESTIMATORS)}, got {self.estimator!r}"
+            )
+        if self.estimator == "ivon" and self.family not in ("per_tensor", "diagonal"):
+            raise ValueError(
+                f"estimator='ivon' gives one number per parameter, for the families per_tensor "
+                f"and diagonal, got family={self.family!r}; use estimator='squared_gradients'"
+            )
         if self.responsibilities not in RESPONSIBILITIES:
             raise ValueError(
                 f"responsibilities must be one of {', '.join(RESPONSIBILITIES)}, got "
@@ -57,6 +82,8 @@ class PosteriorSettings:
         for name in ("components", "rank", "examples", "damping_examples", "chunk_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.exact_labels < 0:
+            raise ValueError(f"exact_labels must not be negative, got {self.exact_labels}")
         if self.damping is not None and not self.damping > 0:
             raise ValueError(f"damping must be positive, got {self.damping}")
 
@@ -74,7 +101,8 @@ class StudyDefinition:
 
     Raises:
         ValueError: tasks that don't fit together or to the model, metrics of which some are to be
-            maximised and others minimised, a score that is not known.
+            maximised and others minimised, a score that is not known, more parameters than the
+            posteriors' family can take, an estimator that the task runs don't serve.
     """
 
     tasks: Sequence[Task]
@@ -98,6 +126,7 @@ class StudyDefinition:
             )
         score = make_score(self.score, self.names, greater_is_better=next(iter(senses.values())))
         object.__setattr__(self, "score", score)
+        self._check_posterior()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -126,3 +155,21 @@ class StudyDefinition:
             "score": self.score.name,
             "direction": self.direction,
         }
+
+    def _check_posterior(self) -> None:
+        if self.posterior.estimator == "ivon" and self.finetuning.optimizer != "ivon":
+            raise ValueError(
+                f"estimator='ivon' takes the curvature from task runs with IVON, but they are "
+                f"with optimizer={self.finetuning.optimizer!r}; use "
+                f"FinetuneSettings(optimizer='ivon') or estimator='squared_gradients'"
+            )
+        if self.posterior.family == "full":
+            shared = self.model.initial(self.model.shared_names())
+            size = sum(tensor.numel() for tensor in shared.values())
+            if size > FULL_LIMIT:
+                raise ValueError(
+                    f"family='full' keeps a matrix of {size} x {size} numbers per task, "
+                    f"{8 * size**2 / 2**30:.1f} GiB each in fp64, for the {size} merged "
+                    f"parameters; at most {FULL_LIMIT} are allowed: merge fewer (trainable="
+                    f"LastLayers(n) or Matching(regex)), or use family='low_rank' or 'kronecker'"
+                )

@@ -118,7 +118,11 @@ def fit(definition: StudyDefinition, workdir: str | Path, *, progress: bool = Tr
     states = {name: [run.parameters() for run in found] for name, found in runs.items()}
     heads = {name: _mean_head(found, model.own_names(name)) for name, found in states.items()}
 
-    maker = PosteriorMaker(definition, model, tasks, states, heads, workdir / "posteriors", key)
+    curvatures = {}
+    if definition.posterior.estimator == "ivon":
+        curvatures = {name: [run.curvature() for run in found] for name, found in runs.items()}
+    folder = workdir / "posteriors"
+    maker = PosteriorMaker(definition, model, tasks, states, curvatures, heads, folder, key)
     made = maker.make()
     parts |= {
         "posteriors": made.hashes,

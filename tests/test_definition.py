@@ -22,6 +22,7 @@ from helpers import (
     toy_task,
     toy_tasks,
 )
+from torch import nn
 
 from optuna_merge._files import canonical_json, sha256_text
 from optuna_merge.definition import PosteriorSettings, StudyDefinition
@@ -82,7 +83,9 @@ CHANGES: list[tuple[Callable[[], StudyDefinition], str]] = [
     (lambda: toy_definition(model=toy_model(toy_tasks(), trainable=Matching("^3"))), "body"),
     (lambda: toy_definition(finetuning=toy_settings(steps=8)), "finetuning"),
     (lambda: toy_definition(finetuning=toy_settings(seed=1)), "finetuning"),
+    (lambda: toy_definition(finetuning=toy_settings(optimizer="ivon")), "finetuning"),
     (lambda: toy_definition(posterior=PosteriorSettings(damping=0.1)), "posterior"),
+    (lambda: toy_definition(posterior=PosteriorSettings(exact_labels=3)), "posterior"),
     (lambda: toy_definition(score="worst"), "score"),
 ]
 
@@ -138,9 +141,30 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: toy_definition(score="best"), "score must be one of"),
     (lambda: toy_definition(score="target:green"), "no task 'green' among ['red', 'blue']"),
     (
-        lambda: PosteriorSettings(family="full"),
-        "family must be one of isotropic, diagonal, low_rank, kronecker, got 'f",
+        lambda: PosteriorSettings(family="laplace"),  # type: ignore[arg-type]
+        "family must be one of isotropic, per_tensor, diagonal, low_rank, kronecker, full, got 'l",
     ),
+    (
+        lambda: PosteriorSettings(estimator="adam"),  # type: ignore[arg-type]
+        "estimator must be one of squared_gradients, ivon, got 'adam'",
+    ),
+    (
+        lambda: PosteriorSettings(family="low_rank", estimator="ivon"),
+        "for the families per_tensor and diagonal, got family='low_rank'; use estimator='squared",
+    ),
+    (
+        lambda: toy_definition(posterior=PosteriorSettings(estimator="ivon")),
+        "they are with optimizer='adamw'; use FinetuneSettings(optimizer='ivon') or estimator='sq",
+    ),
+    (
+        lambda: toy_definition(
+            model=from_module(nn.Linear(6, 2000), toy_tasks(), features=2000, inputs=["x"]),
+            posterior=PosteriorSettings(family="full"),
+        ),
+        "a matrix of 14000 x 14000 numbers per task, 1.5 GiB each in fp64, for the 14000 merged "
+        "parameters; at most 8192 are allowed: merge fewer",
+    ),
+    (lambda: PosteriorSettings(exact_labels=-1), "exact_labels must not be negative, got -1"),
     (lambda: PosteriorSettings(examples=0), "examples must be at least 1, got 0"),
     (lambda: PosteriorSettings(damping_examples=0), "damping_examples must be at least 1, got 0"),
     (lambda: PosteriorSettings(chunk_size=0), "chunk_size must be at least 1, got 0"),

@@ -384,8 +384,15 @@ def test_other_settings_train_anew_in_the_same_folder(copied: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
+        {"family": "per_tensor"},
         {"family": "low_rank", "rank": 3},
         {"family": "kronecker"},
+        {"family": "full"},
+        {"family": "full", "exact_labels": 3},
+        {"family": "kronecker", "exact_labels": 3},
+        {"estimator": "ivon"},
+        {"family": "per_tensor", "estimator": "ivon"},
+        {"estimator": "ivon", "components": 2},
         {"components": 2},
         {"components": 2, "responsibilities": "layer"},
         {"family": "isotropic", "components": 2},
@@ -394,9 +401,15 @@ def test_other_settings_train_anew_in_the_same_folder(copied: Path) -> None:
 )
 def test_every_family_is_fitted_and_found_again(changes: dict[str, Any], tmp_path: Path) -> None:
     settings = PosteriorSettings(examples=16, damping_examples=20, chunk_size=8, **changes)
-    made = fit_toy(tmp_path, toy_definition(posterior=settings))
+    optimizer = "ivon" if settings.estimator == "ivon" else "adamw"
+
+    def definition() -> StudyDefinition:
+        finetuning = toy_settings(optimizer=optimizer)
+        return toy_definition(posterior=settings, finetuning=finetuning)
+
+    made = fit_toy(tmp_path, definition())
     before = files_below(tmp_path)
-    again = fit_toy(tmp_path, toy_definition(posterior=settings))
+    again = fit_toy(tmp_path, definition())
     assert files_below(tmp_path) == before
     assert again.fingerprint == made.fingerprint
     assert made.costs["task_run_steps"] == 14 * settings.components
@@ -405,3 +418,66 @@ def test_every_family_is_fitted_and_found_again(changes: dict[str, Any], tmp_pat
     if settings.components == 1:
         alone = made.previewer({"red": 1.0, "blue": 0.0}).evaluations["red"]
         assert alone.metric.value == made.alone["red"]
+
+
+def settings_of(**changes: Any) -> PosteriorSettings:
+    fields = {"examples": 16, "damping_examples": 20, "chunk_size": 8} | changes
+    return PosteriorSettings(**fields)
+
+
+def test_one_precision_per_tensor_is_the_diagonal_s_mean_and_made_from_its_file(
+    copied: Path, fitted: FittedStudy
+) -> None:
+    before = files_below(copied)
+    fit_toy(copied, toy_definition(posterior=settings_of(family="per_tensor", damping=0.25)))
+    new = {Path(name).name.split("-")[0] for name in set(files_below(copied)) - set(before)}
+    assert new == {"red", "blue"}  # the curvature is there
+    undamped = load_posterior(one(copied, "curvature-red-*"))
+    assert isinstance(undamped, DiagonalGaussian)
+    made = [load_posterior(path) for path in copied.rglob("posteriors/red-*")]
+    (found,) = (posterior for posterior in made if isinstance(posterior, IsotropicGaussian))
+    for name, curvature in undamped.precision.items():
+        assert found.scalar(name) == pytest.approx(float(curvature.mean()) + 0.25, rel=1e-6)
+
+
+def test_labels_of_few_classes_are_summed_over_and_others_drawn(tmp_path: Path) -> None:
+    """Red has two classes, blue three."""
+
+    def curvatures(folder: str, **changes: Any) -> list[DiagonalGaussian]:
+        workdir = tmp_path / folder
+        settings = settings_of(examples=24, damping=0.1, **changes)
+        fit_toy(workdir, toy_definition(posterior=settings))
+        found = [load_posterior(one(workdir, f"curvature-{t}-*")) for t in ("red", "blue")]
+        return [posterior for posterior in found if isinstance(posterior, DiagonalGaussian)]
+
+    # Of all 24 examples, so that the seed is of the drawn labels alone.
+    drawn = curvatures("drawn", exact_labels=0), curvatures("drawn 1", exact_labels=0, seed=1)
+    two = curvatures("two", exact_labels=2), curvatures("two 1", exact_labels=2, seed=1)
+    for task, pair, is_exact in (
+        (0, drawn, False),
+        (1, drawn, False),
+        (0, two, True),
+        (1, two, False),
+    ):
+        one_seed, other = (found[task].precision["body.3.weight"] for found in pair)
+        assert torch.allclose(one_seed, other, rtol=1e-4, atol=1e-9) is is_exact
+    error = (drawn[0][0].precision["body.3.weight"] - two[0][0].precision["body.3.weight"]).norm()
+    assert error < two[0][0].precision["body.3.weight"].norm()
+
+
+def test_ivon_s_curvature_is_taken_from_the_run(tmp_path: Path) -> None:
+    found = fit_toy(
+        tmp_path,
+        toy_definition(
+            finetuning=toy_settings(optimizer="ivon"),
+            posterior=settings_of(estimator="ivon", damping=0.25),
+        ),
+    )
+    assert not list(tmp_path.rglob("curvature-*"))
+    assert found.costs["posterior_seconds"] == 0
+    for task, run in found.runs.items():
+        posterior = load_posterior(one(tmp_path, f"posteriors/{task}-*"))
+        assert isinstance(posterior, DiagonalGaussian)
+        for name, precision in posterior.precision.items():
+            assert torch.equal(precision, run.curvature()[name] + 0.25)
+            assert torch.equal(posterior.mean[name], run.parameters()[name])

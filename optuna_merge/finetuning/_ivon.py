@@ -79,14 +79,12 @@ class IVON(Optimizer):
         }
         super().__init__(params, defaults)
         for parameter, group in self._parameters():
+            # A step is a tensor, as of torch's own optimizers, so that all state is tensors.
             self.state[parameter] = {
-                "step": 0,
-                "samples": 0,
+                "step": torch.zeros(()),
                 "prior_mean": parameter.detach().clone(),
                 "v": torch.zeros_like(parameter),
                 "h": torch.full_like(parameter, group["initial_h"]),
-                "g_sum": torch.zeros_like(parameter),
-                "gn_sum": torch.zeros_like(parameter),
             }
 
     @contextmanager
@@ -123,7 +121,7 @@ class IVON(Optimizer):
         with torch.no_grad():
             for parameter, group in self._parameters():
                 state = self.state[parameter]
-                if not state["samples"]:
+                if "samples" not in state:
                     raise ValueError(
                         "no sample since the last step: use `with optimizer.sampled()`"
                     )
@@ -143,7 +141,7 @@ class IVON(Optimizer):
             state = self.state[parameter]
             if not state["step"]:
                 raise ValueError("no step was taken, so nothing is known of the curvature")
-            left = group["betas"][1] ** state["step"]
+            left = group["betas"][1] ** float(state["step"])
             estimates.append(((state["h"] - left * group["initial_h"]) / (1 - left)).clamp(min=0))
         return estimates
 
@@ -159,7 +157,10 @@ class IVON(Optimizer):
                 if not collect:
                     continue
                 state = self.state[parameter]
-                state["samples"] += 1
+                # Kept from the first sample to the step only: a checkpoint has none of it.
+                for name in ("g_sum", "gn_sum"):
+                    state.setdefault(name, torch.zeros_like(parameter))
+                state["samples"] = state.get("samples", 0) + 1
                 if parameter.grad is not None:
                     state["g_sum"] += parameter.grad
                     state["gn_sum"] += parameter.grad * noise
@@ -169,16 +170,14 @@ class IVON(Optimizer):
     def _update(parameter: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         b1, b2 = group["betas"]
         delta, h = group["delta"], state["h"]
-        g = state["g_sum"] / state["samples"]
-        h_hat = state["gn_sum"] / state["samples"] * group["ess"] * (h + delta)
+        samples = state.pop("samples")
+        g = state.pop("g_sum") / samples
+        h_hat = state.pop("gn_sum") / samples * group["ess"] * (h + delta)
         state["step"] += 1
         state["v"].mul_(b1).add_(g, alpha=1 - b1)
         # The last term keeps h + delta above 0 whatever the estimate is.
         correction = (h - h_hat).square() / (h + delta)
         h.mul_(b2).add_(h_hat, alpha=1 - b2).add_(correction, alpha=0.5 * (1 - b2) ** 2)
         pull = delta * (parameter - state["prior_mean"])
-        step = (state["v"] / (1 - b1 ** state["step"]) + pull) / (h + delta)
+        step = (state["v"] / (1 - b1 ** float(state["step"])) + pull) / (h + delta)
         parameter.sub_(step.clamp(-group["clip"], group["clip"]), alpha=group["lr"])
-        state["samples"] = 0
-        state["g_sum"].zero_()
-        state["gn_sum"].zero_()

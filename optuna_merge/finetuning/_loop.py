@@ -6,12 +6,14 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from optuna_merge._files import canonical_json, sha256_text
@@ -23,6 +25,8 @@ from optuna_merge.finetuning._checkpoint import (
     restore_moments,
     save_checkpoint,
 )
+from optuna_merge.finetuning._ivon import IVON
+from optuna_merge.finetuning._optimizers import make_optimizer, warn_if_constant
 from optuna_merge.finetuning._order import Order, derived_seed
 from optuna_merge.finetuning._settings import FinetuneSettings
 from optuna_merge.models import MultitaskModel, evaluate_tasks, task_batches
@@ -43,12 +47,15 @@ class FinetuneResult:
         steps: Steps trained, over all processes that worked on this run.
         seconds: Time that they took, evaluations included.
         resumed_at: Step of the checkpoint that this call went on from; 0: from the start.
+        curvature: With IVON its estimate for all trained parameters, by name; see
+            `IVON.curvature`.
     """
 
     evaluations: dict[str, Evaluation]
     steps: int
     seconds: float
     resumed_at: int
+    curvature: dict[str, Tensor] | None = None
 
 
 def finetune(
@@ -69,7 +76,8 @@ def finetune(
     merge, whatever the tasks' sizes. Heads of tasks with weight zero stay as they were made.
 
     With a checkpoint the run can be killed at any moment and goes on from its last rung, on the
-    CPU bit for bit as if it had never stopped: data order and dropout depend on the step alone.
+    CPU bit for bit as if it had never stopped: data order, dropout and IVON's noise depend on the
+    step alone.
 
     Args:
         model: Is reset, trained and left in evaluation mode.
@@ -97,8 +105,9 @@ def finetune(
     model.reset()
     model.zero_grad()  # a run that failed in the middle of a step left its gradients
     names = model.trained_names([task.name for task in active])
-    optimizer, ordered = _optimizer(model, names, settings)
-    optimizer = accelerator.prepare(optimizer)
+    examples = sum(len(task.data("train")) for task in active)
+    bare, ordered = make_optimizer(model, names, settings, examples)
+    optimizer = accelerator.prepare(bare)
     orders = {
         task.name: Order(task.name, len(task.data("train")), settings.batch_size, settings.seed)
         for task in active
@@ -138,15 +147,16 @@ def finetune(
             model.train()
             _set_rate(optimizer, settings.rate(step))
             total = torch.zeros((), device=device)
-            for task in active:
-                batch = to_device(task.data("train")[orders[task.name].rows(step)], device)
-                with accelerator.autocast():
-                    outputs = model(batch, task.name)
-                assert isinstance(task.loss, Loss)
-                loss = weights[task.name] * task.loss(outputs.float(), batch[LABELS]).mean()
-                accelerator.backward(loss)
-                total += loss.detach()
-            norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+            with bare.sampled() if isinstance(bare, IVON) else nullcontext():
+                for task in active:
+                    batch = to_device(task.data("train")[orders[task.name].rows(step)], device)
+                    with accelerator.autocast():
+                        outputs = model(batch, task.name)
+                    assert isinstance(task.loss, Loss)
+                    loss = weights[task.name] * task.loss(outputs.float(), batch[LABELS]).mean()
+                    accelerator.backward(loss)
+                    total += loss.detach()
+                norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
             _check_finite(total, norm, accelerator, step, weights)
             optimizer.step()
             optimizer.zero_grad()
@@ -170,7 +180,11 @@ def finetune(
     model.eval()
     accelerator.free_memory()
     total_seconds = seconds + time.perf_counter() - started
-    return FinetuneResult(evaluations, settings.steps, total_seconds, done)
+    curvature = None
+    if isinstance(bare, IVON):
+        curvature = dict(zip(ordered, bare.curvature()))
+        warn_if_constant({name: curvature[name] for name in model.shared_names()})
+    return FinetuneResult(evaluations, settings.steps, total_seconds, done, curvature)
 
 
 def _accelerator(mixed_precision: str) -> Accelerator:
@@ -178,32 +192,6 @@ def _accelerator(mixed_precision: str) -> Accelerator:
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
         AcceleratorState._reset_state()
     return Accelerator(mixed_precision=mixed_precision)
-
-
-def _optimizer(
-    model: MultitaskModel, names: Sequence[str], settings: FinetuneSettings
-) -> tuple[torch.optim.Optimizer, list[str]]:
-    """AdamW over the named parameters, and the names in its order."""
-    parameters = dict(model.named_parameters())
-    shared = set(model.shared_names())
-    head_rate = settings.head_learning_rate or settings.learning_rate
-    groups: dict[tuple[float, float], list[str]] = {}
-    for name in names:
-        rate = settings.learning_rate if name in shared else head_rate
-        decay = settings.weight_decay if parameters[name].ndim > 1 else 0.0
-        groups.setdefault((rate, decay), []).append(name)
-    optimizer = torch.optim.AdamW(
-        [
-            {
-                "params": [parameters[name] for name in members],
-                "lr": rate,
-                "peak": rate,
-                "weight_decay": decay,
-            }
-            for (rate, decay), members in groups.items()
-        ]
-    )
-    return optimizer, [name for members in groups.values() for name in members]
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
@@ -222,8 +210,8 @@ def _check_weights(weights: Mapping[str, float], tasks: Mapping[str, Task]) -> N
 
 
 def _check_finite(
-    loss: torch.Tensor,
-    norm: torch.Tensor | None,
+    loss: Tensor,
+    norm: Tensor | None,
     accelerator: Accelerator,
     step: int,
     weights: Mapping[str, float],

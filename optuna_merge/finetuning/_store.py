@@ -21,13 +21,16 @@ from optuna_merge.tasks import Evaluation, Task
 
 _logger = logging.getLogger(__name__)
 
+_CURVATURE = "curvature/"
+"""What the names of IVON's curvature begin with in a run's file; no parameter's name does."""
+
 
 @dataclass(frozen=True)
 class FinishedRun:
     """A finetune that ran to its end.
 
     Attributes:
-        path: Its file; the trained parameters by name.
+        path: Its file; the trained parameters by name, and the curvature of a run with IVON.
         rungs: Evaluations of all tasks on validation data after each rung's step.
         steps: Steps trained over the whole run.
         seconds: Time that they took.
@@ -47,7 +50,27 @@ class FinishedRun:
 
     def parameters(self) -> dict[str, Tensor]:
         """The trained parameters by name, their hash checked."""
-        return load_tensors(self.path)[0]
+        tensors = load_tensors(self.path)[0]
+        return {n: tensor for n, tensor in tensors.items() if not n.startswith(_CURVATURE)}
+
+    def curvature(self) -> dict[str, Tensor]:
+        """IVON's estimate of the curvature of the trained parameters by name; see `IVON`.
+
+        Raises:
+            ValueError: the run was not one with IVON.
+        """
+        tensors = load_tensors(self.path)[0]
+        found = {
+            name.removeprefix(_CURVATURE): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(_CURVATURE)
+        }
+        if not found:
+            raise ValueError(
+                f"{self.path} holds no curvature: the run was not with "
+                f"FinetuneSettings(optimizer='ivon')"
+            )
+        return found
 
 
 class FinetuneStore:
@@ -144,6 +167,9 @@ class FinetuneStore:
                 "seconds": repr(result.seconds),
             }
             active = [name for name, weight in weights.items() if weight > 0]
-            save_tensors(model.state(model.trained_names(active)), path, metadata)
+            tensors = model.state(model.trained_names(active))
+            for name, tensor in (result.curvature or {}).items():
+                tensors[_CURVATURE + name] = tensor
+            save_tensors(tensors, path, metadata)
             checkpoint.unlink(missing_ok=True)
             return FinishedRun(path, rungs, result.steps, result.seconds, reused=False)

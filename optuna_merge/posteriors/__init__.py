@@ -10,12 +10,14 @@ from optuna_merge.posteriors._damped import damped, mean_curvature
 from optuna_merge.posteriors._families import Posterior
 from optuna_merge.posteriors._files import load_posterior, posterior_hash, save_posterior
 from optuna_merge.posteriors._full import FullGaussian
+from optuna_merge.posteriors._full_fisher import full_fisher
 from optuna_merge.posteriors._gaussian import DiagonalGaussian, IsotropicGaussian
 from optuna_merge.posteriors._kronecker import KroneckerGaussian
 from optuna_merge.posteriors._kronecker_fisher import kronecker_fisher
 from optuna_merge.posteriors._low_rank import LowRankGaussian
 from optuna_merge.posteriors._low_rank_fisher import low_rank_fisher
 from optuna_merge.posteriors._mixture import Mixture
+from optuna_merge.posteriors._per_tensor import per_tensor
 from optuna_merge.posteriors._squared_gradients import squared_gradients
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "adam_second_moments",
     "categorical_labels",
     "damped",
+    "full_fisher",
     "gaussian_labels",
     "kronecker_fisher",
     "load_checkpoint",
@@ -37,6 +40,7 @@ __all__ = [
     "load_tensors",
     "low_rank_fisher",
     "mean_curvature",
+    "per_tensor",
     "posterior_hash",
     "read_metadata",
     "save_posterior",

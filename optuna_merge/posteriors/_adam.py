@@ -10,17 +10,19 @@ from torch.optim import Optimizer
 
 
 def adam_second_moments(
-    state: Optimizer | Mapping[str, Any], names: Sequence[str], *, batch_size: int
+    state: Optimizer | Mapping[str, Any], names: Sequence[str] | None = None, *, batch_size: int
 ) -> dict[str, Tensor]:
     """Curvature from Adam's or AdamW's state: bias-corrected second moments times the batch size.
 
     Rougher than `squared_gradients`: gradients are of minibatches with the data's labels, dropout
     on, at the parameters of the last 1 / (1 - beta2) steps, and clipped if they were. The factor
     of the batch size undoes the averaging as far as the examples' gradients are independent.
+    For a state that was saved to a file, see this folder's README.
 
     Args:
         state: The optimizer or its `state_dict()`.
-        names: The parameters' names in the optimizer's order.
+        names: The parameters' names in the optimizer's order; default: those that an optimizer
+            keeps which was made of `model.named_parameters()`.
         batch_size: Examples averaged for one step, accumulation and processes included.
 
     Returns:
@@ -28,12 +30,21 @@ def adam_second_moments(
         never stepped are missing.
 
     Raises:
-        ValueError: another number of names than parameters, or an optimizer that has no second
-            moments.
+        ValueError: another number of names than parameters, none where the optimizer kept none, or
+            an optimizer that has no second moments.
     """
     described = state.state_dict() if isinstance(state, Optimizer) else state
     moments: dict[str, Tensor] = {}
     count = sum(len(group["params"]) for group in described["param_groups"])
+    if names is None:
+        names = [
+            name for group in described["param_groups"] for name in group.get("param_names", [])
+        ]
+        if not names and count:
+            raise ValueError(
+                "the optimizer kept no names, as it was not made of model.named_parameters(); "
+                "give the parameters' names in the optimizer's order"
+            )
     if len(names) != count:
         raise ValueError(f"{len(names)} names for the optimizer's {count} parameters")
     for group in described["param_groups"]:

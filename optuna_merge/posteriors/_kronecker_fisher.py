@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Unpack
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
-from optuna_merge.posteriors._squared_gradients import LABELS, Batch, Loss, SampleLabels
+from optuna_merge.posteriors._example_gradients import (
+    LABELS,
+    Batch,
+    Labelling,
+    label_sum,
+)
 
 Factors = dict[str, tuple[Tensor, Tensor]]
 
@@ -19,9 +24,7 @@ def kronecker_fisher(
     batches: Iterable[Batch],
     *,
     predict: Callable[[Batch], Tensor],
-    loss: Loss,
-    sample_labels: SampleLabels | None = None,
-    generator: Generator | None = None,
+    **labelling: Unpack[Labelling],
 ) -> tuple[Factors, dict[str, Tensor]]:
     """Factors and diagonals of a `KroneckerGaussian` for a model's layers.
 
@@ -37,17 +40,19 @@ def kronecker_fisher(
             further positions.
         batches: As in `squared_gradients`.
         predict: A batch to outputs, one row per example, by calling the model.
-        loss: Outputs and labels of B examples to B losses.
-        sample_labels: As in `squared_gradients`.
-        generator: As in `squared_gradients`.
+        labelling: `loss`, `sample_labels`, `classes` and `generator`, as in `squared_gradients`;
+            with `classes` there is one backward pass a class.
 
     Returns:
         Factors and diagonals by parameter name, the data part on the scale of the averaged loss,
         for parameters that require gradients.
 
     Raises:
-        ValueError: the model is in training mode, no examples, or a batch without labels.
+        ValueError: the model is in training mode, no examples, a batch without labels, or both
+            sample_labels and classes.
     """
+    loss, sample = labelling["loss"], labelling.get("sample_labels")
+    classes, generator = labelling.get("classes"), labelling.get("generator")
     if model.training:
         raise ValueError("the model is in training mode: call model.eval() first")
     collectors = [
@@ -63,15 +68,22 @@ def kronecker_fisher(
                 raise ValueError(f"a batch has no {LABELS!r}; its keys are {sorted(batch)}")
             with torch.enable_grad():
                 outputs = predict(batch)
-                labels = batch[LABELS]
-                if sample_labels is not None:
-                    labels = sample_labels(outputs.detach(), generator)
-                losses = loss(outputs, labels)
-                wanted = [output for c in collectors for _, output in c.calls]
-                gradients = iter(torch.autograd.grad(losses.sum(), wanted, allow_unused=True))
+            wanted = [output for c in collectors for _, output in c.calls]
+            for labels, weights in label_sum(
+                batch[LABELS], outputs.detach, sample, classes, generator
+            ):
+                # Squares are collected: the root of the weight is the gradient's share.
+                with torch.enable_grad():
+                    losses = loss(outputs, labels)
+                    total = (losses * losses.new_tensor(weights).sqrt()).sum()
+                gradients = iter(
+                    torch.autograd.grad(total, wanted, allow_unused=True, retain_graph=True)
+                )
+                for collector in collectors:
+                    collector.collect([next(gradients) for _ in collector.calls], len(outputs))
             for collector in collectors:
-                collector.collect([next(gradients) for _ in collector.calls], len(losses))
-            count += len(losses)
+                collector.calls = []
+            count += len(outputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -106,15 +118,13 @@ class _Collector:
             self.calls.append((inputs[0].detach(), output))
 
     def collect(self, gradients: list[Tensor | None], examples: int) -> None:
-        """Add the passes' calls; a gradient has the shape of the call's output."""
-        calls, self.calls = self.calls, []
+        """Add the calls of a pass; a gradient has the shape of the call's output."""
         bias: Tensor | None = None
-        for (given, output), gradient in zip(calls, gradients):
+        for (given, _), gradient in zip(self.calls, gradients):
             if gradient is None or len(given) % examples:
                 continue
             inputs, outputs = self.rows(given, gradient.detach(), examples)
             self.add(inputs, outputs, examples)
-            del output
             summed = outputs.sum(1)
             bias = summed if bias is None else bias + summed
         parameter = getattr(self.module, "bias", None)
@@ -177,9 +187,8 @@ class _Embedding(_Collector):
     def collect(self, gradients: list[Tensor | None], examples: int) -> None:
         table = self.module.weight
         assert isinstance(table, Tensor)
-        calls, self.calls = self.calls, []
         ids, values, owners = [], [], []
-        for (given, _), gradient in zip(calls, gradients):
+        for (given, _), gradient in zip(self.calls, gradients):
             # What was looked up once for all examples has no gradient of its own for each.
             if gradient is None or given.ndim < 2 or len(given) != examples:
                 continue

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Unpack
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from optuna_merge.posteriors._squared_gradients import (
+from optuna_merge.posteriors._example_gradients import (
     Batch,
-    Loss,
+    Labelling,
     Predict,
-    SampleLabels,
-    example_gradients,
+    weighted_rows,
+    wide,
 )
 
 
@@ -22,11 +23,8 @@ def low_rank_fisher(
     batches: Iterable[Batch],
     *,
     rank: int,
-    loss: Loss,
-    sample_labels: SampleLabels | None = None,
-    classes: int | None = None,
     chunk_size: int = 32,
-    generator: Generator | None = None,
+    **labelling: Unpack[Labelling],
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Diagonal and factors of a `LowRankGaussian`: F close to diag(d) + U U', diagonals equal.
 
@@ -35,10 +33,10 @@ def low_rank_fisher(
     examples than `rank` it is exact.
 
     Args:
+        predict, params, batches: As in `squared_gradients`.
         rank: Columns of U.
-        predict, params, batches, loss, sample_labels, classes, generator: As in
-            `squared_gradients`.
         chunk_size: Memory is this plus `rank`, times the parameters.
+        labelling: `loss`, `sample_labels`, `classes` and `generator`, as in `squared_gradients`.
 
     Returns:
         The diagonal d >= 0 of the data part, to which the prior's precision is still to be added,
@@ -51,26 +49,16 @@ def low_rank_fisher(
         raise ValueError(f"rank is {rank}; expected at least 1")
     sizes = [tensor.numel() for tensor in params.values()]
     reference = next(iter(params.values()))
-    dtype = torch.promote_types(reference.dtype, torch.float32)
-    sketch = reference.new_zeros(0, sum(sizes), dtype=dtype)
-    squares = reference.new_zeros(sum(sizes), dtype=dtype)
+    sketch = reference.new_zeros(0, sum(sizes), dtype=wide(reference))
+    squares = reference.new_zeros(sum(sizes), dtype=wide(reference))
     count = 0.0
     pending: list[Tensor] = []
     held = 0
-    for gradient, weights in example_gradients(
-        predict,
-        params,
-        batches,
-        loss=loss,
-        sample_labels=sample_labels,
-        classes=classes,
-        chunk_size=chunk_size,
-        generator=generator,
+    for rows, weight in weighted_rows(
+        predict, params, batches, chunk_size=chunk_size, **labelling
     ):
-        rows = torch.cat([gradient[name].flatten(1).to(dtype) for name in params], 1)
-        rows = rows * rows.new_tensor(weights).sqrt()[:, None]
         squares += rows.square().sum(0)
-        count += sum(weights)
+        count += weight
         pending.append(rows)
         held += len(rows)
         if held >= chunk_size:

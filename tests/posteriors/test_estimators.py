@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -11,14 +12,19 @@ from torch.func import functional_call, jacrev
 from torch.nn.functional import cross_entropy
 
 from optuna_merge.posteriors import (
+    DiagonalGaussian,
     KroneckerGaussian,
     LowRankGaussian,
     adam_second_moments,
     categorical_labels,
+    full_fisher,
     kronecker_fisher,
     low_rank_fisher,
+    mean_curvature,
+    per_tensor,
     squared_gradients,
 )
+from optuna_merge.posteriors._example_gradients import Labelling
 
 CLASSES = 3
 
@@ -103,6 +109,96 @@ def test_low_rank_is_exact_up_to_the_rank_and_keeps_the_diagonal(
     assert errors[0] < errors[1] < errors[2] < 0.5
     with pytest.raises(ValueError, match="rank is 0"):
         low_rank_fisher(predictor(model), params, [batch], rank=0, loss=loss)
+
+
+def test_the_full_matrix_has_the_diagonal_of_squared_gradients(
+    model: nn.Module, batch: dict[str, Tensor]
+) -> None:
+    # In another order than the model's: the matrix is in that of `params`.
+    params = dict(reversed([(name, p.detach()) for name, p in model.named_parameters()]))
+
+    def labelling() -> Labelling:
+        generator = torch.Generator().manual_seed(3)
+        return {"loss": loss, "sample_labels": categorical_labels, "generator": generator}
+
+    matrix = full_fisher(predictor(model), params, [batch], chunk_size=3, **labelling())
+    diagonal = squared_gradients(predictor(model), params, [batch], chunk_size=3, **labelling())
+    assert matrix.shape == (43, 43)
+    torch.testing.assert_close(matrix.diagonal(), flat(diagonal), rtol=1e-12, atol=0)
+    torch.testing.assert_close(matrix, matrix.T, rtol=1e-12, atol=1e-15)
+    assert (matrix - matrix.diagonal().diag()).abs().max() > 1e-3
+
+
+def test_the_full_matrix_of_all_labels_is_the_fisher_matrix(
+    model: nn.Module, batch: dict[str, Tensor]
+) -> None:
+    params = {name: p.detach() for name, p in model.named_parameters()}
+    matrix = full_fisher(
+        predictor(model), params, [batch], loss=loss, classes=CLASSES, chunk_size=4
+    )
+    torch.testing.assert_close(matrix, fisher(model, batch), rtol=1e-10, atol=1e-14)
+
+
+def test_the_full_matrix_of_logistic_regression_is_its_gauss_newton_matrix() -> None:
+    """Also its Hessian, which autograd knows: the model is linear."""
+    torch.manual_seed(0)
+    x, labels = torch.randn(20, 4).double(), torch.randint(0, 2, (20,))
+    weight = torch.randn(2, 4).double()
+
+    def objective(w: Tensor) -> Tensor:
+        return cross_entropy(x @ w.T, labels)
+
+    matrix = full_fisher(
+        lambda params, batch: batch["x"] @ params["w"].T,
+        {"w": weight},
+        [{"x": x, "labels": labels}],
+        loss=loss,
+        classes=2,
+    )
+    hessian = torch.autograd.functional.hessian(objective, weight)  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(matrix, hessian.reshape(8, 8), rtol=1e-10, atol=1e-14)
+
+
+def test_one_precision_per_tensor_keeps_each_tensor_s_curvature(
+    model: nn.Module, batch: dict[str, Tensor]
+) -> None:
+    params = {name: p.detach() for name, p in model.named_parameters()}
+    curvature = squared_gradients(predictor(model), params, [batch], loss=loss)
+    diagonal = DiagonalGaussian(params, dict(reversed(curvature.items())))
+    isotropic = per_tensor(diagonal)
+    assert list(isotropic.precision) == list(params)  # type: ignore[arg-type]
+    for name in params:
+        assert isotropic.scalar(name) == pytest.approx(float(curvature[name].mean()), rel=1e-12)
+    assert mean_curvature(isotropic) == pytest.approx(mean_curvature(diagonal), rel=1e-12)
+
+
+def test_kronecker_sums_over_all_labels(model: nn.Module, batch: dict[str, Tensor]) -> None:
+    def estimate(batches: list[dict[str, Tensor]], **labelling: Any) -> Any:
+        return kronecker_fisher(
+            model, batches, predict=lambda b: model(b["x"]), loss=loss, **labelling
+        )
+
+    factors, diagonals = estimate([batch], classes=CLASSES)
+    exact = squared_gradients(
+        predictor(model), dict(model.named_parameters()), [batch], loss=loss, classes=CLASSES
+    )
+    for name, found in diagonals.items():
+        torch.testing.assert_close(found, exact[name], rtol=1e-10, atol=1e-14)
+    # Of the last layer G is the mean of diag p - p p', and A that of the hidden units' products.
+    hidden = model[:2](batch["x"])  # type: ignore[index]
+    p = model(batch["x"]).softmax(-1)
+    g = (torch.diag_embed(p) - p[:, :, None] * p[:, None, :]).mean(0)
+    torch.testing.assert_close(factors["2.weight"][1], g, rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(factors["2.weight"][0], hidden.T @ hidden / 7)
+    # Many draws come to the same.
+    many = [
+        {name: column.repeat(2000, *[1] * (column.ndim - 1)) for name, column in batch.items()}
+    ]
+    generator = torch.Generator().manual_seed(0)
+    sampled, _ = estimate(many, sample_labels=categorical_labels, generator=generator)
+    torch.testing.assert_close(sampled["2.weight"][1], g, rtol=0.1, atol=0.01)
+    with pytest.raises(ValueError, match="give sample_labels or classes"):
+        estimate([batch], classes=CLASSES, sample_labels=categorical_labels)
 
 
 def test_kronecker_factors_of_one_linear_layer_are_exact_for_equal_gradients() -> None:
