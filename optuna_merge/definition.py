@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from optuna_merge.finetuning import FinetuneSettings
 from optuna_merge.models import MultitaskModel
+from optuna_merge.previews import RefinementSettings
 from optuna_merge.scores import Score, make_score
 from optuna_merge.tasks import Task, check_tasks
 
@@ -97,6 +98,10 @@ class StudyDefinition:
         model: The multitask model around the pretrained body.
         finetuning: Settings of task runs and real multitask runs alike.
         posterior: How posteriors are made from the task runs.
+        refinement: Refined previews between the merge and a real finetune; None: there are none.
+        start: Where real finetunes start: at the "pretrained" body, as task runs do, so that a
+            truth is what its weights mean by definition; or at the "merged" parameters, which
+            needs fewer steps, but builds on the task runs' own.
         score: See `make_score`.
 
     Raises:
@@ -109,10 +114,14 @@ class StudyDefinition:
     model: MultitaskModel
     finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
     posterior: PosteriorSettings = field(default_factory=PosteriorSettings)
+    refinement: RefinementSettings | None = None
+    start: Literal["pretrained", "merged"] = "pretrained"
     score: str | Callable[[Mapping[str, float]], float] | Score = "mean"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", check_tasks(self.tasks))
+        if self.start not in ("pretrained", "merged"):
+            raise ValueError(f"start must be 'pretrained' or 'merged', got {self.start!r}")
         if self.model.tasks != self.names:
             raise ValueError(
                 f"the model was made for the tasks {list(self.model.tasks)}, but the definition "
@@ -147,6 +156,12 @@ class StudyDefinition:
     def describe(self) -> dict[str, Any]:
         """The definition as JSON values: names, settings, hashes of data and parameters."""
         assert isinstance(self.score, Score)
+        # What is not given has no part: studies made before there was such a choice stay valid.
+        more: dict[str, Any] = {}
+        if self.refinement is not None:
+            more["refinement"] = self.refinement.describe()
+        if self.start != "pretrained":
+            more["start"] = self.start
         return {
             "tasks": [task.describe() for task in self.tasks],
             "body": self.model.describe(),
@@ -154,6 +169,7 @@ class StudyDefinition:
             "posterior": asdict(self.posterior),
             "score": self.score.name,
             "direction": self.direction,
+            **more,
         }
 
     def _check_posterior(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from optuna_merge._posterior_maker import PosteriorMaker
 from optuna_merge._tensors import content_hash
 from optuna_merge.damping import Damping
 from optuna_merge.definition import StudyDefinition
-from optuna_merge.finetuning import FinetuneStore, FinishedRun
+from optuna_merge.finetuning import FinetuneStore, FinishedRun, Start
 from optuna_merge.models import MultitaskModel, cache_trunk
-from optuna_merge.previews import Previewer
+from optuna_merge.previews import Previewer, Refiner, choose_rate
 from optuna_merge.scores import Array, Score
 from optuna_merge.tasks import Task
 
@@ -36,6 +36,8 @@ class FittedStudy:
         tasks: The tasks as they run: on the frozen trunk's cached output where that applies.
         runs: The task's own finetune, by task; of several, that of the truths' seed.
         previewer: Scores merges of the posteriors.
+        refiner: Refines them; None if the definition has no refinement.
+        merge: Gives the merge at some weights as the start of a finetune.
         damping: The damping; None for isotropic posteriors.
         costs: Training steps and seconds, by what they were spent on.
         parts: The full definition, posteriors included, as JSON values.
@@ -48,6 +50,8 @@ class FittedStudy:
     tasks: tuple[Task, ...]
     runs: dict[str, FinishedRun]
     previewer: Previewer
+    refiner: Refiner | None
+    merge: Callable[[Mapping[str, float]], Start]
     damping: Damping | None
     costs: dict[str, float]
     parts: dict[str, Any]
@@ -58,6 +62,10 @@ class FittedStudy:
     def fingerprint(self) -> str:
         """One hash of tasks, data, body, settings and posteriors."""
         return sha256_text(canonical_json(self.parts))
+
+    def start(self, weights: Mapping[str, float]) -> Start | None:
+        """Where the real finetune at `weights` starts; None: at the pretrained body."""
+        return self.merge(weights) if self.definition.start == "merged" else None
 
     @property
     def alone(self) -> dict[str, float]:
@@ -141,10 +149,34 @@ def fit(definition: StudyDefinition, workdir: str | Path, *, progress: bool = Tr
         heads,
         batch_size=definition.finetuning.evaluation_batch_size,
     )
-    files = (*(run.path for run in every), *made.files)
-    first = {name: found[0] for name, found in runs.items()}
+    files = [*(run.path for run in every), *made.files]
+    merges = sha256_text(canonical_json([parts["posteriors"], parts["heads"]]))
+
+    def merge(weights: Mapping[str, float]) -> Start:
+        return Start(merges, lambda: previewer.merged(weights))
+
+    refiner, refinement = None, definition.refinement
+    if refinement is not None:
+        around = (previewer, model, tasks, store, merge)
+        choice = choose_rate(refinement, definition.finetuning, *around, progress=progress)
+        refiner = Refiner(*around, refinement.training(definition.finetuning, choice.multiple))
+        parts["refinement_rate"] = choice.multiple
+        costs["refinement_choice_steps"] = sum(run.steps for run in choice.runs)
+        costs["refinement_choice_seconds"] = sum(run.seconds for run in choice.runs)
+        files += [run.path for run in choice.runs]
     return FittedStudy(
-        definition, model, tasks, first, previewer, made.damping, costs, parts, store, files
+        definition=definition,
+        model=model,
+        tasks=tasks,
+        runs={name: found[0] for name, found in runs.items()},
+        previewer=previewer,
+        refiner=refiner,
+        merge=merge,
+        damping=made.damping,
+        costs=costs,
+        parts=parts,
+        store=store,
+        files=tuple(files),
     )
 
 

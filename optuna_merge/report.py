@@ -162,7 +162,7 @@ def _test_metrics(weights: Mapping[str, float], fitted: FittedStudy) -> dict[str
     The result is kept beside the model: test data are touched once for it.
     """
     settings = fitted.definition.finetuning
-    run = fitted.store.find(weights, settings)
+    run = fitted.store.find(weights, settings, fitted.start(weights))
     tasks = [task for task in fitted.tasks if task.test is not None]
     if run is None or not tasks:
         return {}

@@ -3,7 +3,7 @@
 from optuna_merge.finetuning._ivon import IVON
 from optuna_merge.finetuning._loop import FinetuneResult, finetune
 from optuna_merge.finetuning._settings import FinetuneSettings
-from optuna_merge.finetuning._store import FinetuneStore, FinishedRun
+from optuna_merge.finetuning._store import FinetuneStore, FinishedRun, Start
 
 __all__ = [
     "IVON",
@@ -11,5 +11,6 @@ __all__ = [
     "FinetuneSettings",
     "FinetuneStore",
     "FinishedRun",
+    "Start",
     "finetune",
 ]

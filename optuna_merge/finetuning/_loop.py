@@ -64,6 +64,7 @@ def finetune(
     weights: Mapping[str, float],
     settings: FinetuneSettings,
     *,
+    start: Mapping[str, Tensor] | None = None,
     checkpoint: Path | None = None,
     key: str = "",
     on_rung: OnRung | None = None,
@@ -84,6 +85,7 @@ def finetune(
         tasks: All tasks; the model's.
         weights: Task weight by name, non-negative, as they are (not normalised).
         settings: The run's settings.
+        start: Parameters by name to start from in place of the initial ones.
         checkpoint: Where to keep the last rung's state; None: nowhere.
         key: What else identifies this run (definition); a checkpoint of another key is not used.
         on_rung: Called after every rung with the steps done and the tasks' evaluations on
@@ -103,6 +105,8 @@ def finetune(
     device = accelerator.device
     model.to(device)
     model.reset()
+    if start is not None:
+        model.load(start, source="the start of the finetune")
     model.zero_grad()  # a run that failed in the middle of a step left its gradients
     names = model.trained_names([task.name for task in active])
     examples = sum(len(task.data("train")) for task in active)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 
@@ -34,6 +35,8 @@ class FinetuneSettings:
         max_grad_norm: Gradients are clipped to this global norm; infinity: not at all. With IVON
             it is the sampled gradients, so what is clipped is missing in the curvature, too.
         num_rungs: Evaluations (and checkpoints) at equal distances; the last one is at the end.
+        rung_steps: Steps after which the run is evaluated, in place of `num_rungs`: rising, the
+            last one is `steps`.
         evaluation_batch_size: Examples a forward pass when evaluating.
         mixed_precision: "no", "bf16" or "fp16", as accelerate has them; no "fp16" with IVON.
         seed: Of data order, dropout and IVON's noise.
@@ -52,6 +55,7 @@ class FinetuneSettings:
     decay: Literal["linear", "cosine", "constant"] = "linear"
     max_grad_norm: float = 1.0
     num_rungs: int = 3
+    rung_steps: tuple[int, ...] | None = None
     evaluation_batch_size: int = 64
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     seed: int = 0
@@ -65,6 +69,13 @@ class FinetuneSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
+        if self.rung_steps is not None:
+            rising = all(a < b for a, b in pairwise((0, *self.rung_steps)))
+            if not rising or self.rung_steps[-1:] != (self.steps,):
+                raise ValueError(
+                    f"rung_steps must be positive, rise, and end at steps={self.steps}, got "
+                    f"{self.rung_steps}"
+                )
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup is a fraction of the steps, 0 to 1, got {self.warmup}")
         if self.decay not in ("linear", "cosine", "constant"):
@@ -86,6 +97,8 @@ class FinetuneSettings:
 
     def rungs(self) -> Sequence[int]:
         """Steps after which the run is evaluated; ends with `steps`."""
+        if self.rung_steps is not None:
+            return self.rung_steps
         count = min(self.num_rungs, self.steps)
         return [math.ceil(self.steps * rung / count) for rung in range(1, count + 1)]
 

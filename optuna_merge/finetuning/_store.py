@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +73,20 @@ class FinishedRun:
         return found
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where a finetune starts, if not from the model's initial parameters.
+
+    Attributes:
+        key: Identifies the parameters.
+        parameters: Gives them by name, heads of tasks without weight included; called only if the
+            run is not found finished.
+    """
+
+    key: str
+    parameters: Callable[[], Mapping[str, Tensor]]
+
+
 class FinetuneStore:
     """A folder of finetunes, each under the hash of its definition, settings and task weights.
 
@@ -89,15 +103,26 @@ class FinetuneStore:
         self._folder = folder
         self._key = key
 
-    def path(self, weights: Mapping[str, float], settings: FinetuneSettings) -> Path:
+    def path(
+        self,
+        weights: Mapping[str, float],
+        settings: FinetuneSettings,
+        start: Start | None = None,
+    ) -> Path:
         """File of the finished run."""
         numbers = {name: float(weight) for name, weight in weights.items()}  # 1 is 1.0
         described = [self._key, numbers, settings.describe()]
+        described += [] if start is None else [start.key]
         return self._folder / sha256_text(canonical_json(described))[:24] / "model.safetensors"
 
-    def find(self, weights: Mapping[str, float], settings: FinetuneSettings) -> FinishedRun | None:
+    def find(
+        self,
+        weights: Mapping[str, float],
+        settings: FinetuneSettings,
+        start: Start | None = None,
+    ) -> FinishedRun | None:
         """The finished run, or None if there is none."""
-        path = self.path(weights, settings)
+        path = self.path(weights, settings, start)
         try:
             metadata = load_tensors(path)[1]  # all of it: a damaged run is trained again
         except FileNotFoundError:
@@ -120,6 +145,7 @@ class FinetuneStore:
         weights: Mapping[str, float],
         settings: FinetuneSettings,
         *,
+        start: Start | None = None,
         on_rung: OnRung | None = None,
         progress: str | None = None,
     ) -> FinishedRun:
@@ -127,10 +153,10 @@ class FinetuneStore:
 
         The model's parameters are undefined afterwards where the run was reused.
         """
-        path = self.path(weights, settings)
+        path = self.path(weights, settings, start)
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.parent / "lock"):
-            found = self.find(weights, settings)
+            found = self.find(weights, settings, start)
             if found is not None:
                 for step, evaluations in sorted(found.rungs.items()):
                     if on_rung is not None:
@@ -149,8 +175,9 @@ class FinetuneStore:
                 tasks,
                 weights,
                 settings,
+                start=None if start is None else start.parameters(),
                 checkpoint=checkpoint,
-                key=self._key,
+                key=self._key if start is None else f"{self._key} {start.key}",
                 on_rung=remember,
                 progress=progress,
             )
@@ -166,7 +193,8 @@ class FinetuneStore:
                 "steps": str(result.steps),
                 "seconds": repr(result.seconds),
             }
-            active = [name for name, weight in weights.items() if weight > 0]
+            # Heads without weight are the model's own fresh ones, or else the start's.
+            active = [n for n, weight in weights.items() if weight > 0 or start is not None]
             tensors = model.state(model.trained_names(active))
             for name, tensor in (result.curvature or {}).items():
                 tensors[_CURVATURE + name] = tensor

@@ -1,5 +1,6 @@
-"""Previews: what a merge is worth, without training."""
+"""Previews: what a merge is worth, without training or refined by a few steps."""
 
 from optuna_merge.previews._previewer import Preview, Previewer
+from optuna_merge.previews._refiner import Choice, RefinementSettings, Refiner, choose_rate
 
-__all__ = ["Preview", "Previewer"]
+__all__ = ["Choice", "Preview", "Previewer", "RefinementSettings", "Refiner", "choose_rate"]
