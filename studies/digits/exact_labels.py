@@ -31,7 +31,7 @@ from optuna_merge.tasks import cross_entropy
 from studies.digits.data import load_tasks
 from studies.digits.optimize import definition
 
-GRADIENTS = (60, 120, 300, 600)
+GRADIENTS = (60, 120, 300)
 REPEATS = 20
 
 
