@@ -32,7 +32,8 @@ class RefinementSettings:
     Attributes:
         steps: Training steps from the merge at each rung, rising.
         batch_size: Examples of each task in a step; default: the finetune's.
-        learning_rates: Multiples of the finetune's learning rates. Of several, `fit` takes the one
+        learning_rates: Multiples of the finetune's learning rates (where that is not by AdamW, of
+            AdamW's default). Of several, `fit` takes the one
             whose refinement at uniform weights has the lowest weighted loss on validation data:
             too large a rate makes a refinement worse than the merge.
     """
@@ -56,14 +57,18 @@ class RefinementSettings:
 
     def training(self, finetuning: FinetuneSettings, multiple: float) -> FinetuneSettings:
         """The settings of a refinement at a multiple of a finetune's learning rates."""
-        head = finetuning.head_learning_rate
+        adamw = finetuning
+        if finetuning.optimizer != "adamw":  # its rates are in other units
+            adamw = replace(
+                finetuning, optimizer="adamw", learning_rate=None, head_learning_rate=None
+            )
+        head = adamw.head_learning_rate
         return replace(
-            finetuning,
-            optimizer="adamw",
+            adamw,
             steps=self.steps[-1],
             rung_steps=self.steps,
             batch_size=self.batch_size or finetuning.batch_size,
-            learning_rate=multiple * finetuning.peak_rate,
+            learning_rate=multiple * adamw.peak_rate,
             head_learning_rate=None if head is None else multiple * head,
             warmup=0.0,
             decay="constant",

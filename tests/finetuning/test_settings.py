@@ -112,3 +112,10 @@ def test_seeds_are_the_same_on_every_machine() -> None:
     assert derived_seed("step", 0, 1) == 6437427638298519910
     assert derived_seed("step", 0, 1) != derived_seed("step", 1, 0)
     assert all(0 <= derived_seed(i) < 2**63 for i in range(100))
+
+
+def test_rungs_at_given_steps() -> None:
+    assert FinetuneSettings(steps=10, rung_steps=(1, 4, 10)).rungs() == (1, 4, 10)
+    for wrong in ((), (4, 4, 10), (0, 10), (4, 9)):
+        with pytest.raises(ValueError, match="rung_steps must be positive, rise, and end at"):
+            FinetuneSettings(steps=10, rung_steps=wrong)
