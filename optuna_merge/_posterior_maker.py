@@ -39,6 +39,9 @@ _logger = logging.getLogger(__name__)
 
 _Loaded = TypeVar("_Loaded")
 
+_DAMPED = "factors one by one"
+"""How `damped` works, part of the key: posteriors that an older version damped are made again."""
+
 
 @dataclass(frozen=True)
 class MadePosteriors:
@@ -98,7 +101,7 @@ class PosteriorMaker:
             + [content_hash(curvature, {}) for curvature in curvatures.get(t.name, [])]
             for t in tasks
         }
-        self._key = _short_hash([self._made_from, asdict(self._settings)])
+        self._key = _short_hash([self._made_from, asdict(self._settings), _DAMPED])
 
     def make(self) -> MadePosteriors:
         """Make what is missing, one process at a time, and load all."""

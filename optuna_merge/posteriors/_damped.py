@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from optuna_merge.posteriors._families import Posterior
 from optuna_merge.posteriors._full import FullGaussian
@@ -13,9 +15,19 @@ from optuna_merge.posteriors._kronecker import KroneckerGaussian
 from optuna_merge.posteriors._low_rank import LowRankGaussian
 from optuna_merge.posteriors._mixture import Mixture
 
+Factors = tuple[Tensor | None, Tensor | None]
+
 
 def damped(posterior: Posterior, delta: float) -> Posterior:
     """The posterior with `delta` added to its precision: H + delta I.
+
+    A Kronecker product of two factors is damped in each factor, too,
+
+        (A + pi sqrt(delta) I) x (G + sqrt(delta) / pi I) + delta I,
+
+    with pi^2 the ratio of the factors' mean eigenvalues (K-FAC, arXiv 1503.05671, section 6.3).
+    Directions in which one factor is nearly zero are then held by the other: without this, small
+    dampings give merges far from all tasks.
 
     Args:
         posterior: Any family; its precision is the data part alone.
@@ -37,13 +49,34 @@ def damped(posterior: Posterior, delta: float) -> Posterior:
             return replace(posterior, diagonal=diagonal)
         case KroneckerGaussian():
             values = {name: value + delta for name, value in posterior.precision.items()}
-            return replace(posterior, precision=values, damping=posterior.damping + delta)
+            factors = {name: _damped_pair(pair, delta) for name, pair in posterior.factors.items()}
+            return replace(
+                posterior,
+                factors=factors,
+                precision=values,
+                damping=posterior.damping + delta,
+            )
         case FullGaussian():
             eye = torch.eye(len(posterior.precision)).to(posterior.precision)
             return replace(posterior, precision=posterior.precision + delta * eye)
         case Mixture():
             components = [damped(component, delta) for component in posterior.components]
             return replace(posterior, components=components)  # type: ignore[arg-type]
+
+
+def _damped_pair(pair: Factors, delta: float) -> Factors:
+    """Both factors with their shares; a single one (RegMean) is damped exactly as it is."""
+    if pair[0] is None or pair[1] is None:
+        return pair
+    means = [float(factor.double().diagonal().mean()) for factor in pair if factor is not None]
+    ratio = math.sqrt(means[0] / means[1]) if min(means) > 0 else 1.0
+    shares = (ratio * math.sqrt(delta), math.sqrt(delta) / ratio)
+    a, g = (
+        factor + share * torch.eye(len(factor)).to(factor)
+        for factor, share in zip(pair, shares)
+        if factor is not None
+    )
+    return a, g
 
 
 def mean_curvature(posterior: Posterior) -> float:

@@ -1,0 +1,246 @@
+"""How true the previews of each posterior family are: a table for any study's definition.
+
+    python studies/families.py studies/digits/optimize.py --posterior-seeds 3
+
+Finetunes the model at a grid of task weights with several seeds (the truths), previews the same
+weights with each family's posteriors, and writes truth.csv, previews.csv, cost.csv and run.json
+into the folder `results` beside the definition. Finetunes, task runs and posteriors stay in the
+working folder: the command, started again, goes on from there.
+
+A family is FAMILY, or FAMILY:RUNS:RESPONSIBILITIES for a mixture; see `PosteriorSettings`. Its
+posteriors are made as in a study, the damping chosen on held-out data. Posterior seed p takes the
+task runs of the seeds p * RUNS, ..., p * RUNS + RUNS - 1 after the definition's own.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Optional
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import typer
+
+from optuna_merge._files import write_json
+from optuna_merge.cli import Debug, Definition, _guarded, _load_definition
+from optuna_merge.definition import PosteriorSettings, StudyDefinition
+from optuna_merge.finetuning import FinishedRun
+from optuna_merge.fitting import FittedStudy, check_writable, fit
+from studies.preview_quality import (
+    Point,
+    format_qualities,
+    grid,
+    point,
+    qualities,
+    write_csv,
+    write_points,
+)
+
+FAMILIES = (
+    "isotropic",
+    "diagonal",
+    "low_rank",
+    "kronecker",
+    "isotropic:3:fixed",
+    "diagonal:3:fixed",
+    "diagonal:3:task",
+    "diagonal:3:layer",
+    "diagonal:3:coordinate",
+    "kronecker:3:fixed",
+)
+"""What is compared if nothing else is asked for."""
+
+PACKAGES = ("torch", "optuna", "timm", "transformers", "datasets", "accelerate", "numpy")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the posteriors of one family and seed cost, task runs included."""
+
+    family: str
+    seed: int
+    steps: int
+    run_seconds: float
+    posterior_seconds: float
+    damping: float | None
+
+
+def parse_family(text: str, settings: PosteriorSettings) -> PosteriorSettings:
+    """The settings with the family that a flag names.
+
+    Raises:
+        ValueError: it isn't FAMILY or FAMILY:RUNS:RESPONSIBILITIES.
+    """
+    family, *more = text.split(":")
+    if not more:
+        return replace(settings, family=family, components=1)  # type: ignore[arg-type]
+    if len(more) != 2 or not more[0].isdigit():
+        raise ValueError(f"a family is FAMILY or FAMILY:RUNS:RESPONSIBILITIES, got {text!r}")
+    return replace(
+        settings,
+        family=family,  # type: ignore[arg-type]
+        components=int(more[0]),
+        responsibilities=more[1],  # type: ignore[arg-type]
+    )
+
+
+def fit_family(
+    definition: StudyDefinition, text: str, seed: int, workdir: Path
+) -> tuple[FittedStudy, Cost]:
+    """The task runs and posteriors of a family for one posterior seed."""
+    settings = parse_family(text, definition.posterior)
+    finetuning = definition.finetuning
+    fitted = fit(
+        replace(
+            definition,
+            posterior=replace(settings, seed=settings.seed + seed),
+            finetuning=replace(finetuning, seed=finetuning.seed + seed * settings.components),
+        ),
+        workdir,
+        progress=False,
+    )
+    cost = Cost(
+        text,
+        seed,
+        int(fitted.costs["task_run_steps"]),
+        fitted.costs["task_run_seconds"],
+        fitted.costs["posterior_seconds"],
+        None if fitted.damping is None else fitted.damping.value,
+    )
+    return fitted, cost
+
+
+def find_truths(
+    base: FittedStudy, weightings: list[dict[str, float]], seeds: int, show: bool
+) -> list[Point]:
+    """Real finetunes at the weights, those that are missing made."""
+    truths = []
+    for done, weights in enumerate(weightings):
+        for seed in range(seeds):
+            settings = base.definition.finetuning
+            settings = replace(settings, seed=settings.seed + seed)
+            title = f"truth {done * seeds + seed + 1}/{len(weightings) * seeds}" if show else None
+            run = base.store.run(base.model, base.tasks, weights, settings, progress=title)
+            truths.append(_truth(base, weights, settings.seed, run))
+    return truths
+
+
+def _truth(base: FittedStudy, weights: dict[str, float], seed: int, run: FinishedRun) -> Point:
+    score = base.score({task: run.evaluations[task].metric.value for task in weights})
+    return point(
+        "truth", seed, weights, run.evaluations, score, steps=run.steps, seconds=run.seconds
+    )
+
+
+def compare(
+    definition: StudyDefinition,
+    workdir: Path,
+    results: Path,
+    families: list[str],
+    divisions: int,
+    seeds: int,
+    posterior_seeds: int,
+) -> str:
+    """Make everything, write the files, and return the table."""
+    for text in families:
+        parse_family(text, definition.posterior)
+    names = definition.names
+    weightings = [dict(zip(names, weights)) for weights in grid(len(names), divisions)]
+    base, _ = fit_family(definition, "isotropic", 0, workdir)
+    truths = find_truths(base, weightings, seeds, sys.stderr.isatty())
+    write_points(results / "truth.csv", truths, names)
+    previews, costs = [], []
+    for text in families:
+        for seed in range(posterior_seeds):
+            fitted, cost = fit_family(definition, text, seed, workdir)
+            costs.append(cost)
+            for weights in weightings:
+                preview = fitted.previewer(weights)
+                found = preview.evaluations
+                score = base.score({task: found[task].metric.value for task in names})
+                previews.append(point(text, seed, weights, found, score, seconds=preview.seconds))
+    write_points(results / "previews.csv", previews, names)
+    header = ["family", "posterior_seed", "task_run_steps", "task_run_seconds"]
+    header += ["posterior_seconds", "damping"]
+    rows = [_cost_row(cost) for cost in costs]
+    write_csv(results / "cost.csv", [header, *rows])
+    write_json(
+        results / "run.json",
+        {
+            "command": " ".join(["python", *sys.argv]),
+            "truth_seeds": sorted({truth.seed for truth in truths}),
+            "posterior_seeds": list(range(posterior_seeds)),
+            "machine": {"cores": os.cpu_count(), "cpu": cpu_name()},
+            "versions": {"python": platform.python_version()}
+            | {name: version(name) for name in PACKAGES},
+            "definition": definition.describe(),
+        },
+    )
+    dampings = {
+        text: [c.damping for c in costs if c.family == text and c.damping is not None]
+        for text in families
+    }
+    return format_qualities(qualities(truths, previews), names, dampings)
+
+
+def _cost_row(cost: Cost) -> list[object]:
+    damping = "" if cost.damping is None else f"{cost.damping:.4g}"
+    seconds = [f"{value:.4g}" for value in (cost.run_seconds, cost.posterior_seconds)]
+    return [cost.family, cost.seed, cost.steps, *seconds, damping]
+
+
+def cpu_name() -> str:
+    """The processor's model as Linux names it, or what Python knows of it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
+
+
+def main(
+    definition: Definition,
+    workdir: Annotated[
+        Optional[Path],  # noqa: UP045 (typer reads it)
+        typer.Option(help="Folder of finetunes and posteriors; default workdir/<study>."),
+    ] = None,
+    results: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of the tables; default results beside the definition."),
+    ] = None,
+    families: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(FAMILIES),
+    divisions: Annotated[int, typer.Option(help="Weights are multiples of 1 / this.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Finetunes at each weighting.")] = 2,
+    posterior_seeds: Annotated[int, typer.Option(help="Sets of posteriors of a family.")] = 1,
+    debug: Debug = False,
+) -> None:
+    """Compare the previews of each posterior family with real finetunes.
+
+    Example: python studies/families.py studies/digits/optimize.py --posterior-seeds 3
+    """
+
+    def work() -> None:
+        folder = workdir or Path("workdir") / definition.resolve().parent.name
+        check_writable(folder)
+        table = compare(
+            _load_definition(definition),
+            folder,
+            results or definition.parent / "results",
+            [text.strip() for text in families.split(",")],
+            divisions,
+            seeds,
+            posterior_seeds,
+        )
+        typer.echo(table)
+
+    _guarded(debug, work)
+
+
+if __name__ == "__main__":
+    typer.run(main)

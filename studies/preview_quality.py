@@ -1,0 +1,247 @@
+"""How true previews are, from tables of previews and of real finetunes at the same task weights.
+
+Only interior weights count, where every task has some: at a task alone every merge is exact.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from optuna_merge._files import atomic_path
+from optuna_merge.calibration import rank_correlation
+from optuna_merge.tasks import Evaluation
+from optuna_merge.weights import canonical_weights
+
+FINETUNE = "another finetune"
+"""Name of the row that compares each seed's truths with the mean of the other seeds'."""
+
+Weights = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model at some task weights; sequences are in the order of the tasks.
+
+    Attributes:
+        family: Posteriors that it is merged from; "truth" for a finetune.
+        seed: Of the finetune, or of the runs and labels that the posteriors are made from.
+        weights: Task weights.
+        steps: Training steps at these weights; 0 for a preview.
+        seconds: What it took.
+        score: The study's score.
+        losses: Each task's loss on validation data.
+        metrics: Each task's metric on validation data.
+    """
+
+    family: str
+    seed: int
+    weights: Weights
+    steps: int
+    seconds: float
+    score: float
+    losses: tuple[float, ...]
+    metrics: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What one family's previews are worth; each number is a mean over posterior seeds.
+
+    Attributes:
+        family: The family.
+        seeds: How many seeds.
+        error: Mean absolute error of the metrics, over interior weights and tasks.
+        error_spread: Standard deviation of `error` over the seeds (NaN for one seed).
+        bias: Mean of preview minus truth of the metrics.
+        gap: Mean of the weighted loss of the preview minus that of the truth.
+        gap_spread: Standard deviation of `gap` over the seeds.
+        correlations: Spearman's rank correlation of previews and truths of each task's metric,
+            and last of the score; NaN where there are too few points or no differences.
+    """
+
+    family: str
+    seeds: int
+    error: float
+    error_spread: float
+    bias: float
+    gap: float
+    gap_spread: float
+    correlations: tuple[float, ...]
+
+
+def grid(count: int, divisions: int) -> list[Weights]:
+    """All task weights of `count` tasks that are multiples of 1 / `divisions`."""
+
+    def parts(places: int, left: int) -> Iterator[tuple[int, ...]]:
+        if places == 1:
+            yield (left,)
+            return
+        for first in range(left, -1, -1):
+            for rest in parts(places - 1, left - first):
+                yield first, *rest
+
+    return [canonical_weights(numbers) for numbers in parts(count, divisions)]
+
+
+def point(
+    family: str,
+    seed: int,
+    weights: Mapping[str, float],
+    evaluations: Mapping[str, Evaluation],
+    score: float,
+    *,
+    steps: int = 0,
+    seconds: float = 0.0,
+) -> Point:
+    """The point of a model that was evaluated on all tasks, which `weights` gives in order."""
+    return Point(
+        family,
+        seed,
+        tuple(weights.values()),
+        steps,
+        seconds,
+        score,
+        tuple(evaluations[task].loss.value for task in weights),
+        tuple(evaluations[task].metric.value for task in weights),
+    )
+
+
+def qualities(truths: Sequence[Point], previews: Sequence[Point]) -> list[Quality]:
+    """One row for each family of previews, in their order, after that of the seed noise.
+
+    Previews are compared with the mean of the truths over all seeds. The first row is what a
+    real finetune would be as a preview: each seed against the mean of the others.
+    """
+    inside = [t for t in truths if min(t.weights) > 0]
+    rows = []
+    seeds = sorted({t.seed for t in inside})
+    if len(seeds) > 1:
+        rounds = [
+            ([t for t in inside if t.seed == seed], _means([t for t in inside if t.seed != seed]))
+            for seed in seeds
+        ]
+        row = _quality(FINETUNE, rounds)
+        rows.append(replace(row, error_spread=math.nan))  # the rounds share their runs
+    families = list(dict.fromkeys(p.family for p in previews))
+    expected = _means(inside)
+    for family in families:
+        mine = [p for p in previews if p.family == family and min(p.weights) > 0]
+        by_seed = [
+            ([p for p in mine if p.seed == seed], expected)
+            for seed in sorted({p.seed for p in mine})
+        ]
+        rows.append(_quality(family, by_seed))
+    return rows
+
+
+def format_qualities(
+    rows: Sequence[Quality], tasks: Sequence[str], dampings: Mapping[str, Sequence[float]]
+) -> str:
+    """The rows as a plain-text table.
+
+    Args:
+        rows: From `qualities`.
+        tasks: Task names in order.
+        dampings: By family, what was chosen for each seed.
+    """
+    width = max(len(row.family) for row in rows)
+    columns = [f"{task[:9]:>9}" for task in (*tasks, "score")]
+    lines = [
+        f"{'':{width}}  {'error':>6} {'±':>5}  {'bias':>6}  {'loss gap':>8} {'±':>5} "
+        f"{' '.join(columns)}  damping"
+    ]
+    for row in rows:
+        chosen = " ".join(f"{value:.2g}" for value in dampings.get(row.family, ()))
+        lines.append(
+            f"{row.family:{width}}  {row.error:6.4f} {row.error_spread:5.4f}  {row.bias:+6.3f}  "
+            f"{row.gap:+8.4f} {row.gap_spread:5.4f} "
+            f"{' '.join(f'{value:9.2f}' for value in row.correlations)}  {chosen}".rstrip()
+        )
+    return "\n".join(lines)
+
+
+def write_points(path: Path, points: Sequence[Point], tasks: Sequence[str]) -> None:
+    """Write truths, or previews, as CSV."""
+    truths = all(p.family == "truth" for p in points)
+    labels = ("seed",) if truths else ("family", "start", "posterior_seed")
+    header = [f"weight_{t}" for t in tasks]
+    values = ["score", *(f"loss_{t}" for t in tasks), *(f"metric_{t}" for t in tasks)]
+    rows: list[list[object]] = [[*labels, *header, "steps", "seconds", *values]]
+    for p in points:
+        label: list[object] = [p.seed] if truths else [p.family, "merged", p.seed]
+        numbers = [f"{value:.7g}" for value in (p.score, *p.losses, *p.metrics)]
+        weights = [f"{value:.7g}" for value in p.weights]
+        rows.append([*label, *weights, p.steps, f"{p.seconds:.4g}", *numbers])
+    write_csv(path, rows)
+
+
+def write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
+    """Write rows, the header among them, atomically."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+Expected = Mapping[Weights, tuple[np.ndarray, np.ndarray, float]]
+"""By weights: losses, metrics and score."""
+
+
+def _means(truths: Sequence[Point]) -> Expected:
+    """Over the seeds."""
+    found: dict[Weights, list[Point]] = defaultdict(list)
+    for truth in truths:
+        found[truth.weights].append(truth)
+    return {
+        weights: (
+            np.mean([t.losses for t in same], 0),
+            np.mean([t.metrics for t in same], 0),
+            float(np.mean([t.score for t in same])),
+        )
+        for weights, same in found.items()
+    }
+
+
+def _quality(family: str, rounds: Sequence[tuple[Sequence[Point], Expected]]) -> Quality:
+    errors, biases, gaps, correlations = [], [], [], []
+    for points, expected in rounds:
+        points = [p for p in points if p.weights in expected]
+        if not points:
+            raise ValueError(f"no truth at any interior weights that {family!r} was previewed at")
+        weights = np.array([p.weights for p in points])
+        losses, metrics = (np.array(x) for x in zip(*((p.losses, p.metrics) for p in points)))
+        true_losses, true_metrics, true_scores = (
+            np.array(x) for x in zip(*(expected[p.weights] for p in points))
+        )
+        errors.append(np.abs(metrics - true_metrics).mean())
+        biases.append((metrics - true_metrics).mean())
+        gaps.append((weights * (losses - true_losses)).sum(1).mean())
+        pairs = [*zip(metrics.T, true_metrics.T), ([p.score for p in points], true_scores)]
+        correlations.append([_spearman(x, y) for x, y in pairs])
+    return Quality(
+        family,
+        len(rounds),
+        float(np.mean(errors)),
+        _spread(errors),
+        float(np.mean(biases)),
+        float(np.mean(gaps)),
+        _spread(gaps),
+        tuple(np.mean(correlations, 0).tolist()),
+    )
+
+
+def _spread(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+def _spearman(x: Sequence[float], y: Sequence[float]) -> float:
+    found = rank_correlation(x, y, resamples=1)
+    return math.nan if found is None else found.value
