@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from optuna_merge.pruners._decision import (
+    RACED_OUT,
     Budget,
     Candidate,
     Ledger,
@@ -12,11 +13,13 @@ from optuna_merge.pruners._decision import (
     decide,
     is_duplicate_promotion,
     is_over_budget,
+    race_bar,
     read_ledger,
 )
 from optuna_merge.pruners._promotion import PromotionPruner
 
 __all__ = [
+    "RACED_OUT",
     "Budget",
     "Candidate",
     "Ledger",
@@ -27,5 +30,6 @@ __all__ = [
     "decide",
     "is_duplicate_promotion",
     "is_over_budget",
+    "race_bar",
     "read_ledger",
 ]

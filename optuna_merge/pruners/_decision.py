@@ -24,6 +24,8 @@ from optuna_merge._optuna import PROMOTED_FROM, first_attempt, retry_history
 DECISION = "preview_decision"
 CLAIM = "preview_claim"
 BASELINE = "baseline"
+RACED_OUT = "raced_out_by"
+"""Of a trial whose preview was given up: the number of the trial that stood at the bar."""
 _ROUNDING = 1e-9  # 0.29 * 100 is 28.999999999999996, and 29 is meant
 
 Scores = Callable[[FrozenTrial], Sequence[float] | None]
@@ -96,8 +98,8 @@ class Ledger:
     """What the trials of a study say about previews and promotions.
 
     Attributes:
-        previews: Lineages that were previewed. Without baselines; failed trials count only where
-            they were promoted first.
+        previews: Lineages that were previewed, or raced out. Without baselines; failed trials
+            count only where they were promoted first.
         kept: Lineages whose own trial holds the claim.
         copies: Lineages of which copies hold the claim -> the number of the first copy.
         candidates: Pruned previews with finite scores whose lineage holds no claim.
@@ -151,6 +153,9 @@ def read_ledger(trials: Sequence[FrozenTrial], scores: Scores = step_zero) -> Le
                     standing.pop(attempt, None)
             continue
         lineage = lineages[trial.number] = first_attempt(trial)
+        if RACED_OUT in attrs and trial.state != TrialState.FAIL:
+            previews.add(lineage)  # it was compared and is no candidate
+            continue
         if BASELINE in attrs or (preview := scores(trial)) is None:
             continue
         went_on = trial.state == TrialState.COMPLETE or _last_step(trial) > 0
@@ -220,6 +225,46 @@ def decide(
     if number is None or Promote(number) in promoted:
         return tuple(promoted)
     return (*promoted, Prune(number))
+
+
+def race_bar(
+    trials: Sequence[FrozenTrial],
+    budget: Budget,
+    *,
+    multiple: float,
+    maximize: bool,
+    scores: Scores = step_zero,
+) -> FrozenTrial | None:
+    """The full preview that a new one must not be surely worse than, or None.
+
+    Of n previews, the new one included, `budget.cap(n)` may be promoted; the bar is the preview at
+    rank ceil(multiple x cap) among the full ones so far, the best in front. Without baselines,
+    copies and previews that aren't finite. None during the warmup, while the budget allows no
+    promotion, and while there are not so many full previews.
+
+    Args:
+        trials: All trials of the study.
+        budget: The pruner's.
+        multiple: How far below the promotion threshold the bar stands, at least 1.
+        maximize: Direction of the study.
+        scores: A trial's preview; the first score counts.
+    """
+    ledger = read_ledger(trials, scores)
+    count = len(ledger.previews)
+    if count < budget.warmup:
+        return None
+    full: dict[int, Candidate] = {}
+    for trial in trials:
+        lineage = first_attempt(trial)
+        preview = scores(trial)
+        plain = PROMOTED_FROM not in trial.user_attrs and lineage in ledger.previews
+        if plain and preview is not None and all(map(math.isfinite, preview)):
+            full[lineage] = Candidate(trial.number, lineage, tuple(preview))
+    rank = math.ceil(multiple * budget.cap(count + 1) - _ROUNDING)
+    if not 0 < rank <= len(full):
+        return None
+    ranked = list(best_scores_first(maximize)(list(full.values())))
+    return _find(trials, ranked[rank - 1].number)
 
 
 def claim_holds(trials: Sequence[FrozenTrial], number: int, budget: Budget) -> bool:
