@@ -14,7 +14,7 @@ from optuna_merge._optuna import is_running, reported_steps
 from optuna_merge.exceptions import DefinitionMismatchError, TrainingDivergedError, TrialLostError
 from optuna_merge.fitting import FittedStudy
 from optuna_merge.previews import PartialPreview, Preview, Racing, RacingPreviewer
-from optuna_merge.pruners import RACED_OUT, PromotionPruner, race_bar
+from optuna_merge.pruners import RACED_OUT, PromotionPruner, RaceBar, race_bar
 from optuna_merge.study import BASELINE, FINGERPRINT, duplicate_baseline
 from optuna_merge.tasks import Evaluation
 from optuna_merge.weights import suggest_weights
@@ -145,15 +145,18 @@ class Objective:
         bar = self._bar(trial)
         if bar is None:
             return self._racer(weights)
-        at_bar = {name: bar.user_attrs[f"weight_{name}"] for name in self._names}
-        found = self._racer.race(weights, at_bar, bar.intermediate_values[0])
+        references = [
+            {name: reference.user_attrs[f"weight_{name}"] for name in self._names}
+            for reference in bar.references
+        ]
+        found = self._racer.race(weights, bar.score, references)
         if isinstance(found, Preview):
             return found
-        self._record_partial(trial, found, bar.number)
+        self._record_partial(trial, found, bar.trial.number)
         return None
 
-    def _bar(self, trial: optuna.Trial) -> optuna.trial.FrozenTrial | None:
-        """The trial that this one's preview must not be surely worse than, or None."""
+    def _bar(self, trial: optuna.Trial) -> RaceBar | None:
+        """What this trial's preview is raced against, or None."""
         pruner = trial.study.pruner
         if self._racing is None or BASELINE in trial.user_attrs:
             return None
@@ -162,7 +165,7 @@ class Objective:
         return race_bar(
             trial.study.get_trials(deepcopy=False),
             pruner.budget,
-            multiple=self._racing.multiple,
+            slack=self._racing.slack,
             maximize=self._fitted.definition.direction == "maximize",
         )
 

@@ -80,10 +80,10 @@ class Previewer:
         """The tasks, in order."""
         return self._tasks
 
-    def batches(self, parts: int = 1) -> dict[str, EvaluationBatches]:
-        """The validation data by task, anew, in so many parts; see `EvaluationBatches`."""
+    def batches(self, ends: Sequence[float] = (1.0,)) -> dict[str, EvaluationBatches]:
+        """The validation data by task, anew, in parts that end there; see `EvaluationBatches`."""
         return task_batches(
-            self._model, self._tasks, batch_size=self._batch_size, limit=self._limit, parts=parts
+            self._model, self._tasks, batch_size=self._batch_size, limit=self._limit, ends=ends
         )
 
     def merged(self, weights: Mapping[str, float]) -> dict[str, Tensor]:

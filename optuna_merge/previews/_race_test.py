@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,13 @@ from scipy.stats import t as student_t
 Array = npt.NDArray[np.float64]
 Score = Callable[[Array], Array]
 
-_MIN_EXAMPLES = 8
+MIN_EXAMPLES = 8
 _LINEAR = 0.1  # how far from linear, relative to the error, a score may be
+
+
+@lru_cache(maxsize=1024)
+def _quantile(level: float, freedom: float) -> float:
+    return float(student_t.isf(level, freedom))
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class RaceTest:
     def is_lost(self, values: Sequence[Array]) -> bool:
         """Whether the bar is out of reach, given the values of each task's first examples."""
         fewest = min(map(len, values))
-        if fewest < _MIN_EXAMPLES:
+        if fewest < MIN_EXAMPLES:
             return False
         found = self.estimate(values)
         if not np.isfinite(found.means).all():
@@ -103,7 +109,7 @@ class RaceTest:
         here = self._scores(means)
         if not here < bar:
             return False
-        quantile = float(student_t.isf(level, freedom))
+        quantile = _quantile(level, freedom)
         reach = np.diag(quantile * errors + steps)
         total = reach.sum(0)
         half = np.diag(np.where(total > 0, total, 1e-6) / 2)
@@ -114,7 +120,7 @@ class RaceTest:
         curved = np.abs(self._scores(means + moves) - here - moves @ gradient).max()
         if curved <= _LINEAR * slack:
             return bool(here + slack < bar)
-        quantile = float(student_t.isf(level / len(means), freedom))
+        quantile = _quantile(level / len(means), freedom)
         best = means + np.asarray(self.better) * (quantile * errors + steps)
         return bool(self._scores(best) < bar)
 

@@ -4,49 +4,45 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from optuna_merge.previews._previewer import Preview, Previewer
-from optuna_merge.previews._race_test import Array, RaceTest, Score
+from optuna_merge.previews._race_test import MIN_EXAMPLES, Array, RaceTest, Score
 from optuna_merge.tasks import Evaluation, Measurement, Tally, Task
+
+_ENDS = (1 / 24, 1 / 12, 1 / 8, 1 / 6, 1 / 4, 3 / 8, 1 / 2, 2 / 3, 5 / 6, 1.0)
+"""Shares of the data after which a race is looked at: closer in the beginning, where looking is
+worth most."""
 
 _KEPT_BYTES = 64 << 20  # of earlier previews' values; what is dropped is computed again
 
 
 @dataclass(frozen=True)
 class Racing:
-    """When a preview is given up.
-
-    A preview is compared, example by example, with the *bar*: the full preview that stands at
-    rank `ceil(multiple x budget)` among all so far, the budget being the promotions that so many
-    previews allow. When the bar's score is out of reach the preview stops.
+    """When a preview is given up: its score can't reach the bar any more; see `race_bar`.
 
     Attributes:
         alpha: Chance that a preview is given up which would have reached the bar; for all looks
             of a race together.
-        parts: The validation data are cut into so many parts, and after each but the last the
-            race is looked at.
-        multiple: How far below the promotion threshold the bar stands; at least 1.
+        slack: How far the bar stands below the promotion threshold, in standard deviations of
+            the rank of a preview that will be promoted.
 
     Raises:
         ValueError: a number out of its range.
     """
 
     alpha: float = 0.01
-    parts: int = 8
-    multiple: float = 2.0
+    slack: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 0.5:
             raise ValueError(f"alpha must be between 0 and 0.5, got {self.alpha}")
-        if self.parts < 2:
-            raise ValueError(f"parts must be at least 2, got {self.parts}")
-        if not self.multiple >= 1:
-            raise ValueError(f"multiple must be at least 1, got {self.multiple}")
+        if not self.slack >= 0:
+            raise ValueError(f"slack must be 0 or more, got {self.slack}")
 
 
 @dataclass(frozen=True)
@@ -55,9 +51,9 @@ class PartialPreview:
 
     Attributes:
         weights: The task weights.
-        metrics: Estimate of each task's metric on all examples, by task: the bar's metric plus
-            the mean difference on the examples that were seen. Its standard error is that of a
-            full preview together with the estimate's own.
+        metrics: Estimate of each task's metric on all examples, by task: the metric of a full
+            preview nearby plus the mean difference on the examples that were seen. Its standard
+            error is that of a full preview together with the estimate's own.
         fraction: Share of the examples that was evaluated.
         seconds: Time for merge and evaluation together.
     """
@@ -72,8 +68,8 @@ class RacingPreviewer:
     """Previews on data in parts, in full or raced against an earlier preview.
 
     A race that is not given up gives, byte for byte, what the full preview gives. Values of
-    examples are kept for the latest previews (64 MiB of them); a bar that another process made,
-    or that was dropped, is previewed again.
+    examples are kept for the latest previews (64 MiB of them); a reference that another process
+    made, or that was dropped, is previewed again.
 
     Args:
         previewer: Merges, and holds model, tasks and data.
@@ -95,9 +91,7 @@ class RacingPreviewer:
         self._previewer = previewer
         self._tasks = previewer.tasks
         self._score, self._maximize, self._racing = score, maximize, racing
-        smallest = min(sum(batches.sizes) for batches in previewer.batches().values())
-        self._parts = max(1, min(racing.parts, smallest))
-        self._batches = previewer.batches(self._parts)
+        self._batches = previewer.batches(_ENDS)
         self._values: OrderedDict[tuple[float, ...], list[Array]] = OrderedDict()
 
     def __call__(self, weights: Mapping[str, float]) -> Preview:
@@ -107,18 +101,25 @@ class RacingPreviewer:
         return preview
 
     def race(
-        self, weights: Mapping[str, float], bar: Mapping[str, float], bar_score: float
+        self,
+        weights: Mapping[str, float],
+        bar_score: float,
+        references: Sequence[Mapping[str, float]],
     ) -> Preview | PartialPreview:
         """The preview at `weights`, or what is known when the bar's score is out of reach.
 
+        It is compared with the reference at the nearest weights, with which it disagrees on the
+        fewest examples; whether that one is good or bad doesn't matter.
+
         Args:
             weights: Task weight by name, on the simplex.
-            bar: Task weights of the full preview that stands at the bar.
-            bar_score: Its score.
+            bar_score: The score to reach.
+            references: Weights of full previews; at least one.
         """
-        key = self._key(bar)
+        here = np.array(self._key(weights))
+        key = min(map(self._key, references), key=lambda k: float(np.square(k - here).sum()))
         if key not in self._values:
-            self(bar)
+            self(dict(zip((task.name for task in self._tasks), key)))
         self._values.move_to_end(key)
         test = RaceTest(
             self._values[key],
@@ -127,7 +128,7 @@ class RacingPreviewer:
             [1.0 if task.metric.greater_is_better else -1.0 for task in self._tasks],
             self._maximize,
             self._racing.alpha,
-            max(1, self._parts - 1),
+            len(_ENDS) - 1,
         )
         return self._run(weights, test)
 
@@ -139,11 +140,13 @@ class RacingPreviewer:
         model = self._previewer.model
         model.eval()
         tallies = {task.name: Tally(task) for task in self._tasks}
-        for part in range(self._parts):
+        for part in range(len(_ENDS)):
             for task in self._tasks:
                 batches = self._batches[task.name].part(part)
                 tallies[task.name].add(partial(model, task=task.name), batches)
-            if test is None or part == self._parts - 1:
+            if test is None or part == len(_ENDS) - 1:
+                continue
+            if min(tally.count for tally in tallies.values()) < MIN_EXAMPLES:
                 continue
             values = [np.asarray(tallies[task.name].values()) for task in self._tasks]
             if test.is_lost(values):

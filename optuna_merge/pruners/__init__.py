@@ -13,10 +13,10 @@ from optuna_merge.pruners._decision import (
     decide,
     is_duplicate_promotion,
     is_over_budget,
-    race_bar,
     read_ledger,
 )
 from optuna_merge.pruners._promotion import PromotionPruner
+from optuna_merge.pruners._race_bar import RaceBar, race_bar
 
 __all__ = [
     "RACED_OUT",
@@ -26,6 +26,7 @@ __all__ = [
     "Promote",
     "PromotionPruner",
     "Prune",
+    "RaceBar",
     "best_scores_first",
     "decide",
     "is_duplicate_promotion",

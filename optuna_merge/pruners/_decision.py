@@ -227,46 +227,6 @@ def decide(
     return (*promoted, Prune(number))
 
 
-def race_bar(
-    trials: Sequence[FrozenTrial],
-    budget: Budget,
-    *,
-    multiple: float,
-    maximize: bool,
-    scores: Scores = step_zero,
-) -> FrozenTrial | None:
-    """The full preview that a new one must not be surely worse than, or None.
-
-    Of n previews, the new one included, `budget.cap(n)` may be promoted; the bar is the preview at
-    rank ceil(multiple x cap) among the full ones so far, the best in front. Without baselines,
-    copies and previews that aren't finite. None during the warmup, while the budget allows no
-    promotion, and while there are not so many full previews.
-
-    Args:
-        trials: All trials of the study.
-        budget: The pruner's.
-        multiple: How far below the promotion threshold the bar stands, at least 1.
-        maximize: Direction of the study.
-        scores: A trial's preview; the first score counts.
-    """
-    ledger = read_ledger(trials, scores)
-    count = len(ledger.previews)
-    if count < budget.warmup:
-        return None
-    full: dict[int, Candidate] = {}
-    for trial in trials:
-        lineage = first_attempt(trial)
-        preview = scores(trial)
-        plain = PROMOTED_FROM not in trial.user_attrs and lineage in ledger.previews
-        if plain and preview is not None and all(map(math.isfinite, preview)):
-            full[lineage] = Candidate(trial.number, lineage, tuple(preview))
-    rank = math.ceil(multiple * budget.cap(count + 1) - _ROUNDING)
-    if not 0 < rank <= len(full):
-        return None
-    ranked = list(best_scores_first(maximize)(list(full.values())))
-    return _find(trials, ranked[rank - 1].number)
-
-
 def claim_holds(trials: Sequence[FrozenTrial], number: int, budget: Budget) -> bool:
     """Whether the claim that trial `number` has just written may stand beside all others.
 

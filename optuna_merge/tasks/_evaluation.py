@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any
@@ -65,9 +66,9 @@ class EvaluationBatches:
         batch_size: Examples a forward pass.
         device: Where batches are put.
         limit: Only so many examples, the first ones; default all.
-        parts: The examples fall at random, in all processes alike, into so many parts of about
-            one size, which come one after another: each is a sample of the data. Default: one
-            part, in which all are ordered by length.
+        ends: Shares of the examples, ascending to 1, at which parts end. The examples fall into
+            the parts at random, in all processes alike, so that each part is a sample of the
+            data. Default: one part, in which all are ordered by length.
     """
 
     def __init__(
@@ -78,20 +79,21 @@ class EvaluationBatches:
         batch_size: int = 64,
         device: torch.device | str = "cpu",
         limit: int | None = None,
-        parts: int = 1,
+        ends: Sequence[float] = (1.0,),
     ) -> None:
         self._data = task.data(split)
         self._device = device
         size = len(self._data)
         size = size if limit is None else min(limit, size)
-        order = list(range(size))
-        if parts > 1:
+        if len(ends) == 1:
+            self._rows = [batches_in_order(self._data, batch_size, range(size))]
+        else:
             order = torch.randperm(size, generator=torch.Generator().manual_seed(0)).tolist()
-        cuts = [size * part // parts for part in range(parts + 1)]
-        self._rows = [
-            batches_in_order(self._data, batch_size, order[start:stop])
-            for start, stop in pairwise(cuts)
-        ]
+            cuts = [0, *(round(size * end) for end in ends)]
+            parts = [order[start:stop] for start, stop in pairwise(cuts)]
+            self._rows = [
+                batches_in_order(self._data, _even(len(part), batch_size), part) for part in parts
+            ]
         self._kept: list[list[Batch]] | None = None
 
     @property
@@ -110,6 +112,11 @@ class EvaluationBatches:
 
     def _read(self, batches: Iterable[list[int]]) -> Iterator[Batch]:
         return (to_device(self._data[rows], self._device) for rows in batches)
+
+
+def _even(count: int, largest: int) -> int:
+    """Size of the fewest batches of `largest` or less that are of about one size."""
+    return math.ceil(count / max(1, math.ceil(count / largest))) or 1
 
 
 class Tally:
@@ -151,6 +158,11 @@ class Tally:
                 for metric in self._task.metrics:
                     outputs = written if metric.generated and written is not None else predicted
                     self._condensed[metric.name].append(metric.condense(outputs, labels))
+
+    @property
+    def count(self) -> int:
+        """Number of examples so far."""
+        return sum(map(len, self._losses))
 
     def evaluation(self) -> Evaluation:
         """Loss and metrics of the examples so far; at least one."""
