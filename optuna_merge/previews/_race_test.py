@@ -60,6 +60,9 @@ class RaceTest:
     upper end of its own interval (Bonferroni over tasks); a score is expected to get no worse
     when a metric gets better.
 
+    A gain that only shows in rare examples, each of great weight, can't be seen before they are:
+    for squared errors with such outliers the error rate is not kept.
+
     The error rate is split evenly over the looks (Bonferroni), so the chance that a candidate is
     given up that would have reached the bar is at most `alpha`, up to the approximation by
     Student's t. Fewer than 8 examples of a task decide nothing.
