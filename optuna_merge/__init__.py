@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from optuna_merge.finetuning import FinetuneSettings
     from optuna_merge.fitting import FittedStudy, fit
     from optuna_merge.objective import Objective
+    from optuna_merge.previews import Racing
     from optuna_merge.pruners import PromotionPruner
     from optuna_merge.report import format_report, make_report
     from optuna_merge.running import run_trials
@@ -32,6 +33,7 @@ _PUBLIC = {
     "PosteriorSettings": "definition",
     "PreviewSampler": "samplers",
     "PromotionPruner": "pruners",
+    "Racing": "previews",
     "Score": "scores",
     "StudyDefinition": "definition",
     "Task": "tasks",
@@ -51,6 +53,7 @@ __all__ = [
     "PosteriorSettings",
     "PreviewSampler",
     "PromotionPruner",
+    "Racing",
     "Score",
     "StudyDefinition",
     "Task",

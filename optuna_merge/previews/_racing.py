@@ -36,7 +36,7 @@ class Racing:
     """
 
     alpha: float = 0.01
-    slack: float = 1.0
+    slack: float = 1.5
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 0.5:
@@ -181,7 +181,7 @@ class RacingPreviewer:
         return tuple(float(weights[task.name]) for task in self._tasks)
 
 
-def racing_obstacle(tasks: tuple[Task, ...]) -> str | None:
+def racing_obstacle(tasks: Sequence[Task]) -> str | None:
     """Why previews of these tasks can't be raced, or None."""
     for task in tasks:
         if task.metric.per_example is None:

@@ -45,7 +45,7 @@ def made(**racing: Any) -> RacingPreviewer:
     heads = {}
     for task in tasks:
         head = model.state(model.own_names(task.name))
-        for name, tensor in head.items():
+        for tensor in head.values():
             tensor.zero_()
             if tensor.ndim == 2:
                 tensor[0, 0], tensor[1, 0] = -1.0, 1.0
@@ -175,7 +175,7 @@ def test_values_of_metrics_that_are_means() -> None:
     values = squared.per_example(*squared.condense(outputs, labels))
     assert float(values.double().mean()) == pytest.approx(squared(outputs, labels).value)
     torch.testing.assert_close(-values, mean_squared_error(outputs, labels))
-    assert Metric("own", lambda o, l: squared(o, l)).per_example is None
+    assert Metric("own", squared.function).per_example is None
 
 
 @pytest.mark.parametrize("bad", [{"alpha": 0.0}, {"alpha": 0.5}, {"slack": -1.0}])
