@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -161,12 +162,8 @@ class RacingPreviewer:
     ) -> PartialPreview:
         found = test.estimate(values)
         metrics = {
-            task.name: Measurement(
-                float(mean), float(np.hypot(error, v.std(ddof=1) / len(r) ** 0.5))
-            )
-            for task, mean, error, v, r in zip(
-                self._tasks, found.means, found.errors, values, test.references
-            )
+            task.name: Measurement(float(mean), _standard_error(v, reference))
+            for task, mean, v, reference in zip(self._tasks, found.means, values, test.references)
         }
         seen, size = sum(map(len, values)), sum(map(len, test.references))
         return PartialPreview(dict(weights), metrics, seen / size, seconds)
@@ -179,6 +176,20 @@ class RacingPreviewer:
 
     def _key(self, weights: Mapping[str, float]) -> tuple[float, ...]:
         return tuple(float(weights[task.name]) for task in self._tasks)
+
+
+def _standard_error(values: Array, reference: Array) -> float:
+    """Of a metric estimated from n of N examples: of a full preview, and of the estimate of it.
+
+    One example more is counted, that differs by the reference's standard deviation s, so that a
+    few examples without any difference are not taken for certainty:
+    s^2 / N + (sum(d^2) + s^2) / (n + 1) (1 / n - 1 / N).
+    """
+    n, size, variance = len(values), len(reference), float(reference.var())
+    differences = float(np.square(values - reference[:n]).sum())
+    return math.sqrt(
+        variance / size + (differences + variance) / (n + 1) * max(1 / n - 1 / size, 0.0)
+    )
 
 
 def racing_obstacle(tasks: Sequence[Task]) -> str | None:

@@ -143,5 +143,5 @@ def test_raced_out_previews_count_for_metrics_with_their_own_error_only() -> Non
     np.testing.assert_array_equal(series.previews, [0.1, 0.3])
     np.testing.assert_allclose(series.preview_noise, [0.01, 0.04])
     np.testing.assert_array_equal(history.score(1.0).previews, [0.5])
-    np.testing.assert_array_equal(history.visited(), [[0.25, 0.75], [0.2, 0.8]])
+    np.testing.assert_allclose(history.visited(), [[0.25, 0.75], [0.2, 0.8]])
     assert len(history.objective(0, 2, 1.0).previews) == 1
