@@ -96,11 +96,6 @@ class EvaluationBatches:
             ]
         self._kept: list[list[Batch]] | None = None
 
-    @property
-    def sizes(self) -> list[int]:
-        """Number of examples of each part."""
-        return [sum(map(len, rows)) for rows in self._rows]
-
     def __iter__(self) -> Iterator[Batch]:
         return chain.from_iterable(map(self.part, range(len(self._rows))))
 

@@ -58,8 +58,7 @@ class Recording:
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
-    kept = os.environ.get("OPTUNA_MERGE_BENCHMARKS")
-    folder = Path(kept) / "racing" if kept else tmp_path_factory.mktemp("racing")
+    folder = folder_of(tmp_path_factory.mktemp("racing"))
     path = folder / "previews.npz"
     if not path.exists():
         fitted = fit(definition(), folder / "text", progress=False)
@@ -94,9 +93,26 @@ def test_examples_saved_at_the_same_promotions(recording: Recording) -> None:
 def test_what_the_settings_trade(recording: Recording) -> None:
     print(f"\n{'alpha':>6} {'slack':>6} {'saved':>6} {'same':>6}")
     for alpha in (0.001, 0.01, 0.05, 0.1):
-        for slack in (0.0, 1.0, 1.5, 2.0):
+        for slack in (0.0, 0.5, 1.0, 1.5, 2.0):
             found = summary(recording, Racing(alpha, slack), ORDERS_ELSEWHERE)
             print(f"{alpha:6} {slack:6} {found[0]:6.2f} {found[1]:6.2f}")
+
+
+def test_what_a_preview_in_parts_costs(tmp_path: Path) -> None:
+    """Parts are smaller batches, and less sorted by length, than a pass over all data."""
+    fitted = fit(definition(), folder_of(tmp_path) / "text", progress=False)
+    racer = RacingPreviewer(fitted.previewer, fitted.scores, maximize=True, racing=Racing())
+    uniform = dict.fromkeys(fitted.definition.names, 1 / 3)
+    seconds = [
+        [preview(uniform).seconds for preview in (fitted.previewer, racer)] for _ in range(8)
+    ]
+    whole, parts = np.median(seconds[1:], axis=0)
+    print(f"\nratio racing_full_preview_in_parts_to_whole {parts / whole:.3f}")
+
+
+def folder_of(temporary: Path) -> Path:
+    kept = os.environ.get("OPTUNA_MERGE_BENCHMARKS")
+    return Path(kept) / "racing" if kept else temporary
 
 
 def summary(recording: Recording, racing: Racing, orders: int) -> tuple[float, float, float]:
