@@ -34,11 +34,15 @@ class RaceEstimate:
     Attributes:
         means: Estimate of the metric on all examples.
         errors: Its standard error.
-        steps: What one example could change of it.
+        factors: 1 / n - 1 / N.
+        units: How much an example may differ from the reference's.
+        steps: What one example could change of the mean.
     """
 
     means: Array
     errors: Array
+    factors: Array
+    units: Array
     steps: Array
 
 
@@ -53,7 +57,10 @@ class RaceTest:
     statistic is then self-normalised, which keeps it sub-Gaussian for symmetric d, whatever their
     tails (Efron, Student's t-Test under Symmetry Conditions, JASA 64, 1969); for 0/1 values it is
     McNemar's test. As in that test's continuity correction, the estimate is raised by what one
-    example could do: max |d| / n.
+    example could do, u / n, with u the range of the reference's values, or max |d| if larger.
+    And as in score tests the variance is at least what reaching the bar implies: examples not
+    seen yet that differ by at most u, whose gains add up to the gap. So a candidate that has not
+    differed from the reference yet is not taken for its equal.
 
     The score is linearised at the estimate. Where it isn't linear within the errors, as the worst
     of several metrics, it is bounded instead by its value where every metric is raised to the
@@ -91,10 +98,16 @@ class RaceTest:
         sizes = np.array([len(r) for r in self.references], dtype=float)
         differences = [v - r[: len(v)] for v, r in zip(values, self.references)]
         moments = np.array([np.square(d).mean() for d in differences])
+        factors = np.clip(1 / counts - 1 / sizes, 0, None)
+        units = np.array(
+            [max(np.ptp(r), np.abs(d).max()) for r, d in zip(self.references, differences)]
+        )
         return RaceEstimate(
             means=np.array([r.mean() + d.mean() for r, d in zip(self.references, differences)]),
-            errors=np.sqrt(moments * np.clip(1 / counts - 1 / sizes, 0, None)),
-            steps=np.array([np.abs(d).max() for d in differences]) / counts,
+            errors=np.sqrt(moments * factors),
+            factors=factors,
+            units=units,
+            steps=units / counts,
         )
 
     def is_lost(self, values: Sequence[Array]) -> bool:
@@ -105,27 +118,35 @@ class RaceTest:
         found = self.estimate(values)
         if not np.isfinite(found.means).all():
             return False  # the full preview will tell, and is not finite either
-        return self._below(found.means, found.errors, found.steps, fewest - 1)
+        if not found.units.all():
+            return False  # nothing is known of how much examples differ
+        return self._below(found, fewest - 1)
 
-    def _below(self, means: Array, errors: Array, steps: Array, freedom: float) -> bool:
+    def _below(self, found: RaceEstimate, freedom: float) -> bool:
+        means, errors = found.means, found.errors
         bar, level = self.bar if self.maximize else -self.bar, self.alpha / self.looks
         here = self._scores(means)
         if not here < bar:
             return False
         quantile = _quantile(level, freedom)
-        reach = np.diag(quantile * errors + steps)
-        total = reach.sum(0)
-        half = np.diag(np.where(total > 0, total, 1e-6) / 2)
-        gradient = (self._scores(means + half) - self._scores(means - half)) / (2 * np.diag(half))
-        slack = quantile * math.sqrt(float(np.square(gradient * errors).sum()))
-        slack += float(np.abs(gradient * steps).max())
-        moves = np.concatenate([reach, -reach, [total, -total]])
+        # A gap x that unseen examples make up has a variance of at least x u (1 / n - 1 / N).
+        floors = quantile**2 * found.units * found.factors
+        width = np.maximum(quantile * errors, floors) + found.steps
+        half = np.diag(width) / 2
+        gradient = (self._scores(means + half) - self._scores(means - half)) / width
+        slack = max(
+            quantile * math.sqrt(float(np.square(gradient * errors).sum())),
+            float(np.abs(gradient * floors).max()),
+        )
+        slack += float(np.abs(gradient * found.steps).max())
+        moves = np.concatenate([2 * half, -2 * half, [width, -width]])
         curved = np.abs(self._scores(means + moves) - here - moves @ gradient).max()
         if curved <= _LINEAR * slack:
             return bool(here + slack < bar)
         quantile = _quantile(level / len(means), freedom)
-        best = means + np.asarray(self.better) * (quantile * errors + steps)
-        return bool(self._scores(best) < bar)
+        floors = quantile**2 * found.units * found.factors
+        width = np.maximum(quantile * errors, floors) + found.steps
+        return bool(self._scores(means + np.asarray(self.better) * width) < bar)
 
     def _scores(self, metrics: Array) -> Array:
         """Larger is better."""

@@ -26,25 +26,29 @@ def geometric(metrics: Array) -> Array:
     return np.log(np.maximum(metrics + 5, 1e-9)).mean(-1)
 
 
-def equally_good(rng: np.random.Generator, size: int, differing: float) -> tuple[Array, Array]:
-    """Reference and candidate of one accuracy, as many examples won as lost, at random places."""
+def equally_good(
+    rng: np.random.Generator, size: int, differing: float, better: float
+) -> tuple[Array, Array]:
+    """Two accuracies: as many examples won as lost, and a share more won, at random places."""
     reference = (rng.random(size) < 0.8).astype(float)
     candidate = reference.copy()
-    swaps = min(rng.binomial(size, differing / 2), int((reference == 0).sum()))
-    for value in (0.0, 1.0):
-        places = rng.permutation(np.flatnonzero(reference == value))[:swaps]
-        candidate[places] = 1 - value
+    wrong = rng.permutation(np.flatnonzero(reference == 0))
+    swaps = min(rng.binomial(size, differing / 2), len(wrong))
+    candidate[wrong[: swaps + round(better * size)]] = 1.0
+    candidate[rng.permutation(np.flatnonzero(reference))[:swaps]] = 0.0
     return reference, candidate
 
 
-def heavy_tailed(rng: np.random.Generator, size: int, differing: float) -> tuple[Array, Array]:
-    """Values of which a share differs, by Student's t of two degrees, with the same mean."""
+def heavy_tailed(
+    rng: np.random.Generator, size: int, differing: float, better: float
+) -> tuple[Array, Array]:
+    """Values of which a share differs, by Student's t of two degrees with a given mean."""
     reference = rng.normal(size=size)
     candidate = reference.copy()
     places = np.flatnonzero(rng.random(size) < differing)
     if len(places):
         differences = rng.standard_t(2, len(places))
-        candidate[places] += differences - differences.mean()
+        candidate[places] += differences - differences.mean() + better * size / len(places)
     return reference, candidate
 
 
@@ -56,22 +60,25 @@ def stopped(test: RaceTest, candidate: list[Array]) -> bool:
 
 
 @pytest.mark.parametrize("sizes", [(40, 40, 40), (60, 400, 1500)])
-@pytest.mark.parametrize("differing", [0.02, 0.3])
+@pytest.mark.parametrize(
+    ("differing", "better"), [(0.02, 0.0), (0.3, 0.0), (0.0, 0.02), (0.02, 0.1)]
+)
 @pytest.mark.parametrize(
     ("score", "data"), [(mean, equally_good), (worst, equally_good), (geometric, heavy_tailed)]
 )
 def test_what_reaches_the_bar_is_given_up_with_probability_alpha_at_most(
     sizes: tuple[int, ...],
     differing: float,
+    better: float,
     score: Callable[[Array], Array],
-    data: Callable[[np.random.Generator, int, float], tuple[Array, Array]],
+    data: Callable[[np.random.Generator, int, float, float], tuple[Array, Array]],
 ) -> None:
-    """Candidates are exactly as good as the bar: the hardest case."""
+    """Candidates are exactly as good as the bar, and better than the reference: the hard cases."""
     alpha, races = 0.05, 200
     rng = np.random.default_rng(0)
     given_up = 0
     for _ in range(races):
-        pairs = [data(rng, size, differing) for size in sizes]
+        pairs = [data(rng, size, differing, better) for size in sizes]
         references, candidate = ([pair[i] for pair in pairs] for i in (0, 1))
         bar = float(score(np.array([values.mean() for values in candidate])))
         test = RaceTest(
@@ -112,6 +119,15 @@ def test_few_examples_and_few_disagreements_decide_nothing() -> None:
     assert not test.is_lost([candidate[:100]])  # four of four disagreements lost: one in sixteen
 
 
+def test_no_disagreement_yet_is_no_evidence_of_being_equal() -> None:
+    rng = np.random.default_rng(0)
+    references = [(rng.random(400) < 0.8).astype(float) for _ in range(3)]
+    bar = float(np.mean(references)) + 0.02
+    test = RaceTest(references, bar, mean, [1.0] * 3, True, 0.01, 6)
+    assert not test.is_lost([values[:20] for values in references])
+    assert test.is_lost([values[:380] for values in references])
+
+
 def test_at_the_end_nothing_is_uncertain_but_one_example() -> None:
     rng = np.random.default_rng(0)
     reference = (rng.random(400) < 0.8).astype(float)
@@ -125,7 +141,7 @@ def test_at_the_end_nothing_is_uncertain_but_one_example() -> None:
 
 def test_the_estimate_is_centred_on_the_metric_of_all_examples() -> None:
     rng = np.random.default_rng(0)
-    reference, candidate = equally_good(rng, 400, 0.2)
+    reference, candidate = equally_good(rng, 400, 0.2, 0.0)
     test = RaceTest([reference], 0.0, mean, [1.0], True, 0.01, 6)
     found, errors = [], []
     for _ in range(500):
