@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from optuna_merge.finetuning import FinetuneSettings
     from optuna_merge.fitting import FittedStudy, fit
     from optuna_merge.objective import Objective
-    from optuna_merge.previews import RefinementSettings
+    from optuna_merge.previews import Racing, RefinementSettings
     from optuna_merge.pruners import PromotionPruner
     from optuna_merge.report import format_report, make_report
     from optuna_merge.running import run_trials
@@ -34,6 +34,7 @@ _PUBLIC = {
     "PreviewSampler": "samplers",
     "PromotionPruner": "pruners",
     "RefinementSettings": "previews",
+    "Racing": "previews",
     "Score": "scores",
     "StudyDefinition": "definition",
     "Task": "tasks",
@@ -53,6 +54,7 @@ __all__ = [
     "PosteriorSettings",
     "PreviewSampler",
     "PromotionPruner",
+    "Racing",
     "RefinementSettings",
     "Score",
     "StudyDefinition",

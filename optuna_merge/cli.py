@@ -36,6 +36,13 @@ Artifacts = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Folder or s3://bucket through which working folders share the fit."),
 ]
+Race = Annotated[
+    bool,
+    typer.Option(
+        "--race/--no-race",
+        help="Stop a preview once it can't reach the promotion threshold any more.",
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and debugging messages.")]
 Definition = Annotated[
     Path, typer.Argument(help="A Python file with a function `definition() -> StudyDefinition`.")
@@ -78,6 +85,7 @@ def optimize(
     fraction: Fraction = 0.25,
     seed: Seed = None,
     artifacts: Artifacts = None,
+    race: Race = False,
     debug: Debug = False,
 ) -> None:
     """Preview many task weights, finetune at the best, print the table.
@@ -96,6 +104,7 @@ def optimize(
             fraction,
             seed,
             artifacts,
+            race,
         ),
     )
 
@@ -115,7 +124,16 @@ def report(
     _guarded(
         debug,
         lambda: _optimize(
-            _load_definition(definition), study_name, storage, 0, None, workdir, 0.0, None, None
+            _load_definition(definition),
+            study_name,
+            storage,
+            0,
+            None,
+            workdir,
+            0.0,
+            None,
+            None,
+            False,
         ),
     )
 
@@ -155,6 +173,7 @@ def script(
         fraction: Fraction = fraction,
         seed: Seed = None,
         artifacts: Artifacts = None,
+        race: Race = False,
         debug: Debug = False,
     ) -> None:
         _guarded(
@@ -169,6 +188,7 @@ def script(
                 fraction,
                 seed,
                 artifacts,
+                race,
             ),
         )
 
@@ -202,11 +222,13 @@ def _optimize(
     fraction: float,
     seed: int | None,
     artifacts: str | None,
+    race: bool,
 ) -> None:
     from optuna_merge._files import write_json
     from optuna_merge.artifacts import SharedFiles, open_artifact_store
     from optuna_merge.fitting import check_writable, fit
     from optuna_merge.objective import Objective
+    from optuna_merge.previews import Racing, racing_obstacle
     from optuna_merge.pruners import PromotionPruner
     from optuna_merge.report import format_report, make_report
     from optuna_merge.running import run_trials
@@ -216,6 +238,9 @@ def _optimize(
 
     # What can be wrong is looked at first: before the task runs, which take long.
     check_writable(workdir)
+    obstacle = racing_obstacle(definition.tasks) if race else None
+    if obstacle is not None:
+        raise ValueError(f"{obstacle}; leave out --race")
     study = open_study(
         study_name,
         create_storage(storage),
@@ -234,7 +259,7 @@ def _optimize(
         shared.push(fitted.files)
     run_trials(
         study,
-        Objective(fitted, progress=sys.stderr.isatty()),
+        Objective(fitted, racing=Racing() if race else None, progress=sys.stderr.isatty()),
         workdir=workdir,
         n_trials=n_trials,
         timeout=timeout,

@@ -13,7 +13,8 @@ import optuna
 from optuna_merge._optuna import is_running, reported_steps
 from optuna_merge.exceptions import DefinitionMismatchError, TrainingDivergedError, TrialLostError
 from optuna_merge.fitting import FittedStudy
-from optuna_merge.previews import Preview
+from optuna_merge.previews import PartialPreview, Preview, Racing, RacingPreviewer
+from optuna_merge.pruners import RACED_OUT, PromotionPruner, RaceBar, race_bar
 from optuna_merge.study import BASELINE, FINGERPRINT, duplicate_baseline
 from optuna_merge.tasks import Evaluation
 from optuna_merge.weights import suggest_weights
@@ -32,13 +33,36 @@ class Objective:
     A trial that cannot be finished (training diverged, another worker has the same promotion)
     ends as FAIL with the reason in the user attribute `failure`, by returning NaN.
 
+    With `racing`, a preview stops when it can't reach the promotion threshold of the study's
+    `PromotionPruner` any more (see `race_bar`; under other pruners nothing is raced). Such a trial
+    is PRUNED without a value at step 0. It is no candidate for promotion, and its numbers are kept
+    apart: `partial_preview_<task>` and `partial_preview_<task>_se` are estimates of what a full
+    preview would say, `preview_examples` is the share of examples that was evaluated,
+    `raced_out_by` the trial at the bar.
+
     Args:
         fitted: Task runs and posteriors, from `fit`.
+        racing: When to give a preview up; None: never. Baselines are never raced, nor are the
+            previews of `preview_many`.
         progress: Show a progress bar for every finetune.
+
+    Raises:
+        ValueError: `racing`, and a task's metric is no mean over examples.
     """
 
-    def __init__(self, fitted: FittedStudy, *, progress: bool = True) -> None:
+    def __init__(
+        self, fitted: FittedStudy, *, racing: Racing | None = None, progress: bool = True
+    ) -> None:
         self._fitted = fitted
+        self._racing = racing
+        self._racer: RacingPreviewer | None = None
+        if racing is not None:
+            self._racer = RacingPreviewer(
+                fitted.previewer,
+                fitted.scores,
+                maximize=fitted.definition.direction == "maximize",
+                racing=racing,
+            )
         self._progress = progress
         self._names = fitted.definition.names
         self._preview_keys = [
@@ -53,8 +77,11 @@ class Objective:
         failure = self._superfluous(trial)
         if failure is not None:
             return _fail(trial, failure)
-        if 0 not in reported_steps(trial):
+        if 0 not in reported_steps(trial) and RACED_OUT not in trial.user_attrs:
             self._preview(trial, weights)
+        if RACED_OUT in trial.user_attrs:
+            trial.should_prune()  # its preview counts, so that another may be promoted now
+            raise optuna.TrialPruned("the preview cannot reach the promotion threshold")
         baseline = trial.user_attrs.get(BASELINE)
         if trial.should_prune() and baseline is None:
             raise optuna.TrialPruned("not promoted")
@@ -91,7 +118,10 @@ class Objective:
     ) -> None:
         twin = None if preview is not None else self._same_preview(trial, weights)
         if twin is None:
-            preview = preview or self._fitted.previewer(weights)
+            found = preview or self._made_preview(trial, weights)
+            if found is None:
+                return
+            preview = found
             attrs: dict[str, Any] = {"preview_seconds": preview.seconds}
             for name in self._names:
                 metric = preview.evaluations[name].metric
@@ -107,6 +137,52 @@ class Objective:
             trial.set_user_attr(key, value)
         # Last: a preview that is killed half-way has no step 0 and is done again.
         trial.report(score, step=0)
+
+    def _made_preview(self, trial: optuna.Trial, weights: Mapping[str, float]) -> Preview | None:
+        """The full preview; None when it was raced out, which the trial's attributes then say."""
+        if self._racer is None:
+            return self._fitted.previewer(weights)
+        bar = self._bar(trial)
+        if bar is None:
+            return self._racer(weights)
+        references = [
+            {name: reference.user_attrs[f"weight_{name}"] for name in self._names}
+            for reference in bar.references
+        ]
+        found = self._racer.race(weights, bar.score, references)
+        if isinstance(found, Preview):
+            return found
+        self._record_partial(trial, found, bar.trial.number)
+        return None
+
+    def _bar(self, trial: optuna.Trial) -> RaceBar | None:
+        """What this trial's preview is raced against, or None."""
+        pruner = trial.study.pruner
+        if self._racing is None or BASELINE in trial.user_attrs:
+            return None
+        if not isinstance(pruner, PromotionPruner):
+            return None
+        return race_bar(
+            trial.study.get_trials(deepcopy=False),
+            pruner.budget,
+            slack=self._racing.slack,
+            maximize=self._fitted.definition.direction == "maximize",
+        )
+
+    def _record_partial(self, trial: optuna.Trial, found: PartialPreview, bar: int) -> None:
+        attrs: dict[str, Any] = {
+            "preview_examples": found.fraction,
+            "partial_preview_seconds": found.seconds,
+        }
+        for name in self._names:
+            metric = found.metrics[name]
+            attrs[f"weight_{name}"] = found.weights[name]
+            attrs[f"partial_preview_{name}"] = _number(metric.value)
+            attrs[f"partial_preview_{name}_se"] = _number(metric.standard_error)
+        for key, value in attrs.items():
+            trial.set_user_attr(key, value)
+        # Last: with it the trial is raced out, also for a retry.
+        trial.set_user_attr(RACED_OUT, bar)
 
     def _same_preview(self, trial: optuna.Trial, weights: Mapping[str, float]) -> Any:
         """An earlier trial with a preview at exactly these weights, whoever made it, or None.

@@ -15,6 +15,7 @@ from optuna_merge._optuna import lineage_root
 from optuna_merge.calibration import format_calibration, study_calibration
 from optuna_merge.fitting import FittedStudy
 from optuna_merge.models import evaluate_tasks, task_batches
+from optuna_merge.pruners import RACED_OUT
 from optuna_merge.study import BASELINE
 
 Json = dict[str, Any]
@@ -36,6 +37,9 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
     """
     trials = study.get_trials(deepcopy=False)
     previewed = [t for t in trials if _is_preview(t)]
+    raced_out = [t for t in trials if RACED_OUT in t.user_attrs and lineage_root(t) == t.number]
+    raced_out_seconds = sum(t.user_attrs["partial_preview_seconds"] for t in raced_out)
+    shares = [t.user_attrs["preview_examples"] for t in raced_out]
     truths = [t for t in trials if t.state == TrialState.COMPLETE]
     baselines = {t.user_attrs[BASELINE]: t for t in truths if BASELINE in t.user_attrs}
     best = study.best_trial if truths else None
@@ -58,13 +62,15 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
         "counts": {
             "trials": len(trials),
             "previews": len(previewed),
+            "raced_out": len(raced_out),
             "truths": len(truths),
             "promoted": len([t for t in truths if BASELINE not in t.user_attrs]),
             "failed": len([t for t in trials if t.state == TrialState.FAIL]),
         },
         "cost": {
             **fitted.costs,
-            "preview_seconds": sum(preview_seconds),
+            "preview_seconds": sum(preview_seconds) + raced_out_seconds,
+            "raced_out_share": sum(shares) / len(shares) if shares else None,
             "finetune_steps": sum(max(t.intermediate_values) for t in finetunes.values()),
             "finetune_seconds": sum(finetune_seconds),
             "seconds_per_preview": per_preview,
@@ -110,7 +116,7 @@ def format_report(report: Mapping[str, Any]) -> str:
         lines += [f"{'score':{width}}{cells}", "", _verdict(report)]
     lines += [
         "",
-        f"Previews {counts['previews']}, finetunes {counts['truths']} "
+        f"Previews {counts['previews']}{_raced_out(report)}, finetunes {counts['truths']} "
         f"({counts['promoted']} promoted, {len(report['baselines'])} baselines), "
         f"failed {counts['failed']}",
         f"{'Cost':14} {'steps':>8} {'seconds':>9}",
@@ -202,6 +208,11 @@ def _verdict(report: Mapping[str, Any]) -> str:
         if best["score"]["test"] is not None and uniform["score"]["test"] is not None
         else ""
     )
+
+
+def _raced_out(report: Mapping[str, Any]) -> str:
+    count, share = report["counts"]["raced_out"], report["cost"]["raced_out_share"]
+    return f" (and {count} raced out after {share:.0%} of the examples)" if count else ""
 
 
 def _cells(values: Mapping[str, float | None]) -> str:

@@ -35,11 +35,12 @@ def task_batches(
     *,
     batch_size: int = 64,
     limit: int | None = None,
+    ends: Sequence[float] = (1.0,),
 ) -> dict[str, EvaluationBatches]:
     """Every task's data in batches on the model's device; see `EvaluationBatches`."""
     return {
         task.name: EvaluationBatches(
-            task, split, batch_size=batch_size, device=model.device, limit=limit
+            task, split, batch_size=batch_size, device=model.device, limit=limit, ends=ends
         )
         for task in tasks
     }

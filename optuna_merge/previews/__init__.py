@@ -1,6 +1,23 @@
 """Previews: what a merge is worth, without training or refined by a few steps."""
 
 from optuna_merge.previews._previewer import Preview, Previewer
+from optuna_merge.previews._racing import (
+    PartialPreview,
+    Racing,
+    RacingPreviewer,
+    racing_obstacle,
+)
 from optuna_merge.previews._refiner import Choice, RefinementSettings, Refiner, choose_rate
 
-__all__ = ["Choice", "Preview", "Previewer", "RefinementSettings", "Refiner", "choose_rate"]
+__all__ = [
+    "Choice",
+    "PartialPreview",
+    "Preview",
+    "Previewer",
+    "Racing",
+    "RacingPreviewer",
+    "RefinementSettings",
+    "Refiner",
+    "choose_rate",
+    "racing_obstacle",
+]

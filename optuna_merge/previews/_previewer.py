@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from optuna_merge.merging import merge, merge_into, merge_many
 from optuna_merge.models import MultitaskModel, evaluate_tasks, task_batches
 from optuna_merge.posteriors import Posterior
-from optuna_merge.tasks import Batch, Evaluation, Task, evaluate
+from optuna_merge.tasks import Batch, Evaluation, EvaluationBatches, Task, evaluate
 
 _MOST_TOGETHER = 1 << 26
 """Parameters of all copies of a body that are previewed in one pass."""
@@ -67,7 +67,24 @@ class Previewer:
             name: tensor for task in self._tasks for name, tensor in heads[task.name].items()
         }
         self._together_wins: bool | None = None
-        self._batches = task_batches(model, tasks, batch_size=batch_size, limit=limit)
+        self._batch_size, self._limit = batch_size, limit
+        self._batches = self.batches()
+
+    @property
+    def model(self) -> MultitaskModel:
+        """The model that `load` puts a merge into."""
+        return self._model
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks, in order."""
+        return self._tasks
+
+    def batches(self, ends: Sequence[float] = (1.0,)) -> dict[str, EvaluationBatches]:
+        """The validation data by task, anew, in parts that end there; see `EvaluationBatches`."""
+        return task_batches(
+            self._model, self._tasks, batch_size=self._batch_size, limit=self._limit, ends=ends
+        )
 
     def merged(self, weights: Mapping[str, float]) -> dict[str, Tensor]:
         """All trained parameters of the preview: the merged ones and the tasks' heads."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from optuna_merge.pruners._decision import (
+    RACED_OUT,
     Budget,
     Candidate,
     Ledger,
@@ -15,17 +16,21 @@ from optuna_merge.pruners._decision import (
     read_ledger,
 )
 from optuna_merge.pruners._promotion import PromotionPruner
+from optuna_merge.pruners._race_bar import RaceBar, race_bar
 
 __all__ = [
+    "RACED_OUT",
     "Budget",
     "Candidate",
     "Ledger",
     "Promote",
     "PromotionPruner",
     "Prune",
+    "RaceBar",
     "best_scores_first",
     "decide",
     "is_duplicate_promotion",
     "is_over_budget",
+    "race_bar",
     "read_ledger",
 ]

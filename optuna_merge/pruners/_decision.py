@@ -24,6 +24,8 @@ from optuna_merge._optuna import PROMOTED_FROM, first_attempt, retry_history
 DECISION = "preview_decision"
 CLAIM = "preview_claim"
 BASELINE = "baseline"
+RACED_OUT = "raced_out_by"
+"""Of a trial whose preview was given up: the number of the trial that stood at the bar."""
 _ROUNDING = 1e-9  # 0.29 * 100 is 28.999999999999996, and 29 is meant
 
 Scores = Callable[[FrozenTrial], Sequence[float] | None]
@@ -96,8 +98,8 @@ class Ledger:
     """What the trials of a study say about previews and promotions.
 
     Attributes:
-        previews: Lineages that were previewed. Without baselines; failed trials count only where
-            they were promoted first.
+        previews: Lineages that were previewed, or raced out. Without baselines; failed trials
+            count only where they were promoted first.
         kept: Lineages whose own trial holds the claim.
         copies: Lineages of which copies hold the claim -> the number of the first copy.
         candidates: Pruned previews with finite scores whose lineage holds no claim.
@@ -151,6 +153,9 @@ def read_ledger(trials: Sequence[FrozenTrial], scores: Scores = step_zero) -> Le
                     standing.pop(attempt, None)
             continue
         lineage = lineages[trial.number] = first_attempt(trial)
+        if RACED_OUT in attrs and trial.state != TrialState.FAIL:
+            previews.add(lineage)  # it was compared and is no candidate
+            continue
         if BASELINE in attrs or (preview := scores(trial)) is None:
             continue
         went_on = trial.state == TrialState.COMPLETE or _last_step(trial) > 0

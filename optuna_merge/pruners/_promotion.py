@@ -19,6 +19,7 @@ from optuna_merge.pruners._decision import (
     BASELINE,
     CLAIM,
     DECISION,
+    RACED_OUT,
     Budget,
     Candidate,
     Order,
@@ -69,7 +70,8 @@ class PromotionPruner(BasePruner):
         - A preview and its retry clones count once; failed trials are no previews.
         - A promotion counts once its finetune is decided, whatever becomes of it: the budget
           counts finetunes begun.
-        - A preview that is NaN or infinite is pruned and never promoted, but counts as a preview.
+        - A preview that is NaN or infinite is pruned and never promoted, but counts as a preview;
+          and so does one that was raced out (user attribute `raced_out_by`).
         - Ties go to the better preview, then to the lower trial number.
 
     With several workers exactly the budget is finetuned, and nothing twice. A trial claims its
@@ -138,9 +140,16 @@ class PromotionPruner(BasePruner):
         self._seed = seed or 0
         self._reader = TrialReader(())
 
+    @property
+    def budget(self) -> Budget:
+        """How many previews may be promoted."""
+        return self._budget
+
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether the trial ends here; see the class. Called by `Trial.should_prune`."""
         step = trial.last_step
+        if RACED_OUT in trial.user_attrs:
+            return self._give_way(study, trial)
         if step is None:
             return False
         if step > 0:

@@ -54,6 +54,8 @@ class Record:
     preview_se: tuple[float, ...]
     truth_metrics: tuple[float, ...]
     is_copy: bool
+    partial_metrics: tuple[float, ...]  # estimates, of a preview that was raced out
+    partial_se: tuple[float, ...]
 
 
 def _number(value: object) -> float:
@@ -87,6 +89,8 @@ def read_trial(trial: FrozenTrial, tasks: Sequence[str]) -> Record | None:
         preview_se=tuple(_number(attrs.get(f"preview_{t}_se")) for t in tasks),
         truth_metrics=tuple(_number(attrs.get(f"truth_{t}")) if done else math.nan for t in tasks),
         is_copy=PROMOTED_FROM in attrs,
+        partial_metrics=tuple(_number(attrs.get(f"partial_preview_{t}")) for t in tasks),
+        partial_se=tuple(_number(attrs.get(f"partial_preview_{t}_se")) for t in tasks),
     )
 
 
@@ -178,12 +182,19 @@ class History:
         )
 
     def metric(self, task: int) -> Series:
-        """The metric of one task, from the numeric user attributes of the trials."""
+        """The metric of one task, from the numeric user attributes of the trials.
+
+        Previews that were raced out count with the larger error of their estimates.
+        """
+
+        def is_partial(record: Record) -> bool:
+            return math.isnan(record.preview_metrics[task])
+
         return self._series(
-            lambda r: r.preview_metrics[task],
+            lambda r: r.partial_metrics[task] if is_partial(r) else r.preview_metrics[task],
             lambda r: r.truth_metrics[task],
             1.0,
-            lambda r: r.preview_se[task] ** 2,
+            lambda r: (r.partial_se[task] if is_partial(r) else r.preview_se[task]) ** 2,
         )
 
     def objective(self, index: int, n_objectives: int, sign: float) -> Series:

@@ -1,7 +1,7 @@
 """Tasks: data, loss, metrics and head of each thing that the model is finetuned for."""
 
 from optuna_merge.tasks._data import Batch, Data, TensorData, fingerprint
-from optuna_merge.tasks._evaluation import Evaluation, EvaluationBatches, evaluate
+from optuna_merge.tasks._evaluation import Evaluation, EvaluationBatches, Tally, evaluate
 from optuna_merge.tasks._image import image_task
 from optuna_merge.tasks._losses import (
     Loss,
@@ -36,6 +36,7 @@ __all__ = [
     "Loss",
     "Measurement",
     "Metric",
+    "Tally",
     "Task",
     "TensorData",
     "accuracy",

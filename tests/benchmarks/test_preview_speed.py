@@ -5,16 +5,26 @@
 Prints one line a figure, `ratio <name> <value>`: medians of REPEATS, side by side in one run. The
 posteriors are made up (the task runs' cost is not what is measured); the model and the data are
 those of the text and the digits study.
+
+The comparison with a preview made by hand (mergekit's merge in memory, a new model for every task,
+transformers' Trainer) needs an environment with mergekit==0.1.5, transformers and accelerate in
+$OPTUNA_MERGE_BENCHMARKS/mergekit.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import resource
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+import pytest
 import torch
+from safetensors.torch import save_file
 
 from optuna_merge.models import LastLayers, MultitaskModel, cache_trunk, from_module
 from optuna_merge.models import from_transformers as from_hub
@@ -29,6 +39,7 @@ from studies.text.data import load_tasks as load_texts
 
 REPEATS = 5
 EXAMPLES = 400
+BATCH_SIZE = 64
 
 
 def test_previews_of_minilm_beside_a_bare_forward_pass() -> None:
@@ -52,6 +63,42 @@ def test_previews_of_minilm_beside_a_bare_forward_pass() -> None:
     seconds = medians(bare, lambda: whole(uniform), lambda: part(uniform))
     report("preview_all_layers_to_bare_forward", seconds[1] / seconds[0])
     report("preview_two_of_six_layers_to_bare_forward", seconds[2] / seconds[0])
+
+
+def test_previews_of_minilm_beside_those_made_by_hand(tmp_path: Path) -> None:
+    python = Path(os.environ.get("OPTUNA_MERGE_BENCHMARKS", "nowhere")) / "mergekit/bin/python"
+    if not python.exists():
+        pytest.skip(f"{python} does not exist; OPTUNA_MERGE_BENCHMARKS names its folder")
+    cache = default_cache()
+    body = str(body_path(cache))
+    data = load_texts(cache, train=20, validation=EXAMPLES, test=20)
+    tasks = [text_task(name, splits, body, max_length=40) for name, splits in data.items()]
+    columns = {
+        f"{task.name}.{name}": column.contiguous()
+        for task in tasks
+        for name, column in task.validation.columns.items()  # type: ignore[union-attr]
+    }
+    save_file(columns, tmp_path / "data.safetensors")
+    everything = from_hub(body, tasks, trainable="all")
+    last = from_hub(body, tasks, trainable=LastLayers(2))
+    whole = previewer(everything, tasks)
+    part = previewer(last, cache_trunk(last, tasks))
+    uniform = {task.name: 1 / 3 for task in tasks}
+    script = Path(__file__).with_name("by_hand.py")
+    command = [str(python), str(script), body, str(tmp_path / "data.safetensors")]
+    command += [str(n) for n in (BATCH_SIZE, torch.get_num_threads(), REPEATS)]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    ours = medians(lambda: whole(uniform), lambda: part(uniform))
+    output = subprocess.run(
+        [*command, str(tmp_path / "trainer")],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**environment, "HF_HUB_OFFLINE": "1"},
+    ).stdout
+    theirs = json.loads(output.splitlines()[-1])
+    report("preview_all_layers_over_by_hand", theirs["all"] / ours[0])
+    report("preview_two_of_six_layers_over_by_hand", theirs["last_two"] / ours[1])
 
 
 def test_many_previews_of_a_small_vit() -> None:
@@ -97,7 +144,7 @@ def previewer(model: MultitaskModel, tasks: list[Task] | tuple[Task, ...]) -> Pr
         for task in tasks
     }
     heads = {task.name: model.state(model.own_names(task.name)) for task in tasks}
-    return Previewer(model, tasks, posteriors, heads)
+    return Previewer(model, tasks, posteriors, heads, batch_size=BATCH_SIZE)
 
 
 def medians(*functions: Callable[[], object]) -> list[float]:

@@ -126,3 +126,22 @@ def test_spread_subset(n: int) -> None:
     assert 299 in chosen
     np.testing.assert_array_equal(chosen, spread_subset(weights, values, n))
     np.testing.assert_array_equal(spread_subset(weights, values, 300), np.arange(300))
+
+
+def test_raced_out_previews_count_for_metrics_with_their_own_error_only() -> None:
+    history = read(
+        make(TrialState.PRUNED, preview=0.5, preview_a=0.1, preview_a_se=0.1),
+        make(
+            TrialState.PRUNED,
+            (0.2, 0.8),
+            partial_preview_a=0.3,
+            partial_preview_a_se=0.2,
+            raced_out_by=0,
+        ),
+    )
+    series = history.metric(0)
+    np.testing.assert_array_equal(series.previews, [0.1, 0.3])
+    np.testing.assert_allclose(series.preview_noise, [0.01, 0.04])
+    np.testing.assert_array_equal(history.score(1.0).previews, [0.5])
+    np.testing.assert_allclose(history.visited(), [[0.25, 0.75], [0.2, 0.8]])
+    assert len(history.objective(0, 2, 1.0).previews) == 1

@@ -39,6 +39,9 @@ class Metric:
             are.
         generated: The outputs wanted are token ids that the model generates, (batch, tokens),
             not what it predicts in one forward pass.
+        per_example: `(outputs, labels) -> (n,)`, of what `condense` made: values of which the
+            metric is the plain mean. None where it is no mean over examples; previews scored by
+            it can't be raced then.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Metric:
     greater_is_better: bool = True
     condense: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = _as_they_are
     generated: bool = False
+    per_example: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Measurement:
         return self.function(*self.condense(outputs, labels))

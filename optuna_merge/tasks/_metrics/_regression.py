@@ -14,12 +14,16 @@ def _squared_errors(outputs: Tensor, labels: Tensor) -> Tensor:
     return (outputs - labels.reshape(outputs.shape)).square().flatten(1).mean(1)
 
 
+def _negative_squared_errors(outputs: Tensor, labels: Tensor) -> Tensor:
+    return -_squared_errors(outputs, labels)
+
+
 def _squared_error(outputs: Tensor, labels: Tensor) -> Measurement:
     return mean_measurement(_squared_errors(outputs, labels))
 
 
 def _negative_squared_error(outputs: Tensor, labels: Tensor) -> Measurement:
-    return mean_measurement(-_squared_errors(outputs, labels))
+    return mean_measurement(_negative_squared_errors(outputs, labels))
 
 
 def _pearson(outputs: Tensor, labels: Tensor) -> Measurement:
@@ -36,10 +40,14 @@ def _pearson(outputs: Tensor, labels: Tensor) -> Measurement:
     return delta_measurement(float(value), x * y - value / 2 * (x.square() + y.square()))
 
 
-squared_error = Metric("squared_error", _squared_error, greater_is_better=False)
+squared_error = Metric(
+    "squared_error", _squared_error, greater_is_better=False, per_example=_squared_errors
+)
 """The mean squared error, over examples and outputs; smaller is better."""
 
-negative_squared_error = Metric("negative_squared_error", _negative_squared_error)
+negative_squared_error = Metric(
+    "negative_squared_error", _negative_squared_error, per_example=_negative_squared_errors
+)
 """Minus the mean squared error, so that greater is better."""
 
 pearson = Metric("pearson", _pearson)
