@@ -22,7 +22,7 @@ def non_dominated(points: Array) -> Mask:
 
     Equal points don't dominate each other. A point with NaN is dominated.
     """
-    found = np.isfinite(points).all(axis=1)
+    found: Mask = np.asarray(np.isfinite(points).all(axis=1))
     # The best sums first: nothing after a point dominates it, and most fall to the first ones.
     order = np.argsort(-np.where(found, np.nan_to_num(points).sum(axis=1), -np.inf), kind="stable")
     for i in order:

@@ -56,7 +56,7 @@ def open_study(
         storage=storage,
         sampler=sampler,
         pruner=pruner,
-        directions=_as_tuple(directions),
+        directions=[StudyDirection[d.upper()] for d in _as_tuple(directions)],
         load_if_exists=True,
     )
     check_directions(study, directions)
@@ -86,6 +86,13 @@ def task_names(study: optuna.Study) -> tuple[str, ...]:
     if isinstance(listed, list) and (not found or sorted(listed) == sorted(found)):
         return tuple(listed)
     return found
+
+
+def finetune_steps(study: optuna.Study) -> int | None:
+    """Training steps of one finetune, as the study's definition says; None without one."""
+    parts = json.loads(study.user_attrs.get(DEFINITION, "{}"))
+    steps = parts.get("finetuning", {}).get("steps")
+    return None if steps is None else int(steps)
 
 
 def check_directions(study: optuna.Study, directions: str | Sequence[str]) -> None:

@@ -8,13 +8,15 @@ from optuna_merge.pruners._decision import (
     Ledger,
     Promote,
     Prune,
+    best_fronts_first,
     best_scores_first,
     decide,
     is_duplicate_promotion,
     is_over_budget,
+    preview_metrics,
     read_ledger,
 )
-from optuna_merge.pruners._promotion import PromotionPruner
+from optuna_merge.pruners._promotion import PromotionPruner, should_prune
 
 __all__ = [
     "Budget",
@@ -23,9 +25,12 @@ __all__ = [
     "Promote",
     "PromotionPruner",
     "Prune",
+    "best_fronts_first",
     "best_scores_first",
     "decide",
     "is_duplicate_promotion",
     "is_over_budget",
+    "preview_metrics",
     "read_ledger",
+    "should_prune",
 ]

@@ -247,7 +247,7 @@ class FrontImprovement:
 
     def _gain(self, mean: Tensor, std: Tensor) -> Array:
         y = mean + std * self._draws[:, None, :]
-        feasible = 0.0
+        feasible = np.zeros(y.shape[:-1])
         if self._feasibility is not None:
             feasible = self._feasibility.log_weights(self._metrics(y))
         if self._nothing_feasible:

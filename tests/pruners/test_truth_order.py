@@ -19,7 +19,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from optuna_merge.pruners import Candidate, PromotionPruner, read_ledger
-from optuna_merge.pruners._truth_order import most_promising_truths
+from optuna_merge.pruners._truth_order import Aim, most_promising_truths
 from optuna_merge.samplers import PreviewSampler
 from optuna_merge.samplers._history import TrialReader
 from optuna_merge.weights import suggest_weights, weight_params
@@ -54,7 +54,8 @@ def ordered(
         made.number = number
     history = TrialReader(TASKS).read("s", trials)
     candidates = read_ledger(trials).candidates
-    order = most_promising_truths(candidates, trials, history, maximize=maximize, **options)
+    aim = Aim((maximize,), options.pop("score", None), options.pop("constraints", None))
+    order = most_promising_truths(candidates, trials, history, aim=aim, **options)
     return [trials[c.number].params["w_a"] for c in islice(order, n)]
 
 
@@ -93,10 +94,10 @@ def test_trials_without_task_weights_come_last() -> None:
     for number, made in enumerate(trials):
         made.number = number
     history = TrialReader(TASKS).read("s", trials)
-    found = most_promising_truths(read_ledger(trials).candidates, trials, history, maximize=True)
+    found = most_promising_truths(read_ledger(trials).candidates, trials, history, aim=Aim((True,)))
     assert [c.number for c in found][-1] == 3
     alone = [c for c in read_ledger(trials).candidates if c.number == 3]
-    assert list(most_promising_truths(alone, trials, history, maximize=True)) == alone
+    assert list(most_promising_truths(alone, trials, history, aim=Aim((True,)))) == alone
 
 
 def test_of_very_many_candidates_some_are_compared_and_none_is_lost(
@@ -223,7 +224,7 @@ def test_a_candidate_that_runs_is_not_pending() -> None:
         made.number = number
     everyone = [*read_ledger(trials).candidates, Candidate(current.number, 5, (0.9,))]
     history = TrialReader(TASKS).read("s", trials)
-    order = most_promising_truths(everyone, trials, history, maximize=True)
+    order = most_promising_truths(everyone, trials, history, aim=Aim((True,)))
     assert next(iter(order)).number == current.number
 
 
