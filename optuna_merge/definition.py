@@ -137,7 +137,8 @@ class StudyDefinition:
         """Directions of the study, one per objective."""
         if self.is_pareto:
             return tuple(
-                "maximize" if greater else "minimize" for greater in self.greater_is_better.values()
+                "maximize" if greater else "minimize"
+                for greater in self.greater_is_better.values()
             )
         return (self.direction,)
 

@@ -62,7 +62,7 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
         "score": fitted.parts["score"],
         "best": None if best is None else _row(best, fitted, test),
         "front": _front(study, fitted, feasible, test) if is_pareto else None,
-        "constraints": _constraints(fitted, truths, feasible),
+        "constraints": _constraints(fitted, truths, feasible, test),
         "baselines": {name: _row(t, fitted, test) for name, t in baselines.items()},
         "counts": {
             "trials": len(trials),
@@ -105,25 +105,18 @@ def format_report(report: Mapping[str, Any]) -> str:
     best, cost, counts = report["best"], report["cost"], report["counts"]
     lines = [f"Study {report['study']!r}, score: {report['score']}", ""]
     found = report["constraints"]
-    if found is not None and found["warning"] is not None:
-        lines += [found["warning"], ""]
+    if found is not None and found["warnings"]:
+        lines += [*found["warnings"], ""]
     if not counts["truths"]:
         lines.append("No truth yet: no trial has been finetuned to its end.")
     elif report["front"] is not None:
         lines += _front_lines(report)
     elif best is not None:
-        weights = ", ".join(f"{task} {weight:.3f}" for task, weight in best["weights"].items())
+        weights = _format_weights(best["weights"])
         lines += [f"Best task weights: {weights}  (trial {best['trial']})", ""]
-        rows = {"best": best, **report["baselines"]}
-        width = max(len(name) for name in [*best["weights"], "score"])
-        header = f"{'':{width}}" + "".join(f"  {name:^26}" for name in rows)
-        sub = f"{'':{width}}" + f"  {'preview':>8} {'truth':>8} {'test':>8}" * len(rows)
-        lines += [header, sub]
-        for task in best["weights"]:
-            cells = "".join(f"  {_cells(row['tasks'][task])}" for row in rows.values())
-            lines.append(f"{task:{width}}{cells}")
-        cells = "".join(f"  {_cells(row['score'])}" for row in rows.values())
-        lines += [f"{'score':{width}}{cells}", "", _verdict(report)]
+        lines += [*_table({"best": best, **report["baselines"]}), "", _verdict(report)]
+    else:
+        lines += _table({"closest": found["closest"], **report["baselines"]})
     lines += [
         "",
         f"Previews {counts['previews']}, finetunes {counts['truths']} "
@@ -142,6 +135,25 @@ def format_report(report: Mapping[str, Any]) -> str:
         )
     lines += ["", "Previews against truths:", format_calibration(report["calibration"])]
     return "\n".join(lines)
+
+
+def _format_weights(weights: Mapping[str, float]) -> str:
+    return ", ".join(f"{task} {weight:.3f}" for task, weight in weights.items())
+
+
+def _table(rows: Mapping[str, Any]) -> list[str]:
+    """Preview, truth and test metrics of some trials, a line per task and one for the score."""
+    tasks = list(next(iter(rows.values()))["weights"])
+    width = max(map(len, [*tasks, "score"]))
+    lines = [
+        f"{'':{width}}" + "".join(f"  {name:^26}" for name in rows),
+        f"{'':{width}}" + f"  {'preview':>8} {'truth':>8} {'test':>8}" * len(rows),
+    ]
+    for task in tasks:
+        cells = "".join(f"  {_cells(row['tasks'][task])}" for row in rows.values())
+        lines.append(f"{task:{width}}{cells}")
+    cells = "".join(f"  {_cells(row['score'])}" for row in rows.values())
+    return [*lines, f"{'score':{width}}{cells}"]
 
 
 def _front(
@@ -191,34 +203,24 @@ def _front_lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def _constraints(
-    fitted: FittedStudy, truths: list[FrozenTrial], feasible: list[FrozenTrial]
+    fitted: FittedStudy, truths: list[FrozenTrial], feasible: list[FrozenTrial], test: bool
 ) -> Json | None:
     """The constraints' bounds, how many truths keep them, and what is to be said about them."""
     limits = fitted.constraints
     if limits is None:
         return None
     described = limits.describe()
-    missed = {
-        name: value
+    told = [
+        f"Task {described[name]['task']} violates constraint {name} by {value:.4f} when it is "
+        f"finetuned alone: it may be that no weights satisfy it."
         for name, value in limits.values(fitted.alone).items()
         if value > 0
-    }
-    told = [
-        f"Constraint {name} asks for more than task {described[name]['task']} reaches when it is "
-        f"finetuned alone (short by {value:.4f}); no weights may satisfy it."
-        for name, value in missed.items()
     ]
     closest = None
     if truths and not feasible:
-        nearest = min(
-            truths, key=lambda t: (sum(v for v in t.constraints.values() if v > 0), t.number)
-        )
-        closest = {
-            "trial": nearest.number,
-            "weights": {n: nearest.user_attrs[f"weight_{n}"] for n in fitted.definition.names},
-            "missed": {n: _finite(v) for n, v in nearest.constraints.items() if v > 0},
-        }
-        by = ", ".join(f"{name} by {value}" for name, value in closest["missed"].items())
+        nearest = min(truths, key=lambda t: (sum(_missed(t).values()), t.number))
+        closest = _row(nearest, fitted, test)
+        by = ", ".join(f"{name} by {value:.4f}" for name, value in _missed(nearest).items())
         told.insert(
             0,
             f"No finetune satisfies the constraints: there is no best trial. The closest is trial "
@@ -228,8 +230,12 @@ def _constraints(
         "limits": described,
         "feasible_truths": len(feasible),
         "closest": closest,
-        "warning": " ".join(told) or None,
+        "warnings": told,
     }
+
+
+def _missed(trial: FrozenTrial) -> dict[str, float]:
+    return {name: value for name, value in trial.constraints.items() if value > 0}
 
 
 def _finite(value: float) -> float | None:

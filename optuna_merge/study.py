@@ -115,9 +115,7 @@ def _as_tuple(directions: str | Sequence[str]) -> tuple[str, ...]:
     return (directions,) if isinstance(directions, str) else tuple(directions)
 
 
-def reference_point(
-    study: optuna.Study, tasks: Sequence[str]
-) -> npt.NDArray[np.float64] | None:
+def reference_point(study: optuna.Study, tasks: Sequence[str]) -> npt.NDArray[np.float64] | None:
     """The point that hypervolumes of the study are measured from, one value per task.
 
     It stands in the study's attribute `reference_point`, by task; None without it.

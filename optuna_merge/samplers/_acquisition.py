@@ -215,7 +215,10 @@ class FrontImprovement:
             if reference is None:
                 point = infer_reference_point(front)
             else:
-                point = torch.tensor([m.standardise(r) for m, r in zip(models, reference)])
+                point = torch.tensor(
+                    [float(m.standardise(r)) for m, r in zip(models, reference)],
+                    dtype=torch.float64,
+                )
             boxes = FastNondominatedPartitioning(point, Y=front).get_hypercell_bounds()
             self._low, self._high = boxes[0], boxes[1]
 

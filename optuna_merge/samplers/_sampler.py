@@ -105,8 +105,8 @@ class PreviewSampler(BaseSampler):
             return
         if n_objectives > 1 or self._score is None:
             raise ValueError(
-                "constraints are functions of the tasks' metrics: give PreviewSampler the score as "
-                "a function of them too, or take a study with one objective per task"
+                "constraints are functions of the tasks' metrics: give PreviewSampler the score "
+                "as a function of them too, or take a study with one objective per task"
             )
 
     def infer_relative_search_space(

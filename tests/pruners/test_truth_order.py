@@ -94,7 +94,9 @@ def test_trials_without_task_weights_come_last() -> None:
     for number, made in enumerate(trials):
         made.number = number
     history = TrialReader(TASKS).read("s", trials)
-    found = most_promising_truths(read_ledger(trials).candidates, trials, history, aim=Aim((True,)))
+    found = most_promising_truths(
+        read_ledger(trials).candidates, trials, history, aim=Aim((True,))
+    )
     assert [c.number for c in found][-1] == 3
     alone = [c for c in read_ledger(trials).candidates if c.number == 3]
     assert list(most_promising_truths(alone, trials, history, aim=Aim((True,)))) == alone
