@@ -115,6 +115,8 @@ def format_report(report: Mapping[str, Any]) -> str:
         weights = _format_weights(best["weights"])
         lines += [f"Best task weights: {weights}  (trial {best['trial']})", ""]
         lines += [*_table({"best": best, **report["baselines"]}), "", _verdict(report)]
+        kept = [f"{name} by {-value:.4f}" for name, value in best.get("constraints", {}).items()]
+        lines += [f"Constraints kept: {', '.join(kept)}"] if kept else []
     else:
         lines += _table({"closest": found["closest"], **report["baselines"]})
     lines += [
