@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from optuna_merge._version import __version__
 
 if TYPE_CHECKING:
+    from optuna_merge.constraints import Constraint
     from optuna_merge.definition import PosteriorSettings, StudyDefinition
     from optuna_merge.finetuning import FinetuneSettings
     from optuna_merge.fitting import FittedStudy, fit
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from optuna_merge.tasks import Task
 
 _PUBLIC = {
+    "Constraint": "constraints",
     "FinetuneSettings": "finetuning",
     "FittedStudy": "fitting",
     "Objective": "objective",
@@ -48,6 +50,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "Constraint",
     "FinetuneSettings",
     "FittedStudy",
     "Objective",

@@ -237,3 +237,8 @@ def _trial_id(study: Study, trial: FrozenTrial | int) -> int:
 def reported_steps(trial: Trial) -> frozenset[int]:
     """Steps for which the trial has intermediate values, those inherited by a clone included."""
     return frozenset(trial._cached_frozen_trial.intermediate_values)
+
+
+def latest_view(trial: Trial) -> FrozenTrial:
+    """What `Trial.should_prune` gives to a pruner: the trial as its storage has it now."""
+    return trial._get_latest_trial()

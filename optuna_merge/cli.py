@@ -31,6 +31,18 @@ TimeoutSeconds = Annotated[
 ]
 Workdir = Annotated[Path, typer.Option(help="Folder of task runs, posteriors and finetunes.")]
 Fraction = Annotated[float, typer.Option(help="Promoted finetunes per preview.")]
+MaxPromotions = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(help="Cap on promoted finetunes of the whole study."),
+]
+MaxSteps = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(help="Cap on training steps of all promoted finetunes together."),
+]
+MaxSeconds = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(help="Cap on seconds of all promoted finetunes together."),
+]
 Seed = Annotated[Optional[int], typer.Option(help="Seed of the search.")]  # noqa: UP045
 Artifacts = Annotated[
     Optional[str],  # noqa: UP045
@@ -83,6 +95,9 @@ def optimize(
     timeout: TimeoutSeconds = None,
     workdir: Workdir = Path("workdir"),
     fraction: Fraction = 0.25,
+    max_promotions: MaxPromotions = None,
+    max_steps: MaxSteps = None,
+    max_seconds: MaxSeconds = None,
     seed: Seed = None,
     artifacts: Artifacts = None,
     race: Race = False,
@@ -101,7 +116,7 @@ def optimize(
             n_trials,
             timeout,
             workdir,
-            fraction,
+            _budget(fraction, max_promotions, max_steps, max_seconds),
             seed,
             artifacts,
             race,
@@ -130,7 +145,7 @@ def report(
             0,
             None,
             workdir,
-            0.0,
+            {},
             None,
             None,
             False,
@@ -171,6 +186,9 @@ def script(
         timeout: TimeoutSeconds = None,
         workdir: Workdir = Path("workdir") / name,
         fraction: Fraction = fraction,
+        max_promotions: MaxPromotions = None,
+        max_steps: MaxSteps = None,
+        max_seconds: MaxSeconds = None,
         seed: Seed = None,
         artifacts: Artifacts = None,
         race: Race = False,
@@ -185,7 +203,7 @@ def script(
                 n_trials,
                 timeout,
                 workdir,
-                fraction,
+                _budget(fraction, max_promotions, max_steps, max_seconds),
                 seed,
                 artifacts,
                 race,
@@ -219,7 +237,7 @@ def _optimize(
     n_trials: int | None,
     timeout: float | None,
     workdir: Path,
-    fraction: float,
+    budget: dict[str, Any],
     seed: int | None,
     artifacts: str | None,
     race: bool,
@@ -244,8 +262,8 @@ def _optimize(
     study = open_study(
         study_name,
         create_storage(storage),
-        definition.direction,
-        pruner=PromotionPruner(fraction=fraction, seed=seed),
+        definition.directions,
+        pruner=PromotionPruner(**budget, seed=seed),
     )
     shared = None
     if artifacts is not None:
@@ -253,8 +271,10 @@ def _optimize(
         shared.pull()
     fitted = fit(definition, workdir, progress=sys.stderr.isatty())
     prepare_study(study, fitted)
-    study.sampler = PreviewSampler(definition.names, seed=seed, score=fitted.scores)
-    study.pruner = PromotionPruner(fraction=fraction, seed=seed, score=fitted.scores)
+    search: dict[str, Any] = {"seed": seed, "constraints": fitted.constraints}
+    search["score"] = None if definition.is_pareto else fitted.scores
+    study.sampler = PreviewSampler(definition.names, **search)
+    study.pruner = PromotionPruner(**budget, **search)
     if shared is not None:
         shared.push(fitted.files)
     run_trials(
@@ -269,8 +289,20 @@ def _optimize(
     write_json(path, found)
     typer.echo(format_report(found))
     typer.echo(f"\nThe same as JSON: {path}")
-    if found["best"] is not None:
+    if found["counts"]["truths"]:
         _show_in_dashboard(study)
+
+
+def _budget(
+    fraction: float, max_promotions: int | None, max_steps: int | None, max_seconds: float | None
+) -> dict[str, Any]:
+    """What of `PromotionPruner` the flags set."""
+    return {
+        "fraction": fraction,
+        "max_promotions": max_promotions,
+        "max_steps": max_steps,
+        "max_seconds": max_seconds,
+    }
 
 
 def _show_in_dashboard(study: optuna.Study) -> None:
@@ -278,12 +310,15 @@ def _show_in_dashboard(study: optuna.Study) -> None:
     try:
         from optuna_dashboard import save_plotly_graph_object
 
-        from optuna_merge.visualization import plot_preview_truth
+        from optuna_merge.visualization import plot_front, plot_preview_truth
 
-        figure = plot_preview_truth(study)
+        if len(study.directions) == 1:
+            figure, name = plot_preview_truth(study), "preview-truth"
+        else:
+            figure, name = plot_front(study), "front"
     except ImportError:  # the extra `dashboard`
         return
-    save_plotly_graph_object(study, figure, graph_object_id="preview-truth")
+    save_plotly_graph_object(study, figure, graph_object_id=name)
 
 
 def _diagnose(study_name: str, storage: str, as_json: bool) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from optuna_merge.constraints import Constraint, make_constraints
 from optuna_merge.finetuning import FinetuneSettings
 from optuna_merge.models import MultitaskModel
 from optuna_merge.previews import RefinementSettings
-from optuna_merge.scores import Score, make_score
+from optuna_merge.scores import PARETO, Score, make_score
 from optuna_merge.tasks import Task, check_tasks
 
 FAMILIES = ("isotropic", "per_tensor", "diagonal", "low_rank", "kronecker", "full")
@@ -102,12 +103,17 @@ class StudyDefinition:
         start: Where real finetunes start: at the "pretrained" body, as task runs do, so that a
             truth is what its weights mean by definition; or at the "merged" parameters, which
             needs fewer steps, but builds on the task runs' own.
-        score: See `make_score`.
+        score: See `make_score`; or "pareto": one objective per task, its metric, and the study
+            looks for the Pareto front.
+        constraints: What the tasks' true metrics must keep: a number, the share of its
+            single-task metric that every task must keep, or a sequence of `Constraint`.
 
     Raises:
+        TypeError: constraints that are none.
         ValueError: tasks that don't fit together or to the model, metrics of which some are to be
-            maximised and others minimised, a score that is not known, more parameters than the
-            posteriors' family can take, an estimator that the task runs don't serve.
+            maximised and others minimised, a score that is not known, "pareto" for one task,
+            constraints on no task, more parameters than the posteriors' family can take, an
+            estimator that the task runs don't serve.
     """
 
     tasks: Sequence[Task]
@@ -117,6 +123,7 @@ class StudyDefinition:
     refinement: RefinementSettings | None = None
     start: Literal["pretrained", "merged"] = "pretrained"
     score: str | Callable[[Mapping[str, float]], float] | Score = "mean"
+    constraints: float | Sequence[Constraint] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", check_tasks(self.tasks))
@@ -127,7 +134,12 @@ class StudyDefinition:
                 f"the model was made for the tasks {list(self.model.tasks)}, but the definition "
                 f"has {list(self.names)}"
             )
-        senses = {task.name: task.metric.greater_is_better for task in self.tasks}
+        object.__setattr__(self, "constraints", make_constraints(self.constraints, self.names))
+        senses = self.greater_is_better
+        if self.is_pareto:
+            if len(senses) < 2:
+                raise ValueError("score 'pareto' needs at least two tasks, got one")
+            return
         if len(set(senses.values())) > 1 and not isinstance(self.score, Score):
             raise ValueError(
                 f"some tasks' metrics are to be maximised and others minimised ({senses}); give "
@@ -143,32 +155,67 @@ class StudyDefinition:
         return tuple(task.name for task in self.tasks)
 
     @property
+    def greater_is_better(self) -> dict[str, bool]:
+        """By task, whether its metric is to be maximised."""
+        return {task.name: task.metric.greater_is_better for task in self.tasks}
+
+    @property
+    def is_pareto(self) -> bool:
+        """Whether each task is an objective of its own."""
+        return isinstance(self.score, str) and self.score == PARETO
+
+    @property
     def direction(self) -> Literal["maximize", "minimize"]:
-        """Direction of the study."""
-        assert isinstance(self.score, Score)
+        """Direction of a study of one score."""
+        assert isinstance(self.score, Score), "a Pareto study has several directions"
         return "maximize" if self.score.maximize else "minimize"
+
+    @property
+    def directions(self) -> tuple[Literal["maximize", "minimize"], ...]:
+        """Directions of the study, one per objective."""
+        if self.is_pareto:
+            return tuple(
+                "maximize" if greater else "minimize"
+                for greater in self.greater_is_better.values()
+            )
+        return (self.direction,)
+
+    @property
+    def score_name(self) -> str:
+        """The score's name."""
+        return self.score.name if isinstance(self.score, Score) else str(self.score)
 
     def score_of(self, metrics: Mapping[str, float], alone: Mapping[str, float]) -> float:
         """The score; `alone` holds each task's metric when finetuned on that task only."""
         assert isinstance(self.score, Score)
         return self.score(metrics, alone)
 
+    def values_of(
+        self, metrics: Mapping[str, float], alone: Mapping[str, float]
+    ) -> tuple[float, ...]:
+        """The objective values: the score, or in a Pareto study each task's metric."""
+        if self.is_pareto:
+            return tuple(metrics[name] for name in self.names)
+        return (self.score_of(metrics, alone),)
+
     def describe(self) -> dict[str, Any]:
         """The definition as JSON values: names, settings, hashes of data and parameters."""
-        assert isinstance(self.score, Score)
+        assert not isinstance(self.constraints, (int, float))
         # What is not given has no part: studies made before there was such a choice stay valid.
         more: dict[str, Any] = {}
         if self.refinement is not None:
             more["refinement"] = self.refinement.describe()
         if self.start != "pretrained":
             more["start"] = self.start
+        if self.constraints:
+            more["constraints"] = [constraint.name for constraint in self.constraints]
         return {
             "tasks": [task.describe() for task in self.tasks],
             "body": self.model.describe(),
             "finetuning": self.finetuning.describe(),
             "posterior": asdict(self.posterior),
-            "score": self.score.name,
-            "direction": self.direction,
+            "score": self.score_name,
+            "direction": ", ".join(self.directions),
             **more,
         }
 

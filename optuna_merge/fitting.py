@@ -9,15 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from optuna_merge._files import canonical_json, sha256_text
 from optuna_merge._posterior_maker import PosteriorMaker
 from optuna_merge._tensors import content_hash
+from optuna_merge.constraints import Limits
 from optuna_merge.damping import Damping
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.finetuning import FinetuneStore, FinishedRun, Start
+from optuna_merge.fronts import below_nadir
 from optuna_merge.models import MultitaskModel, cache_trunk
 from optuna_merge.previews import Previewer, Refiner, choose_rate
 from optuna_merge.scores import Array, Score
@@ -72,9 +75,37 @@ class FittedStudy:
         """Each task's metric on validation data when it is finetuned alone."""
         return {name: run.evaluations[name].metric.value for name, run in self.runs.items()}
 
+    @property
+    def reference_point(self) -> dict[str, float]:
+        """By task, the metric that hypervolumes are measured from.
+
+        A tenth of the range below the worst that the task has in the single-task runs (above it,
+        where the metric is to be minimised).
+        """
+        names = self.definition.names
+        signs = np.array([1.0 if g else -1.0 for g in self.definition.greater_is_better.values()])
+        runs = [
+            [run.evaluations[name].metric.value for name in names] for run in self.runs.values()
+        ]
+        point = signs * below_nadir(signs * np.array(runs))
+        return dict(zip(names, point.tolist()))
+
     def score(self, metrics: Mapping[str, float]) -> float:
         """The definition's score of the tasks' metrics."""
         return self.definition.score_of(metrics, self.alone)
+
+    def values(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """The objective values of the tasks' metrics; one, but for Pareto studies."""
+        return self.definition.values_of(metrics, self.alone)
+
+    @property
+    def constraints(self) -> Limits | None:
+        """The definition's constraints as `PreviewSampler` wants them; None without any."""
+        constraints = self.definition.constraints
+        assert not isinstance(constraints, (int, float))
+        if not constraints:
+            return None
+        return Limits.of(constraints, self.alone, self.definition.greater_is_better)
 
     def scores(self, metrics: Array) -> Array:
         """`score` of many points at once, `... x tasks` to `...`, as `PreviewSampler` wants it."""

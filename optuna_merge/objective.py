@@ -10,11 +10,18 @@ from typing import Any
 
 import optuna
 
-from optuna_merge._optuna import is_running, reported_steps
+from optuna_merge._optuna import is_running, latest_view, reported_steps
 from optuna_merge.exceptions import DefinitionMismatchError, TrainingDivergedError, TrialLostError
 from optuna_merge.fitting import FittedStudy
 from optuna_merge.previews import PartialPreview, Preview, Racing, RacingPreviewer
-from optuna_merge.pruners import RACED_OUT, PromotionPruner, RaceBar, race_bar
+from optuna_merge.pruners import (
+    RACED_OUT,
+    PromotionPruner,
+    RaceBar,
+    preview_metrics,
+    race_bar,
+    should_prune,
+)
 from optuna_merge.study import BASELINE, FINGERPRINT, duplicate_baseline
 from optuna_merge.tasks import Evaluation
 from optuna_merge.weights import suggest_weights
@@ -29,6 +36,13 @@ class Objective:
     score at step 0. If the study's pruner then says so, the trial ends as PRUNED; else the model
     is really finetuned at the weights, which reports the score at the rungs' training steps, and
     the final score on validation data is the trial's value.
+
+    In a Pareto study nothing is reported, as Optuna reports in studies of one objective only: the
+    preview is the user attributes `preview_<task>`, a finetune has no rungs, and the values are
+    the tasks' metrics.
+
+    A definition's constraints are set on each trial when it ends, by its truth or else by its
+    preview, and mirrored as user attributes `constraint_<name>` (0 or less is feasible).
 
     A trial that cannot be finished (training diverged, another worker has the same promotion)
     ends as FAIL with the reason in the user attribute `failure`, by returning NaN.
@@ -68,22 +82,26 @@ class Objective:
         self._preview_keys = [
             key
             for name in self._names
-            for key in (f"weight_{name}", f"preview_{name}", f"preview_{name}_se")
+            for key in (f"weight_{name}", f"preview_{name}_se", f"preview_{name}")
         ]
+        self._is_pareto = fitted.definition.is_pareto
+        self._limits = fitted.constraints
 
-    def __call__(self, trial: optuna.Trial) -> float:
+    def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         self._check_definition(trial.study)
         weights = suggest_weights(trial, self._names)
         failure = self._superfluous(trial)
         if failure is not None:
             return _fail(trial, failure)
-        if 0 not in reported_steps(trial) and RACED_OUT not in trial.user_attrs:
+        if not self._has_preview(latest_view(trial)) and RACED_OUT not in trial.user_attrs:
             self._preview(trial, weights)
         if RACED_OUT in trial.user_attrs:
             trial.should_prune()  # its preview counts, so that another may be promoted now
             raise optuna.TrialPruned("the preview cannot reach the promotion threshold")
         baseline = trial.user_attrs.get(BASELINE)
-        if trial.should_prune() and baseline is None:
+        if should_prune(trial) and baseline is None:
+            seen = {name: trial.user_attrs[f"preview_{name}"] for name in self._names}
+            self._set_constraints(trial, seen)
             raise optuna.TrialPruned("not promoted")
         try:
             return self._truth(trial, weights, is_baseline=baseline is not None)
@@ -107,11 +125,16 @@ class Objective:
         for trial in trials:
             self._check_definition(trial.study)
             weights = suggest_weights(trial, self._names)
-            if 0 not in reported_steps(trial):
+            if not self._has_preview(latest_view(trial)):
                 fresh.append((trial, weights))
         previews = self._fitted.previewer.many([weights for _, weights in fresh])
         for (trial, weights), preview in zip(fresh, previews):
             self._preview(trial, weights, preview)
+
+    def _has_preview(self, trial: optuna.trial.FrozenTrial) -> bool:
+        if self._is_pareto:
+            return preview_metrics(self._names)(trial) is not None
+        return 0 in trial.intermediate_values
 
     def _preview(
         self, trial: optuna.Trial, weights: Mapping[str, float], preview: Preview | None = None
@@ -126,17 +149,23 @@ class Objective:
             for name in self._names:
                 metric = preview.evaluations[name].metric
                 attrs[f"weight_{name}"] = weights[name]
-                attrs[f"preview_{name}"] = _number(metric.value)
                 attrs[f"preview_{name}_se"] = _number(metric.standard_error)
-            score = self._score(preview.evaluations)
+            for name in self._names:
+                attrs[f"preview_{name}"] = _number(preview.evaluations[name].metric.value)
         else:
-            attrs = {key: twin.user_attrs[key] for key in self._preview_keys}
-            attrs |= {"preview_seconds": 0.0, "preview_taken_from": twin.number}
-            score = twin.intermediate_values[0]
+            attrs = {"preview_seconds": 0.0, "preview_taken_from": twin.number}
+            attrs |= {key: twin.user_attrs[key] for key in self._preview_keys}
         for key, value in attrs.items():
             trial.set_user_attr(key, value)
-        # Last: a preview that is killed half-way has no step 0 and is done again.
-        trial.report(score, step=0)
+        # Last: a preview that is killed half-way has no step 0 and is done again. (In a Pareto
+        # study it lacks some task's metric, which were written last.)
+        if self._is_pareto:
+            return
+        if twin is not None:
+            trial.report(twin.intermediate_values[0], step=0)
+        else:
+            assert preview is not None
+            trial.report(self._score(preview.evaluations), step=0)
 
     def _made_preview(self, trial: optuna.Trial, weights: Mapping[str, float]) -> Preview | None:
         """The full preview; None when it was raced out, which the trial's attributes then say."""
@@ -191,7 +220,7 @@ class Objective:
         """
         wanted = [weights[name] for name in self._names]
         for other in trial.study.get_trials(deepcopy=False):
-            if other.number == trial.number or 0 not in other.intermediate_values:
+            if other.number == trial.number or not self._has_preview(other):
                 continue
             if [other.user_attrs.get(f"weight_{name}") for name in self._names] == wanted:
                 return other
@@ -199,16 +228,17 @@ class Objective:
 
     def _truth(
         self, trial: optuna.Trial, weights: Mapping[str, float], *, is_baseline: bool
-    ) -> float:
+    ) -> float | tuple[float, ...]:
         fitted, settings = self._fitted, self._fitted.definition.finetuning
         reported = reported_steps(trial)
         started = time.perf_counter()
 
         def on_rung(step: int, evaluations: dict[str, Evaluation]) -> None:
-            if step not in reported:
+            if step not in reported and not self._is_pareto:
                 trial.report(self._score(evaluations), step=step)
-            last = step == settings.steps
+            last = step == settings.steps or self._is_pareto
             if not last and trial.should_prune() and not is_baseline:
+                self._set_constraints(trial, {n: e.metric.value for n, e in evaluations.items()})
                 raise optuna.TrialPruned(f"stopped at step {step} of {settings.steps}")
             if not is_running(trial.study, trial.number):
                 raise TrialLostError(
@@ -228,7 +258,19 @@ class Objective:
             trial.set_user_attr(f"truth_{name}", _number(run.evaluations[name].metric.value))
         trial.set_user_attr("truth_seconds", run.seconds)
         trial.set_user_attr("truth_reused", run.reused)
-        return self._score(run.evaluations)
+        metrics = {name: run.evaluations[name].metric.value for name in self._names}
+        self._set_constraints(trial, metrics)
+        return fitted.values(metrics) if self._is_pareto else fitted.score(metrics)
+
+    def _set_constraints(self, trial: optuna.Trial, metrics: Mapping[str, float | None]) -> None:
+        if self._limits is None:
+            return
+        numbers = {n: math.nan if value is None else value for n, value in metrics.items()}
+        known = trial.constraints  # of a clone whose predecessor was killed just after this
+        for name, value in self._limits.values(numbers).items():
+            trial.set_user_attr(f"constraint_{name}", _number(value))
+            if name not in known:
+                trial.set_constraint(name, value)
 
     def _score(self, evaluations: Mapping[str, Evaluation]) -> float:
         return self._fitted.score({name: e.metric.value for name, e in evaluations.items()})
@@ -251,10 +293,11 @@ class Objective:
             )
 
 
-def _fail(trial: optuna.Trial, reason: str) -> float:
+def _fail(trial: optuna.Trial, reason: str) -> float | tuple[float, ...]:
     _logger.warning("trial %d failed: %s", trial.number, reason)
     trial.set_user_attr("failure", reason)
-    return math.nan
+    n_objectives = len(trial.study.directions)
+    return math.nan if n_objectives == 1 else (math.nan,) * n_objectives
 
 
 def _number(value: float) -> float | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
@@ -14,11 +15,13 @@ from optuna_merge._files import write_json
 from optuna_merge._optuna import lineage_root
 from optuna_merge.calibration import format_calibration, study_calibration
 from optuna_merge.fitting import FittedStudy
+from optuna_merge.fronts import hypervolume
 from optuna_merge.models import evaluate_tasks, task_batches
 from optuna_merge.pruners import RACED_OUT
 from optuna_merge.study import BASELINE
 
 Json = dict[str, Any]
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) -> Json:
@@ -31,9 +34,10 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
             finetuned model is in this working folder.
 
     Returns:
-        `best` (None without a truth), `baselines`, `counts`, `cost`, `rank_correlation` of the
-        score and of each task (None: too few truths), `calibration` (the same and more, see
-        `Calibration`), `definition`.
+        `best` (the best truth that satisfies the constraints; None without one), `front` (of a
+        Pareto study, with its hypervolume; else None), `constraints` (None without any),
+        `baselines`, `counts`, `cost`, `rank_correlation` of the score and of each task (None: too
+        few truths), `calibration` (the same and more, see `Calibration`), `definition`.
     """
     trials = study.get_trials(deepcopy=False)
     previewed = [t for t in trials if _is_preview(t)]
@@ -42,9 +46,12 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
     shares = [t.user_attrs["preview_examples"] for t in raced_out]
     truths = [t for t in trials if t.state == TrialState.COMPLETE]
     baselines = {t.user_attrs[BASELINE]: t for t in truths if BASELINE in t.user_attrs}
-    best = study.best_trial if truths else None
+    is_pareto = fitted.definition.is_pareto
+    feasible = [t for t in truths if all(value <= 0 for value in t.constraints.values())]
+    best = study.best_trial if feasible and not is_pareto else None
     # A killed trial's clone carries its predecessor's values: the latest of each lineage counts.
     finetunes = {lineage_root(t): t for t in trials if _was_trained(t)}
+    whole = fitted.definition.finetuning.steps  # of a Pareto study's finetunes, without rungs
     finetune_seconds = [
         t.user_attrs["truth_seconds"]
         for t in finetunes.values()
@@ -58,6 +65,8 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
         "study": study.study_name,
         "score": fitted.parts["score"],
         "best": None if best is None else _row(best, fitted, test),
+        "front": _front(study, fitted, feasible, test) if is_pareto else None,
+        "constraints": _constraints(fitted, truths, feasible, test),
         "baselines": {name: _row(t, fitted, test) for name, t in baselines.items()},
         "counts": {
             "trials": len(trials),
@@ -71,7 +80,9 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
             **fitted.costs,
             "preview_seconds": sum(preview_seconds) + raced_out_seconds,
             "raced_out_share": sum(shares) / len(shares) if shares else None,
-            "finetune_steps": sum(max(t.intermediate_values) for t in finetunes.values()),
+            "finetune_steps": sum(
+                max(t.intermediate_values, default=whole) for t in finetunes.values()
+            ),
             "finetune_seconds": sum(finetune_seconds),
             "seconds_per_preview": per_preview,
             "seconds_per_finetune": per_finetune,
@@ -99,21 +110,21 @@ def format_report(report: Mapping[str, Any]) -> str:
     """The report as a plain-text table, for terminals and logs."""
     best, cost, counts = report["best"], report["cost"], report["counts"]
     lines = [f"Study {report['study']!r}, score: {report['score']}", ""]
-    if best is None:
+    found = report["constraints"]
+    if found is not None and found["warnings"]:
+        lines += [*found["warnings"], ""]
+    if not counts["truths"]:
         lines.append("No truth yet: no trial has been finetuned to its end.")
-    else:
-        weights = ", ".join(f"{task} {weight:.3f}" for task, weight in best["weights"].items())
+    elif report["front"] is not None:
+        lines += _front_lines(report)
+    elif best is not None:
+        weights = _format_weights(best["weights"])
         lines += [f"Best task weights: {weights}  (trial {best['trial']})", ""]
-        rows = {"best": best, **report["baselines"]}
-        width = max(len(name) for name in [*best["weights"], "score"])
-        header = f"{'':{width}}" + "".join(f"  {name:^26}" for name in rows)
-        sub = f"{'':{width}}" + f"  {'preview':>8} {'truth':>8} {'test':>8}" * len(rows)
-        lines += [header, sub]
-        for task in best["weights"]:
-            cells = "".join(f"  {_cells(row['tasks'][task])}" for row in rows.values())
-            lines.append(f"{task:{width}}{cells}")
-        cells = "".join(f"  {_cells(row['score'])}" for row in rows.values())
-        lines += [f"{'score':{width}}{cells}", "", _verdict(report)]
+        lines += [*_table({"best": best, **report["baselines"]}), "", _verdict(report)]
+        kept = [f"{name} by {-value:.4f}" for name, value in best.get("constraints", {}).items()]
+        lines += [f"Constraints kept: {', '.join(kept)}"] if kept else []
+    else:
+        lines += _table({"closest": found["closest"], **report["baselines"]})
     lines += [
         "",
         f"Previews {counts['previews']}{_raced_out(report)}, finetunes {counts['truths']} "
@@ -134,6 +145,111 @@ def format_report(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _format_weights(weights: Mapping[str, float]) -> str:
+    return ", ".join(f"{task} {weight:.3f}" for task, weight in weights.items())
+
+
+def _table(rows: Mapping[str, Any]) -> list[str]:
+    """Preview, truth and test metrics of some trials, a line per task and one for the score."""
+    tasks = list(next(iter(rows.values()))["weights"])
+    width = max(map(len, [*tasks, "score"]))
+    lines = [
+        f"{'':{width}}" + "".join(f"  {name:^26}" for name in rows),
+        f"{'':{width}}" + f"  {'preview':>8} {'truth':>8} {'test':>8}" * len(rows),
+    ]
+    for task in tasks:
+        cells = "".join(f"  {_cells(row['tasks'][task])}" for row in rows.values())
+        lines.append(f"{task:{width}}{cells}")
+    cells = "".join(f"  {_cells(row['score'])}" for row in rows.values())
+    return [*lines, f"{'score':{width}}{cells}"]
+
+
+def _front(
+    study: optuna.Study, fitted: FittedStudy, feasible: list[FrozenTrial], test: bool
+) -> Json:
+    """The Pareto front of the truths, and the volume that it dominates."""
+    signs = np.array([1.0 if d == "maximize" else -1.0 for d in fitted.definition.directions])
+    reference = fitted.reference_point
+    corner = signs * np.array(list(reference.values()))
+
+    def volume(trials: list[FrozenTrial]) -> float:
+        return hypervolume(signs * np.array([t.values for t in trials]), corner) if trials else 0.0
+
+    points = sorted(study.best_trials, key=lambda t: t.number) if feasible else []
+    return {
+        "points": [_row(t, fitted, test) for t in points],
+        "reference_point": reference,
+        "hypervolume": volume(feasible),
+        "hypervolume_of_baselines": volume([t for t in feasible if BASELINE in t.user_attrs]),
+    }
+
+
+def _front_lines(report: Mapping[str, Any]) -> list[str]:
+    front = report["front"]
+    names = list(front["reference_point"])
+    baselines = {row["trial"]: name for name, row in report["baselines"].items()}
+    width = max(map(len, [*names, "x" * 22]))
+    lines = [
+        f"Pareto front of the truths, {len(front['points'])} points (weight, truth, test):",
+        f"{'trial':>14}" + "".join(f"  {name:^{width}}" for name in names),
+    ]
+    for row in front["points"]:
+        label = f"{baselines.get(row['trial'], '')} {row['trial']}".strip()
+        cells = [
+            f"{row['weights'][name]:6.3f} "
+            + " ".join(_cell(row["tasks"][name][key], 7) for key in ("truth", "test"))
+            for name in names
+        ]
+        lines.append(f"{label:>14}" + "".join(f"  {cell:>{width}}" for cell in cells))
+    point = ", ".join(f"{name} {value:.4f}" for name, value in front["reference_point"].items())
+    return [
+        *lines,
+        "",
+        f"Hypervolume {front['hypervolume']:.6g}, of the baselines alone "
+        f"{front['hypervolume_of_baselines']:.6g}; reference point: {point}",
+    ]
+
+
+def _constraints(
+    fitted: FittedStudy, truths: list[FrozenTrial], feasible: list[FrozenTrial], test: bool
+) -> Json | None:
+    """The constraints' bounds, how many truths keep them, and what is to be said about them."""
+    limits = fitted.constraints
+    if limits is None:
+        return None
+    described = limits.describe()
+    told = [
+        f"Task {described[name]['task']} violates constraint {name} by {value:.4f} when it is "
+        f"finetuned alone: it may be that no weights satisfy it."
+        for name, value in limits.values(fitted.alone).items()
+        if value > 0
+    ]
+    closest = None
+    if truths and not feasible:
+        nearest = min(truths, key=lambda t: (sum(_missed(t).values()), t.number))
+        closest = _row(nearest, fitted, test)
+        by = ", ".join(f"{name} by {value:.4f}" for name, value in _missed(nearest).items())
+        told.insert(
+            0,
+            f"No finetune satisfies the constraints: there is no best trial. The closest is trial "
+            f"{nearest.number}, which misses {by}. Relax the constraints, or let it search on.",
+        )
+    return {
+        "limits": described,
+        "feasible_truths": len(feasible),
+        "closest": closest,
+        "warnings": told,
+    }
+
+
+def _missed(trial: FrozenTrial) -> dict[str, float]:
+    return {name: value for name, value in trial.constraints.items() if value > 0}
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
 def _row(trial: FrozenTrial, fitted: FittedStudy, test: bool) -> Json:
     names = fitted.definition.names
     attrs = trial.user_attrs
@@ -147,11 +263,14 @@ def _row(trial: FrozenTrial, fitted: FittedStudy, test: bool) -> Json:
         }
         for name in names
     }
+    row: Json = {"trial": trial.number, "weights": weights, "tasks": tasks}
+    if trial.constraints:
+        row["constraints"] = {name: _finite(value) for name, value in trial.constraints.items()}
+    if fitted.definition.is_pareto:
+        return row
     complete = set(tested) == set(names)
     return {
-        "trial": trial.number,
-        "weights": weights,
-        "tasks": tasks,
+        **row,
         "score": {
             "preview": trial.intermediate_values.get(0),
             "truth": trial.value,
@@ -200,6 +319,8 @@ def _verdict(report: Mapping[str, Any]) -> str:
     uniform = report["baselines"].get("uniform")
     if uniform is None:
         return "Uniform weights have no truth yet."
+    if any(value is None or value > 0 for value in uniform.get("constraints", {}).values()):
+        return "Uniform weights don't satisfy the constraints; the best trial does."
     if uniform["trial"] == best["trial"]:
         return "No weights beat uniform ones in this study: use uniform weights."
     gain = best["score"]["truth"] - uniform["score"]["truth"]
@@ -216,20 +337,24 @@ def _raced_out(report: Mapping[str, Any]) -> str:
 
 
 def _cells(values: Mapping[str, float | None]) -> str:
-    return " ".join(
-        f"{'-':>8}" if values[key] is None else f"{values[key]:8.4f}"
-        for key in ("preview", "truth", "test")
-    )
+    return " ".join(_cell(values[key], 8) for key in ("preview", "truth", "test"))
+
+
+def _cell(value: float | None, width: int) -> str:
+    return f"{'-':>{width}}" if value is None else f"{value:{width}.4f}"
 
 
 def _is_preview(trial: FrozenTrial) -> bool:
     """Whether this trial made a preview of its own: no copy, no retry, not taken from another."""
-    own = lineage_root(trial) == trial.number and "preview_taken_from" not in trial.user_attrs
-    return own and 0 in trial.intermediate_values and "preview_seconds" in trial.user_attrs
+    attrs = trial.user_attrs
+    own = lineage_root(trial) == trial.number and "preview_taken_from" not in attrs
+    if len(trial.intermediate_values) == 0:  # a Pareto study, or a preview killed half-way
+        return own and "preview_seconds" in attrs and trial.state in _ENDED
+    return own and 0 in trial.intermediate_values and "preview_seconds" in attrs
 
 
 def _was_trained(trial: FrozenTrial) -> bool:
     """Whether steps of a finetune were done for it: it was not found finished."""
-    return max(trial.intermediate_values, default=0) > 0 and not trial.user_attrs.get(
-        "truth_reused", False
-    )
+    attrs = trial.user_attrs
+    started = max(trial.intermediate_values, default=0) > 0 or "truth_seconds" in attrs
+    return started and not attrs.get("truth_reused", False)

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ _MAX_FAILURES = 10
 
 def run_trials(
     study: optuna.Study,
-    objective: Callable[[optuna.Trial], float],
+    objective: Callable[[optuna.Trial], float | Sequence[float]],
     *,
     workdir: Path,
     n_trials: int | None,
@@ -108,13 +108,13 @@ def requeue_dead_trials(study: optuna.Study, folder: Path) -> None:
 
 
 def _run_one(
-    study: optuna.Study, objective: Callable[[optuna.Trial], float], run: str
+    study: optuna.Study, objective: Callable[[optuna.Trial], float | Sequence[float]], run: str
 ) -> FrozenTrial | None:
     """Run one trial; None if another worker took it over."""
     number: int | None = None
     interrupted = lost = False
 
-    def wrapped(trial: optuna.Trial) -> float:
+    def wrapped(trial: optuna.Trial) -> float | Sequence[float]:
         nonlocal number, interrupted, lost
         number = trial.number
         trial.set_user_attr(RUN, run)

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+PARETO = "pareto"
+"""The choice of no single score: each task's metric is an objective of its own."""
+
 Metrics = Mapping[str, float]
 Array = npt.NDArray[np.float64]
 
@@ -93,8 +96,8 @@ def make_score(
     }
     if choice not in functions:
         raise ValueError(
-            f"score must be one of {sorted(functions)}, 'target:<task>' or a function of the "
-            f"metrics, got {choice!r}"
+            f"score must be one of {sorted(functions)}, 'target:<task>', 'pareto' or a function "
+            f"of the metrics, got {choice!r}"
         )
     return Score(choice, functions[choice], greater_is_better)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.study import StudyDirection
@@ -24,31 +26,40 @@ _logger = logging.getLogger(__name__)
 FINGERPRINT = "optuna_merge_fingerprint"
 DEFINITION = "optuna_merge_definition"
 BASELINE = "baseline"
+REFERENCE_POINT = "reference_point"
 UNIFORM = "uniform"
 
 
 def open_study(
     study_name: str,
     storage: optuna.storages.BaseStorage,
-    direction: Literal["maximize", "minimize"],
+    directions: str | Sequence[str],
     *,
     sampler: optuna.samplers.BaseSampler | None = None,
     pruner: optuna.pruners.BasePruner | None = None,
 ) -> optuna.Study:
     """Open the study, or make it if it is missing.
 
+    Args:
+        study_name: Its name.
+        storage: Where it is.
+        directions: "maximize" or "minimize", or one of them for each objective; those of a
+            definition are `definition.directions`.
+        sampler: The study's sampler.
+        pruner: The study's pruner.
+
     Raises:
-        DefinitionMismatchError: it exists with another direction, or with several.
+        DefinitionMismatchError: it exists with other directions.
     """
     study = optuna.create_study(
         study_name=study_name,
         storage=storage,
         sampler=sampler,
         pruner=pruner,
-        direction=direction,
+        directions=[StudyDirection[d.upper()] for d in _as_tuple(directions)],
         load_if_exists=True,
     )
-    check_direction(study, direction)
+    check_directions(study, directions)
     return study
 
 
@@ -77,16 +88,42 @@ def task_names(study: optuna.Study) -> tuple[str, ...]:
     return found
 
 
-def check_direction(study: optuna.Study, direction: str) -> None:
-    """Raise `DefinitionMismatchError` unless the study has this one direction."""
-    wanted = StudyDirection[direction.upper()]
-    if study.directions != [wanted]:
-        found = ", ".join(d.name.lower() for d in study.directions)
-        raise DefinitionMismatchError(
-            f"study {study.study_name!r} has direction {found}, but the definition's score is to "
-            f"be {direction}d; make a study of another name: optuna create-study --study-name "
-            f"... --direction {direction}"
-        )
+def finetune_steps(study: optuna.Study) -> int | None:
+    """Training steps of one finetune, as the study's definition says; None without one."""
+    parts = json.loads(study.user_attrs.get(DEFINITION, "{}"))
+    steps = parts.get("finetuning", {}).get("steps")
+    return None if steps is None else int(steps)
+
+
+def check_directions(study: optuna.Study, directions: str | Sequence[str]) -> None:
+    """Raise `DefinitionMismatchError` unless the study has exactly these directions."""
+    wanted = _as_tuple(directions)
+    if study.directions == [StudyDirection[d.upper()] for d in wanted]:
+        return
+    found = ", ".join(d.name.lower() for d in study.directions)
+    if len(wanted) == 1:
+        asked, flags = f"score is to be {wanted[0]}d", f"--direction {wanted[0]}"
+    else:
+        asked, flags = f"objectives are to {', '.join(wanted)}", f"--directions {' '.join(wanted)}"
+    raise DefinitionMismatchError(
+        f"study {study.study_name!r} has direction {found}, but the definition's {asked}; make a "
+        f"study of another name: optuna create-study --study-name ... {flags}"
+    )
+
+
+def _as_tuple(directions: str | Sequence[str]) -> tuple[str, ...]:
+    return (directions,) if isinstance(directions, str) else tuple(directions)
+
+
+def reference_point(study: optuna.Study, tasks: Sequence[str]) -> npt.NDArray[np.float64] | None:
+    """The point that hypervolumes of the study are measured from, one value per task.
+
+    It stands in the study's attribute `reference_point`, by task; None without it.
+    """
+    found = study.user_attrs.get(REFERENCE_POINT)
+    if not isinstance(found, Mapping) or not set(tasks) <= found.keys():
+        return None
+    return np.array([found[task] for task in tasks], dtype=float)
 
 
 def prepare_study(study: optuna.Study, fitted: FittedStudy) -> None:
@@ -96,10 +133,11 @@ def prepare_study(study: optuna.Study, fitted: FittedStudy) -> None:
     say what the search is worth.
 
     Raises:
-        DefinitionMismatchError: the study has another direction or definition; the message names
-            the parts that differ.
+        DefinitionMismatchError: the study has other directions or another definition; the message
+            names the parts that differ.
     """
-    check_direction(study, fitted.definition.direction)
+    definition = fitted.definition
+    check_directions(study, definition.directions)
     found = study.user_attrs.get(FINGERPRINT)
     if found is None:
         if any(t.state != TrialState.WAITING for t in study.get_trials(deepcopy=False)):
@@ -109,11 +147,15 @@ def prepare_study(study: optuna.Study, fitted: FittedStudy) -> None:
             )
         # Bulk first: whoever sees the fingerprint finds the definition as well.
         study.set_user_attr(DEFINITION, json.dumps(fitted.parts))
-        study.set_user_attr("tasks", list(fitted.definition.names))
+        study.set_user_attr("tasks", list(definition.names))
+        names = [f"score ({definition.score_name})"]
+        if definition.is_pareto:
+            names = list(definition.names)
+            study.set_user_attr(REFERENCE_POINT, fitted.reference_point)
         study.set_user_attr(FINGERPRINT, fitted.fingerprint)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            study.set_metric_names([f"score ({fitted.parts['score']})"])
+            study.set_metric_names(names)
     elif found != fitted.fingerprint:
         stored = json.loads(study.user_attrs.get(DEFINITION, "{}"))
         changed = differing_parts(stored, fitted.parts)
@@ -122,7 +164,7 @@ def prepare_study(study: optuna.Study, fitted: FittedStudy) -> None:
             f"{', '.join(changed) or 'unknown'}. Take a study of another name, or the definition "
             f"and working folder that it was made with"
         )
-    _enqueue_baselines(study, fitted.definition.names)
+    _enqueue_baselines(study, definition.names)
 
 
 def baseline_weights(tasks: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -25,6 +25,7 @@ from helpers import (
 from torch import nn
 
 from optuna_merge._files import canonical_json, sha256_text
+from optuna_merge.constraints import Constraint
 from optuna_merge.definition import PosteriorSettings, StudyDefinition
 from optuna_merge.models import Matching, from_module
 from optuna_merge.scores import Score
@@ -90,6 +91,26 @@ CHANGES: list[tuple[Callable[[], StudyDefinition], str]] = [
 ]
 
 
+def test_constraints_are_described_where_there_are_any() -> None:
+    assert "constraints" not in parts()
+    assert parts(constraints=0.9) == {
+        **parts(),
+        "constraints": ["red_of_alone_0.9", "blue_of_alone_0.9"],
+    }
+    given = parts(constraints=[Constraint("blue", at_most=0.5)])
+    assert given["constraints"] == ["blue_at_most_0.5"]
+
+
+def test_a_pareto_study_has_a_direction_per_task() -> None:
+    tasks = [toy_task("red", metrics=(error,)), toy_task("blue")]
+    definition = toy_definition(tasks, score="pareto")
+    assert definition.directions == ("minimize", "maximize")
+    assert definition.values_of({"red": 0.1, "blue": 0.7}, {}) == (0.1, 0.7)
+    described = definition.describe()
+    assert (described["score"], described["direction"]) == ("pareto", "minimize, maximize")
+    assert toy_definition().directions == ("maximize",)
+
+
 @pytest.mark.parametrize("make, part", CHANGES)
 def test_whatever_must_be_equal_on_all_workers_changes_its_part(
     make: Callable[[], StudyDefinition], part: str
@@ -139,6 +160,14 @@ BAD: list[tuple[Callable[[], Any], str]] = [
         "some tasks' metrics are to be maximised and others minimised ({'red': False, 'blue': Tr",
     ),
     (lambda: toy_definition(score="best"), "score must be one of"),
+    (
+        lambda: toy_definition(toy_tasks()[:1], score="pareto"),
+        "score 'pareto' needs at least two tasks, got one",
+    ),
+    (
+        lambda: toy_definition(constraints=[Constraint("green", at_least=0.5)]),
+        "constraint 'green_at_least_0.5': no task 'green' among ['red', 'blue']",
+    ),
     (lambda: toy_definition(score="target:green"), "no task 'green' among ['red', 'blue']"),
     (
         lambda: PosteriorSettings(family="laplace"),  # type: ignore[arg-type]

@@ -292,3 +292,144 @@ def test_settings_are_shared_by_task_runs_and_truths(tmp_path: Path) -> None:
     study = made_study(fitted)
     study.optimize(om.Objective(fitted, progress=False), n_trials=1)
     assert sorted(study.trials[0].intermediate_values) == [0, 2, 4]
+
+
+def searched(fitted: om.FittedStudy, n_trials: int) -> optuna.Study:
+    definition = fitted.definition
+    search: dict[str, Any] = {
+        "score": None if definition.is_pareto else fitted.scores,
+        "constraints": fitted.constraints,
+        "seed": 0,
+    }
+    study = om.open_study(
+        "toy",
+        optuna.storages.InMemoryStorage(),
+        definition.directions,
+        sampler=om.PreviewSampler(definition.names, **search),
+        pruner=om.PromotionPruner(**search),
+    )
+    om.prepare_study(study, fitted)
+    study.optimize(om.Objective(fitted, progress=False), n_trials=n_trials)
+    return study
+
+
+def test_constraints_stand_on_every_trial(tmp_path: Path) -> None:
+    fitted = om.fit(toy_definition(constraints=0.9), tmp_path, progress=False)
+    study = searched(fitted, 14)
+    limits = {f"{t}_of_alone_0.9": 0.9 * fitted.alone[t] for t in ("red", "blue")}
+    for trial in study.trials:
+        if trial.state == TrialState.WAITING:
+            continue
+        attrs = trial.user_attrs
+        kind = "truth" if trial.state == TrialState.COMPLETE else "preview"
+        expected = {
+            name: limit - attrs[f"{kind}_{name.split('_')[0]}"] for name, limit in limits.items()
+        }
+        assert trial.constraints == pytest.approx(expected)
+        assert {n: attrs[f"constraint_{n}"] for n in limits} == trial.constraints
+    report = om.make_report(study, fitted)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report["best"]["trial"] == study.best_trial.number
+    assert max(report["best"]["constraints"].values()) <= 0
+    assert report["constraints"]["warnings"] == []
+    better = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    assert report["constraints"]["feasible_truths"] == sum(
+        max(t.constraints.values()) <= 0 for t in better
+    )
+    assert "Constraints kept: red_of_alone_0.9 by" in om.format_report(report)
+
+
+def test_impossible_constraints_are_told(tmp_path: Path) -> None:
+    impossible = om.Constraint("red", at_least=2.0)
+    fitted = om.fit(toy_definition(constraints=[impossible]), tmp_path, progress=False)
+    study = searched(fitted, 13)
+    report = om.make_report(study, fitted)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report["best"] is None
+    truths = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    most = max(t.user_attrs["truth_red"] for t in truths)
+    closest = report["constraints"]["closest"]
+    assert closest["tasks"]["red"]["truth"] == most
+    text = om.format_report(report)
+    assert "No finetune satisfies the constraints: there is no best trial" in text
+    assert f"trial {closest['trial']}, which misses red_at_least_2 by {2 - most:.4f}" in text
+    assert "Task red violates constraint red_at_least_2" in text
+    assert "Best task weights" not in text
+
+
+def test_a_clone_of_a_trial_killed_at_its_end_keeps_its_constraints(tmp_path: Path) -> None:
+    fitted = om.fit(toy_definition(constraints=0.9), tmp_path, progress=False)
+    study = made_study(fitted)
+    objective = om.Objective(fitted, progress=False)
+
+    def killed(trial: optuna.Trial) -> float:
+        objective(trial)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        om.run_trials(study, killed, workdir=tmp_path, n_trials=1)
+    again = next(t for t in study.trials if t.state == TrialState.WAITING and t.number > 2)
+    assert again.constraints
+    om.run_trials(study, objective, workdir=tmp_path, n_trials=4)
+    found = study.trials[again.number]
+    assert found.state == TrialState.COMPLETE
+    assert found.constraints == again.constraints
+
+
+@pytest.mark.parametrize("constraints", [(), 0.9])
+def test_a_pareto_study(tmp_path: Path, constraints: Any) -> None:
+    definition = toy_definition(score="pareto", constraints=constraints)
+    fitted = om.fit(definition, tmp_path, progress=False)
+    study = searched(fitted, 24)
+    assert study.metric_names == ["red", "blue"]
+    assert study.user_attrs["reference_point"] == fitted.reference_point
+    truths = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    promoted = [t for t in truths if "baseline" not in t.user_attrs]
+    assert {t.user_attrs["baseline"] for t in truths if t not in promoted} == {
+        "uniform",
+        "red",
+        "blue",
+    }
+    assert 3 <= len(promoted) <= 5
+    for trial in study.trials:
+        assert trial.intermediate_values == {}
+        attrs = trial.user_attrs
+        if trial.state == TrialState.COMPLETE:
+            assert trial.values == [attrs["truth_red"], attrs["truth_blue"]]
+    report = om.make_report(study, fitted)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    front = report["front"]
+    assert {row["trial"] for row in front["points"]} == {t.number for t in study.best_trials}
+    assert front["hypervolume"] >= front["hypervolume_of_baselines"]
+    assert front["hypervolume"] > 0
+    assert report["best"] is None
+    trained = [t for t in truths if not t.user_attrs["truth_reused"]]
+    assert report["cost"]["finetune_steps"] == 7 * len(trained)
+    copies = sum("promoted_from" in t.user_attrs for t in study.trials)
+    taken = sum("preview_taken_from" in t.user_attrs for t in study.trials)
+    waiting = sum(t.state == TrialState.WAITING for t in study.trials)
+    previews = len(study.trials) - copies - taken
+    assert report["counts"]["previews"] == previews, waiting
+    text = om.format_report(report)
+    assert f"Pareto front of the truths, {len(study.best_trials)} points" in text
+    assert f"Hypervolume {front['hypervolume']:.6g}" in text
+    assert set(report["rank_correlation"]) == {"red", "blue"}
+
+
+def test_a_failed_finetune_of_a_pareto_study(tmp_path: Path) -> None:
+    tasks = toy_tasks()
+    fitted = om.fit(toy_definition(tasks, score="pareto"), tmp_path, progress=False)
+    object.__setattr__(fitted.tasks[0], "loss", failing_loss(2, math.nan))
+    study = searched(fitted, 2)
+    assert study.trials[0].state == TrialState.FAIL
+    assert "loss nan" in study.trials[0].user_attrs["failure"]
+    assert study.trials[1].state == TrialState.COMPLETE
+
+
+def test_one_task_is_the_degenerate_study(tmp_path: Path) -> None:
+    fitted = om.fit(toy_definition(toy_tasks()[:1], constraints=0.5), tmp_path, progress=False)
+    study = searched(fitted, 10)
+    assert {tuple(t.params.values()) for t in study.trials} == {(1.0,)}
+    report = om.make_report(study, fitted)
+    assert report["best"]["weights"] == {"red": 1.0}
+    assert "No weights beat uniform ones" in om.format_report(report)

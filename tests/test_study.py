@@ -21,9 +21,11 @@ from optuna_merge.study import (
     baseline_weights,
     differing_parts,
     duplicate_baseline,
+    finetune_steps,
     load_study,
     open_study,
     prepare_study,
+    reference_point,
     task_names,
 )
 
@@ -155,6 +157,37 @@ def test_several_directions_are_refused(fitted: FittedStudy) -> None:
     study = optuna.create_study(directions=["maximize", "minimize"])
     with pytest.raises(DefinitionMismatchError, match="has direction maximize, minimize, but"):
         prepare_study(study, fitted)
+
+
+def test_a_pareto_study_has_an_objective_per_task(tmp_path: Path) -> None:
+    fitted = fit_toy(tmp_path, score="pareto")
+    storage = optuna.storages.InMemoryStorage()
+    study = open_study("front", storage, fitted.definition.directions)
+    prepare_study(study, fitted)
+    assert study.metric_names == ["red", "blue"]
+    point = reference_point(study, ["blue", "red"])
+    assert point is not None
+    assert point.tolist() == [fitted.reference_point[t] for t in ("blue", "red")]
+    worst = {
+        t: min(r.evaluations[t].metric.value for r in fitted.runs.values())
+        for t in ("red", "blue")
+    }
+    assert all(fitted.reference_point[t] < worst[t] for t in worst)
+    assert finetune_steps(study) == 7
+    message = re.escape(
+        "the definition's objectives are to maximize, maximize; make a study of an"
+    )
+    single = optuna.create_study(direction="maximize")
+    with pytest.raises(DefinitionMismatchError, match=message):
+        prepare_study(single, fitted)
+
+
+def test_what_a_study_of_somebody_else_does_not_say() -> None:
+    study = optuna.create_study(directions=["maximize"] * 2)
+    assert reference_point(study, ["a", "b"]) is None
+    study.set_user_attr("reference_point", {"a": 1.0})
+    assert reference_point(study, ["a", "b"]) is None
+    assert finetune_steps(study) is None
 
 
 def test_a_study_of_something_else_is_refused(study: optuna.Study, fitted: FittedStudy) -> None:

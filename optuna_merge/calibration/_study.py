@@ -23,21 +23,23 @@ class StudyCalibration:
     """How far a study's previews can be trusted.
 
     Attributes:
-        score: Of the objective value.
+        score: Of the objective value; None where each task is an objective of its own.
         tasks: Of each task's metric, by task.
     """
 
-    score: Calibration
+    score: Calibration | None
     tasks: Mapping[str, Calibration]
 
     def items(self) -> list[tuple[str, Calibration]]:
         """Names and calibrations, the score first."""
-        return [("score", self.score), *self.tasks.items()]
+        score = [] if self.score is None else [("score", self.score)]
+        return [*score, *self.tasks.items()]
 
     def as_json(self) -> Json:
         """JSON values: the fields, and for each quantity its warning."""
-        score, *tasks = (asdict(c) | {"warning": c.warning} for _, c in self.items())
-        return {"score": score, "tasks": dict(zip(self.tasks, tasks))}
+        found = {name: asdict(c) | {"warning": c.warning} for name, c in self.items()}
+        score = None if self.score is None else found.pop("score")
+        return {"score": score, "tasks": found}
 
 
 def study_calibration(study: optuna.Study, tasks: Sequence[str]) -> StudyCalibration:
@@ -46,20 +48,24 @@ def study_calibration(study: optuna.Study, tasks: Sequence[str]) -> StudyCalibra
     A task's metric is judged where the task's weight is neither 0 nor 1, the score where no
     weight is 0. Without weight a task's head is not trained in the truth, but it was for the
     preview; and at weight 1 every merge gives back the task's own run. All metrics are taken to
-    be better in the study's direction.
+    be better in the study's direction; in a study of one objective per task each in its own.
 
     Args:
-        study: A single-objective study whose trials suggest `w_<task>`, report the preview at
-            step 0 and hold the attributes `preview_<task>` and `truth_<task>`.
+        study: A study whose trials suggest `w_<task>`, report the preview at step 0 (if there is
+            one objective) and hold the attributes `preview_<task>` and `truth_<task>`.
         tasks: Task names, in order.
     """
-    maximize = study.directions[0] == StudyDirection.MAXIMIZE
+    maximize = [d == StudyDirection.MAXIMIZE for d in study.directions]
+    several = len(maximize) > 1
     trials = study.get_trials(deepcopy=False)
     records = TrialReader(tuple(tasks)).read(study.study_name, trials).records
     return StudyCalibration(
-        calibrate(*score_pairs(records), maximize=maximize),
+        None if several else calibrate(*score_pairs(records), maximize=maximize[0]),
         {
-            task: calibrate(*_task_pairs(records, index), maximize=maximize)
+            task: calibrate(
+                *_task_pairs(records, index),
+                maximize=maximize[index] if len(maximize) == len(tasks) else maximize[0],
+            )
             for index, task in enumerate(tasks)
         },
     )
@@ -79,9 +85,7 @@ def _task_pairs(records: Iterable[Record], index: int) -> Pairs:
 
 
 def _finished(records: Iterable[Record]) -> Iterable[Record]:
-    return (
-        r for r in records if r.state == TrialState.COMPLETE and r.weights and len(r.values) == 1
-    )
+    return (r for r in records if r.state == TrialState.COMPLETE and r.weights and r.values)
 
 
 def _sound(pairs: Iterable[tuple[float, float]]) -> Pairs:
@@ -92,6 +96,7 @@ def _sound(pairs: Iterable[tuple[float, float]]) -> Pairs:
 def format_calibration(calibration: Mapping[str, Any]) -> str:
     """`StudyCalibration.as_json` as a plain-text table, with a verdict on each quantity."""
     rows = {"score": calibration["score"], **calibration["tasks"]}
+    rows = {name: found for name, found in rows.items() if found is not None}
     width = max(map(len, rows))
     head = ("truths", "bias", "slope", "Spearman (90%)", "Kendall", "top 1/4", "regret")
     lines = [f"{'':{width}}" + "".join(f"{title:>{w}}" for title, w in zip(head, _WIDTHS))]

@@ -9,13 +9,15 @@ from optuna_merge.pruners._decision import (
     Ledger,
     Promote,
     Prune,
+    best_fronts_first,
     best_scores_first,
     decide,
     is_duplicate_promotion,
     is_over_budget,
+    preview_metrics,
     read_ledger,
 )
-from optuna_merge.pruners._promotion import PromotionPruner
+from optuna_merge.pruners._promotion import PromotionPruner, should_prune
 from optuna_merge.pruners._race_bar import RaceBar, race_bar
 
 __all__ = [
@@ -27,10 +29,13 @@ __all__ = [
     "PromotionPruner",
     "Prune",
     "RaceBar",
+    "best_fronts_first",
     "best_scores_first",
     "decide",
     "is_duplicate_promotion",
     "is_over_budget",
+    "preview_metrics",
     "race_bar",
     "read_ledger",
+    "should_prune",
 ]

@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
+import numpy as np
+import numpy.typing as npt
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge._optuna import PROMOTED_FROM, first_attempt, retry_history
+from optuna_merge.fronts import below_nadir, layers, volume_alone
 
 DECISION = "preview_decision"
 CLAIM = "preview_claim"
@@ -48,29 +51,47 @@ class Prune:
 
 @dataclass(frozen=True)
 class Budget:
-    """How many previews may be promoted.
+    """How many previews may be promoted, and what their finetunes may cost.
 
     Attributes:
         fraction: Promotions per preview, in [0, 1].
         max_promotions: Cap on all promotions of the study; None for none.
         warmup: Number of previews before anything is promoted.
+        max_steps: Training steps of all promoted finetunes together; None for no cap. Needs
+            `finetune_steps`.
+        max_seconds: Seconds of all promoted finetunes together; None for no cap.
+        finetune_steps: Training steps of one finetune: a promotion reserves them all, and gives
+            back what is left when its finetune is pruned at a rung.
     """
 
     fraction: float = 0.25
     max_promotions: int | None = None
     warmup: int = 8
+    max_steps: int | None = None
+    max_seconds: float | None = None
+    finetune_steps: int | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.fraction <= 1.0:  # also refuses NaN
             raise ValueError(
                 f"fraction is {self.fraction}, expected promotions per preview between 0 and 1"
             )
-        if self.max_promotions is not None and self.max_promotions < 0:
-            raise ValueError(
-                f"max_promotions is {self.max_promotions}, expected 0 or more, or None for no cap"
-            )
         if self.warmup < 0:
             raise ValueError(f"warmup is {self.warmup}, expected a number of previews, 0 or more")
+        for name in ("max_promotions", "max_steps", "max_seconds"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:  # also refuses NaN
+                raise ValueError(f"{name} is {value}, expected 0 or more, or None for no cap")
+        if self.finetune_steps is not None and self.finetune_steps < 1:
+            raise ValueError(
+                f"finetune_steps is {self.finetune_steps}, expected the training steps of one "
+                f"finetune, 1 or more"
+            )
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether nothing may ever be promoted."""
+        return 0 in (self.fraction, self.max_promotions, self.max_steps, self.max_seconds)
 
     def cap(self, n_previews: int) -> int:
         """Promotions allowed after `n_previews` previews: floor(fraction x previews)."""
@@ -78,6 +99,42 @@ class Budget:
             return 0
         cap = math.floor(self.fraction * n_previews + _ROUNDING)
         return cap if self.max_promotions is None else min(cap, self.max_promotions)
+
+    def free(self, ledger: Ledger, claims: Iterable[int]) -> int:
+        """How many more may be promoted beside the claims of these lineages.
+
+        Steps: a claim whose finetune is under way, or failed, counts with all of its steps.
+        Seconds: it counts with the longest finetune that the study has seen, and so does the one
+        to promote; while none has been seen there is only one at a time. So the cap on steps is
+        never passed, that on seconds only by a finetune that takes longer than all before it.
+
+        Raises:
+            ValueError: a cap on steps, but `finetune_steps` is not known.
+        """
+        held = frozenset(claims)
+        free = self.cap(len(ledger.previews)) - len(held)
+        if self.max_steps is not None:
+            if self.finetune_steps is None:
+                raise ValueError(
+                    "max_steps needs the number of training steps of one finetune, which this "
+                    "study's definition does not say; give PromotionPruner(finetune_steps=...)"
+                )
+            whole = self.finetune_steps
+            spent = sum(min(ledger.steps.get(lineage, whole), whole) for lineage in held)
+            free = min(free, (self.max_steps - spent) // whole)
+        if self.max_seconds is not None:
+            free = min(free, self._free_by_time(ledger, held, self.max_seconds))
+        return max(0, free)
+
+    @staticmethod
+    def _free_by_time(ledger: Ledger, held: frozenset[int], limit: float) -> int:
+        longest = ledger.longest_seconds
+        if longest is None:
+            return 1 if limit > 0 and not held else 0
+        spent = sum(ledger.seconds.get(lineage, longest) for lineage in held)
+        if longest <= 0:
+            return len(ledger.previews) if spent < limit else 0
+        return math.floor((limit - spent) / longest + _ROUNDING)
 
 
 @dataclass(frozen=True)
@@ -103,12 +160,19 @@ class Ledger:
         kept: Lineages whose own trial holds the claim.
         copies: Lineages of which copies hold the claim -> the number of the first copy.
         candidates: Pruned previews with finite scores whose lineage holds no claim.
+        steps: By lineage, the training steps of a finetune that was pruned at a rung.
+        seconds: By lineage, the seconds of a finetune that has ended.
+        longest_seconds: Of all finetunes that came to their end, baselines included; None if
+            there is none.
     """
 
     previews: frozenset[int]
     kept: frozenset[int]
     copies: Mapping[int, int]
     candidates: tuple[Candidate, ...]
+    steps: Mapping[int, int] = field(default_factory=dict)
+    seconds: Mapping[int, float] = field(default_factory=dict)
+    longest_seconds: float | None = None
 
     @property
     def claims(self) -> frozenset[int]:
@@ -122,10 +186,47 @@ def step_zero(trial: FrozenTrial) -> tuple[float] | None:
     return None if value is None else (value,)
 
 
+def preview_metrics(tasks: Sequence[str]) -> Scores:
+    """The preview of a study with one objective per task: the attributes `preview_<task>`."""
+    keys = [f"preview_{task}" for task in tasks]
+
+    def read(trial: FrozenTrial) -> tuple[float, ...] | None:
+        if not all(key in trial.user_attrs for key in keys):
+            return None
+        values = [trial.user_attrs[key] for key in keys]
+        return tuple(math.nan if value is None else float(value) for value in values)
+
+    return read
+
+
 def best_scores_first(maximize: bool) -> Order:
     """Order by the first score, the best in front; ties by the lower trial number."""
     sign = -1.0 if maximize else 1.0
     return lambda candidates: sorted(candidates, key=lambda c: (sign * c.scores[0], c.number))
+
+
+def best_fronts_first(
+    maximize: Sequence[bool], reference: npt.NDArray[np.float64] | None = None
+) -> Order:
+    """Order by non-domination rank of the scores, then by the hypervolume of the point alone.
+
+    Args:
+        maximize: For each score, whether larger is better.
+        reference: Where volumes are measured from; None: a tenth of the range below the worst.
+    """
+    signs = np.where(maximize, 1.0, -1.0)
+
+    def order(candidates: Sequence[Candidate]) -> Iterable[Candidate]:
+        points = signs * np.array([c.scores for c in candidates], dtype=float)
+        if not len(points):
+            return
+        corner = below_nadir(points) if reference is None else signs * reference
+        volumes = volume_alone(points, corner)
+        for layer in layers(points):
+            for i in sorted(layer, key=lambda i: (-volumes[i], candidates[i].number)):
+                yield candidates[i]
+
+    return order
 
 
 def read_ledger(trials: Sequence[FrozenTrial], scores: Scores = step_zero) -> Ledger:
@@ -140,14 +241,21 @@ def read_ledger(trials: Sequence[FrozenTrial], scores: Scores = step_zero) -> Le
     kept: set[int] = set()
     standing: dict[int, int] = {}  # copies that hold a claim -> their lineage
     candidates: list[Candidate] = []
+    ended: dict[int, FrozenTrial] = {}  # the latest finetune of a lineage that has ended
+    longest: float | None = None
     for trial in trials:  # ordered by number: whatever is referred to has been seen
         attrs = trial.user_attrs
         decision = attrs.get(DECISION)
         source = attrs.get(PROMOTED_FROM)
+        took = attrs.get("truth_seconds") if trial.state == TrialState.COMPLETE else None
+        if took is not None:
+            longest = took if longest is None else max(longest, took)
         if source is not None:
             lineage = lineages[trial.number] = lineages.get(int(source), int(source))
             if decision != "prune":
                 standing[trial.number] = lineage
+                if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+                    ended[lineage] = trial
             else:  # it gave the claim back, which the attempts that failed before it had held
                 for attempt in retry_history(trial):
                     standing.pop(attempt, None)
@@ -165,6 +273,8 @@ def read_ledger(trials: Sequence[FrozenTrial], scores: Scores = step_zero) -> Le
         if decision == "promote" or (undecided and (went_on or claiming)):
             kept.add(lineage)
             previews.add(lineage)
+            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+                ended[lineage] = trial
         elif trial.state != TrialState.FAIL:
             previews.add(lineage)
             pruned = trial.state == TrialState.PRUNED or (
@@ -181,6 +291,17 @@ def read_ledger(trials: Sequence[FrozenTrial], scores: Scores = step_zero) -> Le
         kept=frozenset(kept),
         copies=copies,
         candidates=tuple(c for c in candidates if c.lineage not in claims),
+        steps={
+            lineage: _last_step(trial)
+            for lineage, trial in ended.items()
+            if trial.state == TrialState.PRUNED and _last_step(trial) > 0
+        },
+        seconds={
+            lineage: float(trial.user_attrs["truth_seconds"])
+            for lineage, trial in ended.items()
+            if trial.user_attrs.get("truth_seconds") is not None
+        },
+        longest_seconds=longest,
     )
 
 
@@ -219,7 +340,7 @@ def decide(
         preview = scores(current)
         if preview is not None and all(map(math.isfinite, preview)):
             candidates.append(Candidate(number, lineage, tuple(preview)))
-    free = max(0, budget.cap(len(ledger.previews)) - len(claims))
+    free = budget.free(ledger, claims)
     first = islice(order(candidates), free) if free else ()
     promoted = [Promote(candidate.number) for candidate in first]
     if number is None or Promote(number) in promoted:
@@ -227,31 +348,42 @@ def decide(
     return (*promoted, Prune(number))
 
 
-def claim_holds(trials: Sequence[FrozenTrial], number: int, budget: Budget) -> bool:
+def claim_holds(
+    trials: Sequence[FrozenTrial], number: int, budget: Budget, scores: Scores = step_zero
+) -> bool:
     """Whether the claim that trial `number` has just written may stand beside all others.
 
     Of several workers that write their claims and then read all, the last one to write sees every
     claim that stands. So if each gives way as soon as it sees more claims than slots, never too
     many stand; where more than needed gave way, the slots are filled again by copies.
     """
-    ledger = read_ledger(trials)
+    ledger = read_ledger(trials, scores)
     others = ledger.claims - {first_attempt(_find(trials, number))}
-    return len(others) < budget.cap(len(ledger.previews))
+    return budget.free(ledger, others) > 0
 
 
-def is_over_budget(trials: Sequence[FrozenTrial], trial: FrozenTrial, budget: Budget) -> bool:
+def is_over_budget(
+    trials: Sequence[FrozenTrial],
+    trial: FrozenTrial,
+    budget: Budget,
+    scores: Scores = step_zero,
+) -> bool:
     """Whether a promoted copy must give way since the slots are taken by claims before its own.
 
     Numbers are given out by the storage one at a time, so all workers see one order of copies, and
     of those that were queued at once exactly as many run as there are slots. Trials that kept
     their own claim come before copies. With no claim before its own a copy runs in any case: it
-    was queued for a slot, though the previews that opened it may have failed since.
+    was queued for a slot, though the previews that opened it may have failed since; only a budget
+    of zero, as of a worker started with another one, stops it.
     """
-    ledger = read_ledger(trials)
+    if budget.is_zero:
+        return True
+    ledger = read_ledger(trials, scores)
     lineage = _lineage_of_copy(trials, trial)
     first = ledger.copies.get(lineage, trial.number)
     ahead = {other for other, copy in ledger.copies.items() if copy < first} | ledger.kept
-    return len(ahead - {lineage}) >= max(1, budget.cap(len(ledger.previews)))
+    ahead -= {lineage}
+    return bool(ahead) and budget.free(ledger, ahead) < 1
 
 
 def is_duplicate_promotion(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int | None:

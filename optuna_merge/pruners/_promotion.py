@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -14,7 +15,12 @@ from optuna.pruners import BasePruner
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_merge._optuna import PROMOTED_FROM, set_trial_user_attr, study_view
+from optuna_merge._optuna import (
+    PROMOTED_FROM,
+    latest_view,
+    set_trial_user_attr,
+    study_view,
+)
 from optuna_merge.pruners._decision import (
     BASELINE,
     CLAIM,
@@ -25,15 +31,21 @@ from optuna_merge.pruners._decision import (
     Order,
     Promote,
     Prune,
-    best_scores_first,
+    Scores,
     claim_holds,
     decide,
     is_duplicate_promotion,
     is_over_budget,
+    preview_metrics,
+    step_zero,
 )
-from optuna_merge.pruners._truth_order import most_promising_truths
+from optuna_merge.pruners._truth_order import (
+    Aim,
+    most_promising_previews,
+    most_promising_truths,
+)
 from optuna_merge.samplers._history import TrialReader
-from optuna_merge.study import task_names
+from optuna_merge.study import finetune_steps, reference_point, task_names
 
 _logger = logging.getLogger(__name__)
 
@@ -81,6 +93,15 @@ class PromotionPruner(BasePruner):
     are filled again. A copy that was queued by hand, with `promoted_from` but without
     `preview_decision`, is finetuned beyond the budget too.
 
+    In a study of several objectives, one per task, the preview is the user attributes
+    `preview_<task>`, and the most promising one has the largest expected hypervolume improvement
+    of the truths (before there are two truths: the first by non-domination rank, then by the
+    hypervolume of its preview alone). `Trial.should_prune` refuses to work there: ask
+    `optuna_merge.pruners.should_prune`.
+
+    All caps count promotions only, not the baselines. With a cap of zero nothing is promoted, nor
+    are copies that are queued already.
+
     Example:
         >>> def objective(trial):
         ...     w = [trial.suggest_float(f"w_{task}", 0, 1) for task in tasks]
@@ -96,11 +117,21 @@ class PromotionPruner(BasePruner):
         fraction: Promotions per preview, in [0, 1]. With 0 only baselines are finetuned.
         max_promotions: Cap on the promotions of the whole study; None for none.
         warmup: Number of previews before anything is promoted.
+        max_steps: Cap on the training steps of all promoted finetunes together; None for none. A
+            promotion reserves a whole finetune's steps, and one that is pruned at a rung gives
+            back what it did not use. Never passed.
+        max_seconds: Cap on the seconds of all promoted finetunes together; None for none. One that
+            is under way counts as the longest finetune so far, so only a finetune that takes
+            longer than all before it passes the cap; while none has ended they go one at a time.
+        finetune_steps: Training steps of one finetune, for `max_steps`; None: those that the
+            study's definition says.
         rank: "truth" or "preview", what candidates are ordered by; see above. Needs two tasks or
             more with parameters `w_<task>` between 0 and 1.
         score: What the study's value is in terms of the tasks' metrics, as for `PreviewSampler`:
             a function from an array of metrics `... x T` to an array `...`. With it, and with the
             user attributes `preview_<task>` and `truth_<task>`, each task's metric is modelled.
+        constraints: What the tasks' true metrics must keep, as for `PreviewSampler`: promising is
+            then what may be better than the best feasible truth and feasible itself.
         rung_pruner: What decides at steps after 0; None never prunes there. It sees the study as
             if there were no previews: trials that never went beyond step 0, and the values at
             step 0, are hidden, since a preview is another measure than a rung of the finetune and
@@ -121,8 +152,12 @@ class PromotionPruner(BasePruner):
         fraction: float = 0.25,
         max_promotions: int | None = None,
         warmup: int = 8,
+        max_steps: int | None = None,
+        max_seconds: float | None = None,
+        finetune_steps: int | None = None,
         rank: Literal["truth", "preview"] = "truth",
         score: Callable[[Array], Array] | None = None,
+        constraints: Callable[[Array], Array] | None = None,
         rung_pruner: BasePruner | None = None,
         seed: int | None = None,
     ) -> None:
@@ -130,12 +165,18 @@ class PromotionPruner(BasePruner):
             raise ValueError(f"rank is {rank!r}, expected 'truth' or 'preview'")
         if score is not None and not callable(score):
             raise TypeError(f"score is {type(score).__name__}, expected a function or None")
+        if constraints is not None and not callable(constraints):
+            raise TypeError(
+                f"constraints is {type(constraints).__name__}, expected a function or None"
+            )
         if rung_pruner is not None and not isinstance(rung_pruner, BasePruner):
             raise TypeError(
                 f"rung_pruner is {type(rung_pruner).__name__}, expected an Optuna pruner or None"
             )
-        self._budget = Budget(fraction, max_promotions, warmup)
-        self._rank, self._score = rank, score
+        self._budget = Budget(
+            fraction, max_promotions, warmup, max_steps, max_seconds, finetune_steps
+        )
+        self._rank, self._score, self._constraints = rank, score, constraints
         self._rung_pruner = rung_pruner
         self._seed = seed or 0
         self._reader = TrialReader(())
@@ -150,10 +191,10 @@ class PromotionPruner(BasePruner):
         step = trial.last_step
         if RACED_OUT in trial.user_attrs:
             return self._give_way(study, trial)
-        if step is None:
-            return False
-        if step > 0:
+        if step is not None and step > 0:
             return self._prune_at_rung(study, trial)
+        if self._scores(study)(trial) is None:
+            return False
         if PROMOTED_FROM in trial.user_attrs:
             return self._prune_copy(study, trial)
         return self._prune_preview(study, trial)
@@ -170,7 +211,8 @@ class PromotionPruner(BasePruner):
         if Prune(trial.number) in decisions:
             return self._give_way(study, trial)
         set_trial_user_attr(study, trial, CLAIM, True)
-        if claim_holds(study.get_trials(deepcopy=False), trial.number, self._budget):
+        trials = study.get_trials(deepcopy=False)
+        if claim_holds(trials, trial.number, self._budget_of(study), self._scores(study)):
             return self._record(study, trial, "promote")
         return self._give_way(study, trial)
 
@@ -185,7 +227,8 @@ class PromotionPruner(BasePruner):
         if CLAIM in trial.user_attrs:
             return False
         by_hand = DECISION not in trial.user_attrs
-        if not by_hand and is_over_budget(trials, trial, self._budget):
+        budget, scores = self._budget_of(study), self._scores(study)
+        if not by_hand and is_over_budget(trials, trial, budget, scores):
             return self._give_way(study, trial)
         # From here on it stands, also when claims that don't are written for a moment.
         set_trial_user_attr(study, trial, CLAIM, True)
@@ -218,34 +261,61 @@ class PromotionPruner(BasePruner):
     def _decide(
         self, study: Study, trials: list[FrozenTrial], number: int | None
     ) -> tuple[Promote | Prune, ...]:
-        return decide(trials, number, budget=self._budget, order=self._order(study, trials))
+        return decide(
+            trials,
+            number,
+            budget=self._budget_of(study),
+            order=self._order(study, trials),
+            scores=self._scores(study),
+        )
+
+    def _budget_of(self, study: Study) -> Budget:
+        budget = self._budget
+        if budget.max_steps is None or budget.finetune_steps is not None:
+            return budget
+        return replace(budget, finetune_steps=finetune_steps(study))
+
+    def _scores(self, study: Study) -> Scores:
+        return step_zero if len(study.directions) == 1 else preview_metrics(task_names(study))
 
     def _order(self, study: Study, trials: list[FrozenTrial]) -> Order:
-        maximize = study.direction == StudyDirection.MAXIMIZE
-        by_preview = best_scores_first(maximize)
-        if self._rank == "preview":
-            return by_preview
-
-        def by_truth(candidates: Sequence[Candidate]) -> Iterable[Candidate]:
+        def order(candidates: Sequence[Candidate]) -> Iterable[Candidate]:
             tasks = task_names(study)
-            if len(candidates) < 2 or len(tasks) < 2:
-                return by_preview(candidates)
             if self._reader.tasks != tasks:
                 self._reader = TrialReader(tasks)
+            history = self._reader.read(study.study_name, trials)
+            aim = Aim(
+                tuple(d == StudyDirection.MAXIMIZE for d in study.directions),
+                self._score,
+                self._constraints,
+                reference_point(study, tasks) if len(study.directions) > 1 else None,
+            )
+            if self._rank == "preview" or len(candidates) < 2 or len(tasks) < 2:
+                return most_promising_previews(aim, history)(candidates)
             return most_promising_truths(
                 candidates,
                 trials,
-                self._reader.read(study.study_name, trials),
-                maximize=maximize,
-                score=self._score,
+                history,
+                aim=aim,
                 seed=self._seed,
+                scores=self._scores(study),
             )
 
-        return by_truth
+        return order
 
     def _record(self, study: Study, trial: FrozenTrial, decision: str) -> bool:
         set_trial_user_attr(study, trial, DECISION, decision)
         return decision == "prune"
+
+
+def should_prune(trial: optuna.Trial) -> bool:
+    """`trial.should_prune()`, also in studies of several objectives, where Optuna has none.
+
+    Only pruners that need no reported values, as `PromotionPruner` does, prune there.
+    """
+    if len(trial.study.directions) == 1:
+        return trial.should_prune()
+    return trial.study.pruner.prune(trial.study, latest_view(trial))
 
 
 def _finetune_of(trial: FrozenTrial) -> FrozenTrial | None:
@@ -276,6 +346,6 @@ def _copy_to_promote(trial: FrozenTrial) -> FrozenTrial:
         state=TrialState.WAITING,
         params=trial.params,
         distributions=trial.distributions,
-        intermediate_values={0: trial.intermediate_values[0]},
+        intermediate_values={k: v for k, v in trial.intermediate_values.items() if k == 0},
         user_attrs={**attrs, DECISION: "promote", PROMOTED_FROM: trial.number},
     )

@@ -9,8 +9,9 @@ so the budget holds and only the choice between equals is left to chance.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +19,18 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge._optuna import PROMOTED_FROM
 from optuna_merge.calibration import rank_correlation, score_pairs
+from optuna_merge.constraints import total_violation
 from optuna_merge.pruners._decision import (
     BASELINE,
     CLAIM,
     DECISION,
     Candidate,
+    Order,
+    Scores,
+    best_fronts_first,
     best_scores_first,
     read_ledger,
+    step_zero,
 )
 from optuna_merge.samplers._history import History, Series, spread_subset
 
@@ -32,6 +38,7 @@ _logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[np.float64]
 Score = Callable[[Array], Array]
+Constraints = Callable[[Array], Array]
 
 MIN_TRUTHS = 2
 """With fewer truths the preview decides."""
@@ -44,14 +51,60 @@ _NEAR = 0.02  # largest difference of a weight
 _MAX_CANDIDATES = 1500
 
 
+@dataclass(frozen=True)
+class Aim:
+    """What a study looks for.
+
+    Attributes:
+        maximize: Direction of each objective. Of several, objective i is task i's metric.
+        score: The single objective in terms of the tasks' metrics, as for `PreviewSampler`.
+        constraints: What the tasks' metrics must keep, as for `PreviewSampler`.
+        reference: Point of several objectives that hypervolumes are measured from; None: inferred.
+    """
+
+    maximize: tuple[bool, ...]
+    score: Score | None = None
+    constraints: Constraints | None = None
+    reference: Array | None = None
+
+    @property
+    def signs(self) -> tuple[float, ...]:
+        """1 for each objective that is maximised, -1 for the others."""
+        return tuple(1.0 if m else -1.0 for m in self.maximize)
+
+
+def most_promising_previews(aim: Aim, history: History) -> Order:
+    """Order by the previews: those that satisfy the constraints, then those that miss them least.
+
+    Among equals the best score comes first; with several objectives, see `best_fronts_first`.
+    Where a trial has no previews of the tasks' metrics, nothing is known to be violated.
+    """
+    best_first = best_scores_first(aim.maximize[0])
+    if len(aim.maximize) > 1:
+        best_first = best_fronts_first(aim.maximize, aim.reference)
+    if aim.constraints is None:
+        return best_first
+    metrics = {r.number: r.preview_metrics for r in history.records}
+    nothing = (math.nan,) * len(history.tasks)
+
+    def violation(candidate: Candidate) -> float:
+        seen = metrics.get(candidate.number, nothing)
+        if all(map(math.isnan, seen)):
+            return 0.0
+        assert aim.constraints is not None
+        return float(total_violation(aim.constraints(np.array(seen))))
+
+    return lambda candidates: sorted(best_first(candidates), key=violation)  # a stable sort
+
+
 def most_promising_truths(
     candidates: Sequence[Candidate],
     trials: Sequence[FrozenTrial],
     history: History,
     *,
-    maximize: bool,
-    score: Score | None = None,
+    aim: Aim,
     seed: int = 0,
+    scores: Scores = step_zero,
 ) -> Iterator[Candidate]:
     """Candidates in the order in which they are to be finetuned; each is found when asked for.
 
@@ -59,11 +112,13 @@ def most_promising_truths(
     `PreviewSampler`: one side of the model (previews help, or don't) is drawn with the probability
     that the truths give it. Each next one counts those before it as pending, as all finetunes
     under way. Weights that are finetuned already come last, and so do those within 0.02 of a
-    finetune under way, whose truth will tell more about them.
+    finetune under way, whose truth will tell more about them. With constraints the improvement is
+    that over the best feasible truth, and with several objectives that of the hypervolume, as in
+    `PreviewSampler`.
 
     While the interval of the rank correlation of previews and truths includes zero, though there
     are eight truths with no weight zero, every fourth promotion goes to the candidate whose truth
-    is least certain.
+    is least certain. (Not with several objectives.)
 
     Of more than 1,500 candidates the best and the latest previews and others far from them are
     compared; the rest come last, and so do trials without task weights. Before there are
@@ -73,30 +128,30 @@ def most_promising_truths(
         candidates: What may be promoted.
         trials: All trials of the study.
         history: The same trials, read for the study's tasks.
-        maximize: Direction of the study.
-        score: The objective value in terms of the tasks' metrics, as for `PreviewSampler`.
+        aim: What the study looks for.
         seed: Of the side's draw, together with the number of promotions so far.
+        scores: A trial's preview, as for `decide`.
     """
-    by_preview = best_scores_first(maximize)
+    by_preview = most_promising_previews(aim, history)
     weights = {record.number: record.weights for record in history.records}
-    placed = [c for c in candidates if weights.get(c.number)]
-    if not placed or len(history.score(1.0).truths) < MIN_TRUTHS:
+    placed = [c for c in by_preview(candidates) if weights.get(c.number)]
+    posterior = _Posterior(history, aim, seed)
+    if not placed or posterior.n_truths < MIN_TRUTHS:
         yield from by_preview(candidates)
         return
-    sign = 1.0 if maximize else -1.0
+    by_number = sorted(range(len(placed)), key=lambda i: placed[i].number)
     compared = spread_subset(
-        np.array([weights[c.number] for c in placed]),
-        sign * np.array([c.scores[0] for c in placed]),
+        np.array([weights[placed[i].number] for i in by_number]),
+        -np.array(by_number, dtype=float),
         _MAX_CANDIDATES,
     )
-    left = list(by_preview([placed[i] for i in compared]))
+    left = [placed[i] for i in sorted(by_number[j] for j in compared)]
     first = set(left)
-    others = by_preview([c for c in candidates if c not in first])
-    posterior = _Posterior(history, sign, score, seed)
+    others = [c for c in by_preview(candidates) if c not in first]
     busy = [weights.get(trial.number) for trial in trials if _is_finetuning(trial)]
     pending = [w for w in busy if w]
     done = {r.weights for r in history.records if r.state == TrialState.COMPLETE}
-    n_promoted = len(read_ledger(trials).claims)
+    n_promoted = len(read_ledger(trials, scores).claims)
     while left:
         points = np.array([weights[c.number] for c in left])
         coming = np.array(pending, dtype=float).reshape(-1, points.shape[1])
@@ -123,37 +178,58 @@ def _is_finetuning(trial: FrozenTrial) -> bool:
 class _Posterior:
     """What finetunes promise, given the finetunes that are pending."""
 
-    def __init__(self, history: History, sign: float, score: Score | None, seed: int) -> None:
-        self._value = history.score(sign)
+    def __init__(self, history: History, aim: Aim, seed: int) -> None:
+        self._aim, self._seed = aim, seed
+        n_objectives = len(aim.maximize)
+        if n_objectives == 1:
+            self._values = [history.score(aim.signs[0])]
+        else:
+            self._values = [
+                history.objective(i, n_objectives, sign) for i, sign in enumerate(aim.signs)
+            ]
+        self.n_truths = min(len(values.truths) for values in self._values)
         self._metrics: list[Series] = []
-        if score is not None:
+        if n_objectives == 1 and aim.score is not None:
             self._metrics = [history.metric(i) for i in range(len(history.tasks))]
             if min(len(m.truths) for m in self._metrics) < MIN_TRUTHS:
                 self._metrics = []
-        self._sign, self._score, self._seed = sign, score, seed
-        previews, truths = score_pairs(history.records)
+        previews, truths = score_pairs(history.records)  # none with several objectives
         self._correlation = rank_correlation(
             previews[-_MAX_PAIRS:], truths[-_MAX_PAIRS:], resamples=_RESAMPLES
         )
 
     def promise(self, weights: Array, pending: Array, n_promoted: int) -> Array:
         """A number per row of `n x T`, larger is better; `pending` is `k x T`."""
-        from optuna_merge.samplers._acquisition import ScoreImprovement, TruthImprovement
+        from optuna_merge.samplers import _acquisition as acquisitions
         from optuna_merge.samplers._model import ScoreModel, TruthModel
 
+        def fit(series: Series) -> TruthModel:
+            return TruthModel.fit(replace(series, pending=pending))
+
+        aim = self._aim
+        if len(self._values) > 1:
+            return acquisitions.front_improvement(
+                [fit(values) for values in self._values],
+                aim.signs,
+                np.random.default_rng([self._seed, n_promoted]),
+                reference=aim.reference,
+                coming=pending,
+                constraints=aim.constraints,
+            )(weights)
         spreads_out = self._spreads_out(n_promoted)
         if self._metrics:
-            assert self._score is not None
-            models = [TruthModel.fit(replace(m, pending=pending)) for m in self._metrics]
-            model = ScoreModel(models, self._score)
+            assert aim.score is not None
+            model = ScoreModel([fit(m) for m in self._metrics], aim.score)
             if spreads_out:
                 return model.predict(weights)[1]
-            return ScoreImprovement(model, self._sign, pending)(weights)
-        truth = TruthModel.fit(replace(self._value, pending=pending))
+            return acquisitions.ScoreImprovement(model, aim.signs[0], pending, aim.constraints)(
+                weights
+            )
+        truth = fit(self._values[0])
         if spreads_out:
             return truth.predict(weights)[1]
         side = np.random.default_rng([self._seed, n_promoted]).random() < truth.trust
-        return TruthImprovement(truth.siding(with_preview=side), pending)(weights)
+        return acquisitions.TruthImprovement(truth.siding(with_preview=side), pending)(weights)
 
     def _spreads_out(self, n_promoted: int) -> bool:
         """Whether this promotion is for what it teaches.

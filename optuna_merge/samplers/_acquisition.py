@@ -11,10 +11,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from optuna_merge.constraints import total_violation
 from optuna_merge.samplers._model import ScoreModel, TruthModel, single_thread
 from optuna_merge.samplers._simplex import candidates, neighbours
 
 Array = npt.NDArray[np.float64]
+
+Constraints = Callable[[Array], Array]
+"""Metrics `... x T` to constraint values `... x C`, feasible where all are 0 or less."""
 
 _POLISH = ((0.05, 0.02), (0.01, 0.003))
 _SAME = 1e-4
@@ -84,41 +88,112 @@ class TruthImprovement:
             return (self._model.log_weights.exp() @ self._model.members(weights)[0]).numpy()
 
 
+class Feasibility:
+    """How surely the tasks' true metrics satisfy constraints, draw by draw.
+
+    A draw counts by a steep sigmoid of its constraint values rather than as 0 or 1, so that also
+    where no draw is feasible the logarithm tells which way is better (as BoTorch does).
+
+    Args:
+        constraints: From metrics to constraint values.
+        metrics: Metrics at some points, `n x T`: the spread of their constraint values is the
+            unit of the sigmoids.
+    """
+
+    def __init__(self, constraints: Constraints, metrics: Array) -> None:
+        self._constraints = constraints
+        self._width = np.maximum(1e-3 * np.std(constraints(metrics), axis=0), 1e-12)
+
+    def violation(self, metrics: Array) -> Array:
+        """How far metrics `... x T` are beyond the bounds together; 0 is feasible."""
+        return total_violation(self._constraints(metrics) / self._width)
+
+    def log_weights(self, metrics: Array) -> Array:
+        """Log weight of each draw `... x T`: about 0 where feasible, else very negative."""
+        values = self._constraints(metrics) / self._width
+        return np.asarray(-np.logaddexp(0.0, values).sum(axis=-1))
+
+
+def _feasible_first(quality: Array, violation: Array) -> Array:
+    """The quality where nothing is violated, and below all of those minus the violation."""
+    if not (violation > 0).any():
+        return quality
+    return np.where(violation > 0, quality.min() - 1.0 - violation, quality)
+
+
 class ScoreImprovement:
     """Expected improvement of a score of the tasks' true metrics, over Monte Carlo draws.
+
+    With constraints it is the expected improvement over the best feasible truth by draws that are
+    feasible themselves; while no truth so far is thought to be feasible, the probability to be.
 
     Args:
         model: Posterior of the score.
         sign: 1 when the score is maximised, -1 when it is minimised.
         coming: As in `TruthImprovement`.
+        constraints: From the tasks' metrics to constraint values; None for none.
     """
 
-    def __init__(self, model: ScoreModel, sign: float, coming: Array | None = None) -> None:
+    def __init__(
+        self,
+        model: ScoreModel,
+        sign: float,
+        coming: Array | None = None,
+        constraints: Constraints | None = None,
+    ) -> None:
         self._model, self._sign = model, sign
         self.anchors = model.anchors
-        seen = _incumbents(model, coming)
-        self._best = float(self.merit(seen).max())
-        self._width = max(1e-3 * float(np.std(self.merit(self.anchors))), 1e-12)
+        metrics = model.moments(self.anchors)[0]
+        self._width = max(1e-3 * float(np.std(sign * model.score(metrics))), 1e-12)
+        self._feasibility = None if constraints is None else Feasibility(constraints, metrics)
+        seen = model.moments(_incumbents(model, coming))[0]
+        quality = sign * model.score(seen)
+        if self._feasibility is not None:
+            quality = quality[self._feasibility.violation(seen) <= 0]
+        self._best = float(quality.max()) if len(quality) else None
 
     def __call__(self, weights: Array) -> Array:
-        gain = (self._sign * self._model.draws(weights) - self._best) / self._width
-        # log of a softplus: draws without improvement still tell which way is up
-        soft = np.where(gain > -30.0, np.log(np.logaddexp(0.0, np.maximum(gain, -30.0))), gain)
+        metrics = self._model.metric_draws(weights)
+        soft = np.zeros(metrics.shape[:-1])
+        if self._best is not None:
+            gain = (self._sign * self._model.score(metrics) - self._best) / self._width
+            # log of a softplus: draws without improvement still tell which way is up
+            soft = np.where(gain > -30.0, np.log(np.logaddexp(0.0, np.maximum(gain, -30.0))), gain)
+        if self._feasibility is not None:
+            soft = soft + self._feasibility.log_weights(metrics)
         return np.asarray(np.logaddexp.reduce(soft, axis=0))
 
     def merit(self, weights: Array) -> Array:
-        return self._sign * self._model.score(self._model.moments(weights)[0])
+        metrics = self._model.moments(weights)[0]
+        quality = self._sign * self._model.score(metrics)
+        if self._feasibility is None:
+            return quality
+        return _feasible_first(quality, self._feasibility.violation(metrics))
 
 
 class FrontImprovement:
     """Expected hypervolume improvement of the front of truths (BoTorch's box decomposition).
 
+    Constraints are treated as in `ScoreImprovement`: the front is that of the truths thought to be
+    feasible, and draws count as far as they are feasible.
+
     Args:
         models: One per objective, at most 4; larger is better inside of them.
         draws: Standard normal, `n x m`.
+        reference: Point of the objectives, `m`, that the volume is measured from, in their own
+            units; None: inferred from the front.
+        coming: As in `TruthImprovement`.
+        constraints: From the objectives, which are the tasks' metrics, to constraint values.
     """
 
-    def __init__(self, models: Sequence[TruthModel], draws: Array) -> None:
+    def __init__(
+        self,
+        models: Sequence[TruthModel],
+        draws: Array,
+        reference: Array | None = None,
+        coming: Array | None = None,
+        constraints: Constraints | None = None,
+    ) -> None:
         from botorch.utils.multi_objective.box_decompositions import FastNondominatedPartitioning
         from botorch.utils.multi_objective.hypervolume import infer_reference_point
         from botorch.utils.multi_objective.pareto import is_non_dominated
@@ -126,13 +201,33 @@ class FrontImprovement:
         self._models = tuple(models)
         self.anchors = models[0].anchors
         self._draws = torch.as_tensor(draws)
-        seen = models[0].truth_weights if len(models[0].truth_weights) else self.anchors
+        self._feasibility = None
         with single_thread(), torch.no_grad():
-            front = self._moments(seen)[0]
+            front = self._moments(_incumbents(models[0], coming))[0]
+            if constraints is not None:
+                at_anchors = self._metrics(self._moments(self.anchors)[0])
+                self._feasibility = Feasibility(constraints, at_anchors)
+                front = front[self._feasibility.violation(self._metrics(front)) <= 0]
+            self._nothing_feasible = not len(front)
+            if self._nothing_feasible:
+                return
             front = front[is_non_dominated(front)]
-            reference = infer_reference_point(front)
-            boxes = FastNondominatedPartitioning(reference, Y=front).get_hypercell_bounds()
-        self._low, self._high = boxes[0], boxes[1]
+            if reference is None:
+                point = infer_reference_point(front)
+            else:
+                point = torch.tensor(
+                    [float(m.standardise(r)) for m, r in zip(models, reference)],
+                    dtype=torch.float64,
+                )
+            boxes = FastNondominatedPartitioning(point, Y=front).get_hypercell_bounds()
+            self._low, self._high = boxes[0], boxes[1]
+
+    def _metrics(self, objectives: Tensor) -> Array:
+        """Objectives in their own units, `... x m`."""
+        columns = objectives.numpy()
+        return np.stack(
+            [m.unstandardise(columns[..., i]) for i, m in enumerate(self._models)], axis=-1
+        )
 
     def _moments(self, weights: Array) -> tuple[Tensor, Tensor]:
         means, variances = [], []
@@ -151,17 +246,54 @@ class FrontImprovement:
             gains = [
                 self._gain(mean[i : i + 64], std[i : i + 64]) for i in range(0, len(mean), 64)
             ]
-            # where no draw improves the front, the larger uncertainty wins
-            return torch.cat(gains).numpy() + 1e-12 * std.sum(-1).numpy()
+            return np.concatenate(gains)
 
-    def _gain(self, mean: Tensor, std: Tensor) -> Tensor:
+    def _gain(self, mean: Tensor, std: Tensor) -> Array:
         y = mean + std * self._draws[:, None, :]
+        feasible = np.zeros(y.shape[:-1])
+        if self._feasibility is not None:
+            feasible = self._feasibility.log_weights(self._metrics(y))
+        if self._nothing_feasible:
+            return np.asarray(np.logaddexp.reduce(feasible, axis=0))
         sides = torch.minimum(y[..., None, :], self._high) - self._low
-        volume: Tensor = sides.clamp_min(0.0).prod(-1).sum(-1)
-        return volume.mean(0)
+        volume = sides.clamp_min(0.0).prod(-1).sum(-1).numpy() * np.exp(feasible)
+        # where no draw improves the front, the larger uncertainty wins
+        return np.asarray(volume.mean(0) + 1e-12 * std.sum(-1).numpy())
 
     def merit(self, weights: Array) -> Array:
         return self(weights)
+
+
+MAX_FRONT = 4
+"""Objectives whose hypervolume is improved; the boxes of more take too long."""
+
+
+def front_improvement(
+    models: Sequence[TruthModel],
+    signs: Sequence[float],
+    rng: np.random.Generator,
+    *,
+    reference: Array | None = None,
+    coming: Array | None = None,
+    constraints: Constraints | None = None,
+) -> FrontImprovement | ScoreImprovement:
+    """What improves a front: its hypervolume, or for more than `MAX_FRONT` objectives a random
+    Chebyshev scalarisation.
+
+    Args:
+        models: One per objective.
+        signs: For each, 1 when it is maximised, -1 when it is minimised.
+        rng: Of the draws, or of the scalarisation's preference.
+        reference, coming, constraints: As in `FrontImprovement`.
+    """
+    if len(models) <= MAX_FRONT:
+        draws = rng.standard_normal((64, len(models)))
+        return FrontImprovement(models, draws, reference, coming, constraints)
+    seen = np.stack([m.predict(models[0].anchors)[0] for m in models], axis=-1) * signs
+    preference = rng.dirichlet(np.ones(len(signs)))
+    scalarise = chebyshev(preference, seen.min(axis=0), seen.max(axis=0))
+    model = ScoreModel(models, lambda objectives: scalarise(objectives * signs))
+    return ScoreImprovement(model, 1.0, coming, constraints)
 
 
 def chebyshev(preference: Array, low: Array, high: Array) -> Callable[[Array], Array]:

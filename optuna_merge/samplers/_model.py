@@ -340,6 +340,14 @@ class TruthModel:
             covariance = self._covariance(self._members, self._x_var, self._p_var, p_variance)
             self._chol = torch.linalg.cholesky(covariance)
 
+    def standardise(self, values: Array) -> Array:
+        """Truths in their own unit as the members' means are: larger is better."""
+        return np.asarray((self._sign * values - self._location) / self._scale)
+
+    def unstandardise(self, values: Array) -> Array:
+        """The way back."""
+        return np.asarray(self._sign * (values * self._scale + self._location))
+
     @property
     def trust(self) -> float:
         """Probability in [0, 1] that the previews help to predict the truths."""
@@ -392,8 +400,7 @@ class TruthModel:
             share = self.log_weights.exp()[:, None]
             centre = (share * mean).sum(0)
             variance = (share * (variance + (mean - centre).square())).sum(0)
-        mean_array = self._sign * (centre.numpy() * self._scale + self._location)
-        return mean_array, variance.sqrt().numpy() * self._scale
+        return self.unstandardise(centre.numpy()), variance.sqrt().numpy() * self._scale
 
 
 Score = Callable[[Array], Array]
@@ -443,10 +450,14 @@ class ScoreModel:
             np.stack([std for _, std in predictions], axis=-1),
         )
 
+    def metric_draws(self, weights: Array) -> Array:
+        """Draws of the tasks' metrics, `n_draws x q x T`."""
+        mean, std = self.moments(weights)
+        return np.asarray(mean + std * self._draws[:, None, :])
+
     def draws(self, weights: Array) -> Array:
         """Scores of the draws, `n_draws x q`."""
-        mean, std = self.moments(weights)
-        return self.score(mean + std * self._draws[:, None, :])
+        return self.score(self.metric_draws(weights))
 
     def predict(self, weights: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of the true score at `q x T`: two arrays of length q."""

@@ -15,14 +15,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge.samplers._history import History, Series, TrialReader
 from optuna_merge.samplers._simplex import startup_design, to_simplex
+from optuna_merge.study import reference_point
 from optuna_merge.weights import canonical_weights, check_tasks, param_name
 
 if TYPE_CHECKING:
     from optuna_merge.samplers._acquisition import Acquisition
 
 Array = npt.NDArray[np.float64]
-
-_MAX_FRONT = 4  # objectives; the boxes of more take too long
 
 
 class PreviewSampler(BaseSampler):
@@ -42,7 +41,8 @@ class PreviewSampler(BaseSampler):
     truth the previews alone decide. Trials that run or wait count as pending.
 
     With several objectives the expected hypervolume improvement is maximised (more than four:
-    the improvement of a random Chebyshev scalarisation). When there are as many objectives as
+    the improvement of a random Chebyshev scalarisation), from the study's `reference_point` if it
+    has one. When there are as many objectives as
     tasks, objective i is taken as task i's and the numeric user attributes `preview_<task>` are
     its previews.
 
@@ -60,9 +60,15 @@ class PreviewSampler(BaseSampler):
             user attributes `preview_<task>` and `truth_<task>` on the trials, each task's metric
             has a model of its own (`preview_<task>_se` as its noise) and the score follows from
             them. Single-objective studies only.
+        constraints: What the tasks' true metrics must keep: a function from an array of metrics
+            `... x T` to an array `... x C`, feasible where all are 0 or less. What is maximised is
+            then the expected improvement over the best feasible truth, by truths that are feasible
+            themselves; while none is known, the probability of being feasible. Needs `score`, or
+            in a study of several objectives one objective per task.
 
     Raises:
-        ValueError: No task, empty or repeated names; counts below 1.
+        ValueError: No task, empty or repeated names; counts below 1; in a trial, constraints
+            without what they need.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class PreviewSampler(BaseSampler):
         n_startup_trials: int | None = None,
         n_candidates: int = 1500,
         score: Callable[[Array], Array] | None = None,
+        constraints: Callable[[Array], Array] | None = None,
     ) -> None:
         self._tasks = check_tasks(tasks)
         if n_startup_trials is not None and n_startup_trials < 1:
@@ -81,7 +88,7 @@ class PreviewSampler(BaseSampler):
             raise ValueError(f"n_candidates must be at least 100, got {n_candidates}.")
         self._n_startup = n_startup_trials or len(self._tasks) + 4
         self._n_candidates = n_candidates
-        self._score = score
+        self._score, self._constraints = score, constraints
         self._seed = _fresh_seed() if seed is None else seed
         self._design_seed = self._seed
         self._independent = RandomSampler(seed=seed)
@@ -91,6 +98,16 @@ class PreviewSampler(BaseSampler):
     def reseed_rng(self) -> None:
         self._seed = _fresh_seed()
         self._independent.reseed_rng()
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        n_objectives = len(study.directions)
+        if self._constraints is None or n_objectives == len(self._tasks) > 1:
+            return
+        if n_objectives > 1 or self._score is None:
+            raise ValueError(
+                "constraints are functions of the tasks' metrics: give PreviewSampler the score "
+                "as a function of them too, or take a study with one objective per task"
+            )
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -167,7 +184,9 @@ class PreviewSampler(BaseSampler):
                 metrics = [history.metric(i) for i in range(len(self._tasks))]
                 if min(map(_n_values, metrics)) >= 2:
                     model = ScoreModel([TruthModel.fit(m) for m in metrics], self._score)
-                    return acquisitions.ScoreImprovement(model, signs[0])
+                    return acquisitions.ScoreImprovement(
+                        model, signs[0], constraints=self._constraints
+                    )
             if _n_values(series) < 2:
                 return None
             truth = TruthModel.fit(series)
@@ -179,16 +198,12 @@ class PreviewSampler(BaseSampler):
         all_series = [history.objective(i, len(signs), s) for i, s in enumerate(signs)]
         if min(map(_n_values, all_series)) < 2:
             return None
-        models = [TruthModel.fit(s) for s in all_series]
-        rng = np.random.default_rng([self._seed, number, len(signs)])
-        if len(signs) <= _MAX_FRONT:
-            return acquisitions.FrontImprovement(models, rng.standard_normal((64, len(signs))))
-        seen = np.stack([m.predict(models[0].anchors)[0] for m in models], axis=-1) * signs
-        scalarise = acquisitions.chebyshev(
-            rng.dirichlet(np.ones(len(signs))), seen.min(axis=0), seen.max(axis=0)
-        )
-        return acquisitions.ScoreImprovement(
-            ScoreModel(models, lambda objectives: scalarise(objectives * signs)), 1.0
+        return acquisitions.front_improvement(
+            [TruthModel.fit(s) for s in all_series],
+            signs,
+            np.random.default_rng([self._seed, number, len(signs)]),
+            reference=reference_point(study, self._tasks),
+            constraints=self._constraints,
         )
 
 

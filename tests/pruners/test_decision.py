@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -13,10 +14,12 @@ from optuna_merge.pruners import (
     Budget,
     Promote,
     Prune,
+    best_fronts_first,
     best_scores_first,
     decide,
     is_duplicate_promotion,
     is_over_budget,
+    preview_metrics,
     read_ledger,
 )
 from optuna_merge.pruners._decision import claim_holds
@@ -314,6 +317,176 @@ def test_scores_of_several_objectives() -> None:
 )
 def test_cap(budget: Budget, n_previews: int, cap: int) -> None:
     assert budget.cap(n_previews) == cap
+
+
+def finetuned(
+    state: str = "COMPLETE", seconds: float | None = None, last: int | None = None
+) -> Any:
+    """A trial that kept its claim."""
+    attrs = PROMOTED if seconds is None else {**PROMOTED, "truth_seconds": seconds}
+    return trial(0.9, state, attrs, later=None if last is None else {last: 0.5})
+
+
+ALWAYS: dict[str, Any] = {"fraction": 1.0, "warmup": 0}
+STEPS = Budget(max_steps=25, finetune_steps=10, **ALWAYS)
+SECONDS = Budget(max_seconds=25.0, **ALWAYS)
+BASELINE_RUN = trial(0.5, "COMPLETE", {"baseline": "uniform", "truth_seconds": 10.0})
+
+FREE: list[tuple[str, Budget, list[FrozenTrial], int]] = [
+    # name, budget, trials, how many more may be promoted
+    ("steps: two whole finetunes", STEPS, previews(*[0.1] * 9), 2),
+    ("steps: no baselines", STEPS, [BASELINE_RUN, *previews(*[0.1] * 9)], 2),
+    ("steps: one done", STEPS, [finetuned(), *previews(*[0.1] * 9)], 1),
+    ("steps: one under way", STEPS, [finetuned("RUNNING", last=5), *previews(*[0.1] * 9)], 1),
+    ("steps: one failed has spent all", STEPS, [finetuned("FAIL"), *previews(*[0.1] * 9)], 1),
+    ("steps: a copy waits", STEPS, [*previews(*[0.1] * 9), copy_of(0)], 1),
+    (
+        "steps: what was pruned at a rung gives back",
+        STEPS,
+        [finetuned("PRUNED", last=5), *previews(*[0.1] * 9)],
+        2,
+    ),
+    (
+        "steps: but 6 + 10 + 10 are too many",
+        STEPS,
+        [finetuned("PRUNED", last=6), *previews(*[0.1] * 9)],
+        1,
+    ),
+    (
+        "steps: a killed one counts once, by its clone",
+        STEPS,
+        [
+            finetuned("FAIL", last=3),
+            trial(0.9, "PRUNED", PROMOTED, [0], later={5: 0.1}),
+            *previews(*[0.1] * 9),
+        ],
+        2,
+    ),
+    (
+        "steps: a copy pruned at its last rung but one",
+        STEPS,
+        [*previews(*[0.1] * 9), copy_of(0, "PRUNED", later=True)],
+        1,
+    ),
+    ("steps: exactly", Budget(max_steps=10, finetune_steps=10, **ALWAYS), previews(0.1, 0.2), 1),
+    ("steps: one too few", Budget(max_steps=9, finetune_steps=10, **ALWAYS), previews(0.1), 0),
+    ("steps: none", Budget(max_steps=0, finetune_steps=10, **ALWAYS), previews(0.1), 0),
+    (
+        "the fraction holds beside",
+        Budget(max_steps=99, finetune_steps=1, warmup=0),
+        previews(*[0.1] * 9),
+        2,
+    ),
+    ("seconds: the first alone", SECONDS, previews(*[0.1] * 9), 1),
+    ("seconds: while it runs no other", SECONDS, [finetuned("RUNNING"), *previews(*[0.1] * 9)], 0),
+    ("seconds: as long as the longest", SECONDS, [BASELINE_RUN, *previews(*[0.1] * 9)], 2),
+    ("seconds: what it took", SECONDS, [finetuned(seconds=15.0), *previews(*[0.1] * 9)], 0),
+    ("seconds: and what it leaves", SECONDS, [finetuned(seconds=12.5), *previews(*[0.1] * 9)], 1),
+    (
+        "seconds: one under way is as long as the longest",
+        SECONDS,
+        [BASELINE_RUN, finetuned("RUNNING"), *previews(*[0.1] * 9)],
+        1,
+    ),
+    (
+        "seconds: one that failed likewise",
+        SECONDS,
+        [BASELINE_RUN, finetuned("FAIL"), *previews(*[0.1] * 9)],
+        1,
+    ),
+    (
+        "seconds: pruned at a rung",
+        SECONDS,
+        [BASELINE_RUN, finetuned("PRUNED", seconds=5.0, last=5), *previews(*[0.1] * 9)],
+        2,
+    ),
+    ("seconds: none", Budget(max_seconds=0, **ALWAYS), [BASELINE_RUN, *previews(0.1)], 0),
+    ("seconds: many", Budget(max_seconds=1e9, **ALWAYS), [BASELINE_RUN, *previews(0.1)], 1),
+    (
+        "seconds: finetunes that take none",
+        SECONDS,
+        [trial(0.5, "COMPLETE", {"baseline": "u", "truth_seconds": 0.0}), *previews(0.1, 0.2)],
+        2,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("budget", "trials", "free"), [row[1:] for row in FREE], ids=[row[0] for row in FREE]
+)
+def test_free_slots(budget: Budget, trials: list[FrozenTrial], free: int) -> None:
+    ledger = read_ledger(history(*trials))
+    assert budget.free(ledger, ledger.claims) == free
+    decided = decide(trials, None, budget=budget, order=best_scores_first(True))
+    assert len(decided) == min(free, len(ledger.candidates))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_steps": -1}, "max_steps is -1, expected 0 or more, or None for no cap"),
+        ({"max_seconds": NAN}, "max_seconds is nan, expected 0 or more, or None for no cap"),
+        ({"finetune_steps": 0}, "finetune_steps is 0, expected the training steps of one"),
+    ],
+)
+def test_bad_budgets_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Budget(**arguments)
+
+
+def test_a_cap_on_steps_needs_the_steps_of_a_finetune() -> None:
+    ledger = read_ledger(history(*previews(0.1)))
+    with pytest.raises(ValueError, match=r"give PromotionPruner\(finetune_steps=\.\.\.\)"):
+        Budget(max_steps=10).free(ledger, [])
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        Budget(fraction=0),
+        Budget(max_promotions=0),
+        Budget(max_steps=0, finetune_steps=10),
+        Budget(max_seconds=0),
+    ],
+)
+def test_with_a_budget_of_zero_not_even_what_is_queued_runs(budget: Budget) -> None:
+    trials = history(*previews(*[0.1] * 9), copy_of(0))
+    assert budget.is_zero
+    assert is_over_budget(trials, trials[-1], budget)
+    assert decide(trials, None, budget=budget, order=best_scores_first(True)) == ()
+
+
+FRONTS: list[tuple[str, list[tuple[float, float]], list[float] | None, list[int]]] = [
+    # name, preview vectors (maximize, minimize), reference point, order
+    ("by rank", [(0.1, 0.9), (0.9, 0.1), (0.5, 0.5)], None, [1, 2, 0]),
+    ("then by volume", [(0.9, 0.8), (0.6, 0.4), (0.2, 0.3)], [0.0, 1.0], [1, 0, 2]),
+    ("from another point", [(0.9, 0.8), (0.6, 0.4), (0.2, 0.3)], [0.0, 9.0], [0, 1, 2]),
+    ("ties: the lower number", [(0.5, 0.5), (0.5, 0.5), (0.6, 0.5)], [0.0, 1.0], [2, 0, 1]),
+]
+
+
+@pytest.mark.parametrize(
+    ("vectors", "reference", "expected"), [row[1:] for row in FRONTS], ids=[r[0] for r in FRONTS]
+)
+def test_of_several_objectives_the_front_is_promoted_first(
+    vectors: list[tuple[float, float]], reference: list[float] | None, expected: list[int]
+) -> None:
+    trials = history(
+        *[trial(None, attrs={"preview_a": x, "preview_b": y, **PRUNED}) for x, y in vectors],
+        trial(None, attrs={"preview_a": 0.99, "preview_b": None, **PRUNED}),  # it was NaN
+        trial(None, attrs={"preview_a": 0.99, **PRUNED}),  # killed half-way: no preview
+    )
+    scores = preview_metrics(["a", "b"])
+    point = None if reference is None else np.array(reference)
+    found = decide(
+        trials,
+        None,
+        budget=Budget(**ALWAYS),
+        order=best_fronts_first([True, False], point),
+        scores=scores,
+    )
+    assert [d.number for d in found] == expected
+    assert len(read_ledger(trials, scores).previews) == len(vectors) + 1
 
 
 DUPLICATES: list[tuple[str, list[FrozenTrial], int | None]] = [

@@ -20,7 +20,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge._optuna import fail_and_requeue
-from optuna_merge.pruners import PromotionPruner
+from optuna_merge.pruners import PromotionPruner, should_prune
 
 
 def objective(trial: optuna.Trial) -> float:
@@ -181,7 +181,15 @@ def test_baselines_are_always_finetuned(storage: BaseStorage) -> None:
     ]
 
 
-@pytest.mark.parametrize("arguments", [{"fraction": 0.0}, {"max_promotions": 0}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"fraction": 0.0},
+        {"max_promotions": 0},
+        {"max_steps": 0, "finetune_steps": 7},
+        {"max_seconds": 0},
+    ],
+)
 def test_a_budget_of_zero_promotes_nothing(arguments: dict[str, float]) -> None:
     study = create_study(**arguments)
     study.optimize(objective, n_trials=30)
@@ -454,3 +462,108 @@ def test_with_one_task_the_seed_changes_nothing() -> None:
         study.optimize(objective, n_trials=30)
     first, second = ([(t.state, t.params) for t in s.trials] for s in studies)
     assert first == second
+
+
+def test_steps_are_a_budget(storage: BaseStorage) -> None:
+    """Ten steps each, the second half of them given back by every second finetune."""
+    study = create_study(
+        storage,
+        fraction=1.0,
+        warmup=0,
+        max_steps=44,
+        finetune_steps=10,
+        rung_pruner=ThresholdPruner(upper=0.5),
+    )
+
+    def with_rungs(trial: optuna.Trial) -> float:
+        w = trial.suggest_float("w_a", 0, 1)
+        trial.report(w, 0)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+        for step in (5, 10):
+            trial.report(w, step)
+            if step < 10 and trial.should_prune():
+                raise optuna.TrialPruned
+        return w
+
+    for w in (0.9, 0.1, 0.8, 0.2, 0.7, 0.3, 0.6, 0.4, 0.6):
+        study.enqueue_trial({"w_a": w})
+        study.optimize(with_rungs, n_trials=1)
+    last = [t.last_step for t in study.trials if t.last_step]
+    assert last == [5, 10, 5, 10, 5], "of 44 steps 9 are left: too few for a whole finetune"
+
+
+def test_the_steps_of_a_finetune_are_in_the_definition() -> None:
+    study = create_study(fraction=1.0, warmup=0, max_steps=20)
+    study.set_user_attr("optuna_merge_definition", '{"finetuning": {"steps": 10}}')
+    study.optimize(objective, n_trials=6)
+    assert len(finetuned(study)) == 2
+    other = create_study(fraction=1.0, warmup=0, max_steps=20)
+    with pytest.raises(ValueError, match="max_steps needs the number of training steps"):
+        other.optimize(objective, n_trials=1)
+
+
+def test_seconds_are_a_budget() -> None:
+    study = create_study(fraction=1.0, warmup=0, max_seconds=3.5)
+
+    def timed(trial: optuna.Trial) -> float:
+        value = objective(trial)
+        trial.set_user_attr("truth_seconds", 1.0)
+        return value
+
+    study.optimize(timed, n_trials=8)
+    assert len(finetuned(study)) == 3
+
+
+def several(trial: optuna.Trial) -> tuple[float, float]:
+    """Previews are the weights, the truths their square roots; nothing is reported."""
+    w = [trial.suggest_float(f"w_{task}", 0, 1) for task in "ab"]
+    shares = [v / sum(w) for v in w]
+    for task, share in zip("ab", shares):
+        trial.set_user_attr(f"preview_{task}", share)
+    if should_prune(trial):
+        raise optuna.TrialPruned
+    return math.sqrt(shares[0]), math.sqrt(shares[1])
+
+
+def test_several_objectives(storage: BaseStorage) -> None:
+    study = optuna.create_study(
+        storage=storage,
+        directions=["maximize"] * 2,
+        sampler=optuna.samplers.RandomSampler(seed=0),
+        pruner=PromotionPruner(fraction=0.25, warmup=4),
+    )
+    study.set_user_attr("reference_point", {"a": -0.1, "b": -0.1})
+    study.enqueue_trial({"w_a": 1.0, "w_b": 1.0}, user_attrs={"baseline": "uniform"})
+    study.optimize(several, n_trials=25)
+    while study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
+        study.optimize(several, n_trials=1)
+    trials = study.trials
+    copies = [t for t in trials if "promoted_from" in t.user_attrs]
+    previews = [t for t in trials[1:] if t not in copies]
+    done = [t for t in trials[1:] if t.state == TrialState.COMPLETE]
+    assert len(done) == len(previews) // 4
+    assert copies
+    for made in copies:
+        source = trials[made.user_attrs["promoted_from"]]
+        assert made.params == source.params
+        assert made.intermediate_values == {}
+        assert made.user_attrs["preview_a"] == source.user_attrs["preview_a"]
+    # spread over the front, not crowded where one preview is large
+    shares = sorted(t.values[0] ** 2 for t in done)
+    assert max(shares) - min(shares) > 0.4
+    assert {t.state for t in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
+    again = PromotionPruner(fraction=0.25, warmup=4)
+    for made in trials:
+        if "promoted_from" not in made.user_attrs:
+            assert again.prune(study, made) == (made.user_attrs["preview_decision"] == "prune")
+
+
+def test_a_trial_without_preview_is_not_pruned() -> None:
+    study = optuna.create_study(directions=["maximize"] * 2, pruner=PromotionPruner())
+    trial = study.ask()
+    for task in "ab":
+        trial.suggest_float(f"w_{task}", 0, 1)
+    assert not should_prune(trial)
+    trial.set_user_attr("preview_a", 0.5)
+    assert not should_prune(trial)

@@ -18,8 +18,8 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from optuna_merge.pruners import Candidate, PromotionPruner, read_ledger
-from optuna_merge.pruners._truth_order import most_promising_truths
+from optuna_merge.pruners import Candidate, PromotionPruner, preview_metrics, read_ledger
+from optuna_merge.pruners._truth_order import Aim, most_promising_truths
 from optuna_merge.samplers import PreviewSampler
 from optuna_merge.samplers._history import TrialReader
 from optuna_merge.weights import suggest_weights, weight_params
@@ -54,7 +54,8 @@ def ordered(
         made.number = number
     history = TrialReader(TASKS).read("s", trials)
     candidates = read_ledger(trials).candidates
-    order = most_promising_truths(candidates, trials, history, maximize=maximize, **options)
+    aim = Aim((maximize,), options.pop("score", None), options.pop("constraints", None))
+    order = most_promising_truths(candidates, trials, history, aim=aim, **options)
     return [trials[c.number].params["w_a"] for c in islice(order, n)]
 
 
@@ -93,10 +94,12 @@ def test_trials_without_task_weights_come_last() -> None:
     for number, made in enumerate(trials):
         made.number = number
     history = TrialReader(TASKS).read("s", trials)
-    found = most_promising_truths(read_ledger(trials).candidates, trials, history, maximize=True)
+    found = most_promising_truths(
+        read_ledger(trials).candidates, trials, history, aim=Aim((True,))
+    )
     assert [c.number for c in found][-1] == 3
     alone = [c for c in read_ledger(trials).candidates if c.number == 3]
-    assert list(most_promising_truths(alone, trials, history, maximize=True)) == alone
+    assert list(most_promising_truths(alone, trials, history, aim=Aim((True,)))) == alone
 
 
 def test_of_very_many_candidates_some_are_compared_and_none_is_lost(
@@ -223,7 +226,7 @@ def test_a_candidate_that_runs_is_not_pending() -> None:
         made.number = number
     everyone = [*read_ledger(trials).candidates, Candidate(current.number, 5, (0.9,))]
     history = TrialReader(TASKS).read("s", trials)
-    order = most_promising_truths(everyone, trials, history, maximize=True)
+    order = most_promising_truths(everyone, trials, history, aim=Aim((True,)))
     assert next(iter(order)).number == current.number
 
 
@@ -304,3 +307,76 @@ print("torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["False", "True"], done.stderr
+
+
+def with_metrics(made: FrozenTrial) -> FrozenTrial:
+    """Metrics of both tasks: their weights, in preview and truth."""
+    for task in TASKS:
+        made.user_attrs[f"preview_{task}"] = made.params[f"w_{task}"]
+        if made.state == TrialState.COMPLETE:
+            made.user_attrs[f"truth_{task}"] = made.params[f"w_{task}"]
+    return made
+
+
+def first(m: Array) -> Array:
+    return m[..., 0]
+
+
+def b_at_least(bound: float) -> Callable[[Array], Array]:
+    return lambda m: bound - m[..., 1:2]
+
+
+CONSTRAINED: list[tuple[str, list[float], list[float], float, list[float]]] = [
+    # name, weights of truths, of candidates, bound on task b, order
+    ("no truths: feasible previews first", [], [0.2, 0.9, 0.5, 0.6], 0.4, [0.6, 0.5, 0.2, 0.9]),
+    ("then the smallest violation", [], [0.8, 0.9, 0.7], 0.4, [0.7, 0.8, 0.9]),
+    ("the best that stays feasible", [0.0, 0.3, 1.0], [0.1, 0.58, 0.8, 0.95], 0.4, [0.58]),
+    ("nothing feasible yet", [0.6, 0.8, 1.0], [0.2, 0.9, 0.7, 0.5], 0.7, [0.2]),
+    ("impossible", [0.0, 0.5, 1.0], [0.2, 0.9, 0.7], 3.0, [0.2]),
+    ("nothing is ever violated", [0.0, 0.3, 0.5], [0.2, 0.9, 0.4], -1.0, [0.9]),
+]
+
+
+@pytest.mark.parametrize(
+    ("truths", "left", "bound", "expected"),
+    [row[1:] for row in CONSTRAINED],
+    ids=[row[0] for row in CONSTRAINED],
+)
+def test_constraints(
+    truths: list[float], left: list[float], bound: float, expected: list[float]
+) -> None:
+    """The score is task a's metric, its weight."""
+    trials = [*baselines(lambda w: w, *truths), *candidates(*left)]
+    trials = [with_metrics(made) for made in trials]
+    found = ordered(trials, len(expected), score=first, constraints=b_at_least(bound))
+    assert found == expected
+
+
+@pytest.mark.parametrize("n_truths", [0, 4])
+def test_the_front_of_several_objectives(n_truths: int) -> None:
+    """Square roots of the weights: the truths leave a gap in the middle of the front."""
+    trials = []
+    for w in [0.0, 0.05, 0.9, 1.0][:n_truths]:
+        made = with_metrics(create_trial(
+            state=TrialState.COMPLETE, values=[math.sqrt(w), math.sqrt(1 - w)],
+            params={"w_a": w, "w_b": 1 - w},
+            distributions=dict.fromkeys(("w_a", "w_b"), FloatDistribution(0, 1)),
+            user_attrs={"baseline": str(w)},
+        ))  # fmt: skip
+        trials.append(made)
+    for w in (0.02, 0.45, 0.95):
+        made = with_metrics(trial(w, None))
+        made.user_attrs |= {"preview_a": math.sqrt(w), "preview_b": math.sqrt(1 - w)}
+        trials.append(made)
+    for number, made in enumerate(trials):
+        made.number = number
+    history = TrialReader(TASKS).read("s", trials)
+    scores = preview_metrics(TASKS)
+    left = read_ledger(trials, scores).candidates
+    for reference in (None, np.array([-0.1, -0.1])):
+        aim = Aim((True, True), reference=reference)
+        order = most_promising_truths(left, trials, history, aim=aim, scores=scores)
+        assert trials[next(order).number].params["w_a"] == 0.45
+    other = Aim((True, True), reference=np.array([0.95, 0.0]))
+    order = most_promising_truths(left, trials, history, aim=other, scores=scores)
+    assert trials[next(order).number].params["w_a"] == 0.95

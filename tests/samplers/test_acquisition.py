@@ -91,3 +91,84 @@ def test_chebyshev_prefers_what_it_is_told() -> None:
     assert balanced.argmax() == 2
     one = chebyshev(np.array([0.99, 0.01]), low, np.array([1.0, 0.0]))(objectives[:2])
     assert np.isfinite(one).all()
+
+
+def score_model(w: np.ndarray, score: object = None) -> ScoreModel:
+    """Three tasks whose metric is the square root of their weight."""
+    models = [
+        TruthModel.fit(Series(w, np.sqrt(w[:, i]), w[:10], np.sqrt(w[:10, i]))) for i in range(3)
+    ]
+    return ScoreModel(models, score or (lambda m: m[..., 0]))  # type: ignore[arg-type]
+
+
+def test_constraints_bound_the_improvement() -> None:
+    """The more of task 0 the better, but task 1 needs a metric of 0.6: a weight of 0.36."""
+    w = np.random.default_rng(0).dirichlet(np.ones(3), 30)
+    found = search(
+        ScoreImprovement(score_model(w), 1.0, constraints=lambda m: 0.6 - m[..., 1:2]), w
+    )
+    assert found == pytest.approx([0.64, 0.36, 0.0], abs=0.04)
+    ceiling = search(
+        ScoreImprovement(score_model(w), 1.0, constraints=lambda m: m[..., :1] - 0.5), w
+    )
+    assert ceiling[0] == pytest.approx(0.25, abs=0.03)
+
+
+def test_while_nothing_is_feasible_the_probability_to_be_decides() -> None:
+    """No seen point has 0.7 in two tasks; the score points elsewhere."""
+    w = np.random.default_rng(0).dirichlet(np.ones(3), 30)
+    w = w[w[:, 2] > 0.3]
+    acquisition = ScoreImprovement(
+        score_model(w, lambda m: m[..., 2]), 1.0, constraints=lambda m: 0.7 - m[..., :2]
+    )
+    assert search(acquisition, w) == pytest.approx([0.5, 0.5, 0.0], abs=0.05)
+    points = np.array([[0.5, 0.5, 0.0], [0.4, 0.4, 0.2], [0.2, 0.2, 0.6], [0.0, 0.0, 1.0]])
+    assert (np.diff(acquisition(points)) < 0).all()
+    assert (np.diff(acquisition.merit(points)) < 0).all()
+
+
+def test_impossible_constraints_still_order_points() -> None:
+    w = np.random.default_rng(0).dirichlet(np.ones(3), 30)
+    acquisition = ScoreImprovement(score_model(w), 1.0, constraints=lambda m: 2.0 - m[..., 1:2])
+    assert np.isfinite(acquisition(w)).all()
+    assert search(acquisition, w)[1] > 0.9
+
+
+def test_constraints_that_always_hold_change_no_choice() -> None:
+    w = np.random.default_rng(0).dirichlet(np.ones(3), 30)
+    model = score_model(w)
+    free, bound = (
+        ScoreImprovement(model, 1.0, constraints=c) for c in (None, lambda m: m[..., :1] - 9.0)
+    )
+    np.testing.assert_allclose(free(w), bound(w))
+    np.testing.assert_array_equal(free.merit(w), bound.merit(w))
+
+
+def fronts(w: np.ndarray, **options: object) -> FrontImprovement:
+    models = [TruthModel.fit(Series(w, y, w, y)) for y in (np.sqrt(w[:, 0]), np.sqrt(w[:, 1]))]
+    draws = np.random.default_rng(0).standard_normal((64, 2))
+    return FrontImprovement(models, draws, **options)  # type: ignore[arg-type]
+
+
+def test_the_front_is_extended_where_constraints_hold() -> None:
+    w = np.random.default_rng(0).dirichlet(np.ones(3), 12)
+    found = search(fronts(w, constraints=lambda m: 0.8 - m[..., :1]), w)
+    assert found[0] > 0.6
+    assert found[2] < 0.05
+    nothing = fronts(w[w[:, 0] < 0.3], constraints=lambda m: 0.9 - m[..., :1])
+    assert search(nothing, w)[0] > 0.75
+
+
+def test_what_is_below_the_reference_point_counts_nothing() -> None:
+    w = np.random.default_rng(0).dirichlet(np.ones(3), 12)
+    bad, good = np.array([[0.1, 0.9, 0.0]]), np.array([[0.6, 0.4, 0.0]])
+    acquisition = fronts(w, reference=np.array([0.7, 0.0]))
+    assert acquisition(good)[0] > 100 * acquisition(bad)[0]
+    # a reference that nothing has reached: the way there counts
+    assert np.isfinite(fronts(w, reference=np.array([5.0, 5.0]))(w)).all()
+
+
+def test_points_under_way_are_not_sought_again() -> None:
+    w = np.random.default_rng(0).dirichlet(np.ones(3), 12)
+    point = search(fronts(w), w)[None]
+    assert fronts(w, coming=point)(point)[0] < 0.2 * fronts(w)(point)[0]

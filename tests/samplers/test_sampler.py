@@ -313,6 +313,59 @@ def test_score_of_the_metrics() -> None:
         study.optimize(run, n_trials=1)
 
 
+def test_constraints_of_the_metrics() -> None:
+    """Metrics 1 - (1 - w)^2, the first one is the score; the second must be at least 0.5."""
+
+    def run(trial: optuna.Trial) -> float:
+        w = suggest_weights(trial, TASKS)
+        metrics = [1 - (1 - v) ** 2 for v in w.values()]
+        for task, metric in zip(TASKS, metrics):
+            trial.set_user_attr(f"preview_{task}", metric - 0.2)
+        trial.report(metrics[0], 0)
+        if trial.number % 3:
+            raise optuna.TrialPruned
+        for task, metric in zip(TASKS, metrics):
+            trial.set_user_attr(f"truth_{task}", metric)
+        trial.set_constraint("b", 0.5 - metrics[1])
+        return metrics[0]
+
+    sampler = PreviewSampler(
+        TASKS, seed=0, score=lambda m: m[..., 0], constraints=lambda m: 0.5 - m[..., 1:2]
+    )
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.optimize(run, n_trials=32)
+    bound = 1 - math.sqrt(0.5)  # the weight of task b that is just enough
+    assert study.best_params["w_b"] == pytest.approx(bound, abs=0.03)
+    assert study.best_params["w_a"] == pytest.approx(1 - bound, abs=0.03)
+
+
+@pytest.mark.parametrize("directions", [["maximize"], ["maximize", "minimize"]])
+def test_constraints_need_the_metrics(directions: list[str]) -> None:
+    sampler = PreviewSampler(TASKS, constraints=lambda m: m[..., :1])
+    study = optuna.create_study(directions=directions, sampler=sampler)
+    with pytest.raises(ValueError, match="constraints are functions of the tasks' metrics"):
+        study.ask()
+
+
+def test_constraints_of_several_objectives() -> None:
+    """One objective per task: its weight's square root. The first one must be at least 0.8."""
+
+    def run(trial: optuna.Trial) -> list[float]:
+        metrics = [math.sqrt(v) for v in suggest_weights(trial, TASKS).values()]
+        trial.set_constraint("a", 0.8 - metrics[0])
+        return metrics
+
+    sampler = PreviewSampler(TASKS, seed=0, constraints=lambda m: 0.8 - m[..., :1])
+    study = optuna.create_study(directions=["maximize"] * 3, sampler=sampler)
+    study.set_user_attr("reference_point", {"a": -0.1, "b": -0.1, "c": -0.1})
+    study.optimize(run, n_trials=22)
+    later = np.array(params_of(study))[10:]
+    assert np.mean(later[:, 0] > 0.6) > 0.8, "a weight of 0.64 is enough"
+    assert (later[:, 1:].max(axis=0) > 0.15).all()
+    for trial in study.best_trials:
+        assert trial.values[0] >= 0.8
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

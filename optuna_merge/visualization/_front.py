@@ -1,0 +1,80 @@
+"""The Pareto front of two tasks: the truths, and the front that the models expect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+
+from optuna_merge.fronts import estimated_front
+from optuna_merge.study import task_names
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+def plot_front(
+    study: optuna.Study,
+    tasks: Sequence[str] | None = None,
+    *,
+    maximize: Mapping[str, bool] | None = None,
+) -> go.Figure:
+    """True metrics of two tasks against each other, with the estimated front of all tasks.
+
+    Args:
+        study: A study of `optuna_merge`, of one objective or several.
+        tasks: Two task names; None: the first two.
+        maximize: As for `estimated_front`.
+
+    Returns:
+        A plotly figure. The estimated front has bars of one standard deviation; of more than two
+        tasks it is seen from one side, so that points of it may look dominated.
+
+    Raises:
+        ImportError: plotly is missing; `pip install optuna-merge[dashboard]` brings it.
+        ValueError: not two different tasks of the study, or no previews and truths of theirs.
+    """
+    import plotly.graph_objects as go
+
+    names = task_names(study)
+    pair = tuple(names[:2] if tasks is None else tasks)
+    if len(set(pair)) != 2 or not set(pair) <= set(names):
+        raise ValueError(f"expected two different tasks among {list(names)}, got {list(pair)}")
+    first, second = pair
+    front = estimated_front(study, maximize=maximize)
+    figure = go.Figure(
+        go.Scatter(
+            x=[p.mean[first] for p in front],
+            y=[p.mean[second] for p in front],
+            error_x={"array": [p.std[first] for p in front], "thickness": 0.5},
+            error_y={"array": [p.std[second] for p in front], "thickness": 0.5},
+            text=[_label(p.weights) for p in front],
+            mode="markers",
+            marker={"symbol": "circle-open"},
+            name="estimated front",
+        )
+    )
+    found: dict[str, list[tuple[float, float, str]]] = {"promoted": [], "baselines": []}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        attrs = trial.user_attrs
+        x, y = attrs.get(f"truth_{first}"), attrs.get(f"truth_{second}")
+        if x is None or y is None:
+            continue
+        weights = {n: attrs.get(f"weight_{n}", np.nan) for n in names}
+        label = f"trial {trial.number} {attrs.get('baseline', '')} {_label(weights)}"
+        if any(value > 0 for value in trial.constraints.values()):
+            label += " (violates constraints)"
+        found["baselines" if "baseline" in attrs else "promoted"].append((x, y, label))
+    for name, points in found.items():
+        xs, ys, text = zip(*points) if points else ((), (), ())
+        figure.add_trace(go.Scatter(x=xs, y=ys, text=text, mode="markers", name=name))
+    return figure.update_layout(
+        title="True metrics and the estimated front", xaxis_title=first, yaxis_title=second
+    )
+
+
+def _label(weights: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
