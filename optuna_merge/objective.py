@@ -61,7 +61,8 @@ class Objective:
         progress: Show a progress bar for every finetune.
 
     Raises:
-        ValueError: `racing`, and a task's metric is no mean over examples.
+        ValueError: `racing`, and a task's metric is no mean over examples, the study has
+            constraints or several objectives, or the model re-estimates batch norms.
     """
 
     def __init__(
@@ -70,6 +71,11 @@ class Objective:
         self._fitted = fitted
         self._racing = racing
         self._racer: RacingPreviewer | None = None
+        if racing is not None and (fitted.definition.is_pareto or fitted.constraints):
+            raise ValueError(
+                "previews can't be raced: the best score alone does not say what is promoted in "
+                "a study with constraints or of several objectives"
+            )
         if racing is not None:
             self._racer = RacingPreviewer(
                 fitted.previewer,

@@ -87,6 +87,8 @@ class RacingPreviewer:
         self, previewer: Previewer, score: Score, *, maximize: bool, racing: Racing
     ) -> None:
         obstacle = racing_obstacle(previewer.tasks)
+        if previewer.model.reestimates:
+            obstacle = "previews can't be raced: the model re-estimates its batch norms' statistics"
         if obstacle is not None:
             raise ValueError(obstacle)
         self._previewer = previewer
