@@ -208,3 +208,25 @@ def test_a_definition_file_without_definition_is_refused(tmp_path: Path) -> None
     code, text = invoke("fit", str(path), "--workdir", str(tmp_path / "work"))
     assert code == 1
     assert "no function definition()" in text
+
+
+def test_previews_can_be_raced(definition: Path) -> None:
+    code, text = optimize(definition, "--n-trials", "5", "--race")
+    assert code == 0
+    assert "Previews 5" in text
+
+
+def test_races_of_metrics_that_are_no_means_end_with_a_message(tmp_path: Path) -> None:
+    definition = written(tmp_path, "tasks=scored_tasks()")
+    text = definition.read_text().replace(
+        "from helpers import toy_definition",
+        "from helpers import toy_definition, toy_task\n"
+        "from optuna_merge.tasks import macro_f1\n"
+        "def scored_tasks():\n"
+        "    return tuple(toy_task(n, metrics=(macro_f1,)) for n in ('red', 'blue'))",
+    )
+    definition.write_text(text)
+    code, text = optimize(definition, "--race")
+    assert code == 1
+    assert "macro_f1" in text
+    assert "leave out --race" in text

@@ -58,9 +58,10 @@ class RaceTest:
     tails (Efron, Student's t-Test under Symmetry Conditions, JASA 64, 1969); for 0/1 values it is
     McNemar's test. As in that test's continuity correction, the estimate is raised by what one
     example could do, u / n, with u the range of the reference's values, or max |d| if larger.
-    And as in score tests the variance is at least what reaching the bar implies: examples not
-    seen yet that differ by at most u, whose gains add up to the gap. So a candidate that has not
-    differed from the reference yet is not taken for its equal.
+    And as in score tests the variance is at least what reaching the bar implies: a gap x that
+    differences of at most u make up has a variance of at least x u (1 / n - 1 / N), so x must be
+    above z^2 u (1 / n - 1 / N). So a candidate that has not differed from the reference yet is
+    not taken for its equal.
 
     The score is linearised at the estimate. Where it isn't linear within the errors, as the worst
     of several metrics, it is bounded instead by its value where every metric is raised to the
@@ -129,23 +130,22 @@ class RaceTest:
         if not here < bar:
             return False
         quantile = _quantile(level, freedom)
-        # A gap x that unseen examples make up has a variance of at least x u (1 / n - 1 / N).
         floors = quantile**2 * found.units * found.factors
-        width = np.maximum(quantile * errors, floors) + found.steps
+        width = np.maximum(quantile * errors + found.steps, floors)
         half = np.diag(width) / 2
         gradient = (self._scores(means + half) - self._scores(means - half)) / width
+        step = float(np.abs(gradient * found.steps).max())
         slack = max(
-            quantile * math.sqrt(float(np.square(gradient * errors).sum())),
+            quantile * math.sqrt(float(np.square(gradient * errors).sum())) + step,
             float(np.abs(gradient * floors).max()),
         )
-        slack += float(np.abs(gradient * found.steps).max())
         moves = np.concatenate([2 * half, -2 * half, [width, -width]])
         curved = np.abs(self._scores(means + moves) - here - moves @ gradient).max()
         if curved <= _LINEAR * slack:
             return bool(here + slack < bar)
         quantile = _quantile(level / len(means), freedom)
         floors = quantile**2 * found.units * found.factors
-        width = np.maximum(quantile * errors, floors) + found.steps
+        width = np.maximum(quantile * errors + found.steps, floors)
         return bool(self._scores(means + np.asarray(self.better) * width) < bar)
 
     def _scores(self, metrics: Array) -> Array:

@@ -37,7 +37,7 @@ class Racing:
     """
 
     alpha: float = 0.01
-    slack: float = 1.5
+    slack: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 0.5:

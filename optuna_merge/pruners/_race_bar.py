@@ -40,7 +40,7 @@ class RaceBar:
 
 
 def race_bar(
-    trials: Sequence[FrozenTrial], budget: Budget, *, slack: float = 1.5, maximize: bool
+    trials: Sequence[FrozenTrial], budget: Budget, *, slack: float = 1.0, maximize: bool
 ) -> RaceBar | None:
     """The bar for the next preview of a study, or None where it must be made in full.
 

@@ -92,8 +92,8 @@ def test_examples_saved_at_the_same_promotions(recording: Recording) -> None:
 
 def test_what_the_settings_trade(recording: Recording) -> None:
     print(f"\n{'alpha':>6} {'slack':>6} {'saved':>6} {'same':>6}")
-    for alpha in (0.001, 0.01, 0.05, 0.1):
-        for slack in (0.0, 0.5, 1.0, 1.5, 2.0):
+    for alpha in (0.01, 0.05):
+        for slack in (0.0, 0.5, 1.0, 1.5):
             found = summary(recording, Racing(alpha, slack), ORDERS_ELSEWHERE)
             print(f"{alpha:6} {slack:6} {found[0]:6.2f} {found[1]:6.2f}")
 
