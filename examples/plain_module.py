@@ -47,7 +47,7 @@ def main() -> None:
         study = om.open_study(
             "plain",
             om.create_storage(None),  # in memory; "sqlite:///plain.db" keeps it
-            definition.direction,
+            definition.directions,
             sampler=om.PreviewSampler(definition.names, seed=0, score=fitted.scores),
             pruner=om.PromotionPruner(fraction=0.25, score=fitted.scores, seed=0),
         )

@@ -196,3 +196,31 @@ def test_the_table_says_what_the_numbers_say() -> None:
     assert "+0.1000" in text
     empty = study_calibration(optuna.create_study(), []).as_json()
     assert "0 truths, too few truths" in format_calibration(empty)
+
+
+def test_several_objectives_are_judged_each_in_its_direction() -> None:
+    """Task a is maximised and its previews are true; task b is minimised, they mislead."""
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    for i in range(1, 9):
+        w = i / 10
+        study.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE,
+                values=[w, w],
+                params={"w_a": w, "w_b": 1 - w},
+                distributions=dict.fromkeys(("w_a", "w_b"), FloatDistribution(0, 1)),
+                user_attrs={"preview_a": w, "truth_a": w, "preview_b": -w, "truth_b": w},
+            )
+        )
+    found = study_calibration(study, ["a", "b"])
+    assert found.score is None
+    assert [name for name, _ in found.items()] == ["a", "b"]
+    assert found.tasks["a"].verdict == "previews are true"
+    assert found.tasks["b"].verdict == "previews mislead"
+    assert found.tasks["b"].argmax_regret == pytest.approx(0.7), "the smallest preview is at .8"
+    as_json = found.as_json()
+    assert json.loads(json.dumps(as_json)) == as_json
+    assert as_json["score"] is None
+    text = format_calibration(as_json)
+    assert "score" not in text
+    assert "a: previews are true" in text

@@ -104,6 +104,27 @@ def test_fit_optimize_report(definition: Path) -> None:
     assert report.is_file()
 
 
+def test_a_pareto_study_with_constraints_and_a_budget(tmp_path: Path) -> None:
+    path = written(tmp_path, "score='pareto', constraints=0.5")
+    flags = ("--fraction", "1", "--max-steps", "14", "--seed", "0", "--n-trials", "18")
+    code, text = optimize(path, *flags)
+    assert code == 0, text
+    assert "Pareto front of the truths" in text
+    assert "2 promoted, 3 baselines" in text
+    storage = f"sqlite:///{tmp_path}/study.db"
+    study = optuna.load_study(study_name="optuna_merge", storage=storage)
+    attrs = study._storage.get_study_system_attrs(study._study_id)
+    assert any("front" in key for key in attrs), "the dashboard's plot"
+    code, again = invoke(
+        "report", str(path), "--storage", storage, "--workdir", str(tmp_path / "work")
+    )
+    assert code == 0
+    assert again[again.index("Study ") :] == text[text.index("Study ") :]
+    code, text = invoke("diagnose", "--storage", storage)
+    assert code == 0, text
+    assert "red" in text
+
+
 def test_diagnose_reads_nothing_but_the_study(definition: Path) -> None:
     storage = ("--storage", f"sqlite:///{definition.parent}/study.db")
     code, _ = optimize(definition, "--n-trials", "8", "--fraction", "1", "--seed", "0")
@@ -169,6 +190,9 @@ def test_another_definition_is_refused_and_named(definition: Path) -> None:
         (("--storage", "sqlite:////nosuch/folder/x.db"), "/nosuch/folder"),
         (("--fraction", "1.5"), "fraction"),
         (("--n-trials", "-3"), "n_trials"),
+        (("--max-steps", "-3"), "max_steps is -3, expected 0 or more"),
+        (("--max-seconds", "-0.5"), "max_seconds"),
+        (("--max-promotions", "-1"), "max_promotions"),
     ],
 )
 def test_bad_flags_end_with_a_message(definition: Path, flags: tuple[str, ...], told: str) -> None:

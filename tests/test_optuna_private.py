@@ -19,6 +19,7 @@ from optuna_merge._optuna import (
     fail_and_requeue,
     first_attempt,
     is_running,
+    latest_view,
     lineage_root,
     only_reading,
     retry_callback,
@@ -61,6 +62,20 @@ def test_set_trial_user_attr(storage: BaseStorage, by_number: bool) -> None:
         set_trial_user_attr(study, 1, "key", 2)
     with pytest.raises(KeyError):
         set_trial_user_attr(study, 7, "key", 2)
+
+
+def test_the_latest_view_is_what_pruners_get(storage: BaseStorage) -> None:
+    study = optuna.create_study(storage=storage)
+    trial = running_trial(study)
+    seen = latest_view(trial)
+    assert seen.number == 0
+    assert seen.params == trial.params
+    assert seen.intermediate_values == {0: 0.5}
+    assert seen.user_attrs == {"weight_a": 1.0}
+    trial.set_constraint("c", 1.0)
+    assert latest_view(trial).constraints == {"c": 1.0}
+    set_trial_user_attr(study, seen, "key", 1)
+    assert study.trials[0].user_attrs["key"] == trial.user_attrs["key"] == 1
 
 
 def test_is_running_asks_the_storage(storage: BaseStorage) -> None:

@@ -68,8 +68,8 @@ class PromotionPruner(BasePruner):
     with `rank="preview"`, what has the best preview. While eight truths or more show no
     correlation with their previews, every fourth promotion goes to the preview whose truth is
     least certain, and a warning is logged. Where the previews prove true, the budget is spent all
-    the same, no more and no less; equally good weights are then found earlier, so that a smaller
-    `fraction` or a `max_promotions` will do. `optuna-merge diagnose` shows how true they are.
+    the same, unless `min_gain` says what a finetune must promise. `optuna-merge diagnose` shows
+    how true they are.
 
     The decision is a pure function of the study's trials and the seed
     (`optuna_merge.pruners.decide`); it is written once to the trial's user attribute
@@ -132,6 +132,11 @@ class PromotionPruner(BasePruner):
             user attributes `preview_<task>` and `truth_<task>`, each task's metric is modelled.
         constraints: What the tasks' true metrics must keep, as for `PreviewSampler`: promising is
             then what may be better than the best feasible truth and feasible itself.
+        min_gain: Smallest expected improvement of the truth that is worth a finetune, in the
+            score's unit, such as a fraction of the noise of one finetune. Slots of the budget stay
+            free while no preview promises as much. It holds only while the previews prove true
+            (the interval of their rank correlation, over eight truths at least, is above zero),
+            in studies of one objective and with `rank="truth"`. 0: the budget is always spent.
         rung_pruner: What decides at steps after 0; None never prunes there. It sees the study as
             if there were no previews: trials that never went beyond step 0, and the values at
             step 0, are hidden, since a preview is another measure than a rung of the finetune and
@@ -158,6 +163,7 @@ class PromotionPruner(BasePruner):
         rank: Literal["truth", "preview"] = "truth",
         score: Callable[[Array], Array] | None = None,
         constraints: Callable[[Array], Array] | None = None,
+        min_gain: float = 0.0,
         rung_pruner: BasePruner | None = None,
         seed: int | None = None,
     ) -> None:
@@ -165,6 +171,8 @@ class PromotionPruner(BasePruner):
             raise ValueError(f"rank is {rank!r}, expected 'truth' or 'preview'")
         if score is not None and not callable(score):
             raise TypeError(f"score is {type(score).__name__}, expected a function or None")
+        if not 0 <= min_gain < float("inf"):
+            raise ValueError(f"min_gain is {min_gain}, expected a finite number, 0 or more")
         if constraints is not None and not callable(constraints):
             raise TypeError(
                 f"constraints is {type(constraints).__name__}, expected a function or None"
@@ -178,6 +186,7 @@ class PromotionPruner(BasePruner):
         )
         self._rank, self._score, self._constraints = rank, score, constraints
         self._rung_pruner = rung_pruner
+        self._min_gain = min_gain
         self._seed = seed or 0
         self._reader = TrialReader(())
 
@@ -289,6 +298,7 @@ class PromotionPruner(BasePruner):
                 self._score,
                 self._constraints,
                 reference_point(study, tasks) if len(study.directions) > 1 else None,
+                self._min_gain,
             )
             if self._rank == "preview" or len(candidates) < 2 or len(tasks) < 2:
                 return most_promising_previews(aim, history)(candidates)

@@ -60,12 +60,15 @@ class Aim:
         score: The single objective in terms of the tasks' metrics, as for `PreviewSampler`.
         constraints: What the tasks' metrics must keep, as for `PreviewSampler`.
         reference: Point of several objectives that hypervolumes are measured from; None: inferred.
+        min_gain: Smallest expected improvement of the truth that is worth a finetune, in the
+            unit of the single objective; it counts only while previews prove true.
     """
 
     maximize: tuple[bool, ...]
     score: Score | None = None
     constraints: Constraints | None = None
     reference: Array | None = None
+    min_gain: float = 0.0
 
     @property
     def signs(self) -> tuple[float, ...]:
@@ -120,6 +123,9 @@ def most_promising_truths(
     are eight truths with no weight zero, every fourth promotion goes to the candidate whose truth
     is least certain. (Not with several objectives.)
 
+    While the interval is above zero, with eight such truths at least, and the best candidate's
+    expected improvement is below `aim.min_gain`, no candidate is worth a finetune, and none comes.
+
     Of more than 1,500 candidates the best and the latest previews and others far from them are
     compared; the rest come last, and so do trials without task weights. Before there are
     `MIN_TRUTHS` truths (baselines count) the preview decides.
@@ -157,8 +163,11 @@ def most_promising_truths(
         coming = np.array(pending, dtype=float).reshape(-1, points.shape[1])
         gaps = np.abs(points[:, None] - coming).max(axis=2).min(axis=1, initial=1.0)
         late = (gaps < _NEAR) | [weights[c.number] in done for c in left]
-        promise = posterior.promise(points, coming, n_promoted)
-        best = left.pop(int(np.argmax(np.where(late, -np.inf, promise))))
+        promise, gain = posterior.promise(points, coming, n_promoted)
+        chosen = int(np.argmax(np.where(late, -np.inf, promise)))
+        if gain is not None and gain(points[[chosen]])[0] < aim.min_gain:
+            return
+        best = left.pop(chosen)
         yield best
         pending.append(weights[best.number])
         n_promoted += 1
@@ -198,8 +207,13 @@ class _Posterior:
             previews[-_MAX_PAIRS:], truths[-_MAX_PAIRS:], resamples=_RESAMPLES
         )
 
-    def promise(self, weights: Array, pending: Array, n_promoted: int) -> Array:
-        """A number per row of `n x T`, larger is better; `pending` is `k x T`."""
+    def promise(
+        self, weights: Array, pending: Array, n_promoted: int
+    ) -> tuple[Array, Callable[[Array], Array] | None]:
+        """A number per row of `n x T`, larger is better; `pending` is `k x T`.
+
+        And the expected improvement as a function of weights, where it may end the promotions.
+        """
         from optuna_merge.samplers import _acquisition as acquisitions
         from optuna_merge.samplers._model import ScoreModel, TruthModel
 
@@ -208,28 +222,34 @@ class _Posterior:
 
         aim = self._aim
         if len(self._values) > 1:
-            return acquisitions.front_improvement(
+            front = acquisitions.front_improvement(
                 [fit(values) for values in self._values],
                 aim.signs,
                 np.random.default_rng([self._seed, n_promoted]),
                 reference=aim.reference,
                 coming=pending,
                 constraints=aim.constraints,
-            )(weights)
+            )
+            return front(weights), None
         spreads_out = self._spreads_out(n_promoted)
         if self._metrics:
             assert aim.score is not None
             model = ScoreModel([fit(m) for m in self._metrics], aim.score)
             if spreads_out:
-                return model.predict(weights)[1]
-            return acquisitions.ScoreImprovement(model, aim.signs[0], pending, aim.constraints)(
-                weights
-            )
+                return model.predict(weights)[1], None
+            score = acquisitions.ScoreImprovement(model, aim.signs[0], pending, aim.constraints)
+            return score(weights), score.gain if self._prove_true else None
         truth = fit(self._values[0])
         if spreads_out:
-            return truth.predict(weights)[1]
+            return truth.predict(weights)[1], None
         side = np.random.default_rng([self._seed, n_promoted]).random() < truth.trust
-        return acquisitions.TruthImprovement(truth.siding(with_preview=side), pending)(weights)
+        sided = acquisitions.TruthImprovement(truth.siding(with_preview=side), pending)
+        return sided(weights), sided.gain if self._prove_true else None
+
+    @property
+    def _prove_true(self) -> bool:
+        found = self._correlation
+        return found is not None and found.count >= _ENOUGH and found.low > 0
 
     def _spreads_out(self, n_promoted: int) -> bool:
         """Whether this promotion is for what it teaches.

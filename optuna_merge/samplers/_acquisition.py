@@ -83,6 +83,10 @@ class TruthImprovement:
             each = log_expected_improvement(mean, variance, self._best)
             return torch.logsumexp(each + self._model.log_weights[:, None], 0).numpy()
 
+    def gain(self, weights: Array) -> Array:
+        """Expected improvement in the truth's unit."""
+        return np.exp(self(weights)) * self._model.scale
+
     def merit(self, weights: Array) -> Array:
         with single_thread(), torch.no_grad():
             return (self._model.log_weights.exp() @ self._model.members(weights)[0]).numpy()
@@ -162,6 +166,16 @@ class ScoreImprovement:
         if self._feasibility is not None:
             soft = soft + self._feasibility.log_weights(metrics)
         return np.asarray(np.logaddexp.reduce(soft, axis=0))
+
+    def gain(self, weights: Array) -> Array:
+        """Expected improvement in the score's unit; infinite while nothing is feasible."""
+        if self._best is None:
+            return np.full(len(weights), np.inf)
+        metrics = self._model.metric_draws(weights)
+        gain = np.maximum(self._sign * self._model.score(metrics) - self._best, 0.0)
+        if self._feasibility is not None:
+            gain = gain * np.exp(self._feasibility.log_weights(metrics))
+        return np.asarray(gain.mean(axis=0))
 
     def merit(self, weights: Array) -> Array:
         metrics = self._model.moments(weights)[0]

@@ -349,6 +349,11 @@ class TruthModel:
         return np.asarray(self._sign * (values * self._scale + self._location))
 
     @property
+    def scale(self) -> float:
+        """One standardised unit, in the truth's own."""
+        return self._scale
+
+    @property
     def trust(self) -> float:
         """Probability in [0, 1] that the previews help to predict the truths."""
         return float((self.log_weights.exp() * self._members.use_preview).sum())

@@ -23,10 +23,13 @@ def plot_preview_truth(study: optuna.Study, task: str | None = None) -> go.Figur
 
     Raises:
         ImportError: plotly is missing; `pip install optuna-merge[dashboard]` brings it.
-        ValueError: no finetuned trial has that task's metric.
+        ValueError: no finetuned trial has that task's metric; no task, but a study of several
+            objectives, which has no score.
     """
     import plotly.graph_objects as go
 
+    if task is None and len(study.directions) > 1:
+        raise ValueError(f"study {study.study_name!r} has several objectives; name a task")
     points: dict[bool, list[tuple[float, float, str]]] = {False: [], True: []}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         attrs = trial.user_attrs

@@ -439,6 +439,8 @@ def test_optunas_pruners_decide_as_if_there_were_no_previews(
         ({"max_promotions": -1}, "max_promotions is -1"),
         ({"warmup": -1}, "warmup is -1"),
         ({"rank": "best"}, "rank is 'best', expected 'truth' or 'preview'"),
+        ({"min_gain": -0.1}, "min_gain is -0.1, expected a finite number, 0 or more"),
+        ({"max_steps": -1}, "max_steps is -1, expected 0 or more"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:

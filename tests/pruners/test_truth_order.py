@@ -380,3 +380,45 @@ def test_the_front_of_several_objectives(n_truths: int) -> None:
     other = Aim((True, True), reference=np.array([0.95, 0.0]))
     order = most_promising_truths(left, trials, history, aim=other, scores=scores)
     assert trials[next(order).number].params["w_a"] == 0.95
+
+
+GAINS: list[tuple[str, float, float, int]] = [
+    # name, smallest gain worth a finetune, correlation of previews and truths, promoted of two
+    ("off", 0.0, 1.0, 2),
+    ("the first one promises more", 1e-6, 1.0, 1),
+    ("less is promised", 0.5, 1.0, 0),
+    ("previews don't prove true", 0.5, 0.0, 2),
+    ("previews mislead", 0.5, -1.0, 2),
+]
+
+
+@pytest.mark.parametrize("with_metrics_of_tasks", [False, True])
+@pytest.mark.parametrize(
+    ("min_gain", "correlation", "n"), [row[1:] for row in GAINS], ids=[row[0] for row in GAINS]
+)
+def test_what_promises_too_little_is_left(
+    min_gain: float, correlation: float, n: int, with_metrics_of_tasks: bool
+) -> None:
+    """The truth is a parabola; its noise has no say in the preview."""
+    rng = np.random.default_rng(0)
+    trials = []
+    for w in np.linspace(0.05, 0.95, 10).tolist():
+        truth = -((w - 0.6) ** 2)
+        trials.append(trial(w, correlation * truth, "COMPLETE", truth))
+        if not correlation:
+            trials[-1].intermediate_values = {0: float(rng.normal())}
+        if with_metrics_of_tasks:
+            made = trials[-1].user_attrs
+            for task in TASKS:
+                made |= {f"preview_{task}": trials[-1].intermediate_values[0]}
+                made |= {f"truth_{task}": truth}
+    trials += candidates(0.61, 0.3)
+    for made_of in trials[-2:]:
+        w = made_of.params["w_a"]
+        made_of.intermediate_values = {0: -correlation * (w - 0.6) ** 2}
+    for number, made_of in enumerate(trials):
+        made_of.number = number
+    history = TrialReader(TASKS).read("s", trials)
+    aim = Aim((True,), first if with_metrics_of_tasks else None, min_gain=min_gain)
+    left = read_ledger(trials).candidates
+    assert len(list(most_promising_truths(left, trials, history, aim=aim))) == n

@@ -42,3 +42,9 @@ def test_a_tasks_metric_in_place_of_the_score() -> None:
 def test_a_study_without_truths_says_so() -> None:
     with pytest.raises(ValueError, match="no finetuned trial with preview and truth of blue yet"):
         plot_preview_truth(study_of([(0.2, 0.4, None)]), task="blue")
+
+
+def test_a_study_of_several_objectives_needs_a_task() -> None:
+    study = optuna.create_study(study_name="s", directions=["maximize"] * 2)
+    with pytest.raises(ValueError, match="study 's' has several objectives; name a task"):
+        plot_preview_truth(study)
