@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,11 +31,17 @@ from optuna_merge.posteriors import (
     save_posterior,
 )
 from optuna_merge.previews import Previewer
-from optuna_merge.tasks import Task
+from optuna_merge.tasks import Measurement, Metric, Task
 
 _logger = logging.getLogger(__name__)
 
 _Loaded = TypeVar("_Loaded")
+
+_NOTHING = Metric(
+    "nothing",
+    lambda outputs, labels: Measurement(math.nan, math.nan),
+    condense=lambda outputs, labels: (labels[:, :0], labels[:, :0]),
+)
 
 
 @dataclass(frozen=True)
@@ -185,7 +191,7 @@ class PosteriorMaker:
         posteriors = {task: damped(posterior, delta) for task, posterior in undamped.items()}
         previewer = Previewer(
             self._model,
-            self._tasks,
+            [_without_texts(task) for task in self._tasks],
             posteriors,
             self._heads,
             batch_size=self._batch_size,
@@ -198,6 +204,14 @@ class PosteriorMaker:
             total += sum(w * preview.evaluations[t].loss.value for t, w in weights.items())
         # A damping whose merges overflow is the worst, not an error.
         return total / len(weightings) if math.isfinite(total) else math.inf
+
+
+def _without_texts(task: Task) -> Task:
+    """The task without metrics of generated texts, where only its loss is looked at."""
+    if not any(metric.generated for metric in task.metrics):
+        return task
+    left = tuple(metric for metric in task.metrics if not metric.generated)
+    return replace(task, metrics=left or (_NOTHING,))
 
 
 def _load_damping(path: Path) -> Damping:

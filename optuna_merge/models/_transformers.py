@@ -15,7 +15,7 @@ from optuna_merge.tasks import Task
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the warning that heads are new: they are meant to be."""
     from transformers.utils import logging
 
@@ -59,7 +59,7 @@ def from_transformers(
 
     networks: dict[str, Any] = {}
     body: Any = None
-    with torch.random.fork_rng(), _quiet():
+    with torch.random.fork_rng(), quiet():
         torch.manual_seed(seed)
         for head, size in fresh_heads(tasks).items():
             if body is None:

@@ -340,7 +340,7 @@ def test_generated_tokens_are_scored_as_texts() -> None:
     assert metric.function(*(torch.cat(part) for part in zip(*pieces))) == expected
     with pytest.raises(ValueError, match="generated token ids"):
         metric(torch.zeros(2, 7, 20), labels)
-    with pytest.raises(ValueError, match="length 4, but got 7"):
+    with pytest.raises(ValueError, match="length 4, but an example has more generated tokens"):
         text_metric("bleu", bleu, decode, length=4)(generated, labels)
 
 
