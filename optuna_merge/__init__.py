@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from optuna_merge.finetuning import FinetuneSettings
     from optuna_merge.fitting import FittedStudy, fit
     from optuna_merge.objective import Objective
+    from optuna_merge.previews import PreviewSettings
     from optuna_merge.pruners import PromotionPruner
     from optuna_merge.report import format_report, make_report
     from optuna_merge.running import run_trials
@@ -31,6 +32,7 @@ _PUBLIC = {
     "Objective": "objective",
     "PosteriorSettings": "definition",
     "PreviewSampler": "samplers",
+    "PreviewSettings": "previews",
     "PromotionPruner": "pruners",
     "Score": "scores",
     "StudyDefinition": "definition",
@@ -50,6 +52,7 @@ __all__ = [
     "Objective",
     "PosteriorSettings",
     "PreviewSampler",
+    "PreviewSettings",
     "PromotionPruner",
     "Score",
     "StudyDefinition",

@@ -28,6 +28,7 @@ from optuna_merge.posteriors import (
     Posterior,
     damped,
     load_posterior,
+    posterior_to,
     save_posterior,
 )
 from optuna_merge.previews import Previewer
@@ -163,7 +164,8 @@ class PosteriorMaker:
             _check_shapes(task.name, path, found.mean, mean)
             return path, found, float(read_metadata(path)["seconds"])
         started = time.perf_counter()
-        posterior = undamped_posterior(self._model, task, state, settings)
+        # The curvature comes from the model's device, the mean and all files' tensors are here.
+        posterior = posterior_to(undamped_posterior(self._model, task, state, settings), "cpu")
         seconds = time.perf_counter() - started
         save_posterior(posterior, path, {"task": task.name, "seconds": repr(seconds)})
         return path, posterior, seconds

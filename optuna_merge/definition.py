@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from optuna_merge.finetuning import FinetuneSettings
 from optuna_merge.models import MultitaskModel
+from optuna_merge.previews import PreviewSettings
 from optuna_merge.scores import Score, make_score
 from optuna_merge.tasks import Task, check_tasks
 
@@ -71,6 +72,7 @@ class StudyDefinition:
         finetuning: Settings of task runs and real multitask runs alike.
         posterior: How posteriors are made from the task runs.
         score: See `make_score`.
+        preview: How previews are evaluated.
 
     Raises:
         ValueError: tasks that don't fit together or to the model, metrics of which some are to be
@@ -82,6 +84,7 @@ class StudyDefinition:
     finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
     posterior: PosteriorSettings = field(default_factory=PosteriorSettings)
     score: str | Callable[[Mapping[str, float]], float] | Score = "mean"
+    preview: PreviewSettings = field(default_factory=PreviewSettings)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", check_tasks(self.tasks))
@@ -118,7 +121,7 @@ class StudyDefinition:
     def describe(self) -> dict[str, Any]:
         """The definition as JSON values: names, settings, hashes of data and parameters."""
         assert isinstance(self.score, Score)
-        return {
+        described = {
             "tasks": [task.describe() for task in self.tasks],
             "body": self.model.describe(),
             "finetuning": self.finetuning.describe(),
@@ -126,3 +129,6 @@ class StudyDefinition:
             "score": self.score.name,
             "direction": self.direction,
         }
+        if self.preview != PreviewSettings():
+            described["preview"] = asdict(self.preview)
+        return described

@@ -17,7 +17,7 @@ from optuna_merge._posterior_maker import PosteriorMaker
 from optuna_merge._tensors import content_hash
 from optuna_merge.damping import Damping
 from optuna_merge.definition import StudyDefinition
-from optuna_merge.finetuning import FinetuneStore, FinishedRun
+from optuna_merge.finetuning import FinetuneStore, FinishedRun, training_device
 from optuna_merge.models import MultitaskModel, cache_trunk
 from optuna_merge.previews import Previewer
 from optuna_merge.scores import Array, Score
@@ -92,6 +92,8 @@ def fit(definition: StudyDefinition, workdir: str | Path, *, progress: bool = Tr
     workdir = Path(workdir)
     check_writable(workdir)
     model = definition.model
+    # Also where every run is found and none trains: previews are made where the model is.
+    model.to(training_device(definition.finetuning))
     parts = definition.describe()
     key = sha256_text(canonical_json({name: parts[name] for name in ("tasks", "body")}))
     tasks = cache_trunk(
@@ -136,6 +138,7 @@ def fit(definition: StudyDefinition, workdir: str | Path, *, progress: bool = Tr
         made.posteriors,
         heads,
         batch_size=definition.finetuning.evaluation_batch_size,
+        settings=definition.preview,
     )
     files = (*(run.path for run in every), *made.files)
     first = {name: found[0] for name, found in runs.items()}

@@ -180,6 +180,12 @@ def _accelerator(mixed_precision: str) -> Accelerator:
     return Accelerator(mixed_precision=mixed_precision)
 
 
+def training_device(settings: FinetuneSettings) -> torch.device:
+    """Where runs of these settings train, by accelerate's choice."""
+    device: torch.device = _accelerator(settings.mixed_precision).device
+    return device
+
+
 def _optimizer(
     model: MultitaskModel, names: Sequence[str], settings: FinetuneSettings
 ) -> tuple[torch.optim.Optimizer, list[str]]:

@@ -108,13 +108,17 @@ class LanguageModel(nn.Module):
         decoder = self.network.config.is_encoder_decoder
         inputs: dict[str, Tensor]
         if decoder:
-            inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+            inputs = {
+                name: batch[name] for name in ("input_ids", "attention_mask") if name in batch
+            }
             skipped = 1
         else:
             ids, mask = prompts(batch)
             inputs, skipped = {"input_ids": ids, "attention_mask": mask}, ids.shape[1]
         kept = {"pad_token_id": (self.ends or [0])[0]} | self._kept
-        config = GenerationConfig(**kept, **asdict(self._settings), do_sample=False, use_cache=True)
+        config = GenerationConfig(
+            **kept, **asdict(self._settings), do_sample=False, use_cache=True
+        )
         # What `config` leaves open would be filled in from the network's own.
         self.network.generation_config = config
         written: Tensor = self.network.generate(**inputs, generation_config=config)[:, skipped:]

@@ -16,6 +16,7 @@ from optuna_merge.posteriors._kronecker_fisher import kronecker_fisher
 from optuna_merge.posteriors._low_rank import LowRankGaussian
 from optuna_merge.posteriors._low_rank_fisher import low_rank_fisher
 from optuna_merge.posteriors._mixture import Mixture
+from optuna_merge.posteriors._placement import posterior_bytes, posterior_to
 from optuna_merge.posteriors._squared_gradients import squared_gradients
 
 __all__ = [
@@ -37,7 +38,9 @@ __all__ = [
     "load_tensors",
     "low_rank_fisher",
     "mean_curvature",
+    "posterior_bytes",
     "posterior_hash",
+    "posterior_to",
     "read_metadata",
     "save_posterior",
     "save_tensors",

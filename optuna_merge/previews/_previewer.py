@@ -15,7 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from optuna_merge.merging import merge, merge_into, merge_many
 from optuna_merge.models import MultitaskModel, evaluate_tasks, task_batches
 from optuna_merge.posteriors import Posterior
-from optuna_merge.tasks import Batch, Evaluation, Task, evaluate
+from optuna_merge.previews._placement import place_posteriors
+from optuna_merge.previews._settings import PreviewSettings
+from optuna_merge.tasks import Batch, Evaluation, EvaluationBatches, Task, evaluate
 
 _MOST_TOGETHER = 1 << 26
 """Parameters of all copies of a body that are previewed in one pass."""
@@ -39,7 +41,10 @@ class Preview:
 class Previewer:
     """Merges the tasks' posteriors at given weights and evaluates the merged model.
 
-    The body (and shared heads) are merged; every task keeps the head of its own run.
+    The body (and shared heads) are merged; every task keeps the head of its own run. Everything
+    happens on the model's device: the data are moved there, and so are the posteriors if they
+    take no more than half of its free memory. Else they stay where they are, and merged tensors
+    are copied one by one.
 
     Args:
         model: The model that the merged parameters are put into.
@@ -48,6 +53,7 @@ class Previewer:
         heads: Parameters of each task's own head, by task.
         batch_size: Examples a forward pass.
         limit: Only so many validation examples a task, the first ones; default all.
+        settings: How the merged models are evaluated.
     """
 
     def __init__(
@@ -59,6 +65,7 @@ class Previewer:
         *,
         batch_size: int = 64,
         limit: int | None = None,
+        settings: PreviewSettings | None = None,
     ) -> None:
         self._model = model
         self._tasks = tuple(tasks)
@@ -67,7 +74,11 @@ class Previewer:
             name: tensor for task in self._tasks for name, tensor in heads[task.name].items()
         }
         self._together_wins: bool | None = None
-        self._batches = task_batches(model, tasks, batch_size=batch_size, limit=limit)
+        self._batch_size, self._limit = batch_size, limit
+        self._settings = settings or PreviewSettings()
+        self._settled: torch.device | None = None
+        self._batches: dict[str, EvaluationBatches] = {}
+        self._placed = self._posteriors
 
     def merged(self, weights: Mapping[str, float]) -> dict[str, Tensor]:
         """All trained parameters of the preview: the merged ones and the tasks' heads."""
@@ -80,7 +91,8 @@ class Previewer:
         Args:
             weights: Task weight by name, on the simplex.
         """
-        merge_into(self._model, self._posteriors, [weights[task.name] for task in self._tasks])
+        self._settle()
+        merge_into(self._model, self._placed, [weights[task.name] for task in self._tasks])
         # Other work may have been done with the model since: its heads are not a merge's.
         self._model.load(self._heads, source="the heads of the task runs")
 
@@ -88,7 +100,8 @@ class Previewer:
         """Preview the multitask model at `weights`, task weight by name, on the simplex."""
         started = time.perf_counter()
         self.load(weights)
-        evaluations = evaluate_tasks(self._model, self._tasks, self._batches)
+        with self._settings.autocast(self._model.device):
+            evaluations = evaluate_tasks(self._model, self._tasks, self._batches)
         return Preview(dict(weights), evaluations, time.perf_counter() - started)
 
     def many(self, weightings: Sequence[Mapping[str, float]]) -> list[Preview]:
@@ -124,28 +137,45 @@ class Previewer:
 
     def _together(self, weightings: Sequence[Mapping[str, float]]) -> list[Preview]:
         started = time.perf_counter()
+        self._settle()
         self._model.load(self._heads, source="the heads of the task runs")
         self._model.eval()
+        device = self._model.device
         merged = merge_many(
-            self._posteriors, [[weights[t.name] for t in self._tasks] for weights in weightings]
+            self._placed, [[weights[t.name] for t in self._tasks] for weights in weightings]
         )
-        stacked = {name: torch.stack([tensors[name] for tensors in merged]) for name in merged[0]}
+        stacked = {
+            name: torch.stack([tensors[name] for tensors in merged]).to(device)
+            for name in merged[0]
+        }
         evaluations: list[dict[str, Evaluation]] = [{} for _ in weightings]
         # The fused attention kernels have no batching rule; the plain one is made of products.
         with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
             for task in self._tasks:
                 batches = list(self._batches[task.name])
-                outputs = [
-                    vmap(self._model.functional, in_dims=(0, None, None))(
-                        stacked, batch, task.name
-                    )
-                    for batch in batches
-                ]
+                with self._settings.autocast(device):
+                    outputs = [
+                        vmap(self._model.functional, in_dims=(0, None, None))(
+                            stacked, batch, task.name
+                        )
+                        for batch in batches
+                    ]
                 for i, found in enumerate(evaluations):
                     rows = iter([output[i] for output in outputs])
                     found[task.name] = evaluate(partial(_next_of, rows), task, batches)
         seconds = (time.perf_counter() - started) / len(weightings)
         return [Preview(dict(w), found, seconds) for w, found in zip(weightings, evaluations)]
+
+    def _settle(self) -> None:
+        """Data and posteriors to where the model is, which may have been moved meanwhile."""
+        device = self._model.device
+        if self._settled == device:
+            return
+        self._batches = task_batches(
+            self._model, self._tasks, batch_size=self._batch_size, limit=self._limit
+        )
+        self._placed = place_posteriors(self._posteriors, device)
+        self._settled = device
 
     def _shared(self) -> dict[str, Tensor]:
         return next(iter(self._posteriors.values())).mean

@@ -59,8 +59,13 @@ def language_task(
 
     def encoded(where: str, table: Any) -> TensorData:
         targets = _ended(tokenizer, table[target], max_target_length)
-        prompts = [[] for _ in targets] if prompt is None else _ids(tokenizer, table[prompt], special_tokens)
-        rows, labels = [], []
+        prompts = (
+            [[] for _ in targets]
+            if prompt is None
+            else _ids(tokenizer, table[prompt], special_tokens)
+        )
+        rows: list[list[int]] = []
+        labels: list[list[int]] = []
         for before, after in zip(prompts, targets):
             if before and before[-1] == tokenizer.eos_token_id:
                 before = before[:-1]
@@ -133,7 +138,12 @@ def seq2seq_task(
 
 
 def _task(
-    name: str, splits: Any, columns: Sequence[str], encoded: Any, size: int, options: dict[str, Any]
+    name: str,
+    splits: Any,
+    columns: Sequence[str],
+    encoded: Any,
+    size: int,
+    options: dict[str, Any],
 ) -> Task:
     data: dict[str, TensorData] = {}
     for split in SPLITS:
@@ -148,7 +158,7 @@ def _task(
         if len(table) == 0:
             raise ValueError(f"{where}: no examples; give at least one")
         data[split] = encoded(where, table)
-    fields = {"loss": token_cross_entropy, "metrics": (token_accuracy,)} | options
+    fields: dict[str, Any] = {"loss": token_cross_entropy, "metrics": (token_accuracy,)} | options
     return Task(name, data["train"], data["validation"], size, test=data.get("test"), **fields)
 
 

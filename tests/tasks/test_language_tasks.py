@@ -55,9 +55,7 @@ def test_a_decoder_is_given_its_labels_one_position_later() -> None:
 
 
 def test_long_texts_are_cut() -> None:
-    task = language_task(
-        "cut", SPLITS, word_tokenizer(), max_prompt_length=2, max_target_length=2
-    )
+    task = language_task("cut", SPLITS, word_tokenizer(), max_prompt_length=2, max_target_length=2)
     assert columns(task)["input_ids"] == [[6, 4, 6, END], [7, 4, 8, 9]]  # no room for an end
     assert columns(task)["labels"] == [[N, 6, END, N], [N, 8, 9, N]]
     task = seq2seq_task("cut", SPLITS, word_tokenizer(), max_source_length=1, max_target_length=3)
@@ -139,5 +137,5 @@ def test_bad_tables_and_tokenizers_are_named(build: Any) -> None:
 
 def test_an_example_without_anything_to_predict_is_named() -> None:
     empty = {"train": table(target=["w0", ""]), "validation": table()}
-    with pytest.raises(ValueError, match="train data: example 1 has no token to predict; .* are"):
+    with pytest.raises(ValueError, match=r"train data: example 1 has no token to predict; .* are"):
         language_task("talk", empty, word_tokenizer(), prompt=None)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,7 +98,9 @@ def test_beams_are_another_search_and_part_of_the_description(
     assert described["same"]["num_beams"] == 3 and described["same"]["max_new_tokens"] == 4
     assert described["next"]["num_beams"] == 1 and described["next"]["max_new_tokens"] == 128
     assert described["same"]["eos_token_id"] == END
-    model = disturbed(language_model(folders[kind], tasks, generation={"same": beams, "next": SETTINGS}))
+    model = disturbed(
+        language_model(folders[kind], tasks, generation={"same": beams, "next": SETTINGS})
+    )
     batch = tasks[0].data("validation")[list(range(20))]
     found = model.generate(batch, "same")
     assert torch.equal(found, model.generate(batch, "same"))
@@ -207,9 +208,13 @@ def test_targets_without_an_end_are_warned_of(
 
 def test_bad_language_models_are_named(folders: dict[str, str]) -> None:
     llama, t5 = (translation_tasks(kind, size=4) for kind in KINDS)
-    with pytest.raises(ValueError, match="'same' lacks a column 'decoder_input_ids'.*seq2seq_task"):
+    with pytest.raises(
+        ValueError, match=r"'same' lacks a column 'decoder_input_ids'.*seq2seq_task"
+    ):
         language_model(folders["t5"], llama)
-    with pytest.raises(ValueError, match="'same' has a column 'decoder_input_ids'.*language_task"):
+    with pytest.raises(
+        ValueError, match=r"'same' has a column 'decoder_input_ids'.*language_task"
+    ):
         language_model(folders["llama"], t5)
     with pytest.raises(ValueError, match="start with token 2, but the model starts with 0"):
         language_model(folders["t5"], translation_tasks("t5", size=4, start=END))
