@@ -21,9 +21,7 @@ def test_a_study_of_generated_texts(kind: str, tmp_path: Path) -> None:
     definition = StudyDefinition(
         tasks=tasks,
         model=language_model(save_language_model(kind, tmp_path / "model"), tasks),
-        finetuning=toy_settings(
-            steps=90, batch_size=32, learning_rate=1e-2, num_rungs=1
-        ),
+        finetuning=toy_settings(steps=90, batch_size=32, learning_rate=1e-2, num_rungs=1),
         posterior=PosteriorSettings(examples=32, damping_examples=16),
     )
     fitted = fit(definition, tmp_path, progress=False)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from optuna_merge._labels import IGNORED
+from optuna_merge.models._adapter import add_lora
 from optuna_merge.models._generation import GenerationSettings, LanguageModel
 from optuna_merge.models._multitask import MultitaskModel
 from optuna_merge.models._trainable import Trainable
@@ -26,7 +27,9 @@ def from_language_model(
     tasks: Sequence[Task],
     *,
     trainable: Trainable = "all",
+    adapter: Any = None,
     generation: GenerationSettings | Mapping[str, GenerationSettings] | None = None,
+    seed: int = 0,
     dtype: torch.dtype = torch.float32,
     **options: Any,
 ) -> MultitaskModel:
@@ -43,14 +46,19 @@ def from_language_model(
         trainable: Which of the parameters are trained and merged. Of an encoder-decoder model
             `LastLayers(n)` means layers of the encoder (if it has as many as the decoder), with
             all of the decoder behind them.
+        adapter: A `peft.LoraConfig`: only the adapters' factors B are trained and merged; the
+            factors A are random, frozen and the same for all tasks.
         generation: How texts are generated, for all tasks or by task name; default:
             `GenerationSettings()`.
+        seed: Seed of the adapters' factors A.
         dtype: Of the parameters.
         **options: Passed to `from_pretrained`, such as `revision`.
 
     Raises:
-        ValueError: a task whose columns are for the other kind of model, that has more tokens
-            than the model, or whose decoder inputs start with another token than the model's.
+        ImportError, TypeError: an adapter without peft, or one that is no `LoraConfig`.
+        ValueError: an adapter that trains more than its factors B; a task whose columns are for
+            the other kind of model, that has more tokens than the model, or whose decoder inputs
+            start with another token than the model's.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
@@ -58,6 +66,7 @@ def from_language_model(
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     with quiet():
         network = kind.from_pretrained(name_or_path, dtype=dtype, use_safetensors=True, **options)
+    trainable = add_lora(network, adapter, seed, trainable)
     tasks = check_tasks(tasks)
     chosen = _by_task(generation, tasks)
     heads = {}

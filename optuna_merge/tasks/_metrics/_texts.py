@@ -63,7 +63,7 @@ def text_metric(
     """A metric of the texts that a model generates, with the labels as the references.
 
     Its outputs are token ids as the model's `generate` returns them, without a prompt: (batch,
-    tokens); its labels, (batch, tokens), are the reference's tokens, -100 ignored.
+    tokens); its labels, (batch, tokens), are the reference's tokens. -100 is ignored in both.
 
     Args:
         name: Stands in the study's definition and in tables.
