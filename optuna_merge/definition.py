@@ -129,6 +129,6 @@ class StudyDefinition:
             "score": self.score.name,
             "direction": self.direction,
         }
-        if self.preview != PreviewSettings():
-            described["preview"] = asdict(self.preview)
+        if preview := self.preview.describe():
+            described["preview"] = preview
         return described

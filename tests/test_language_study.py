@@ -8,15 +8,20 @@ import optuna
 import pytest
 from helpers import toy_settings
 from language_helpers import language_model, save_language_model, translation_tasks
+from torch import Tensor
 
 from optuna_merge.definition import PosteriorSettings, StudyDefinition
 from optuna_merge.fitting import fit
+from optuna_merge.models._generation import LanguageModel
 from optuna_merge.objective import Objective
 from optuna_merge.study import prepare_study
+from optuna_merge.tasks import Batch
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])
-def test_a_study_of_generated_texts(kind: str, tmp_path: Path) -> None:
+def test_a_study_of_generated_texts(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tasks = translation_tasks(kind)
     definition = StudyDefinition(
         tasks=tasks,
@@ -24,7 +29,18 @@ def test_a_study_of_generated_texts(kind: str, tmp_path: Path) -> None:
         finetuning=toy_settings(steps=90, batch_size=32, learning_rate=1e-2, num_rungs=1),
         posterior=PosteriorSettings(examples=32, damping_examples=16),
     )
+    written = 0
+    write = LanguageModel.write
+
+    def counted(self: LanguageModel, batch: Batch) -> Tensor:
+        nonlocal written
+        written += 1
+        return write(self, batch)
+
+    monkeypatch.setattr(LanguageModel, "write", counted)
     fitted = fit(definition, tmp_path, progress=False)
+    # At the end of two task runs, each on both tasks' three batches; not to choose the damping.
+    assert written == 2 * 2 * 3
     # The tasks can be learnt, each alone, and then the other one is not.
     for name, run in fitted.runs.items():
         found = {other: e.metric.value for other, e in run.evaluations.items()}

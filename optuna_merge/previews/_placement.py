@@ -11,17 +11,17 @@ from optuna_merge.posteriors import Posterior, posterior_bytes, posterior_to
 
 _logger = logging.getLogger(__name__)
 
-MEMORY_SHARE = 0.5
-"""Of a device's free memory, the most that posteriors may take; the rest is for forward passes."""
 
-
-def fits(needed: int, free: int) -> bool:
-    """Whether posteriors of `needed` bytes are kept on a device that has `free` bytes free."""
-    return needed <= MEMORY_SHARE * free
+def fits(needed: int, free: int, share: float) -> bool:
+    """Whether posteriors of `needed` bytes may take that share of a device's `free` bytes."""
+    return needed <= share * free
 
 
 def place_posteriors(
-    posteriors: Mapping[str, Posterior], device: torch.device, free: int | None = None
+    posteriors: Mapping[str, Posterior],
+    device: torch.device,
+    share: float,
+    free: int | None = None,
 ) -> dict[str, Posterior]:
     """The posteriors on the device, all of them if they fit there, else as they are.
 
@@ -30,20 +30,21 @@ def place_posteriors(
     Args:
         posteriors: By task.
         device: The model's.
+        share: Of its free memory, the most that they may take; the rest is for forward passes.
         free: Bytes free there; default: what the device says.
     """
     if device.type == "cpu":
         return dict(posteriors)
     needed = sum(posterior_bytes(posterior) for posterior in posteriors.values())
     free = free_bytes(device) if free is None else free
-    if not fits(needed, free):
+    if not fits(needed, free, share):
         _logger.info(
             "posteriors of %.1f GiB stay on the host: %s has %.1f GiB free, of which they may "
             "take %g %%",
             needed / 2**30,
             device,
             free / 2**30,
-            100 * MEMORY_SHARE,
+            100 * share,
         )
         return dict(posteriors)
     return {name: posterior_to(posterior, device) for name, posterior in posteriors.items()}

@@ -43,8 +43,8 @@ class Previewer:
 
     The body (and shared heads) are merged; every task keeps the head of its own run. Everything
     happens on the model's device: the data are moved there, and so are the posteriors if they
-    take no more than half of its free memory. Else they stay where they are, and merged tensors
-    are copied one by one.
+    take no more than a share of its free memory. Else they stay where they are, and merged
+    tensors are copied one by one.
 
     Args:
         model: The model that the merged parameters are put into.
@@ -53,7 +53,7 @@ class Previewer:
         heads: Parameters of each task's own head, by task.
         batch_size: Examples a forward pass.
         limit: Only so many validation examples a task, the first ones; default all.
-        settings: How the merged models are evaluated.
+        settings: How the merged models are evaluated, and that share.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Previewer:
         self._settings = settings or PreviewSettings()
         self._settled: torch.device | None = None
         self._batches: dict[str, EvaluationBatches] = {}
-        self._placed = self._posteriors
+        self._placed: dict[str, Posterior] = {}
 
     def merged(self, weights: Mapping[str, float]) -> dict[str, Tensor]:
         """All trained parameters of the preview: the merged ones and the tasks' heads."""
@@ -95,6 +95,10 @@ class Previewer:
         merge_into(self._model, self._placed, [weights[task.name] for task in self._tasks])
         # Other work may have been done with the model since: its heads are not a merge's.
         self._model.load(self._heads, source="the heads of the task runs")
+
+    def release(self) -> None:
+        """Take the posteriors off the model's device; the next preview puts them there again."""
+        self._placed = {}
 
     def __call__(self, weights: Mapping[str, float]) -> Preview:
         """Preview the multitask model at `weights`, task weight by name, on the simplex."""
@@ -169,13 +173,15 @@ class Previewer:
     def _settle(self) -> None:
         """Data and posteriors to where the model is, which may have been moved meanwhile."""
         device = self._model.device
-        if self._settled == device:
-            return
-        self._batches = task_batches(
-            self._model, self._tasks, batch_size=self._batch_size, limit=self._limit
-        )
-        self._placed = place_posteriors(self._posteriors, device)
-        self._settled = device
+        if self._settled != device:
+            self._batches = task_batches(
+                self._model, self._tasks, batch_size=self._batch_size, limit=self._limit
+            )
+            self.release()
+            self._settled = device
+        if not self._placed:
+            share = self._settings.memory_share
+            self._placed = place_posteriors(self._posteriors, device, share)
 
     def _shared(self) -> dict[str, Tensor]:
         return next(iter(self._posteriors.values())).mean

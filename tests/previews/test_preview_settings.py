@@ -44,7 +44,8 @@ def test_previews_in_half_precision_are_close_to_those_in_full(
 def test_the_setting_is_part_of_the_definition_only_where_it_is_chosen(tmp_path: Path) -> None:
     plain = toy_definition()
     assert "preview" not in plain.describe()
-    assert toy_definition(preview=PreviewSettings()).describe() == plain.describe()
+    roomy = PreviewSettings(memory_share=0.9)
+    assert toy_definition(preview=roomy).describe() == plain.describe()
     half = toy_definition(preview=PreviewSettings(mixed_precision="bf16"))
     assert half.describe() == plain.describe() | {"preview": {"mixed_precision": "bf16"}}
     # Runs and posteriors are the same ones.
@@ -58,9 +59,11 @@ def test_the_setting_is_part_of_the_definition_only_where_it_is_chosen(tmp_path:
     assert found["h"] != found["f"]
 
 
-def test_only_known_precisions() -> None:
+def test_only_known_precisions_and_fractions() -> None:
     with pytest.raises(ValueError, match="mixed_precision: no, bf16 or fp16, got 'fp8'"):
         PreviewSettings(mixed_precision="fp8")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="memory_share is a fraction, 0 to 1, got 50"):
+        PreviewSettings(memory_share=50)
 
 
 def test_the_model_is_where_it_would_train_though_nothing_is_trained(
