@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,11 +102,15 @@ class Previewer:
         """Take the posteriors off the model's device; the next preview puts them there again."""
         self._placed = {}
 
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context that forward passes of previews run in; see `PreviewSettings`."""
+        return self._settings.autocast(self._model.device)
+
     def __call__(self, weights: Mapping[str, float]) -> Preview:
         """Preview the multitask model at `weights`, task weight by name, on the simplex."""
         started = time.perf_counter()
         self.load(weights)
-        with self._settings.autocast(self._model.device):
+        with self.autocast():
             evaluations = evaluate_tasks(self._model, self._tasks, self._batches)
         return Preview(dict(weights), evaluations, time.perf_counter() - started)
 
@@ -157,7 +163,7 @@ class Previewer:
         with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
             for task in self._tasks:
                 batches = list(self._batches[task.name])
-                with self._settings.autocast(device):
+                with self.autocast():
                     outputs = [
                         vmap(self._model.functional, in_dims=(0, None, None))(
                             stacked, batch, task.name
