@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optuna_merge.finetuning import FinetuneSettings
     from optuna_merge.fitting import FittedStudy, fit
     from optuna_merge.objective import Objective
-    from optuna_merge.previews import Racing, RefinementSettings
+    from optuna_merge.previews import PreviewSettings, Racing, RefinementSettings
     from optuna_merge.pruners import PromotionPruner
     from optuna_merge.report import format_report, make_report
     from optuna_merge.running import run_trials
@@ -34,6 +34,7 @@ _PUBLIC = {
     "Objective": "objective",
     "PosteriorSettings": "definition",
     "PreviewSampler": "samplers",
+    "PreviewSettings": "previews",
     "PromotionPruner": "pruners",
     "RefinementSettings": "previews",
     "Racing": "previews",
@@ -56,6 +57,7 @@ __all__ = [
     "Objective",
     "PosteriorSettings",
     "PreviewSampler",
+    "PreviewSettings",
     "PromotionPruner",
     "Racing",
     "RefinementSettings",

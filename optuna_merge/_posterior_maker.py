@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,10 +30,11 @@ from optuna_merge.posteriors import (
     damped,
     load_posterior,
     per_tensor,
+    posterior_to,
     save_posterior,
 )
 from optuna_merge.previews import Previewer
-from optuna_merge.tasks import Task
+from optuna_merge.tasks import Measurement, Metric, Task
 
 _logger = logging.getLogger(__name__)
 
@@ -41,6 +42,12 @@ _Loaded = TypeVar("_Loaded")
 
 _DAMPED = "factors one by one"
 """How `damped` works, part of the key: posteriors that an older version damped are made again."""
+
+_NOTHING = Metric(
+    "nothing",
+    lambda outputs, labels: Measurement(math.nan, math.nan),
+    condense=lambda outputs, labels: (labels[:, :0], labels[:, :0]),
+)
 
 
 @dataclass(frozen=True)
@@ -173,7 +180,8 @@ class PosteriorMaker:
             _check_shapes(task.name, path, loaded.mean, mean)
             return path, self._reduced(loaded), float(read_metadata(path)["seconds"])
         started = time.perf_counter()
-        posterior = undamped_posterior(self._model, task, state, settings)
+        # The curvature comes from the model's device, the mean and all files' tensors are here.
+        posterior = posterior_to(undamped_posterior(self._model, task, state, settings), "cpu")
         seconds = time.perf_counter() - started
         save_posterior(posterior, path, {"task": task.name, "seconds": repr(seconds)})
         return path, self._reduced(posterior), seconds
@@ -208,7 +216,7 @@ class PosteriorMaker:
         posteriors = {task: damped(posterior, delta) for task, posterior in undamped.items()}
         previewer = Previewer(
             self._model,
-            self._tasks,
+            [_without_texts(task) for task in self._tasks],
             posteriors,
             self._heads,
             batch_size=self._batch_size,
@@ -221,6 +229,14 @@ class PosteriorMaker:
             total += sum(w * preview.evaluations[t].loss.value for t, w in weights.items())
         # A damping whose merges overflow is the worst, not an error.
         return total / len(weightings) if math.isfinite(total) else math.inf
+
+
+def _without_texts(task: Task) -> Task:
+    """The task without metrics of generated texts, where only its loss is looked at."""
+    if not any(metric.generated for metric in task.metrics):
+        return task
+    left = tuple(metric for metric in task.metrics if not metric.generated)
+    return replace(task, metrics=left or (_NOTHING,))
 
 
 def _load_damping(path: Path) -> Damping:

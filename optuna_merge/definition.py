@@ -9,7 +9,7 @@ from typing import Any, Literal
 from optuna_merge.constraints import Constraint, make_constraints
 from optuna_merge.finetuning import FinetuneSettings
 from optuna_merge.models import MultitaskModel
-from optuna_merge.previews import RefinementSettings
+from optuna_merge.previews import PreviewSettings, RefinementSettings
 from optuna_merge.scores import PARETO, Score, make_score
 from optuna_merge.tasks import Task, check_tasks
 
@@ -107,6 +107,7 @@ class StudyDefinition:
             looks for the Pareto front.
         constraints: What the tasks' true metrics must keep: a number, the share of its
             single-task metric that every task must keep, or a sequence of `Constraint`.
+        preview: How previews are evaluated.
 
     Raises:
         TypeError: constraints that are none.
@@ -124,6 +125,7 @@ class StudyDefinition:
     start: Literal["pretrained", "merged"] = "pretrained"
     score: str | Callable[[Mapping[str, float]], float] | Score = "mean"
     constraints: float | Sequence[Constraint] = ()
+    preview: PreviewSettings = field(default_factory=PreviewSettings)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", check_tasks(self.tasks))
@@ -209,6 +211,8 @@ class StudyDefinition:
             more["start"] = self.start
         if self.constraints:
             more["constraints"] = [constraint.name for constraint in self.constraints]
+        if preview := self.preview.describe():
+            more["preview"] = preview
         return {
             "tasks": [task.describe() for task in self.tasks],
             "body": self.model.describe(),

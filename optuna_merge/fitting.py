@@ -19,7 +19,7 @@ from optuna_merge._tensors import content_hash
 from optuna_merge.constraints import Limits
 from optuna_merge.damping import Damping
 from optuna_merge.definition import StudyDefinition
-from optuna_merge.finetuning import FinetuneStore, FinishedRun, Start
+from optuna_merge.finetuning import FinetuneStore, FinishedRun, Start, training_device
 from optuna_merge.fronts import below_nadir
 from optuna_merge.models import MultitaskModel, cache_trunk
 from optuna_merge.previews import Previewer, Refiner, choose_rate
@@ -131,6 +131,8 @@ def fit(definition: StudyDefinition, workdir: str | Path, *, progress: bool = Tr
     workdir = Path(workdir)
     check_writable(workdir)
     model = definition.model
+    # Also where every run is found and none trains: previews are made where the model is.
+    model.to(training_device(definition.finetuning))
     parts = definition.describe()
     key = sha256_text(canonical_json({name: parts[name] for name in ("tasks", "body")}))
     tasks = cache_trunk(
@@ -179,6 +181,7 @@ def fit(definition: StudyDefinition, workdir: str | Path, *, progress: bool = Tr
         made.posteriors,
         heads,
         batch_size=definition.finetuning.evaluation_batch_size,
+        settings=definition.preview,
     )
     files = [*(run.path for run in every), *made.files]
     merges = sha256_text(canonical_json([parts["posteriors"], parts["heads"]]))

@@ -252,6 +252,7 @@ class Objective:
                     f"was busy; its finetune goes on there from the last checkpoint"
                 )
 
+        fitted.previewer.release()  # their memory on the device is the finetune's now
         title = f"finetune {trial.number}" if self._progress else None
         try:
             run = fitted.store.run(

@@ -1,7 +1,7 @@
 """Finetuning: one loop for a task's own run and for the real, weighted multitask run."""
 
 from optuna_merge.finetuning._ivon import IVON
-from optuna_merge.finetuning._loop import FinetuneResult, finetune
+from optuna_merge.finetuning._loop import FinetuneResult, finetune, training_device
 from optuna_merge.finetuning._settings import FinetuneSettings
 from optuna_merge.finetuning._store import FinetuneStore, FinishedRun, Start
 
@@ -13,4 +13,5 @@ __all__ = [
     "FinishedRun",
     "Start",
     "finetune",
+    "training_device",
 ]

@@ -198,6 +198,12 @@ def _accelerator(mixed_precision: str) -> Accelerator:
     return Accelerator(mixed_precision=mixed_precision)
 
 
+def training_device(settings: FinetuneSettings) -> torch.device:
+    """Where runs of these settings train, by accelerate's choice."""
+    device: torch.device = _accelerator(settings.mixed_precision).device
+    return device
+
+
 def _set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * factor

@@ -1,6 +1,8 @@
 """Multitask models: one shared body with heads, and the choice of what is trained and merged."""
 
 from optuna_merge.models._evaluate import evaluate_tasks, task_batches
+from optuna_merge.models._generation import GenerationSettings
+from optuna_merge.models._language import from_language_model
 from optuna_merge.models._module import from_module
 from optuna_merge.models._multitask import BatchNorm, MultitaskModel
 from optuna_merge.models._timm import from_timm
@@ -10,12 +12,14 @@ from optuna_merge.models._trunk import cache_trunk
 
 __all__ = [
     "BatchNorm",
+    "GenerationSettings",
     "LastLayers",
     "Matching",
     "MultitaskModel",
     "Trainable",
     "cache_trunk",
     "evaluate_tasks",
+    "from_language_model",
     "from_module",
     "from_timm",
     "from_transformers",

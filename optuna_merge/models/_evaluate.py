@@ -24,7 +24,12 @@ def evaluate_tasks(
     found = {}
     for task in tasks:
         model.prepare(task)
-        found[task.name] = evaluate(partial(model, task=task.name), task, batches[task.name])
+        found[task.name] = evaluate(
+            partial(model, task=task.name),
+            task,
+            batches[task.name],
+            generate=partial(model.generate, task=task.name),
+        )
     return found
 
 

@@ -15,6 +15,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from optuna_merge._batch_norm import reestimate_batch_norm, running_batch_norms
+from optuna_merge.models._generation import Writer
 from optuna_merge.models._trainable import Trainable, trainable_names
 from optuna_merge.tasks import Batch, Task, check_tasks
 from optuna_merge.tasks._data import to_device
@@ -27,6 +28,8 @@ BatchNorm = Literal["pretrained", "reestimated"]
 
 _STATISTICS_BATCH = 64
 """Most examples of a batch that statistics are re-estimated on."""
+
+_WRITERS = "make the model with from_language_model, or give the network a method write"
 
 
 class MultitaskModel(nn.Module):
@@ -57,7 +60,8 @@ class MultitaskModel(nn.Module):
 
     Raises:
         ValueError: a task's head is missing, or nothing of the body is trained and no head is
-            shared, so that there is nothing to merge; a choice for batch norms that isn't one.
+            shared, so that there is nothing to merge; a choice for batch norms that isn't one; a
+            metric of generated texts for a network that can't generate.
     """
 
     def __init__(
@@ -86,6 +90,9 @@ class MultitaskModel(nn.Module):
                 f"task {missing[0].name!r} uses the head {missing[0].head!r}, but the model has "
                 f"only {sorted(heads)}"
             )
+        for task in tasks:
+            if not isinstance(heads[str(task.head)], Writer):
+                _check_reads_only(task)
         self.body = body
         self.heads = nn.ModuleDict(heads)
         self.inputs = tuple(inputs)
@@ -155,6 +162,24 @@ class MultitaskModel(nn.Module):
             else:
                 outputs = network(*(batch[name] for name in self.inputs))
         return getattr(outputs, "logits", outputs)  # type: ignore[no-any-return]
+
+    def generate(self, batch: Batch, task: str) -> Tensor:
+        """Token ids that the task's network writes, (batch, tokens), -100 behind the end.
+
+        Deterministic, in evaluation mode; see `GenerationSettings`. A causal model goes on from
+        each example's prompt: all of it up to the first label that isn't -100.
+
+        Args:
+            batch: The task's columns, on the model's device.
+            task: The task's name.
+
+        Raises:
+            ValueError: the task's network can't generate.
+        """
+        network = self.heads[self._head_of[task]]
+        if not isinstance(network, Writer):
+            raise ValueError(f"the network of task {task!r} can't generate; {_WRITERS}")
+        return network.write(batch)
 
     def functional(
         self, parameters: Mapping[str, Tensor], batch: Mapping[str, Tensor], task: str
@@ -283,6 +308,8 @@ class MultitaskModel(nn.Module):
         }
         if self._reestimated:
             described["batch_norm"] = f"reestimated on {self._batch_norm_examples} examples"
+        if writers := {h: n for h, n in self.heads.items() if isinstance(n, Writer)}:
+            described["generation"] = {h: n.describe_generation() for h, n in writers.items()}
         return described
 
     def _hash(self) -> str:
@@ -308,6 +335,15 @@ def _seeded(device: torch.device) -> Iterator[None]:
             yield
         finally:
             random.setstate(before)
+
+
+def _check_reads_only(task: Task) -> None:
+    generated = [metric.name for metric in task.metrics if metric.generated]
+    if generated:
+        raise ValueError(
+            f"task {task.name!r} has the metric {generated[0]!r} of generated texts, but its "
+            f"network can't generate; {_WRITERS}"
+        )
 
 
 def _no_trunk(activations: Tensor) -> AbstractContextManager[None]:

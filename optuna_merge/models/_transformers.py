@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
+from optuna_merge.models._adapter import add_lora
 from optuna_merge.models._multitask import MultitaskModel, fresh_heads
 from optuna_merge.models._trainable import Trainable
 from optuna_merge.tasks import Task
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the warning that heads are new: they are meant to be."""
     from transformers.utils import logging
 
@@ -38,6 +39,7 @@ def from_transformers(
     tasks: Sequence[Task],
     *,
     trainable: Trainable = "all",
+    adapter: Any = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     **options: Any,
@@ -51,15 +53,21 @@ def from_transformers(
         name_or_path: A model's name on the hub, or a folder made by `save_pretrained`.
         tasks: Tasks with the tokenizer's columns.
         trainable: Which of the body's parameters are trained and merged.
-        seed: Seed of the heads' initial values.
+        adapter: A `peft.LoraConfig`: of the body only the adapters' factors B are trained and
+            merged; the factors A are random, frozen and the same for all tasks.
+        seed: Seed of the heads' initial values, and of the adapters' factors A.
         dtype: Of the parameters.
         **options: Passed to `from_pretrained`, such as `revision` and `trust_remote_code`.
+
+    Raises:
+        ImportError, TypeError: an adapter without peft, or one that is no `LoraConfig`.
+        ValueError: an adapter that trains more than its factors B.
     """
     from transformers import AutoModelForSequenceClassification
 
     networks: dict[str, Any] = {}
     body: Any = None
-    with torch.random.fork_rng(), _quiet():
+    with torch.random.fork_rng(), quiet():
         torch.manual_seed(seed)
         for head, size in fresh_heads(tasks).items():
             if body is None:
@@ -73,6 +81,7 @@ def from_transformers(
                 network = AutoModelForSequenceClassification.from_config(config, dtype=dtype)
                 setattr(network, network.base_model_prefix, body)
             networks[head] = network
+    trainable = add_lora(body, adapter, seed, trainable)
     return MultitaskModel(
         body, networks, tasks, inputs=_INPUTS, trainable=trainable, keywords=True
     )

@@ -20,7 +20,7 @@ from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.models._multitask import TRUNK, MultitaskModel
 from optuna_merge.models._trainable import LastLayers, find_layers
 from optuna_merge.tasks import Batch, Task, TensorData, fingerprint
-from optuna_merge.tasks._data import MASK, batches_in_order, to_device
+from optuna_merge.tasks._data import DECODER, MASK, batches_in_order, to_device
 from optuna_merge.tasks._task import SPLITS
 
 _logger = logging.getLogger(__name__)
@@ -63,13 +63,15 @@ def cache_trunk(
         return tasks
     if not all(isinstance(data, TensorData) and TRUNK not in data.columns for *_, data in splits):
         return tasks
+    if any(DECODER in data.columns for *_, data in splits):  # positions of two kinds
+        return tasks
     trunk = _Trunk(layers[:first], layers[first])
     needed = 0
     for task, _, data in splits:
         row = trunk.output(model, task, to_device(data[[0]], model.device))
         tokens = data.columns[MASK].shape[1] if MASK in data.columns else row.shape[1]
         needed += len(data) * tokens * row[0, 0].numel() * row.element_size()
-    if needed > max_bytes:
+    if needed > max_bytes or not trunk.skippable:
         return tasks
     body = "" if folder is None else model.describe()["hash"]
     columns: dict[str, dict[str, Any]] = {task.name: {} for task in tasks}
@@ -108,6 +110,7 @@ class _Trunk:
     def __init__(self, frozen: Sequence[nn.Module], boundary: nn.Module) -> None:
         self._activations: Tensor | None = None
         self._seen: Tensor | None = None
+        self.skippable = True  # not where layers give more than their successor's input
         for layer in frozen:
             layer.forward = partial(self._frozen, layer.forward)
         boundary.forward = partial(self._boundary, boundary.forward)
@@ -143,7 +146,11 @@ class _Trunk:
         return column
 
     def _frozen(self, forward: Callable[..., Any], hidden: Tensor, *rest: Any, **more: Any) -> Any:
-        return forward(hidden, *rest, **more) if self._activations is None else hidden
+        if self._activations is not None:
+            return hidden
+        output = forward(hidden, *rest, **more)
+        self.skippable &= isinstance(output, Tensor)
+        return output
 
     def _boundary(
         self, forward: Callable[..., Any], hidden: Tensor, *rest: Any, **more: Any

@@ -18,6 +18,7 @@ from optuna_merge.posteriors._low_rank import LowRankGaussian
 from optuna_merge.posteriors._low_rank_fisher import low_rank_fisher
 from optuna_merge.posteriors._mixture import Mixture
 from optuna_merge.posteriors._per_tensor import per_tensor
+from optuna_merge.posteriors._placement import posterior_bytes, posterior_to
 from optuna_merge.posteriors._squared_gradients import squared_gradients
 
 __all__ = [
@@ -41,7 +42,9 @@ __all__ = [
     "low_rank_fisher",
     "mean_curvature",
     "per_tensor",
+    "posterior_bytes",
     "posterior_hash",
+    "posterior_to",
     "read_metadata",
     "save_posterior",
     "save_tensors",

@@ -8,11 +8,13 @@ from optuna_merge.previews._racing import (
     racing_obstacle,
 )
 from optuna_merge.previews._refiner import Choice, RefinementSettings, Refiner, choose_rate
+from optuna_merge.previews._settings import PreviewSettings
 
 __all__ = [
     "Choice",
     "PartialPreview",
     "Preview",
+    "PreviewSettings",
     "Previewer",
     "Racing",
     "RacingPreviewer",

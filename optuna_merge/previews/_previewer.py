@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from optuna_merge.merging import merge, merge_into, merge_many
 from optuna_merge.models import MultitaskModel, evaluate_tasks, task_batches
 from optuna_merge.posteriors import Posterior
+from optuna_merge.previews._placement import place_posteriors
+from optuna_merge.previews._settings import PreviewSettings
 from optuna_merge.tasks import Batch, Evaluation, EvaluationBatches, Task, evaluate
 
 _MOST_TOGETHER = 1 << 26
@@ -39,7 +43,10 @@ class Preview:
 class Previewer:
     """Merges the tasks' posteriors at given weights and evaluates the merged model.
 
-    The body (and shared heads) are merged; every task keeps the head of its own run.
+    The body (and shared heads) are merged; every task keeps the head of its own run. Everything
+    happens on the model's device: the data are moved there, and so are the posteriors if they
+    take no more than a share of its free memory. Else they stay where they are, and merged
+    tensors are copied one by one.
 
     Args:
         model: The model that the merged parameters are put into.
@@ -48,6 +55,7 @@ class Previewer:
         heads: Parameters of each task's own head, by task.
         batch_size: Examples a forward pass.
         limit: Only so many validation examples a task, the first ones; default all.
+        settings: How the merged models are evaluated, and that share.
     """
 
     def __init__(
@@ -59,6 +67,7 @@ class Previewer:
         *,
         batch_size: int = 64,
         limit: int | None = None,
+        settings: PreviewSettings | None = None,
     ) -> None:
         self._model = model
         self._tasks = tuple(tasks)
@@ -68,7 +77,10 @@ class Previewer:
         }
         self._together_wins: bool | None = None
         self._batch_size, self._limit = batch_size, limit
-        self._batches = self.batches()
+        self._settings = settings or PreviewSettings()
+        self._settled: torch.device | None = None
+        self._batches: dict[str, EvaluationBatches] = {}
+        self._placed: dict[str, Posterior] = {}
 
     @property
     def model(self) -> MultitaskModel:
@@ -97,15 +109,25 @@ class Previewer:
         Args:
             weights: Task weight by name, on the simplex.
         """
-        merge_into(self._model, self._posteriors, [weights[task.name] for task in self._tasks])
+        self._settle()
+        merge_into(self._model, self._placed, [weights[task.name] for task in self._tasks])
         # Other work may have been done with the model since: its heads are not a merge's.
         self._model.load(self._heads, source="the heads of the task runs")
+
+    def release(self) -> None:
+        """Take the posteriors off the model's device; the next preview puts them there again."""
+        self._placed = {}
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context that forward passes of previews run in; see `PreviewSettings`."""
+        return self._settings.autocast(self._model.device)
 
     def __call__(self, weights: Mapping[str, float]) -> Preview:
         """Preview the multitask model at `weights`, task weight by name, on the simplex."""
         started = time.perf_counter()
         self.load(weights)
-        evaluations = evaluate_tasks(self._model, self._tasks, self._batches)
+        with self.autocast():
+            evaluations = evaluate_tasks(self._model, self._tasks, self._batches)
         return Preview(dict(weights), evaluations, time.perf_counter() - started)
 
     def many(self, weightings: Sequence[Mapping[str, float]]) -> list[Preview]:
@@ -114,7 +136,7 @@ class Previewer:
         One pass wins where a single forward pass doesn't fill the machine: small bodies, GPUs.
         The first call with at least two weightings measures both ways and keeps the faster one;
         bodies of which the copies would take more than 256 MiB are previewed one by one, and so
-        are those whose batch norms are re-estimated.
+        are those whose batch norms are re-estimated, and tasks with metrics of generated texts.
 
         Returns:
             One preview per weighting, equal to single ones up to rounding; `seconds` is each
@@ -127,6 +149,7 @@ class Previewer:
             or self._together_wins is False
             or count * size > _MOST_TOGETHER
             or self._model.reestimates
+            or any(metric.generated for task in self._tasks for metric in task.metrics)
         ):
             return [self(weights) for weights in weightings]
         if self._together_wins is None:
@@ -140,28 +163,45 @@ class Previewer:
 
     def _together(self, weightings: Sequence[Mapping[str, float]]) -> list[Preview]:
         started = time.perf_counter()
+        self._settle()
         self._model.load(self._heads, source="the heads of the task runs")
         self._model.eval()
+        device = self._model.device
         merged = merge_many(
-            self._posteriors, [[weights[t.name] for t in self._tasks] for weights in weightings]
+            self._placed, [[weights[t.name] for t in self._tasks] for weights in weightings]
         )
-        stacked = {name: torch.stack([tensors[name] for tensors in merged]) for name in merged[0]}
+        stacked = {
+            name: torch.stack([tensors[name] for tensors in merged]).to(device)
+            for name in merged[0]
+        }
         evaluations: list[dict[str, Evaluation]] = [{} for _ in weightings]
         # The fused attention kernels have no batching rule; the plain one is made of products.
         with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
             for task in self._tasks:
                 batches = list(self._batches[task.name])
-                outputs = [
-                    vmap(self._model.functional, in_dims=(0, None, None))(
-                        stacked, batch, task.name
-                    )
-                    for batch in batches
-                ]
+                with self.autocast():
+                    outputs = [
+                        vmap(self._model.functional, in_dims=(0, None, None))(
+                            stacked, batch, task.name
+                        )
+                        for batch in batches
+                    ]
                 for i, found in enumerate(evaluations):
                     rows = iter([output[i] for output in outputs])
                     found[task.name] = evaluate(partial(_next_of, rows), task, batches)
         seconds = (time.perf_counter() - started) / len(weightings)
         return [Preview(dict(w), found, seconds) for w, found in zip(weightings, evaluations)]
+
+    def _settle(self) -> None:
+        """Data and posteriors to where the model is, which may have been moved meanwhile."""
+        device = self._model.device
+        if self._settled != device:
+            self._batches = self.batches()
+            self.release()
+            self._settled = device
+        if not self._placed:
+            share = self._settings.memory_share
+            self._placed = place_posteriors(self._posteriors, device, share)
 
     def _shared(self) -> dict[str, Tensor]:
         return next(iter(self._posteriors.values())).mean

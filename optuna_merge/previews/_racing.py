@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import torch
 
 from optuna_merge.previews._previewer import Preview, Previewer
 from optuna_merge.previews._race_test import MIN_EXAMPLES, Array, RaceTest, Score
-from optuna_merge.tasks import Evaluation, Measurement, Tally, Task
+from optuna_merge.tasks import Evaluation, EvaluationBatches, Measurement, Tally, Task
 
 _ENDS = (1 / 24, 1 / 12, 1 / 8, 1 / 6, 1 / 4, 3 / 8, 1 / 2, 2 / 3, 5 / 6, 1.0)
 """Shares of the data after which a race is looked at: closer in the beginning, where looking is
@@ -88,13 +89,16 @@ class RacingPreviewer:
     ) -> None:
         obstacle = racing_obstacle(previewer.tasks)
         if previewer.model.reestimates:
-            obstacle = "previews can't be raced: the model re-estimates its batch norms' statistics"
+            obstacle = (
+                "previews can't be raced: the model re-estimates its batch norms' statistics"
+            )
         if obstacle is not None:
             raise ValueError(obstacle)
         self._previewer = previewer
         self._tasks = previewer.tasks
         self._score, self._maximize, self._racing = score, maximize, racing
-        self._batches = previewer.batches(_ENDS)
+        self._settled: torch.device | None = None
+        self._batches: dict[str, EvaluationBatches] = {}
         self._values: OrderedDict[tuple[float, ...], list[Array]] = OrderedDict()
 
     def __call__(self, weights: Mapping[str, float]) -> Preview:
@@ -142,11 +146,14 @@ class RacingPreviewer:
         self._previewer.load(weights)
         model = self._previewer.model
         model.eval()
+        if self._settled != model.device:
+            self._batches, self._settled = self._previewer.batches(_ENDS), model.device
         tallies = {task.name: Tally(task) for task in self._tasks}
         for part in range(len(_ENDS)):
             for task in self._tasks:
                 batches = self._batches[task.name].part(part)
-                tallies[task.name].add(partial(model, task=task.name), batches)
+                with self._previewer.autocast():
+                    tallies[task.name].add(partial(model, task=task.name), batches)
             if test is None or part == len(_ENDS) - 1:
                 continue
             if min(tally.count for tally in tallies.values()) < MIN_EXAMPLES:

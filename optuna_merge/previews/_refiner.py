@@ -138,6 +138,7 @@ class Refiner:
         among them: a rung that does not lower the loss is thrown away.
         """
         best = self._previewer(weights).evaluations
+        self._previewer.release()  # training needs the device's memory
 
         def keep(step: int, evaluations: dict[str, Evaluation]) -> None:
             nonlocal best

@@ -3,6 +3,7 @@
 from optuna_merge.tasks._data import Batch, Data, TensorData, fingerprint
 from optuna_merge.tasks._evaluation import Evaluation, EvaluationBatches, Tally, evaluate
 from optuna_merge.tasks._image import image_task
+from optuna_merge.tasks._language import language_task, seq2seq_task
 from optuna_merge.tasks._losses import (
     Loss,
     cross_entropy,
@@ -47,12 +48,14 @@ __all__ = [
     "evaluate",
     "fingerprint",
     "image_task",
+    "language_task",
     "macro_f1",
     "matthews",
     "mean_squared_error",
     "negative_squared_error",
     "pearson",
     "perplexity",
+    "seq2seq_task",
     "squared_error",
     "text_metric",
     "text_task",

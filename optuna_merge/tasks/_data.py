@@ -9,11 +9,14 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from optuna_merge._labels import IGNORED
+
 Batch = dict[str, Tensor]
 """Tensors by column name, all with the same first dimension; the labels in column `labels`."""
 
 LABELS = "labels"
 MASK = "attention_mask"
+DECODER = "decoder_input_ids"
 
 
 @runtime_checkable
@@ -33,7 +36,9 @@ class TensorData:
     """Columns held in memory, each a tensor with one row per example.
 
     With a column `attention_mask` (examples x length), a batch is cut to its longest example, so
-    that padding costs nothing; every other column of that length is cut alike.
+    that padding costs nothing; every other column of that length is cut alike. With a column
+    `decoder_input_ids` (examples x target length), that and the labels are cut to the batch's
+    longest target instead, labels of -100 being its padding.
 
     Args:
         columns: Tensors of equal first dimension.
@@ -52,10 +57,10 @@ class TensorData:
         mask = self.columns.get(MASK)
         self._length = None if mask is None else mask.shape[1]
         # Position of the last attended token plus one, so that left padding is never cut.
-        self.lengths = (
-            None
-            if mask is None
-            else (mask * torch.arange(1, mask.shape[1] + 1)).amax(1).clamp(min=1)
+        self.lengths = None if mask is None else _lengths(mask)
+        self._targets = (LABELS, DECODER) if DECODER in self.columns else ()
+        self._target_lengths = (
+            _lengths((self.columns[LABELS] != IGNORED).long()) if self._targets else None
         )
 
     def __len__(self) -> int:
@@ -64,15 +69,23 @@ class TensorData:
     def __getitem__(self, indices: list[int]) -> Batch:
         index = torch.as_tensor(indices)
         batch = {name: column[index] for name, column in self.columns.items()}
+        if self._target_lengths is not None:
+            longest = int(self._target_lengths[index].max())
+            batch |= {name: batch[name][:, :longest] for name in self._targets}
         if self.lengths is None:
             return batch
         longest = int(self.lengths[index].max())
         return {
             name: column[:, :longest]
-            if column.ndim > 1 and column.shape[1] == self._length
+            if name not in self._targets and column.ndim > 1 and column.shape[1] == self._length
             else column
             for name, column in batch.items()
         }
+
+
+def _lengths(mask: Tensor) -> Tensor:
+    """Position of each row's last one, plus one; at least 1."""
+    return (mask * torch.arange(1, mask.shape[1] + 1)).amax(1).clamp(min=1)
 
 
 def as_data(data: Data | Mapping[str, Tensor]) -> Data:

@@ -338,9 +338,11 @@ def test_generated_tokens_are_scored_as_texts() -> None:
         metric.condense(generated[1:], labels[1:, :5]),
     ]
     assert metric.function(*(torch.cat(part) for part in zip(*pieces))) == expected
+    behind_a_prompt = torch.nn.functional.pad(labels, (9, 0), value=-100)
+    assert metric(generated, behind_a_prompt) == expected
     with pytest.raises(ValueError, match="generated token ids"):
         metric(torch.zeros(2, 7, 20), labels)
-    with pytest.raises(ValueError, match="length 4, but got 7"):
+    with pytest.raises(ValueError, match="length 4, but an example has more generated tokens"):
         text_metric("bleu", bleu, decode, length=4)(generated, labels)
 
 

@@ -63,14 +63,14 @@ def text_metric(
     """A metric of the texts that a model generates, with the labels as the references.
 
     Its outputs are token ids as the model's `generate` returns them, without a prompt: (batch,
-    tokens); its labels, (batch, tokens), are the reference's tokens, -100 ignored.
+    tokens); its labels, (batch, tokens), are the reference's tokens. -100 is ignored in both.
 
     Args:
         name: Stands in the study's definition and in tables.
         measure: Of hypotheses and references: `bleu`, `chrf` or your own.
         decode: Lists of token ids to texts, without special tokens, such as
             `partial(tokenizer.batch_decode, skip_special_tokens=True)`.
-        length: Most tokens that are generated, or labelled, in an example.
+        length: Most tokens that are generated, or labelled, in an example; -100 doesn't count.
         greater_is_better: Decides the direction of the study.
 
     Raises:
@@ -84,25 +84,28 @@ def text_metric(
                 f"metric {name!r} takes generated token ids (batch, tokens), got "
                 f"{outputs.dtype} {tuple(outputs.shape)}"
             )
-        longest = max(outputs.shape[1], labels.shape[1])
-        if longest > length:
-            raise ValueError(
-                f"metric {name!r} has length {length}, but got {longest} tokens; raise it"
-            )
-        padded = [
-            functional.pad(ids, (0, length - ids.shape[1]), value=IGNORED)
-            for ids in (outputs, labels)
-        ]
-        return padded[0], padded[1]
+        return _packed(outputs, length + 1), _packed(labels, length + 1)
 
     def function(outputs: Tensor, labels: Tensor) -> Measurement:
-        hypotheses, references = (
-            decode([[token for token in row if token != IGNORED] for row in ids.tolist()])
-            for ids in (outputs, labels)
-        )
-        return measure(hypotheses, references)
+        texts = []
+        for what, ids in (("generated", outputs), ("labelled", labels)):
+            rows = [[token for token in row if token != IGNORED] for row in ids.tolist()]
+            if max(map(len, rows)) > length:
+                raise ValueError(
+                    f"metric {name!r} has length {length}, but an example has more {what} tokens; "
+                    f"raise it"
+                )
+            texts.append(decode(rows))
+        return measure(*texts)
 
     return Metric(name, function, greater_is_better, condense, generated=True)
+
+
+def _packed(ids: Tensor, width: int) -> Tensor:
+    """Each row's tokens in front, -100 behind, cut or padded to the width."""
+    if ids.shape[1] > width:  # such as behind a prompt
+        ids = ids.gather(1, (ids == IGNORED).long().argsort(dim=1, stable=True))[:, :width]
+    return functional.pad(ids, (0, width - ids.shape[1]), value=IGNORED)
 
 
 def _corpus_score(

@@ -1,0 +1,136 @@
+"""Multitask models around transformers' causal and encoder-decoder language models."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from optuna_merge._labels import IGNORED
+from optuna_merge.models._adapter import add_lora
+from optuna_merge.models._generation import GenerationSettings, LanguageModel
+from optuna_merge.models._multitask import MultitaskModel
+from optuna_merge.models._trainable import Trainable
+from optuna_merge.models._transformers import quiet
+from optuna_merge.tasks import Task, TensorData, check_tasks
+from optuna_merge.tasks._data import DECODER, LABELS
+
+_logger = logging.getLogger(__name__)
+
+_INPUTS = ("input_ids", "attention_mask", DECODER)
+
+
+def from_language_model(
+    name_or_path: str,
+    tasks: Sequence[Task],
+    *,
+    trainable: Trainable = "all",
+    adapter: Any = None,
+    generation: GenerationSettings | Mapping[str, GenerationSettings] | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
+) -> MultitaskModel:
+    """A multitask model around a pretrained language model, all of which is the shared body.
+
+    Its output layer predicts tokens for every task, so that no task has a head of its own: all
+    that is trained is merged. `MultitaskModel.generate` writes texts, for metrics of them.
+
+    Args:
+        name_or_path: A causal or encoder-decoder model's name on the hub, or a folder made by
+            `save_pretrained`.
+        tasks: Tasks with columns as `language_task` makes them, or `seq2seq_task` for an
+            encoder-decoder model.
+        trainable: Which of the parameters are trained and merged. Of an encoder-decoder model
+            `LastLayers(n)` means layers of the encoder (if it has as many as the decoder), with
+            all of the decoder behind them.
+        adapter: A `peft.LoraConfig`: only the adapters' factors B are trained and merged; the
+            factors A are random, frozen and the same for all tasks.
+        generation: How texts are generated, for all tasks or by task name; default:
+            `GenerationSettings()`.
+        seed: Seed of the adapters' factors A.
+        dtype: Of the parameters.
+        **options: Passed to `from_pretrained`, such as `revision`.
+
+    Raises:
+        ImportError, TypeError: an adapter without peft, or one that is no `LoraConfig`.
+        ValueError: an adapter that trains more than its factors B; a task whose columns are for
+            the other kind of model, that has more tokens than the model, or whose decoder inputs
+            start with another token than the model's.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    config = AutoConfig.from_pretrained(name_or_path, **options)
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    with quiet():
+        network = kind.from_pretrained(name_or_path, dtype=dtype, use_safetensors=True, **options)
+    trainable = add_lora(network, adapter, seed, trainable)
+    tasks = check_tasks(tasks)
+    chosen = _by_task(generation, tasks)
+    heads = {}
+    for task in tasks:
+        heads[str(task.head)] = LanguageModel(network, chosen[task.name])
+        _check_task(task, network, heads[str(task.head)].ends)
+    return MultitaskModel(
+        network, heads, tasks, inputs=_INPUTS, trainable=trainable, keywords=True
+    )
+
+
+def _by_task(
+    generation: GenerationSettings | Mapping[str, GenerationSettings] | None, tasks: Sequence[Task]
+) -> dict[str, GenerationSettings]:
+    if generation is None or isinstance(generation, GenerationSettings):
+        return {task.name: generation or GenerationSettings() for task in tasks}
+    names = {task.name for task in tasks}
+    if unknown := sorted(generation.keys() - names):
+        raise ValueError(
+            f"generation has settings for {unknown[0]!r}, but the tasks are {sorted(names)}"
+        )
+    heads: dict[str | None, GenerationSettings] = {}
+    chosen = {}
+    for task in tasks:
+        settings = generation.get(task.name, GenerationSettings())
+        if heads.setdefault(task.head, settings) != settings:
+            raise ValueError(
+                f"tasks that share the head {task.head!r} generate with the same settings, got "
+                f"{heads[task.head]} and {settings}"
+            )
+        chosen[task.name] = settings
+    return chosen
+
+
+def _check_task(task: Task, network: Any, ends: Sequence[int]) -> None:
+    config, where = network.config, f"task {task.name!r}"
+    first = task.data("train")[[0]]
+    if (DECODER in first) != config.is_encoder_decoder:
+        builder = "seq2seq_task" if config.is_encoder_decoder else "language_task"
+        has = "has" if DECODER in first else "lacks"
+        raise ValueError(
+            f"{where} {has} a column {DECODER!r}, unlike what {type(network).__name__} takes; "
+            f"make it with {builder}"
+        )
+    size = network.get_output_embeddings().weight.shape[0]
+    if task.num_outputs > size:
+        raise ValueError(
+            f"{where} has {task.num_outputs} tokens, but the model's output layer {size}; is its "
+            f"tokenizer another model's?"
+        )
+    if config.is_encoder_decoder:
+        start, expected = int(first[DECODER][0, 0]), config.decoder_start_token_id
+        if expected is not None and start != expected:
+            raise ValueError(
+                f"{where}: decoder inputs start with token {start}, but the model starts with "
+                f"{expected}; make the task with seq2seq_task(..., start={expected})"
+            )
+    data = task.data("train")
+    if isinstance(data, TensorData) and any(metric.generated for metric in task.metrics):
+        labels = data.columns[LABELS]
+        if not torch.isin(labels[labels != IGNORED], torch.tensor(ends)).any():
+            _logger.warning(
+                "%s: no target ends with one of the model's end tokens %s, so that it will not "
+                "learn to stop",
+                where,
+                list(ends),
+            )
