@@ -24,6 +24,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.orm import Session
 
 PROMOTED_FROM = "promoted_from"
+"""Of a promoted copy: the number of the trial that it was copied from."""
+PROMOTED_AT = "promoted_at"
+"""Of a promoted copy: the step that its trial had come to; without it, 0."""
 _RETRY_HISTORY = "retry_history"  # written by RetryHeartbeatStaleTrialCallback
 
 StaleTrialCallback = Callable[[Study, FrozenTrial], None]

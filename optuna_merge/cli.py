@@ -263,7 +263,7 @@ def _optimize(
         study_name,
         create_storage(storage),
         definition.directions,
-        pruner=PromotionPruner(**budget, seed=seed),
+        pruner=PromotionPruner(**budget, refinements=definition.refinement_steps, seed=seed),
     )
     shared = None
     if artifacts is not None:
@@ -274,7 +274,7 @@ def _optimize(
     search: dict[str, Any] = {"seed": seed, "constraints": fitted.constraints}
     search["score"] = None if definition.is_pareto else fitted.scores
     study.sampler = PreviewSampler(definition.names, **search)
-    study.pruner = PromotionPruner(**budget, **search)
+    study.pruner = PromotionPruner(**budget, **search, refinements=definition.refinement_steps)
     if shared is not None:
         shared.push(fitted.files)
     run_trials(

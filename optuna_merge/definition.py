@@ -141,6 +141,11 @@ class StudyDefinition:
         if self.is_pareto:
             if len(senses) < 2:
                 raise ValueError("score 'pareto' needs at least two tasks, got one")
+            if self.refinement is not None:
+                raise ValueError(
+                    "score 'pareto' with a refinement: Optuna takes no reports of refined "
+                    "previews in studies of several objectives; leave refinement out"
+                )
             return
         if len(set(senses.values())) > 1 and not isinstance(self.score, Score):
             raise ValueError(
@@ -155,6 +160,11 @@ class StudyDefinition:
     def names(self) -> tuple[str, ...]:
         """Task names, in order."""
         return tuple(task.name for task in self.tasks)
+
+    @property
+    def refinement_steps(self) -> tuple[int, ...]:
+        """Training steps from the merge of the refined previews; none without refinement."""
+        return () if self.refinement is None else self.refinement.steps
 
     @property
     def greater_is_better(self) -> dict[str, bool]:

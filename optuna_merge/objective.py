@@ -13,7 +13,7 @@ import optuna
 from optuna_merge._optuna import is_running, latest_view, reported_steps
 from optuna_merge.exceptions import DefinitionMismatchError, TrainingDivergedError, TrialLostError
 from optuna_merge.fitting import FittedStudy
-from optuna_merge.previews import PartialPreview, Preview, Racing, RacingPreviewer
+from optuna_merge.previews import PartialPreview, Preview, Racing, RacingPreviewer, Refiner
 from optuna_merge.pruners import (
     RACED_OUT,
     PromotionPruner,
@@ -22,6 +22,7 @@ from optuna_merge.pruners import (
     race_bar,
     should_prune,
 )
+from optuna_merge.samplers._history import REFINED
 from optuna_merge.study import BASELINE, FINGERPRINT, duplicate_baseline
 from optuna_merge.tasks import Evaluation
 from optuna_merge.weights import suggest_weights
@@ -110,6 +111,8 @@ class Objective:
             self._set_constraints(trial, seen)
             raise optuna.TrialPruned("not promoted")
         try:
+            if self._fitted.refiner is not None and max(weights.values()) < 1.0:
+                self._refine(trial, weights, self._fitted.refiner)
             return self._truth(trial, weights, is_baseline=baseline is not None)
         except TrainingDivergedError as error:
             return _fail(trial, str(error))
@@ -232,31 +235,60 @@ class Objective:
                 return other
         return None
 
+    def _refine(self, trial: optuna.Trial, weights: Mapping[str, float], refiner: Refiner) -> None:
+        """Report the refined previews; ends the trial where it is not promoted any further."""
+        steps = self._fitted.definition.refinement_steps
+        reported = reported_steps(trial)
+        if reported.issuperset(steps):
+            return  # a copy or a clone that has passed the last gate
+
+        def on_rung(step: int, evaluations: dict[str, Evaluation]) -> None:
+            if step not in reported:
+                for name in self._names:
+                    metric = evaluations[name].metric.value
+                    trial.set_user_attr(REFINED.format(step=step, task=name), _number(metric))
+                trial.report(self._score(evaluations), step=step)
+            if trial.should_prune() and BASELINE not in trial.user_attrs:
+                self._set_constraints(trial, {n: e.metric.value for n, e in evaluations.items()})
+                raise optuna.TrialPruned(f"not promoted beyond {step} steps from the merge")
+            _fence(trial)
+
+        started = time.perf_counter()
+        title = f"refine {trial.number}" if self._progress else None
+        try:
+            refiner(weights, on_rung=on_rung, progress=title)
+        finally:
+            trial.set_user_attr("refinement_seconds", time.perf_counter() - started)
+
     def _truth(
         self, trial: optuna.Trial, weights: Mapping[str, float], *, is_baseline: bool
     ) -> float | tuple[float, ...]:
         fitted, settings = self._fitted, self._fitted.definition.finetuning
         reported = reported_steps(trial)
+        # Steps of the trial: those of its refinements come before.
+        before = max(fitted.definition.refinement_steps, default=0)
         started = time.perf_counter()
 
         def on_rung(step: int, evaluations: dict[str, Evaluation]) -> None:
-            if step not in reported and not self._is_pareto:
-                trial.report(self._score(evaluations), step=step)
+            if before + step not in reported and not self._is_pareto:
+                trial.report(self._score(evaluations), step=before + step)
             last = step == settings.steps or self._is_pareto
             if not last and trial.should_prune() and not is_baseline:
                 self._set_constraints(trial, {n: e.metric.value for n, e in evaluations.items()})
                 raise optuna.TrialPruned(f"stopped at step {step} of {settings.steps}")
-            if not is_running(trial.study, trial.number):
-                raise TrialLostError(
-                    f"trial {trial.number} was declared dead by another worker while this one "
-                    f"was busy; its finetune goes on there from the last checkpoint"
-                )
+            _fence(trial)
 
         fitted.previewer.release()  # their memory on the device is the finetune's now
         title = f"finetune {trial.number}" if self._progress else None
         try:
             run = fitted.store.run(
-                fitted.model, fitted.tasks, weights, settings, on_rung=on_rung, progress=title
+                fitted.model,
+                fitted.tasks,
+                weights,
+                settings,
+                start=fitted.start(weights),
+                on_rung=on_rung,
+                progress=title,
             )
         except optuna.TrialPruned:
             trial.set_user_attr("truth_seconds", time.perf_counter() - started)
@@ -298,6 +330,14 @@ class Objective:
                 f"is {found}, the objective's {self._fitted.fingerprint}); call "
                 f"prepare_study(study, fitted) first"
             )
+
+
+def _fence(trial: optuna.Trial) -> None:
+    if not is_running(trial.study, trial.number):
+        raise TrialLostError(
+            f"trial {trial.number} was declared dead by another worker while this one was busy; "
+            f"its finetune goes on there from the last checkpoint"
+        )
 
 
 def _fail(trial: optuna.Trial, reason: str) -> float | tuple[float, ...]:

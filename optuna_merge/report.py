@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge._files import write_json
-from optuna_merge._optuna import lineage_root
+from optuna_merge._optuna import PROMOTED_AT, lineage_root
 from optuna_merge.calibration import format_calibration, study_calibration
 from optuna_merge.fitting import FittedStudy
 from optuna_merge.fronts import hypervolume
@@ -50,7 +50,10 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
     feasible = [t for t in truths if all(value <= 0 for value in t.constraints.values())]
     best = study.best_trial if feasible and not is_pareto else None
     # A killed trial's clone carries its predecessor's values: the latest of each lineage counts.
-    finetunes = {lineage_root(t): t for t in trials if _was_trained(t)}
+    steps = fitted.definition.refinement_steps
+    before = max(steps, default=0)
+    finetunes = {lineage_root(t): t for t in trials if _was_trained(t, before)}
+    refined = {lineage_root(t): t for t in trials if _refined_steps(t, steps)}
     whole = fitted.definition.finetuning.steps  # of a Pareto study's finetunes, without rungs
     finetune_seconds = [
         t.user_attrs["truth_seconds"]
@@ -72,6 +75,7 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
             "trials": len(trials),
             "previews": len(previewed),
             "raced_out": len(raced_out),
+            "refined": len(refined),
             "truths": len(truths),
             "promoted": len([t for t in truths if BASELINE not in t.user_attrs]),
             "failed": len([t for t in trials if t.state == TrialState.FAIL]),
@@ -80,8 +84,13 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
             **fitted.costs,
             "preview_seconds": sum(preview_seconds) + raced_out_seconds,
             "raced_out_share": sum(shares) / len(shares) if shares else None,
+            "refinement_steps": sum(_refined_steps(t, steps) for t in refined.values()),
+            "refinement_seconds": sum(
+                t.user_attrs.get("refinement_seconds", 0.0) for t in refined.values()
+            ),
             "finetune_steps": sum(
-                max(t.intermediate_values, default=whole) for t in finetunes.values()
+                max(t.intermediate_values, default=before + whole) - before
+                for t in finetunes.values()
             ),
             "finetune_seconds": sum(finetune_seconds),
             "seconds_per_preview": per_preview,
@@ -134,6 +143,7 @@ def format_report(report: Mapping[str, Any]) -> str:
         f"{'task runs':14} {cost['task_run_steps']:>8} {cost['task_run_seconds']:>9.1f}",
         f"{'posteriors':14} {'':>8} {cost['posterior_seconds']:>9.1f}",
         f"{'previews':14} {'':>8} {cost['preview_seconds']:>9.1f}",
+        *_refinement_line(report),
         f"{'finetunes':14} {cost['finetune_steps']:>8} {cost['finetune_seconds']:>9.1f}",
     ]
     if cost["preview_to_finetune"] is not None:
@@ -331,6 +341,13 @@ def _verdict(report: Mapping[str, Any]) -> str:
     )
 
 
+def _refinement_line(report: Mapping[str, Any]) -> list[str]:
+    cost, count = report["cost"], report["counts"]["refined"]
+    steps = cost["refinement_steps"] + cost.get("refinement_choice_steps", 0)
+    seconds = cost["refinement_seconds"] + cost.get("refinement_choice_seconds", 0.0)
+    return [f"{f'{count} refined':14} {steps:>8} {seconds:>9.1f}"] if steps else []
+
+
 def _raced_out(report: Mapping[str, Any]) -> str:
     count, share = report["counts"]["raced_out"], report["cost"]["raced_out_share"]
     return f" (and {count} raced out after {share:.0%} of the examples)" if count else ""
@@ -353,8 +370,15 @@ def _is_preview(trial: FrozenTrial) -> bool:
     return own and 0 in trial.intermediate_values and "preview_seconds" in attrs
 
 
-def _was_trained(trial: FrozenTrial) -> bool:
+def _was_trained(trial: FrozenTrial, before: int) -> bool:
     """Whether steps of a finetune were done for it: it was not found finished."""
     attrs = trial.user_attrs
-    started = max(trial.intermediate_values, default=0) > 0 or "truth_seconds" in attrs
+    started = max(trial.intermediate_values, default=0) > before or "truth_seconds" in attrs
     return started and not attrs.get("truth_reused", False)
+
+
+def _refined_steps(trial: FrozenTrial, steps: Sequence[int]) -> int:
+    """Training steps of its own refined previews: those that a copy came with are another's."""
+    inherited = trial.user_attrs.get(PROMOTED_AT, 0)
+    own = [k for k in steps if k in trial.intermediate_values and k > inherited]
+    return max(own, default=0)

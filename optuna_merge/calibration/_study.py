@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import optuna
@@ -25,21 +25,25 @@ class StudyCalibration:
     Attributes:
         score: Of the objective value; None where each task is an objective of its own.
         tasks: Of each task's metric, by task.
+        refined: Of the objective value in refined previews, by their training steps.
     """
 
     score: Calibration | None
     tasks: Mapping[str, Calibration]
+    refined: Mapping[int, Calibration] = field(default_factory=dict)
 
     def items(self) -> list[tuple[str, Calibration]]:
-        """Names and calibrations, the score first."""
+        """Names and calibrations of the previews, the score first."""
         score = [] if self.score is None else [("score", self.score)]
         return [*score, *self.tasks.items()]
 
     def as_json(self) -> Json:
         """JSON values: the fields, and for each quantity its warning."""
-        found = {name: asdict(c) | {"warning": c.warning} for name, c in self.items()}
-        score = None if self.score is None else found.pop("score")
-        return {"score": score, "tasks": found}
+        return {
+            "score": None if self.score is None else _as_json(self.score),
+            "tasks": {task: _as_json(found) for task, found in self.tasks.items()},
+            "refined": {str(step): _as_json(found) for step, found in self.refined.items()},
+        }
 
 
 def study_calibration(study: optuna.Study, tasks: Sequence[str]) -> StudyCalibration:
@@ -68,12 +72,30 @@ def study_calibration(study: optuna.Study, tasks: Sequence[str]) -> StudyCalibra
             )
             for index, task in enumerate(tasks)
         },
+        {
+            step: calibrate(*_refined_pairs(records, step), maximize=maximize[0])
+            for step in sorted({step for r in records for step in r.refined})
+        },
     )
+
+
+def _as_json(calibration: Calibration) -> Json:
+    return asdict(calibration) | {"warning": calibration.warning}
 
 
 def score_pairs(records: Iterable[Record]) -> Pairs:
     """Previews and truths of the score, at weights of which none is zero."""
     return _sound((r.preview, r.values[0]) for r in _finished(records) if min(r.weights) > 0)
+
+
+def _refined_pairs(records: Sequence[Record], step: int) -> Pairs:
+    # A copy that was promoted there has its truth, and the trial that it copies the refinement.
+    known = {r.weights: r.refined[step].score for r in records if step in r.refined}
+    return _sound(
+        (known.get(r.weights, math.nan), r.values[0])
+        for r in _finished(records)
+        if min(r.weights) > 0
+    )
 
 
 def _task_pairs(records: Iterable[Record], index: int) -> Pairs:
@@ -96,6 +118,8 @@ def _sound(pairs: Iterable[tuple[float, float]]) -> Pairs:
 def format_calibration(calibration: Mapping[str, Any]) -> str:
     """`StudyCalibration.as_json` as a plain-text table, with a verdict on each quantity."""
     rows = {"score": calibration["score"], **calibration["tasks"]}
+    for step, found in calibration.get("refined", {}).items():
+        rows[f"score refined by {step} steps"] = found
     rows = {name: found for name, found in rows.items() if found is not None}
     width = max(map(len, rows))
     head = ("truths", "bias", "slope", "Spearman (90%)", "Kendall", "top 1/4", "regret")

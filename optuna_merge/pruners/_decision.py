@@ -8,6 +8,11 @@ copies of it, and their clones. A lineage holds a *claim* on the budget from the
 is decided for it: by its own trial, which was not pruned, or by a copy of it. A claim that was
 used is never given back, whatever became of the finetune: the budget counts finetunes begun, so
 that a finetune that fails each time can't eat its way through all previews.
+
+A *gate* is a step at which a trial goes on or ends: the preview, and where previews are refined,
+each refined preview. What holds of the preview's gate holds of every one: it has its own budget,
+per lineage that has come so far, and its own claims; and the best lineage that has ended there
+goes on when there is a slot, by a copy of its trial that is promoted at this gate.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_merge._optuna import PROMOTED_FROM, first_attempt, retry_history
+from optuna_merge._optuna import PROMOTED_AT, PROMOTED_FROM, first_attempt, retry_history
 from optuna_merge.fronts import below_nadir, layers, volume_alone
 
 DECISION = "preview_decision"
@@ -33,6 +38,35 @@ _ROUNDING = 1e-9  # 0.29 * 100 is 28.999999999999996, and 29 is meant
 
 Scores = Callable[[FrozenTrial], Sequence[float] | None]
 """The preview's scores of a trial, or None where it has none."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Where a trial goes on or ends.
+
+    Attributes:
+        step: The step whose value was reported last: 0 for the preview.
+    """
+
+    step: int = 0
+
+    @property
+    def decision(self) -> str:
+        """The user attribute that the decision is written to."""
+        return f"{DECISION}_{self.step}" if self.step else DECISION
+
+    @property
+    def claim(self) -> str:
+        """The user attribute of a trial that claims a slot."""
+        return f"{CLAIM}_{self.step}" if self.step else CLAIM
+
+    @classmethod
+    def of_copy(cls, trial: FrozenTrial) -> Gate:
+        """The gate that a copy was promoted at."""
+        return cls(int(trial.user_attrs.get(PROMOTED_AT, 0)))
+
+
+PREVIEW = Gate()
 
 
 @dataclass(frozen=True)
@@ -180,10 +214,18 @@ class Ledger:
         return self.kept | self.copies.keys()
 
 
-def step_zero(trial: FrozenTrial) -> tuple[float] | None:
-    """The preview's score of a single-objective study: the intermediate value at step 0."""
-    value = trial.intermediate_values.get(0)
-    return None if value is None else (value,)
+def value_at(gate: Gate) -> Scores:
+    """The score of a single-objective study at a gate: the intermediate value at its step."""
+
+    def read(trial: FrozenTrial) -> tuple[float] | None:
+        value = trial.intermediate_values.get(gate.step)
+        return None if value is None else (value,)
+
+    return read
+
+
+step_zero = value_at(PREVIEW)
+"""The preview's score of a single-objective study: the intermediate value at step 0."""
 
 
 def preview_metrics(tasks: Sequence[str]) -> Scores:
@@ -229,12 +271,15 @@ def best_fronts_first(
     return order
 
 
-def read_ledger(trials: Sequence[FrozenTrial], scores: Scores = step_zero) -> Ledger:
-    """Count previews and claims.
+def read_ledger(
+    trials: Sequence[FrozenTrial], scores: Scores = step_zero, gate: Gate = PREVIEW
+) -> Ledger:
+    """Count previews and claims at a gate.
 
     Not previews: baselines, promoted copies, and failed trials (their retry clones count in their
     place, so a lineage counts once). Trials that went on without a decision, as under another
-    pruner, hold a claim: they have been finetuned.
+    pruner, hold a claim: they have been finetuned. At a refined preview's gate, copies that were
+    promoted at an earlier one are trials like others; those of a later one have passed it before.
     """
     lineages: dict[int, int] = {}
     previews: set[int] = set()
@@ -245,13 +290,18 @@ def read_ledger(trials: Sequence[FrozenTrial], scores: Scores = step_zero) -> Le
     longest: float | None = None
     for trial in trials:  # ordered by number: whatever is referred to has been seen
         attrs = trial.user_attrs
-        decision = attrs.get(DECISION)
+        decision = attrs.get(gate.decision)
         source = attrs.get(PROMOTED_FROM)
         took = attrs.get("truth_seconds") if trial.state == TrialState.COMPLETE else None
         if took is not None:
             longest = took if longest is None else max(longest, took)
+        lineage = first_attempt(trial)
         if source is not None:
-            lineage = lineages[trial.number] = lineages.get(int(source), int(source))
+            lineage = lineages.get(int(source), int(source))
+        lineages[trial.number] = lineage
+        if source is not None and (at := Gate.of_copy(trial).step) >= gate.step:
+            if at > gate.step:
+                continue
             if decision != "prune":
                 standing[trial.number] = lineage
                 if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
@@ -260,15 +310,14 @@ def read_ledger(trials: Sequence[FrozenTrial], scores: Scores = step_zero) -> Le
                 for attempt in retry_history(trial):
                     standing.pop(attempt, None)
             continue
-        lineage = lineages[trial.number] = first_attempt(trial)
-        if RACED_OUT in attrs and trial.state != TrialState.FAIL:
+        if RACED_OUT in attrs and trial.state != TrialState.FAIL and not gate.step:
             previews.add(lineage)  # it was compared and is no candidate
             continue
         if BASELINE in attrs or (preview := scores(trial)) is None:
             continue
-        went_on = trial.state == TrialState.COMPLETE or _last_step(trial) > 0
+        went_on = trial.state == TrialState.COMPLETE or _last_step(trial) > gate.step
         # A claim without a decision counts while its trial runs; a retry clone makes it anew.
-        claiming = trial.state == TrialState.RUNNING and CLAIM in attrs
+        claiming = trial.state == TrialState.RUNNING and gate.claim in attrs
         undecided = decision is None and trial.state != TrialState.FAIL
         if decision == "promote" or (undecided and (went_on or claiming)):
             kept.add(lineage)
@@ -292,9 +341,9 @@ def read_ledger(trials: Sequence[FrozenTrial], scores: Scores = step_zero) -> Le
         copies=copies,
         candidates=tuple(c for c in candidates if c.lineage not in claims),
         steps={
-            lineage: _last_step(trial)
+            lineage: _last_step(trial) - gate.step
             for lineage, trial in ended.items()
-            if trial.state == TrialState.PRUNED and _last_step(trial) > 0
+            if trial.state == TrialState.PRUNED and _last_step(trial) > gate.step
         },
         seconds={
             lineage: float(trial.user_attrs["truth_seconds"])
@@ -312,6 +361,7 @@ def decide(
     budget: Budget,
     order: Order,
     scores: Scores = step_zero,
+    gate: Gate = PREVIEW,
 ) -> tuple[Promote | Prune, ...]:
     """What to promote now, given all trials of the study.
 
@@ -325,17 +375,18 @@ def decide(
         order: Which candidate comes first; `best_scores_first` or one's own. Called only when
             there is a free slot.
         scores: A trial's preview; the intermediate value at step 0 by default.
+        gate: Where it is decided.
 
     Returns:
         `Promote` for each candidate that gets a slot, the first one first; then, for trial
         `number` if it gets none, `Prune`. Previews that are not finite are never promoted.
     """
-    ledger = read_ledger(trials, scores)
+    ledger = read_ledger(trials, scores, gate)
     candidates = list(ledger.candidates)
     claims = ledger.claims
     if number is not None:
-        current = next(trial for trial in trials if trial.number == number)
-        lineage = first_attempt(current)
+        current = _find(trials, number)
+        lineage = _lineage(trials, current)
         claims -= {lineage}
         preview = scores(current)
         if preview is not None and all(map(math.isfinite, preview)):
@@ -349,7 +400,11 @@ def decide(
 
 
 def claim_holds(
-    trials: Sequence[FrozenTrial], number: int, budget: Budget, scores: Scores = step_zero
+    trials: Sequence[FrozenTrial],
+    number: int,
+    budget: Budget,
+    scores: Scores = step_zero,
+    gate: Gate = PREVIEW,
 ) -> bool:
     """Whether the claim that trial `number` has just written may stand beside all others.
 
@@ -357,8 +412,8 @@ def claim_holds(
     claim that stands. So if each gives way as soon as it sees more claims than slots, never too
     many stand; where more than needed gave way, the slots are filled again by copies.
     """
-    ledger = read_ledger(trials, scores)
-    others = ledger.claims - {first_attempt(_find(trials, number))}
+    ledger = read_ledger(trials, scores, gate)
+    others = ledger.claims - {_lineage(trials, _find(trials, number))}
     return budget.free(ledger, others) > 0
 
 
@@ -378,8 +433,8 @@ def is_over_budget(
     """
     if budget.is_zero:
         return True
-    ledger = read_ledger(trials, scores)
-    lineage = _lineage_of_copy(trials, trial)
+    ledger = read_ledger(trials, scores, Gate.of_copy(trial))
+    lineage = _lineage(trials, trial)
     first = ledger.copies.get(lineage, trial.number)
     ahead = {other for other, copy in ledger.copies.items() if copy < first} | ledger.kept
     ahead -= {lineage}
@@ -415,14 +470,18 @@ def is_duplicate_promotion(trials: Sequence[FrozenTrial], trial: FrozenTrial) ->
 
 
 def _is_alive(copy: FrozenTrial) -> bool:
-    if copy.user_attrs.get(DECISION) == "prune" or copy.state == TrialState.FAIL:
+    gate = Gate.of_copy(copy)
+    if copy.user_attrs.get(gate.decision) == "prune" or copy.state == TrialState.FAIL:
         return False
-    return copy.state != TrialState.PRUNED or _last_step(copy) > 0
+    return copy.state != TrialState.PRUNED or _last_step(copy) > gate.step
 
 
-def _lineage_of_copy(trials: Sequence[FrozenTrial], copy: FrozenTrial) -> int:
-    source = int(copy.user_attrs[PROMOTED_FROM])
-    return next((first_attempt(trial) for trial in trials if trial.number == source), source)
+def _lineage(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int:
+    source = trial.user_attrs.get(PROMOTED_FROM)
+    if source is None:
+        return first_attempt(trial)
+    found = next((other for other in trials if other.number == source), None)
+    return int(source) if found is None else _lineage(trials, found)
 
 
 def _find(trials: Sequence[FrozenTrial], number: int) -> FrozenTrial:

@@ -6,6 +6,8 @@ import copy
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -16,6 +18,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge._optuna import (
+    PROMOTED_AT,
     PROMOTED_FROM,
     latest_view,
     set_trial_user_attr,
@@ -23,11 +26,11 @@ from optuna_merge._optuna import (
 )
 from optuna_merge.pruners._decision import (
     BASELINE,
-    CLAIM,
-    DECISION,
+    PREVIEW,
     RACED_OUT,
     Budget,
     Candidate,
+    Gate,
     Order,
     Promote,
     Prune,
@@ -37,7 +40,7 @@ from optuna_merge.pruners._decision import (
     is_duplicate_promotion,
     is_over_budget,
     preview_metrics,
-    step_zero,
+    value_at,
 )
 from optuna_merge.pruners._truth_order import (
     Aim,
@@ -102,6 +105,14 @@ class PromotionPruner(BasePruner):
     All caps count promotions only, not the baselines. With a cap of zero nothing is promoted, nor
     are copies that are queued already.
 
+    Where previews are refined by some training from the merge (`refinements`), there is a gate
+    behind each refined preview, too: the trial reports it at its training step, and goes on to the
+    next one, and at last to the finetune, as it does from the preview: the best one so far that
+    has come to this gate, if there is a slot; those that ended there may go on later, as copies.
+    With k refinements and fraction f, f^(i / (k + 1)) of the previews pass the i-th gate, as in
+    successive halving (arXiv 1502.07943), and f the last one; the caps are caps of finetunes. What
+    is refined tells the models of the truth more than the preview does.
+
     Example:
         >>> def objective(trial):
         ...     w = [trial.suggest_float(f"w_{task}", 0, 1) for task in tasks]
@@ -137,11 +148,14 @@ class PromotionPruner(BasePruner):
             free while no preview promises as much. It holds only while the previews prove true
             (the interval of their rank correlation, over eight truths at least, is above zero),
             in studies of one objective and with `rank="truth"`. 0: the budget is always spent.
-        rung_pruner: What decides at steps after 0; None never prunes there. It sees the study as
-            if there were no previews: trials that never went beyond step 0, and the values at
-            step 0, are hidden, since a preview is another measure than a rung of the finetune and
-            would be taken for a very good or bad first rung. Failed trials are hidden too: their
-            retry clones stand for them. Baselines are never pruned and it is not asked.
+        refinements: Steps at which refined previews are reported, rising; of a definition with a
+            `RefinementSettings`, its `steps`.
+        rung_pruner: What decides at steps after the last gate; None never prunes there. It sees
+            the study as if there were no previews: trials that never went beyond a gate, and the
+            values at gates, are hidden, since a preview is another measure than a rung of the
+            finetune and would be taken for a very good or bad first rung. Failed trials are
+            hidden too: their retry clones stand for them. Baselines are never pruned and it is
+            not asked.
         seed: Of the draw between models that trust the previews and models that don't; None is
             0. Workers with one seed decide alike; with several, two may queue different copies
             for one slot, of which the later gives way.
@@ -164,6 +178,7 @@ class PromotionPruner(BasePruner):
         score: Callable[[Array], Array] | None = None,
         constraints: Callable[[Array], Array] | None = None,
         min_gain: float = 0.0,
+        refinements: Sequence[int] = (),
         rung_pruner: BasePruner | None = None,
         seed: int | None = None,
     ) -> None:
@@ -181,9 +196,11 @@ class PromotionPruner(BasePruner):
             raise TypeError(
                 f"rung_pruner is {type(rung_pruner).__name__}, expected an Optuna pruner or None"
             )
-        self._budget = Budget(
-            fraction, max_promotions, warmup, max_steps, max_seconds, finetune_steps
-        )
+        steps = tuple(refinements)
+        if not all(a < b for a, b in pairwise((0, *steps))):
+            raise ValueError(f"refinements are {steps}, expected training steps that rise from 0")
+        budget = Budget(fraction, max_promotions, warmup, max_steps, max_seconds, finetune_steps)
+        self._budgets = _budgets(budget, steps)
         self._rank, self._score, self._constraints = rank, score, constraints
         self._rung_pruner = rung_pruner
         self._min_gain = min_gain
@@ -192,102 +209,108 @@ class PromotionPruner(BasePruner):
 
     @property
     def budget(self) -> Budget:
-        """How many previews may be promoted."""
-        return self._budget
+        """How many previews may be promoted, to a refined preview or a finetune."""
+        return self._budgets[PREVIEW]
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether the trial ends here; see the class. Called by `Trial.should_prune`."""
         step = trial.last_step
         if RACED_OUT in trial.user_attrs:
-            return self._give_way(study, trial)
-        if step is not None and step > 0:
+            return self._give_way(study, trial, PREVIEW)
+        gate = Gate(step or 0)
+        if gate not in self._budgets:
             return self._prune_at_rung(study, trial)
-        if self._scores(study)(trial) is None:
+        if self._scores(study, gate)(trial) is None:
             return False
-        if PROMOTED_FROM in trial.user_attrs:
-            return self._prune_copy(study, trial)
-        return self._prune_preview(study, trial)
+        if PROMOTED_FROM in trial.user_attrs and Gate.of_copy(trial) == gate:
+            return self._prune_copy(study, trial, gate)
+        return self._prune_preview(study, trial, gate)
 
-    def _prune_preview(self, study: Study, trial: FrozenTrial) -> bool:
-        decision = trial.user_attrs.get(DECISION)
+    def _prune_preview(self, study: Study, trial: FrozenTrial, gate: Gate) -> bool:
+        decision = trial.user_attrs.get(gate.decision)
         if decision is not None:
-            return self._replay(study, decision)
+            return self._replay(study, decision, gate)
         if BASELINE in trial.user_attrs:
-            return self._record(study, trial, "baseline")
+            return self._record(study, trial, "baseline", gate)
         trials = study.get_trials(deepcopy=False)
-        decisions = self._decide(study, trials, trial.number)
-        _queue_copies(study, trials, [d for d in decisions if d != Promote(trial.number)])
+        decisions = self._decide(study, trials, trial.number, gate)
+        _queue_copies(study, trials, [d for d in decisions if d != Promote(trial.number)], gate)
         if Prune(trial.number) in decisions:
-            return self._give_way(study, trial)
-        set_trial_user_attr(study, trial, CLAIM, True)
+            return self._give_way(study, trial, gate)
+        set_trial_user_attr(study, trial, gate.claim, True)
         trials = study.get_trials(deepcopy=False)
-        if claim_holds(trials, trial.number, self._budget_of(study), self._scores(study)):
-            return self._record(study, trial, "promote")
-        return self._give_way(study, trial)
+        budget, scores = self._budget_of(study, gate), self._scores(study, gate)
+        if claim_holds(trials, trial.number, budget, scores, gate):
+            return self._record(study, trial, "promote", gate)
+        return self._give_way(study, trial, gate)
 
-    def _prune_copy(self, study: Study, trial: FrozenTrial) -> bool:
-        if trial.user_attrs.get(DECISION) == "prune":
-            return self._replay(study, "prune")
+    def _prune_copy(self, study: Study, trial: FrozenTrial, gate: Gate) -> bool:
+        if trial.user_attrs.get(gate.decision) == "prune":
+            return self._replay(study, "prune", gate)
         trials = study.get_trials(deepcopy=False)
         sibling = is_duplicate_promotion(trials, trial)
         if sibling is not None:
             _logger.info("Trial %d repeats the promotion %d.", trial.number, sibling)
-            return self._give_way(study, trial)
-        if CLAIM in trial.user_attrs:
+            return self._give_way(study, trial, gate)
+        if gate.claim in trial.user_attrs:
             return False
-        by_hand = DECISION not in trial.user_attrs
-        budget, scores = self._budget_of(study), self._scores(study)
+        by_hand = gate.decision not in trial.user_attrs
+        budget, scores = self._budget_of(study, gate), self._scores(study, gate)
         if not by_hand and is_over_budget(trials, trial, budget, scores):
-            return self._give_way(study, trial)
+            return self._give_way(study, trial, gate)
         # From here on it stands, also when claims that don't are written for a moment.
-        set_trial_user_attr(study, trial, CLAIM, True)
-        return self._record(study, trial, "promote") if by_hand else False
+        set_trial_user_attr(study, trial, gate.claim, True)
+        return self._record(study, trial, "promote", gate) if by_hand else False
 
-    def _give_way(self, study: Study, trial: FrozenTrial) -> bool:
+    def _give_way(self, study: Study, trial: FrozenTrial, gate: Gate) -> bool:
         """Prune the trial, then fill what may be free now.
 
         In this order: of two that gave way to each other, the second one sees it; and who filled
         slots while this trial was undecided did not see it among the candidates.
         """
-        self._record(study, trial, "prune")
-        return self._replay(study, "prune")
+        self._record(study, trial, "prune", gate)
+        return self._replay(study, "prune", gate)
 
-    def _replay(self, study: Study, decision: str) -> bool:
+    def _replay(self, study: Study, decision: str, gate: Gate) -> bool:
         if decision != "prune":
             return False
         # A worker may have died between giving way and filling the slot: its clone fills it.
         trials = study.get_trials(deepcopy=False)
-        _queue_copies(study, trials, self._decide(study, trials, None))
+        _queue_copies(study, trials, self._decide(study, trials, None, gate), gate)
         return True
 
     def _prune_at_rung(self, study: Study, trial: FrozenTrial) -> bool:
         if self._rung_pruner is None or BASELINE in trial.user_attrs:
             return False
-        seen = _finetune_of(trial)
-        assert seen is not None  # it has reported a step after 0
-        return self._rung_pruner.prune(study_view(study, self._rung_pruner, _finetune_of), seen)
+        finetune_of = partial(_finetune_of, gates=self._budgets.keys())
+        seen = finetune_of(trial)
+        assert seen is not None  # it has reported a step that is no gate
+        return self._rung_pruner.prune(study_view(study, self._rung_pruner, finetune_of), seen)
 
     def _decide(
-        self, study: Study, trials: list[FrozenTrial], number: int | None
+        self, study: Study, trials: list[FrozenTrial], number: int | None, gate: Gate
     ) -> tuple[Promote | Prune, ...]:
         return decide(
             trials,
             number,
-            budget=self._budget_of(study),
-            order=self._order(study, trials),
-            scores=self._scores(study),
+            budget=self._budget_of(study, gate),
+            order=self._order(study, trials, gate),
+            scores=self._scores(study, gate),
+            gate=gate,
         )
 
-    def _budget_of(self, study: Study) -> Budget:
-        budget = self._budget
+    def _budget_of(self, study: Study, gate: Gate) -> Budget:
+        budget = self._budgets[gate]
         if budget.max_steps is None or budget.finetune_steps is not None:
             return budget
         return replace(budget, finetune_steps=finetune_steps(study))
 
-    def _scores(self, study: Study) -> Scores:
-        return step_zero if len(study.directions) == 1 else preview_metrics(task_names(study))
+    def _scores(self, study: Study, gate: Gate) -> Scores:
+        if len(study.directions) == 1:
+            return value_at(gate)
+        return preview_metrics(task_names(study))
 
-    def _order(self, study: Study, trials: list[FrozenTrial]) -> Order:
+    def _order(self, study: Study, trials: list[FrozenTrial], gate: Gate) -> Order:
         def order(candidates: Sequence[Candidate]) -> Iterable[Candidate]:
             tasks = task_names(study)
             if self._reader.tasks != tasks:
@@ -308,14 +331,31 @@ class PromotionPruner(BasePruner):
                 history,
                 aim=aim,
                 seed=self._seed,
-                scores=self._scores(study),
+                scores=self._scores(study, gate),
+                gate=gate,
             )
 
         return order
 
-    def _record(self, study: Study, trial: FrozenTrial, decision: str) -> bool:
-        set_trial_user_attr(study, trial, DECISION, decision)
+    def _record(self, study: Study, trial: FrozenTrial, decision: str, gate: Gate) -> bool:
+        set_trial_user_attr(study, trial, gate.decision, decision)
         return decision == "prune"
+
+
+def _budgets(budget: Budget, refinements: Sequence[int]) -> dict[Gate, Budget]:
+    """The budget of each gate, per lineage that comes to it; that of finetunes is the last one.
+
+    With k refinements every gate lets through the same share of what comes to it, so that
+    `budget.fraction` of the previews pass the last one.
+    """
+    gates = [Gate(step) for step in (0, *refinements)]
+    share = budget.fraction ** (1 / len(gates))
+    budgets = {gate: Budget(share, warmup=0) for gate in gates}
+    budgets[gates[-1]] = replace(budget, fraction=share, warmup=0)
+    if budget.is_zero:  # nothing is to be refined for finetunes that never come
+        budgets = {gate: replace(budget, warmup=0) for gate in gates}
+    budgets[PREVIEW] = replace(budgets[PREVIEW], warmup=budget.warmup)
+    return budgets
 
 
 def should_prune(trial: optuna.Trial) -> bool:
@@ -328,9 +368,10 @@ def should_prune(trial: optuna.Trial) -> bool:
     return trial.study.pruner.prune(trial.study, latest_view(trial))
 
 
-def _finetune_of(trial: FrozenTrial) -> FrozenTrial | None:
-    """The trial as if it had no preview; None where it has not gone beyond it, or failed."""
-    rungs = {step: value for step, value in trial.intermediate_values.items() if step > 0}
+def _finetune_of(trial: FrozenTrial, gates: Iterable[Gate]) -> FrozenTrial | None:
+    """The trial as if it had no previews; None where it has not gone beyond them, or failed."""
+    previews = {gate.step for gate in gates}
+    rungs = {k: value for k, value in trial.intermediate_values.items() if k not in previews}
     if not rungs or trial.state in (TrialState.FAIL, TrialState.WAITING):
         return None
     seen = copy.copy(trial)
@@ -339,23 +380,30 @@ def _finetune_of(trial: FrozenTrial) -> FrozenTrial | None:
 
 
 def _queue_copies(
-    study: Study, trials: Sequence[FrozenTrial], decisions: Iterable[Promote | Prune]
+    study: Study,
+    trials: Sequence[FrozenTrial],
+    decisions: Iterable[Promote | Prune],
+    gate: Gate,
 ) -> None:
     by_number = {trial.number: trial for trial in trials}
     for decision in decisions:  # the best one first: copies are executed in this order
         if isinstance(decision, Promote):
-            study.add_trial(_copy_to_promote(by_number[decision.number]))
+            study.add_trial(_copy_to_promote(by_number[decision.number], gate))
             _logger.info("The preview of trial %d is promoted.", decision.number)
 
 
-def _copy_to_promote(trial: FrozenTrial) -> FrozenTrial:
+def _copy_to_promote(trial: FrozenTrial, gate: Gate) -> FrozenTrial:
     # System attributes stay behind: constraints, for one, are those of the preview, and Optuna
     # would ignore the ones that the finetune sets.
-    attrs = {key: value for key, value in trial.user_attrs.items() if key != CLAIM}
+    attrs = {key: value for key, value in trial.user_attrs.items() if key != gate.claim}
+    attrs |= {gate.decision: "promote", PROMOTED_FROM: trial.number}
+    if gate.step:
+        attrs[PROMOTED_AT] = gate.step
+    known = {k: v for k, v in trial.intermediate_values.items() if k <= gate.step}
     return optuna.trial.create_trial(
         state=TrialState.WAITING,
         params=trial.params,
         distributions=trial.distributions,
-        intermediate_values={k: v for k, v in trial.intermediate_values.items() if k == 0},
-        user_attrs={**attrs, DECISION: "promote", PROMOTED_FROM: trial.number},
+        intermediate_values=known,
+        user_attrs=attrs,
     )

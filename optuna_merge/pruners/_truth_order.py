@@ -24,7 +24,9 @@ from optuna_merge.pruners._decision import (
     BASELINE,
     CLAIM,
     DECISION,
+    PREVIEW,
     Candidate,
+    Gate,
     Order,
     Scores,
     best_fronts_first,
@@ -108,6 +110,7 @@ def most_promising_truths(
     aim: Aim,
     seed: int = 0,
     scores: Scores = step_zero,
+    gate: Gate = PREVIEW,
 ) -> Iterator[Candidate]:
     """Candidates in the order in which they are to be finetuned; each is found when asked for.
 
@@ -137,6 +140,7 @@ def most_promising_truths(
         aim: What the study looks for.
         seed: Of the side's draw, together with the number of promotions so far.
         scores: A trial's preview, as for `decide`.
+        gate: Where they are promoted.
     """
     by_preview = most_promising_previews(aim, history)
     weights = {record.number: record.weights for record in history.records}
@@ -157,7 +161,7 @@ def most_promising_truths(
     busy = [weights.get(trial.number) for trial in trials if _is_finetuning(trial)]
     pending = [w for w in busy if w]
     done = {r.weights for r in history.records if r.state == TrialState.COMPLETE}
-    n_promoted = len(read_ledger(trials, scores).claims)
+    n_promoted = len(read_ledger(trials, scores, gate).claims)
     while left:
         points = np.array([weights[c.number] for c in left])
         coming = np.array(pending, dtype=float).reshape(-1, points.shape[1])

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_merge._optuna import PROMOTED_FROM
+from optuna_merge._optuna import PROMOTED_AT, PROMOTED_FROM
 from optuna_merge.weights import canonical_weights, param_name
 
 Array = npt.NDArray[np.float64]
 
 
+REFINED = "refined_{step}_{task}"
+"""User attribute of a task's metric in the preview that was refined by `step` training steps."""
+
+
+class Level(NamedTuple):
+    """One quantity at one fidelity between preview and truth: `n x T` weights and `n` values."""
+
+    weights: Array
+    values: Array
+
+
 @dataclass(frozen=True)
 class Series:
-    """One quantity at both fidelities; larger is better where `sign` is 1, smaller where -1.
+    """One quantity at all fidelities; larger is better where `sign` is 1, smaller where -1.
 
     Attributes:
         preview_weights: `n x T` canonical weights of the previews.
@@ -29,6 +41,7 @@ class Series:
         preview_noise: `n` variances of the previews' errors, NaN where unknown; None: all unknown.
         pending: `k x T` weights under evaluation, whose values are not known yet.
         sign: 1.0 or -1.0.
+        refined: The refined previews, from the fewest training steps to the most.
     """
 
     preview_weights: Array
@@ -38,6 +51,15 @@ class Series:
     preview_noise: Array | None = None
     pending: Array | None = None
     sign: float = 1.0
+    refined: tuple[Level, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refined:
+    """A refined preview of one trial: score and metrics; NaN stands for "not known"."""
+
+    score: float
+    metrics: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -56,6 +78,7 @@ class Record:
     is_copy: bool
     partial_metrics: tuple[float, ...]  # estimates, of a preview that was raced out
     partial_se: tuple[float, ...]
+    refined: Mapping[int, Refined]  # by training steps; of a copy those that are its own
 
 
 def _number(value: object) -> float:
@@ -91,7 +114,21 @@ def read_trial(trial: FrozenTrial, tasks: Sequence[str]) -> Record | None:
         is_copy=PROMOTED_FROM in attrs,
         partial_metrics=tuple(_number(attrs.get(f"partial_preview_{t}")) for t in tasks),
         partial_se=tuple(_number(attrs.get(f"partial_preview_{t}_se")) for t in tasks),
+        refined=_read_refined(trial, tasks),
     )
+
+
+def _read_refined(trial: FrozenTrial, tasks: Sequence[str]) -> dict[int, Refined]:
+    attrs = trial.user_attrs
+    inherited = attrs.get(PROMOTED_AT, 0)
+    return {
+        step: Refined(
+            _number(score),
+            tuple(_number(attrs.get(REFINED.format(step=step, task=t))) for t in tasks),
+        )
+        for step, score in trial.intermediate_values.items()
+        if step > inherited and REFINED.format(step=step, task=tasks[0]) in attrs
+    }
 
 
 @dataclass
@@ -126,6 +163,7 @@ class TrialReader:
 
 
 _PREVIEWED = (TrialState.PRUNED, TrialState.COMPLETE, TrialState.RUNNING)
+_MIN_LEVEL = 2  # refined previews of which a model can be made
 
 
 @dataclass(frozen=True)
@@ -141,6 +179,7 @@ class History:
         truth: Callable[[Record], float],
         sign: float,
         noise: Callable[[Record], float] | None = None,
+        refined: Callable[[Refined], float] = lambda r: math.nan,
     ) -> Series:
         valid = [r for r in self.records if r.weights]
         low = [
@@ -161,7 +200,23 @@ class History:
             preview_noise=None if noise is None else np.array([noise(r) for r, _ in low]),
             pending=self.pending(),
             sign=sign,
+            refined=tuple(self._levels(valid, refined)),
         )
+
+    def _levels(
+        self, records: Sequence[Record], value: Callable[[Refined], float]
+    ) -> Iterator[Level]:
+        for step in sorted({step for r in records for step in r.refined}):
+            found = [
+                (r, v)
+                for r in records
+                if r.state in _PREVIEWED
+                and step in r.refined
+                and not math.isnan(v := value(r.refined[step]))
+            ]
+            if len(found) >= _MIN_LEVEL:
+                weights = self._weights([r for r, _ in found])
+                yield Level(weights, np.array([v for _, v in found], dtype=float))
 
     def _weights(self, records: Sequence[Record]) -> Array:
         return np.array([r.weights for r in records], dtype=float).reshape(-1, len(self.tasks))
@@ -178,7 +233,10 @@ class History:
     def score(self, sign: float) -> Series:
         """The single objective: step 0 is the preview, the value of COMPLETE is the truth."""
         return self._series(
-            lambda r: r.preview, lambda r: r.values[0] if r.values else math.nan, sign
+            lambda r: r.preview,
+            lambda r: r.values[0] if r.values else math.nan,
+            sign,
+            refined=lambda r: r.score,
         )
 
     def metric(self, task: int) -> Series:
@@ -195,6 +253,7 @@ class History:
             lambda r: r.truth_metrics[task],
             1.0,
             lambda r: (r.partial_se[task] if is_partial(r) else r.preview_se[task]) ** 2,
+            lambda r: r.metrics[task],
         )
 
     def objective(self, index: int, n_objectives: int, sign: float) -> Series:

@@ -10,6 +10,9 @@ Kennedy and O'Hagan, Biometrika 87, 2000, equation 1), averaged over what is not
    weighted by its prior times its leave-one-out predictive likelihood (Rasmussen and Williams
    2006, equations 5.10 to 5.12).
 
+Refined previews stand between the two, each fidelity the input of the next one: the model of the
+truth, with the refined previews in the truths' place, gives p(w) and its variance.
+
 So worthless previews lose their say as the truths come in. All is float64 on the CPU; torch's
 default type and random state are left alone.
 """
@@ -22,7 +25,7 @@ import functools
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -265,14 +268,7 @@ class TruthModel:
         n_tasks = series.preview_weights.shape[1]
         self._sign = series.sign
         pending = np.empty((0, n_tasks)) if series.pending is None else series.pending
-        self._previews = None
-        if len(series.previews):
-            self._previews = PreviewProcess(
-                series.preview_weights,
-                series.sign * series.previews,
-                series.preview_noise,
-                pending,
-            )
+        self._previews = _fidelity_below(series, pending)
         truths = series.sign * series.truths
         if len(truths):
             truths = _without_outliers(truths, truths)
@@ -391,6 +387,13 @@ class TruthModel:
                 slope = slope + _SLOPE_VARIANCE * use * (self._alpha @ self._p)[:, None]
         return mean, (variance + slope.square() * p_variance).clamp_min(1e-10)
 
+    def moments(self, weights: Array) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the mixture at `q x T`: two tensors of length q, standardised."""
+        mean, variance = self.members(weights)
+        share = self.log_weights.exp()[:, None]
+        centre = (share * mean).sum(0)
+        return centre, (share * (variance + (mean - centre).square())).sum(0)
+
     def predict(self, weights: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of the truth (its noise not included), in its own unit.
 
@@ -401,11 +404,45 @@ class TruthModel:
             Two arrays of length q.
         """
         with single_thread(), torch.no_grad():
-            mean, variance = self.members(np.atleast_2d(weights))
-            share = self.log_weights.exp()[:, None]
-            centre = (share * mean).sum(0)
-            variance = (share * (variance + (mean - centre).square())).sum(0)
-        return self.unstandardise(centre.numpy()), variance.sqrt().numpy() * self._scale
+            mean, variance = self.moments(np.atleast_2d(weights))
+        return self.unstandardise(mean.numpy()), variance.sqrt().numpy() * self._scale
+
+
+class _RefinedProcess:
+    """The posterior of the refined previews, in the place of a `PreviewProcess`.
+
+    It is the same two stages one fidelity lower: refined previews by the previews below them.
+    """
+
+    def __init__(self, model: TruthModel) -> None:
+        self._model = model
+        self.anchors = model.anchors
+        self.location, self.scale = model._location, model._scale
+
+    def predict(self, weights: Array) -> tuple[Tensor, Tensor]:
+        """Standardised mean and variance at `q x T`; two tensors of length q."""
+        return self._model.moments(weights)
+
+
+def _fidelity_below(series: Series, pending: Array) -> PreviewProcess | _RefinedProcess | None:
+    """What predicts the truths: the most refined previews that there are, if any."""
+    if series.refined:
+        *earlier, last = series.refined
+        return _RefinedProcess(
+            TruthModel(
+                replace(
+                    series,
+                    truth_weights=last.weights,
+                    truths=last.values,
+                    refined=tuple(earlier),
+                )
+            )
+        )
+    if not len(series.previews):
+        return None
+    return PreviewProcess(
+        series.preview_weights, series.sign * series.previews, series.preview_noise, pending
+    )
 
 
 Score = Callable[[Array], Array]
