@@ -285,7 +285,7 @@ def read_ledger(
     previews: set[int] = set()
     kept: set[int] = set()
     standing: dict[int, int] = {}  # copies that hold a claim -> their lineage
-    candidates: list[Candidate] = []
+    candidates: dict[int, Candidate] = {}  # by lineage: the first of its trials that ended here
     ended: dict[int, FrozenTrial] = {}  # the latest finetune of a lineage that has ended
     longest: float | None = None
     for trial in trials:  # ordered by number: whatever is referred to has been seen
@@ -330,7 +330,8 @@ def read_ledger(
                 trial.state == TrialState.RUNNING and decision == "prune"
             )
             if pruned and not went_on and all(map(math.isfinite, preview)):
-                candidates.append(Candidate(trial.number, lineage, tuple(preview)))
+                found = Candidate(trial.number, lineage, tuple(preview))
+                candidates.setdefault(lineage, found)
     copies: dict[int, int] = {}
     for number, lineage in standing.items():
         copies.setdefault(lineage, number)
@@ -339,7 +340,7 @@ def read_ledger(
         previews=frozenset(previews),
         kept=frozenset(kept),
         copies=copies,
-        candidates=tuple(c for c in candidates if c.lineage not in claims),
+        candidates=tuple(c for c in candidates.values() if c.lineage not in claims),
         steps={
             lineage: _last_step(trial) - gate.step
             for lineage, trial in ended.items()
@@ -388,6 +389,7 @@ def decide(
         current = _find(trials, number)
         lineage = _lineage(trials, current)
         claims -= {lineage}
+        candidates = [c for c in candidates if c.lineage != lineage]
         preview = scores(current)
         if preview is not None and all(map(math.isfinite, preview)):
             candidates.append(Candidate(number, lineage, tuple(preview)))

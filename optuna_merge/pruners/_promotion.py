@@ -21,6 +21,7 @@ from optuna_merge._optuna import (
     PROMOTED_AT,
     PROMOTED_FROM,
     latest_view,
+    retry_history,
     set_trial_user_attr,
     study_view,
 )
@@ -218,6 +219,8 @@ class PromotionPruner(BasePruner):
         if RACED_OUT in trial.user_attrs:
             return self._give_way(study, trial, PREVIEW)
         gate = Gate(step or 0)
+        if gate != Gate.of_copy(trial) and retry_history(trial) and _is_repeated(study, trial):
+            return self._give_way(study, trial, Gate.of_copy(trial))
         if gate not in self._budgets:
             return self._prune_at_rung(study, trial)
         if self._scores(study, gate)(trial) is None:
@@ -356,6 +359,14 @@ def _budgets(budget: Budget, refinements: Sequence[int]) -> dict[Gate, Budget]:
         budgets = {gate: replace(budget, warmup=0) for gate in gates}
     budgets[PREVIEW] = replace(budgets[PREVIEW], warmup=budget.warmup)
     return budgets
+
+
+def _is_repeated(study: Study, trial: FrozenTrial) -> bool:
+    """Whether another copy of the promotion took over while this one's worker was dead.
+
+    A copy that asks at its gate is compared there; a clone that has come further is not.
+    """
+    return is_duplicate_promotion(study.get_trials(deepcopy=False), trial) is not None
 
 
 def should_prune(trial: optuna.Trial) -> bool:

@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 
 from optuna_merge._optuna import fail_and_requeue
 from optuna_merge.pruners import PromotionPruner, read_ledger
+from optuna_merge.pruners._decision import Gate, value_at
 
 
 class Killed(BaseException):
@@ -133,13 +134,27 @@ def test_it_is_met_when_the_truths_posterior_decides() -> None:
         _one_study(seed, 0.6, 0.02, n_tasks=2)
 
 
-def _one_study(seed: int, fraction: float, deaths: float, n_tasks: int = 1) -> None:
+@pytest.mark.parametrize("deaths", [0.0, 0.03])
+@pytest.mark.parametrize("refinements", [(3,), (2, 7)])
+def test_it_is_met_at_every_gate(refinements: tuple[int, ...], deaths: float) -> None:
+    optuna.logging.get_logger("optuna")
+    for seed in range(60):
+        _one_study(seed, 0.3, deaths, refinements=refinements)
+
+
+def _one_study(
+    seed: int,
+    fraction: float,
+    deaths: float,
+    n_tasks: int = 1,
+    refinements: tuple[int, ...] = (),
+) -> None:
     turns = Turns(seed, deaths)
     storage = InterleavedStorage(turns)
     draws = random.Random(seed)
     # Short studies: what goes wrong at the end can't be mended by a later preview.
     warmup, n_workers, n_trials = draws.randint(0, 4), draws.randint(2, 4), draws.randint(1, 4)
-    n_trials *= n_tasks**2
+    n_trials *= n_tasks**2 * (1 + 2 * len(refinements))
     finetunes: list[int] = []
 
     def study(index: int) -> optuna.Study:
@@ -148,7 +163,7 @@ def _one_study(seed: int, fraction: float, deaths: float, n_tasks: int = 1) -> N
             storage=storage,
             direction="maximize",
             sampler=optuna.samplers.RandomSampler(seed=100 * seed + index),
-            pruner=PromotionPruner(fraction=fraction, warmup=warmup),
+            pruner=PromotionPruner(fraction=fraction, warmup=warmup, refinements=refinements),
             load_if_exists=True,
         )
 
@@ -158,6 +173,11 @@ def _one_study(seed: int, fraction: float, deaths: float, n_tasks: int = 1) -> N
             trial.report(w, 0)
         if trial.should_prune():
             raise optuna.TrialPruned
+        for step in refinements:
+            if step not in storage.get_trial(trial._trial_id).intermediate_values:
+                trial.report((7.3 * w * step) % 1, step)
+                if trial.should_prune():
+                    raise optuna.TrialPruned
         turns.wait()
         finetunes.append(trial.user_attrs.get("promoted_from", trial.number))
         return w
@@ -177,17 +197,27 @@ def _one_study(seed: int, fraction: float, deaths: float, n_tasks: int = 1) -> N
             main.optimize(objective, n_trials=1)
 
     trials = main.trials
-    ledger = read_ledger(trials)
-    cap = int(fraction * len(ledger.previews)) if len(ledger.previews) >= warmup else 0
-    complete = Counter(_lineage(trial) for trial in trials if trial.state == TrialState.COMPLETE)
+    share = fraction ** (1 / (1 + len(refinements)))
+    for step in (0, *refinements):
+        gate = Gate(step)
+        ledger = read_ledger(trials, value_at(gate), gate)
+        enough = step > 0 or len(ledger.previews) >= warmup
+        cap = int(share * len(ledger.previews) + 1e-9) if enough else 0
+        assert len(ledger.claims) == cap, f"seed {seed}, step {step}"
+    complete = Counter(_lineage(trials, t) for t in trials if t.state == TrialState.COMPLETE)
     assert len(complete) == cap, f"seed {seed}"
     assert set(complete.values()) <= {1}, f"seed {seed}"
     if deaths == 0:
         assert len(finetunes) == len(set(finetunes)) == cap
         copies = [trial for trial in trials if "promoted_from" in trial.user_attrs]
+        ledger = read_ledger(trials)
         assert len(ledger.previews) + len(copies) == len(trials)
 
 
-def _lineage(trial: optuna.trial.FrozenTrial) -> int:
+def _lineage(trials: list[optuna.trial.FrozenTrial], trial: optuna.trial.FrozenTrial) -> int:
+    """The number of the trial that all went on from."""
+    source = trial.user_attrs.get("promoted_from")
+    if source is not None:
+        return _lineage(trials, trials[source])
     history = trial.system_attrs.get("retry_history") or [trial.number]
-    return int(trial.user_attrs.get("promoted_from", history[0]))
+    return int(history[0])
