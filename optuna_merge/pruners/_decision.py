@@ -234,20 +234,90 @@ def read_ledger(trials: Sequence[FrozenTrial], scores: Scores = step_zero) -> Le
     place, so a lineage counts once). Trials that went on without a decision, as under another
     pruner, hold a claim: they have been finetuned.
     """
-    lineages: dict[int, int] = {}
-    previews: set[int] = set()
-    kept: set[int] = set()
-    standing: dict[int, int] = {}  # copies that hold a claim -> their lineage
-    candidates: list[Candidate] = []
-    ended: dict[int, FrozenTrial] = {}  # the latest finetune of a lineage that has ended
+    counts = _Counts()
+    for trial in trials:
+        counts.add(trial, scores)
+    return counts.ledger()
+
+
+class LedgerReader:
+    """`read_ledger` that remembers the trials before the first unfinished one.
+
+    They can't change any more. The memory only saves time: a fresh reader reads the same ledger.
+    """
+
+    def __init__(self) -> None:
+        self._settled: dict[str, _Counts] = {}
+
+    def read(
+        self, study_name: str, trials: Sequence[FrozenTrial], scores: Scores = step_zero
+    ) -> Ledger:
+        """The ledger of all trials of the study, ordered by number."""
+        known = self._settled.get(study_name)
+        counts = _Counts() if known is None or not known.begin(trials) else known.copy()
+        first = next(
+            (i for i in range(counts.n, len(trials)) if not trials[i].state.is_finished()),
+            len(trials),
+        )
+        for trial in trials[counts.n : first]:
+            counts.add(trial, scores)
+        # Never changed once it stands here: threads share the reader.
+        self._settled[study_name] = counts
+        counts = counts.copy()
+        for trial in trials[first:]:
+            counts.add(trial, scores)
+        return counts.ledger()
+
+
+@dataclass
+class _Counts:
+    """What `read_ledger` knows after some trials."""
+
+    n: int = 0
+    last: FrozenTrial | None = None
+    lineages: dict[int, int] = field(default_factory=dict)
+    previews: set[int] = field(default_factory=set)
+    kept: set[int] = field(default_factory=set)
+    standing: dict[int, int] = field(default_factory=dict)  # copies that hold a claim -> lineage
+    candidates: list[Candidate] = field(default_factory=list)
+    ended: dict[int, FrozenTrial] = field(default_factory=dict)  # a lineage's latest finetune
     longest: float | None = None
-    for trial in trials:  # ordered by number: whatever is referred to has been seen
+
+    def begin(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether these are the first ones of the trials given, and not of another study."""
+        if self.last is None or self.n > len(trials):
+            return self.last is None
+        found = trials[self.n - 1]
+        return (found.number, found.datetime_complete, found.params) == (
+            self.last.number,
+            self.last.datetime_complete,
+            self.last.params,
+        )
+
+    def copy(self) -> _Counts:
+        return _Counts(
+            self.n,
+            self.last,
+            self.lineages.copy(),
+            self.previews.copy(),
+            self.kept.copy(),
+            self.standing.copy(),
+            self.candidates.copy(),
+            self.ended.copy(),
+            self.longest,
+        )
+
+    def add(self, trial: FrozenTrial, scores: Scores) -> None:
+        """Count the next trial, by number: whatever it refers to has been seen."""
+        self.n, self.last = self.n + 1, trial
+        lineages, previews, kept = self.lineages, self.previews, self.kept
+        standing, candidates, ended = self.standing, self.candidates, self.ended
         attrs = trial.user_attrs
         decision = attrs.get(DECISION)
         source = attrs.get(PROMOTED_FROM)
         took = attrs.get("truth_seconds") if trial.state == TrialState.COMPLETE else None
         if took is not None:
-            longest = took if longest is None else max(longest, took)
+            self.longest = took if self.longest is None else max(self.longest, took)
         if source is not None:
             lineage = lineages[trial.number] = lineages.get(int(source), int(source))
             if decision != "prune":
@@ -257,10 +327,10 @@ def read_ledger(trials: Sequence[FrozenTrial], scores: Scores = step_zero) -> Le
             else:  # it gave the claim back, which the attempts that failed before it had held
                 for attempt in retry_history(trial):
                     standing.pop(attempt, None)
-            continue
+            return
         lineage = lineages[trial.number] = first_attempt(trial)
         if BASELINE in attrs or (preview := scores(trial)) is None:
-            continue
+            return
         went_on = trial.state == TrialState.COMPLETE or _last_step(trial) > 0
         # A claim without a decision counts while its trial runs; a retry clone makes it anew.
         claiming = trial.state == TrialState.RUNNING and CLAIM in attrs
@@ -277,27 +347,29 @@ def read_ledger(trials: Sequence[FrozenTrial], scores: Scores = step_zero) -> Le
             )
             if pruned and not went_on and all(map(math.isfinite, preview)):
                 candidates.append(Candidate(trial.number, lineage, tuple(preview)))
-    copies: dict[int, int] = {}
-    for number, lineage in standing.items():
-        copies.setdefault(lineage, number)
-    claims = kept | copies.keys()
-    return Ledger(
-        previews=frozenset(previews),
-        kept=frozenset(kept),
-        copies=copies,
-        candidates=tuple(c for c in candidates if c.lineage not in claims),
-        steps={
-            lineage: _last_step(trial)
-            for lineage, trial in ended.items()
-            if trial.state == TrialState.PRUNED and _last_step(trial) > 0
-        },
-        seconds={
-            lineage: float(trial.user_attrs["truth_seconds"])
-            for lineage, trial in ended.items()
-            if trial.user_attrs.get("truth_seconds") is not None
-        },
-        longest_seconds=longest,
-    )
+
+    def ledger(self) -> Ledger:
+        copies: dict[int, int] = {}
+        for number, lineage in self.standing.items():
+            copies.setdefault(lineage, number)
+        claims = self.kept | copies.keys()
+        return Ledger(
+            previews=frozenset(self.previews),
+            kept=frozenset(self.kept),
+            copies=copies,
+            candidates=tuple(c for c in self.candidates if c.lineage not in claims),
+            steps={
+                lineage: _last_step(trial)
+                for lineage, trial in self.ended.items()
+                if trial.state == TrialState.PRUNED and _last_step(trial) > 0
+            },
+            seconds={
+                lineage: float(trial.user_attrs["truth_seconds"])
+                for lineage, trial in self.ended.items()
+                if trial.user_attrs.get("truth_seconds") is not None
+            },
+            longest_seconds=self.longest,
+        )
 
 
 def decide(
@@ -307,6 +379,7 @@ def decide(
     budget: Budget,
     order: Order,
     scores: Scores = step_zero,
+    ledger: Ledger | None = None,
 ) -> tuple[Promote | Prune, ...]:
     """What to promote now, given all trials of the study.
 
@@ -320,16 +393,17 @@ def decide(
         order: Which candidate comes first; `best_scores_first` or one's own. Called only when
             there is a free slot.
         scores: A trial's preview; the intermediate value at step 0 by default.
+        ledger: That of the trials, where it has been read already.
 
     Returns:
         `Promote` for each candidate that gets a slot, the first one first; then, for trial
         `number` if it gets none, `Prune`. Previews that are not finite are never promoted.
     """
-    ledger = read_ledger(trials, scores)
+    ledger = read_ledger(trials, scores) if ledger is None else ledger
     candidates = list(ledger.candidates)
     claims = ledger.claims
     if number is not None:
-        current = next(trial for trial in trials if trial.number == number)
+        current = _find(trials, number)
         lineage = first_attempt(current)
         claims -= {lineage}
         preview = scores(current)
@@ -421,6 +495,8 @@ def _lineage_of_copy(trials: Sequence[FrozenTrial], copy: FrozenTrial) -> int:
 
 
 def _find(trials: Sequence[FrozenTrial], number: int) -> FrozenTrial:
+    if number < len(trials) and trials[number].number == number:
+        return trials[number]
     return next(trial for trial in trials if trial.number == number)
 
 

@@ -27,6 +27,7 @@ from optuna_merge.pruners._decision import (
     DECISION,
     Budget,
     Candidate,
+    LedgerReader,
     Order,
     Promote,
     Prune,
@@ -187,6 +188,7 @@ class PromotionPruner(BasePruner):
         self._min_gain = min_gain
         self._seed = seed or 0
         self._reader = TrialReader(())
+        self._ledgers = LedgerReader()
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether the trial ends here; see the class. Called by `Trial.should_prune`."""
@@ -267,6 +269,7 @@ class PromotionPruner(BasePruner):
             budget=self._budget_of(study),
             order=self._order(study, trials),
             scores=self._scores(study),
+            ledger=self._ledgers.read(study.study_name, trials, self._scores(study)),
         )
 
     def _budget_of(self, study: Study) -> Budget:
