@@ -117,8 +117,8 @@ class PromotionPruner(BasePruner):
         max_promotions: Cap on the promotions of the whole study; None for none.
         warmup: Number of previews before anything is promoted.
         max_steps: Cap on the training steps of all promoted finetunes together; None for none. A
-            promotion reserves a whole finetune's steps, and one that is pruned at a rung gives
-            back what it did not use. Never passed.
+            promotion reserves a whole finetune's steps; one that is pruned at a rung gives back
+            what it did not use, for the next preview on. Never passed.
         max_seconds: Cap on the seconds of all promoted finetunes together; None for none. One that
             is under way counts as the longest finetune so far, so only a finetune that takes
             longer than all before it passes the cap; while none has ended they go one at a time.

@@ -133,7 +133,25 @@ def test_it_is_met_when_the_truths_posterior_decides() -> None:
         _one_study(seed, 0.6, 0.02, n_tasks=2)
 
 
-def _one_study(seed: int, fraction: float, deaths: float, n_tasks: int = 1) -> None:
+@pytest.mark.parametrize("deaths", [0.0, 0.04])
+@pytest.mark.parametrize("rungs", [False, True])
+def test_a_budget_in_steps_is_never_passed(rungs: bool, deaths: float) -> None:
+    optuna.logging.get_logger("optuna")
+    for seed in range(60):
+        _one_study(seed, 1.0, deaths, max_steps=3 * STEPS + 2, rungs=rungs)
+
+
+STEPS, FIRST_RUNG = 5, 2
+
+
+def _one_study(
+    seed: int,
+    fraction: float,
+    deaths: float,
+    n_tasks: int = 1,
+    max_steps: int | None = None,
+    rungs: bool = False,
+) -> None:
     turns = Turns(seed, deaths)
     storage = InterleavedStorage(turns)
     draws = random.Random(seed)
@@ -148,7 +166,9 @@ def _one_study(seed: int, fraction: float, deaths: float, n_tasks: int = 1) -> N
             storage=storage,
             direction="maximize",
             sampler=optuna.samplers.RandomSampler(seed=100 * seed + index),
-            pruner=PromotionPruner(fraction=fraction, warmup=warmup),
+            pruner=PromotionPruner(
+                fraction=fraction, warmup=warmup, max_steps=max_steps, finetune_steps=STEPS
+            ),
             load_if_exists=True,
         )
 
@@ -160,6 +180,9 @@ def _one_study(seed: int, fraction: float, deaths: float, n_tasks: int = 1) -> N
             raise optuna.TrialPruned
         turns.wait()
         finetunes.append(trial.user_attrs.get("promoted_from", trial.number))
+        if rungs and w > 0.4:
+            trial.report(w, FIRST_RUNG)
+            raise optuna.TrialPruned
         return w
 
     def worker(index: int) -> None:
@@ -180,6 +203,19 @@ def _one_study(seed: int, fraction: float, deaths: float, n_tasks: int = 1) -> N
     ledger = read_ledger(trials)
     cap = int(fraction * len(ledger.previews)) if len(ledger.previews) >= warmup else 0
     complete = Counter(_lineage(trial) for trial in trials if trial.state == TrialState.COMPLETE)
+    if max_steps is not None:
+        stopped = Counter(
+            _lineage(t)
+            for t in trials
+            if t.state == TrialState.PRUNED and FIRST_RUNG in t.intermediate_values
+        )
+        assert set(stopped.values()) <= {1}, f"seed {seed}"
+        spent = STEPS * len(complete) + FIRST_RUNG * len(stopped)
+        assert spent <= max_steps, f"seed {seed}"
+        cap = min(cap, max_steps // STEPS)
+        if rungs:  # what they give back is used from the next preview on, if there is one
+            assert len(complete) + len(stopped) >= cap, f"seed {seed}"
+            return
     assert len(complete) == cap, f"seed {seed}"
     assert set(complete.values()) <= {1}, f"seed {seed}"
     if deaths == 0:
