@@ -183,12 +183,12 @@ class History:
             lambda r: r.preview, lambda r: r.values[0] if r.values else math.nan, sign
         )
 
-    def metric(self, task: int) -> Series:
+    def metric(self, task: int, sign: float = 1.0) -> Series:
         """The metric of one task, from the numeric user attributes of the trials."""
         return self._series(
             lambda r: r.preview_metrics[task],
             lambda r: r.truth_metrics[task],
-            1.0,
+            sign,
             lambda r: r.preview_se[task] ** 2,
         )
 
