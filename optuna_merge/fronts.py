@@ -134,7 +134,11 @@ def estimated_front(
 
     names = tuple(task_names(study) if tasks is None else tasks)
     history = TrialReader(names).read(study.study_name, study.get_trials(deepcopy=False))
-    metrics = [history.metric(i) for i in range(len(names))]
+    if maximize is None:
+        found = [d == StudyDirection.MAXIMIZE for d in study.directions]
+        maximize = dict(zip(names, found if len(found) == len(names) else found[:1] * len(names)))
+    signs = np.array([1.0 if maximize[n] else -1.0 for n in names])
+    metrics = [history.metric(i, sign) for i, sign in enumerate(signs.tolist())]
     empty = [n for n, m in zip(names, metrics) if not len(m.previews) + len(m.truths)]
     if empty or not names:
         raise ValueError(
@@ -142,10 +146,6 @@ def estimated_front(
             f"{empty[0] if empty else '(there are none)'!r}: its trials need the attributes "
             f"preview_<task> or truth_<task>"
         )
-    if maximize is None:
-        found = [d == StudyDirection.MAXIMIZE for d in study.directions]
-        maximize = dict(zip(names, found if len(found) == len(names) else found[:1] * len(names)))
-    signs = np.array([1.0 if maximize[n] else -1.0 for n in names])
     weights = np.concatenate([startup_design(len(names), n_points, seed), history.visited()])
     weights = np.unique(weights, axis=0)[::-1]
     predictions = [TruthModel.fit(m).predict(weights) for m in metrics]

@@ -227,11 +227,14 @@ class Objective:
 
         The study's fingerprint says that posteriors, data and metrics are the same for all.
         """
-        wanted = [weights[name] for name in self._names]
+        wanted = [(f"weight_{name}", weights[name]) for name in self._names]
         for other in trial.study.get_trials(deepcopy=False):
-            if other.number == trial.number or not self._has_preview(other):
-                continue
-            if [other.user_attrs.get(f"weight_{name}") for name in self._names] == wanted:
+            attrs = other.user_attrs
+            if (
+                all(attrs.get(key) == weight for key, weight in wanted)
+                and other.number != trial.number
+                and self._has_preview(other)
+            ):
                 return other
         return None
 

@@ -281,27 +281,104 @@ def read_ledger(
     pruner, hold a claim: they have been finetuned. At a refined preview's gate, copies that were
     promoted at an earlier one are trials like others; those of a later one have passed it before.
     """
-    lineages: dict[int, int] = {}
-    previews: set[int] = set()
-    kept: set[int] = set()
-    standing: dict[int, int] = {}  # copies that hold a claim -> their lineage
-    candidates: dict[int, Candidate] = {}  # by lineage: the first of its trials that ended here
-    ended: dict[int, FrozenTrial] = {}  # the latest finetune of a lineage that has ended
+    counts = _Counts(gate)
+    for trial in trials:
+        counts.add(trial, scores)
+    return counts.ledger()
+
+
+class LedgerReader:
+    """`read_ledger` that remembers the trials before the first unfinished one.
+
+    They can't change any more. The memory only saves time: a fresh reader reads the same ledger.
+    """
+
+    def __init__(self) -> None:
+        self._settled: dict[tuple[str, Gate], _Counts] = {}
+
+    def read(
+        self,
+        study_name: str,
+        trials: Sequence[FrozenTrial],
+        scores: Scores = step_zero,
+        gate: Gate = PREVIEW,
+    ) -> Ledger:
+        """The ledger of all trials of the study, ordered by number."""
+        known = self._settled.get((study_name, gate))
+        counts = _Counts(gate) if known is None or not known.begin(trials) else known.copy()
+        first = next(
+            (i for i in range(counts.n, len(trials)) if not trials[i].state.is_finished()),
+            len(trials),
+        )
+        for trial in trials[counts.n : first]:
+            counts.add(trial, scores)
+        # Never changed once it stands here: threads share the reader.
+        self._settled[study_name, gate] = counts
+        counts = counts.copy()
+        for trial in trials[first:]:
+            counts.add(trial, scores)
+        return counts.ledger()
+
+
+@dataclass
+class _Counts:
+    """What `read_ledger` knows of a gate after some trials."""
+
+    gate: Gate
+    n: int = 0
+    last: FrozenTrial | None = None
+    lineages: dict[int, int] = field(default_factory=dict)
+    previews: set[int] = field(default_factory=set)
+    kept: set[int] = field(default_factory=set)
+    standing: dict[int, int] = field(default_factory=dict)  # copies that hold a claim -> lineage
+    candidates: dict[int, Candidate] = field(default_factory=dict)  # the first of each lineage
+    ended: dict[int, FrozenTrial] = field(default_factory=dict)  # a lineage's latest finetune
     longest: float | None = None
-    for trial in trials:  # ordered by number: whatever is referred to has been seen
+
+    def begin(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether these are the first ones of the trials given, and not of another study."""
+        if self.last is None or self.n > len(trials):
+            return self.last is None
+        found = trials[self.n - 1]
+        return (found.number, found.datetime_complete, found.params) == (
+            self.last.number,
+            self.last.datetime_complete,
+            self.last.params,
+        )
+
+    def copy(self) -> _Counts:
+        return _Counts(
+            self.gate,
+            self.n,
+            self.last,
+            self.lineages.copy(),
+            self.previews.copy(),
+            self.kept.copy(),
+            self.standing.copy(),
+            self.candidates.copy(),
+            self.ended.copy(),
+            self.longest,
+        )
+
+    def add(self, trial: FrozenTrial, scores: Scores) -> None:
+        """Count the next trial, by number: whatever it refers to has been seen."""
+        self.n, self.last = self.n + 1, trial
+        gate = self.gate
+        lineages, previews, kept = self.lineages, self.previews, self.kept
+        standing, candidates, ended = self.standing, self.candidates, self.ended
         attrs = trial.user_attrs
         decision = attrs.get(gate.decision)
         source = attrs.get(PROMOTED_FROM)
         took = attrs.get("truth_seconds") if trial.state == TrialState.COMPLETE else None
         if took is not None:
-            longest = took if longest is None else max(longest, took)
+            self.longest = took if self.longest is None else max(self.longest, took)
         lineage = first_attempt(trial)
         if source is not None:
             lineage = lineages.get(int(source), int(source))
         lineages[trial.number] = lineage
         if source is not None and (at := Gate.of_copy(trial).step) >= gate.step:
             if at > gate.step:
-                continue
+                return
             if decision != "prune":
                 standing[trial.number] = lineage
                 if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
@@ -309,12 +386,12 @@ def read_ledger(
             else:  # it gave the claim back, which the attempts that failed before it had held
                 for attempt in retry_history(trial):
                     standing.pop(attempt, None)
-            continue
+            return
         if RACED_OUT in attrs and trial.state != TrialState.FAIL and not gate.step:
             previews.add(lineage)  # it was compared and is no candidate
-            continue
+            return
         if BASELINE in attrs or (preview := scores(trial)) is None:
-            continue
+            return
         went_on = trial.state == TrialState.COMPLETE or _last_step(trial) > gate.step
         # A claim without a decision counts while its trial runs; a retry clone makes it anew.
         claiming = trial.state == TrialState.RUNNING and gate.claim in attrs
@@ -332,27 +409,29 @@ def read_ledger(
             if pruned and not went_on and all(map(math.isfinite, preview)):
                 found = Candidate(trial.number, lineage, tuple(preview))
                 candidates.setdefault(lineage, found)
-    copies: dict[int, int] = {}
-    for number, lineage in standing.items():
-        copies.setdefault(lineage, number)
-    claims = kept | copies.keys()
-    return Ledger(
-        previews=frozenset(previews),
-        kept=frozenset(kept),
-        copies=copies,
-        candidates=tuple(c for c in candidates.values() if c.lineage not in claims),
-        steps={
-            lineage: _last_step(trial) - gate.step
-            for lineage, trial in ended.items()
-            if trial.state == TrialState.PRUNED and _last_step(trial) > gate.step
-        },
-        seconds={
-            lineage: float(trial.user_attrs["truth_seconds"])
-            for lineage, trial in ended.items()
-            if trial.user_attrs.get("truth_seconds") is not None
-        },
-        longest_seconds=longest,
-    )
+
+    def ledger(self) -> Ledger:
+        copies: dict[int, int] = {}
+        for number, lineage in self.standing.items():
+            copies.setdefault(lineage, number)
+        claims = self.kept | copies.keys()
+        return Ledger(
+            previews=frozenset(self.previews),
+            kept=frozenset(self.kept),
+            copies=copies,
+            candidates=tuple(c for c in self.candidates.values() if c.lineage not in claims),
+            steps={
+                lineage: _last_step(trial) - self.gate.step
+                for lineage, trial in self.ended.items()
+                if trial.state == TrialState.PRUNED and _last_step(trial) > self.gate.step
+            },
+            seconds={
+                lineage: float(trial.user_attrs["truth_seconds"])
+                for lineage, trial in self.ended.items()
+                if trial.user_attrs.get("truth_seconds") is not None
+            },
+            longest_seconds=self.longest,
+        )
 
 
 def decide(
@@ -363,6 +442,7 @@ def decide(
     order: Order,
     scores: Scores = step_zero,
     gate: Gate = PREVIEW,
+    ledger: Ledger | None = None,
 ) -> tuple[Promote | Prune, ...]:
     """What to promote now, given all trials of the study.
 
@@ -377,12 +457,13 @@ def decide(
             there is a free slot.
         scores: A trial's preview; the intermediate value at step 0 by default.
         gate: Where it is decided.
+        ledger: That of the trials at the gate, where it has been read already.
 
     Returns:
         `Promote` for each candidate that gets a slot, the first one first; then, for trial
         `number` if it gets none, `Prune`. Previews that are not finite are never promoted.
     """
-    ledger = read_ledger(trials, scores, gate)
+    ledger = read_ledger(trials, scores, gate) if ledger is None else ledger
     candidates = list(ledger.candidates)
     claims = ledger.claims
     if number is not None:
@@ -487,6 +568,8 @@ def _lineage(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int:
 
 
 def _find(trials: Sequence[FrozenTrial], number: int) -> FrozenTrial:
+    if number < len(trials) and trials[number].number == number:
+        return trials[number]
     return next(trial for trial in trials if trial.number == number)
 
 

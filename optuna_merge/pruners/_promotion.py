@@ -32,6 +32,7 @@ from optuna_merge.pruners._decision import (
     Budget,
     Candidate,
     Gate,
+    LedgerReader,
     Order,
     Promote,
     Prune,
@@ -130,8 +131,8 @@ class PromotionPruner(BasePruner):
         max_promotions: Cap on the promotions of the whole study; None for none.
         warmup: Number of previews before anything is promoted.
         max_steps: Cap on the training steps of all promoted finetunes together; None for none. A
-            promotion reserves a whole finetune's steps, and one that is pruned at a rung gives
-            back what it did not use. Never passed.
+            promotion reserves a whole finetune's steps; one that is pruned at a rung gives back
+            what it did not use, for the next preview on. Never passed.
         max_seconds: Cap on the seconds of all promoted finetunes together; None for none. One that
             is under way counts as the longest finetune so far, so only a finetune that takes
             longer than all before it passes the cap; while none has ended they go one at a time.
@@ -207,6 +208,7 @@ class PromotionPruner(BasePruner):
         self._min_gain = min_gain
         self._seed = seed or 0
         self._reader = TrialReader(())
+        self._ledgers = LedgerReader()
 
     @property
     def budget(self) -> Budget:
@@ -300,6 +302,7 @@ class PromotionPruner(BasePruner):
             order=self._order(study, trials, gate),
             scores=self._scores(study, gate),
             gate=gate,
+            ledger=self._ledgers.read(study.study_name, trials, self._scores(study, gate), gate),
         )
 
     def _budget_of(self, study: Study, gate: Gate) -> Budget:

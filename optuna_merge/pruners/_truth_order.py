@@ -203,7 +203,7 @@ class _Posterior:
         self.n_truths = min(len(values.truths) for values in self._values)
         self._metrics: list[Series] = []
         if n_objectives == 1 and aim.score is not None:
-            self._metrics = [history.metric(i) for i in range(len(history.tasks))]
+            self._metrics = [history.metric(i, aim.signs[0]) for i in range(len(history.tasks))]
             if min(len(m.truths) for m in self._metrics) < MIN_TRUTHS:
                 self._metrics = []
         previews, truths = score_pairs(history.records)  # none with several objectives

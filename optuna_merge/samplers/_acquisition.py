@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from optuna_merge.constraints import total_violation
@@ -360,10 +361,7 @@ def maximise(
         points = np.concatenate([points, near])
         values = np.concatenate([values, acquisition(embed(near))])
     order = np.argsort(-values, kind="stable")
-    for i in order:
-        if (
-            not len(visited)
-            or np.abs(visited - embed(points[i : i + 1])).max(axis=1).min() > _SAME
-        ):
-            return np.asarray(points[i])
+    if len(visited):
+        distances = cKDTree(visited).query(embed(points[order]), p=np.inf)[0]
+        order = order[np.argsort(distances <= _SAME, kind="stable")]  # what is new comes first
     return np.asarray(points[order[0]])

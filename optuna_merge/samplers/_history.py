@@ -6,6 +6,7 @@ import datetime
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -181,54 +182,59 @@ class History:
         noise: Callable[[Record], float] | None = None,
         refined: Callable[[Refined], float] = lambda r: math.nan,
     ) -> Series:
-        valid = [r for r in self.records if r.weights]
+        valid, weights = self._placed
         low = [
-            (r, p)
-            for r in valid
+            (i, p)
+            for i, r in enumerate(valid)
             if r.state in _PREVIEWED and not r.is_copy and not math.isnan(p := preview(r))
         ]
         high = [
-            (r, v)
-            for r in valid
+            (i, v)
+            for i, r in enumerate(valid)
             if r.state == TrialState.COMPLETE and not math.isnan(v := truth(r))
         ]
         return Series(
-            preview_weights=self._weights([r for r, _ in low]),
+            preview_weights=weights[[i for i, _ in low]],
             previews=np.array([p for _, p in low], dtype=float),
-            truth_weights=self._weights([r for r, _ in high]),
+            truth_weights=weights[[i for i, _ in high]],
             truths=np.array([v for _, v in high], dtype=float),
-            preview_noise=None if noise is None else np.array([noise(r) for r, _ in low]),
+            preview_noise=None if noise is None else np.array([noise(valid[i]) for i, _ in low]),
             pending=self.pending(),
             sign=sign,
-            refined=tuple(self._levels(valid, refined)),
+            refined=tuple(self._levels(valid, weights, refined)),
         )
 
     def _levels(
-        self, records: Sequence[Record], value: Callable[[Refined], float]
+        self, records: Sequence[Record], weights: Array, value: Callable[[Refined], float]
     ) -> Iterator[Level]:
         for step in sorted({step for r in records for step in r.refined}):
             found = [
-                (r, v)
-                for r in records
+                (i, v)
+                for i, r in enumerate(records)
                 if r.state in _PREVIEWED
                 and step in r.refined
                 and not math.isnan(v := value(r.refined[step]))
             ]
             if len(found) >= _MIN_LEVEL:
-                weights = self._weights([r for r, _ in found])
-                yield Level(weights, np.array([v for _, v in found], dtype=float))
+                values = np.array([v for _, v in found], dtype=float)
+                yield Level(weights[[i for i, _ in found]], values)
 
-    def _weights(self, records: Sequence[Record]) -> Array:
-        return np.array([r.weights for r in records], dtype=float).reshape(-1, len(self.tasks))
+    @cached_property
+    def _placed(self) -> tuple[list[Record], Array]:
+        """The records with task weights, and these as an array: once, in a study of thousands."""
+        valid = [r for r in self.records if r.weights]
+        weights = np.array([r.weights for r in valid], dtype=float)
+        return valid, weights.reshape(-1, len(self.tasks))
 
     def pending(self) -> Array:
         """Weights of the trials that run or wait, `k x T`."""
         live = (TrialState.RUNNING, TrialState.WAITING)
-        return self._weights([r for r in self.records if r.weights and r.state in live])
+        valid, weights = self._placed
+        return weights[[i for i, r in enumerate(valid) if r.state in live]]
 
     def visited(self) -> Array:
         """Weights of all trials, failed and waiting ones included, `n x T`."""
-        return self._weights([r for r in self.records if r.weights])
+        return self._placed[1]
 
     def score(self, sign: float) -> Series:
         """The single objective: step 0 is the preview, the value of COMPLETE is the truth."""
@@ -239,7 +245,7 @@ class History:
             refined=lambda r: r.score,
         )
 
-    def metric(self, task: int) -> Series:
+    def metric(self, task: int, sign: float = 1.0) -> Series:
         """The metric of one task, from the numeric user attributes of the trials.
 
         Previews that were raced out count with the larger error of their estimates.
@@ -251,7 +257,7 @@ class History:
         return self._series(
             lambda r: r.partial_metrics[task] if is_partial(r) else r.preview_metrics[task],
             lambda r: r.truth_metrics[task],
-            1.0,
+            sign,
             lambda r: (r.partial_se[task] if is_partial(r) else r.preview_se[task]) ** 2,
             lambda r: r.metrics[task],
         )

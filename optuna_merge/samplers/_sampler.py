@@ -181,7 +181,7 @@ class PreviewSampler(BaseSampler):
         if len(signs) == 1:
             series = history.score(signs[0])
             if self._score is not None:
-                metrics = [history.metric(i) for i in range(len(self._tasks))]
+                metrics = [history.metric(i, signs[0]) for i in range(len(self._tasks))]
                 if min(map(_n_values, metrics)) >= 2:
                     model = ScoreModel([TruthModel.fit(m) for m in metrics], self._score)
                     return acquisitions.ScoreImprovement(

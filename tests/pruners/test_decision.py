@@ -22,7 +22,7 @@ from optuna_merge.pruners import (
     preview_metrics,
     read_ledger,
 )
-from optuna_merge.pruners._decision import claim_holds
+from optuna_merge.pruners._decision import LedgerReader, claim_holds
 
 NAN = math.nan
 PROMOTED = {"preview_decision": "promote"}
@@ -487,6 +487,40 @@ def test_of_several_objectives_the_front_is_promoted_first(
     )
     assert [d.number for d in found] == expected
     assert len(read_ledger(trials, scores).previews) == len(vectors) + 1
+
+
+def test_a_reader_that_remembers_reads_the_same_ledger() -> None:
+    """A study that grows and whose trials end in any order, read after each change."""
+    rng = np.random.default_rng(0)
+    reader = LedgerReader()
+    trials: list[FrozenTrial] = []
+    ends = ("COMPLETE", "PRUNED", "PRUNED", "PRUNED", "FAIL")
+    for _ in range(300):
+        live = [t for t in trials if not t.state.is_finished()]
+        if live and rng.random() < 0.6:
+            old = live[int(rng.integers(len(live)))]
+            attrs = {**old.user_attrs, "preview_decision": str(rng.choice(["prune", "promote"]))}
+            attrs["truth_seconds"] = float(rng.random())
+            retries = old.system_attrs.get("retry_history")
+            later = {5: 0.5} if rng.random() < 0.3 else None
+            made = trial(rng.random(), str(rng.choice(ends)), attrs, retries, later)
+            trials[old.number] = made  # FrozenTrials of unfinished trials are new at each reading
+            made.number = old.number
+        else:
+            attrs = {}
+            if trials and rng.random() < 0.3:
+                attrs = {**PROMOTED, "promoted_from": int(rng.integers(len(trials)))}
+            failed = [t.number for t in trials if t.state == TrialState.FAIL]
+            retries = [failed[-1]] if failed and rng.random() < 0.3 else None
+            made = trial(rng.random(), str(rng.choice(["RUNNING", "WAITING"])), attrs, retries)
+            made.number = len(trials)
+            trials.append(made)
+        assert reader.read("s", trials) == read_ledger(trials)
+    assert len(read_ledger(trials).claims) > 10
+    assert reader.read("another", trials[:9]) == read_ledger(trials[:9])
+    other = history(*previews(*[0.1] * 400))  # a study of that name, made again
+    assert reader.read("s", other) == read_ledger(other)
+    assert reader.read("s", other[:3]) == read_ledger(other[:3])
 
 
 DUPLICATES: list[tuple[str, list[FrozenTrial], int | None]] = [

@@ -142,12 +142,25 @@ def test_it_is_met_at_every_gate(refinements: tuple[int, ...], deaths: float) ->
         _one_study(seed, 0.3, deaths, refinements=refinements)
 
 
+@pytest.mark.parametrize("deaths", [0.0, 0.04])
+@pytest.mark.parametrize("rungs", [False, True])
+def test_a_budget_in_steps_is_never_passed(rungs: bool, deaths: float) -> None:
+    optuna.logging.get_logger("optuna")
+    for seed in range(60):
+        _one_study(seed, 1.0, deaths, max_steps=3 * STEPS + 2, rungs=rungs)
+
+
+STEPS, FIRST_RUNG = 5, 2
+
+
 def _one_study(
     seed: int,
     fraction: float,
     deaths: float,
     n_tasks: int = 1,
     refinements: tuple[int, ...] = (),
+    max_steps: int | None = None,
+    rungs: bool = False,
 ) -> None:
     turns = Turns(seed, deaths)
     storage = InterleavedStorage(turns)
@@ -163,7 +176,13 @@ def _one_study(
             storage=storage,
             direction="maximize",
             sampler=optuna.samplers.RandomSampler(seed=100 * seed + index),
-            pruner=PromotionPruner(fraction=fraction, warmup=warmup, refinements=refinements),
+            pruner=PromotionPruner(
+                fraction=fraction,
+                warmup=warmup,
+                max_steps=max_steps,
+                finetune_steps=STEPS,
+                refinements=refinements,
+            ),
             load_if_exists=True,
         )
 
@@ -180,6 +199,9 @@ def _one_study(
                     raise optuna.TrialPruned
         turns.wait()
         finetunes.append(trial.user_attrs.get("promoted_from", trial.number))
+        if rungs and w > 0.4:
+            trial.report(w, FIRST_RUNG)
+            raise optuna.TrialPruned
         return w
 
     def worker(index: int) -> None:
@@ -203,8 +225,22 @@ def _one_study(
         ledger = read_ledger(trials, value_at(gate), gate)
         enough = step > 0 or len(ledger.previews) >= warmup
         cap = int(share * len(ledger.previews) + 1e-9) if enough else 0
-        assert len(ledger.claims) == cap, f"seed {seed}, step {step}"
+        if max_steps is None:
+            assert len(ledger.claims) == cap, f"seed {seed}, step {step}"
     complete = Counter(_lineage(trials, t) for t in trials if t.state == TrialState.COMPLETE)
+    if max_steps is not None:
+        stopped = Counter(
+            _lineage(trials, t)
+            for t in trials
+            if t.state == TrialState.PRUNED and FIRST_RUNG in t.intermediate_values
+        )
+        assert set(stopped.values()) <= {1}, f"seed {seed}"
+        spent = STEPS * len(complete) + FIRST_RUNG * len(stopped)
+        assert spent <= max_steps, f"seed {seed}"
+        cap = min(cap, max_steps // STEPS)
+        if rungs:  # what they give back is used from the next preview on, if there is one
+            assert len(complete) + len(stopped) >= cap, f"seed {seed}"
+            return
     assert len(complete) == cap, f"seed {seed}"
     assert set(complete.values()) <= {1}, f"seed {seed}"
     if deaths == 0:

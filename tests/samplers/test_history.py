@@ -9,6 +9,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from optuna_merge.samplers._history import History, TrialReader, spread_subset
+from optuna_merge.samplers._model import TruthModel
 
 TASKS = ("a", "b")
 
@@ -145,3 +146,25 @@ def test_raced_out_previews_count_for_metrics_with_their_own_error_only() -> Non
     np.testing.assert_array_equal(history.score(1.0).previews, [0.5])
     np.testing.assert_allclose(history.visited(), [[0.25, 0.75], [0.2, 0.8]])
     assert len(history.objective(0, 2, 1.0).previews) == 1
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_collapsed_metric_does_not_set_the_scale(sign: float) -> None:
+    """One bad value, the lowest or the highest, hides nothing of the others."""
+    trials = []
+    for number, w in enumerate(np.linspace(0.05, 0.95, 20).tolist()):
+        bad = number == 0
+        value = sign * (-1e4 if bad else -((w - 0.5) ** 2))
+        trials.append(
+            create_trial(
+                state=TrialState.PRUNED,
+                params={"w_a": w, "w_b": 1 - w},
+                distributions=dict.fromkeys(("w_a", "w_b"), FloatDistribution(0, 1)),
+                user_attrs={"preview_a": value, "preview_b": value},
+            )
+        )
+        trials[-1].number = number
+    series = TrialReader(("a", "b")).read("s", trials).metric(0, sign)
+    points = np.array([[0.5, 0.5], [0.9, 0.1]])
+    best, worse = sign * TruthModel.fit(series).predict(points)[0]
+    assert best > worse + 0.05
