@@ -168,3 +168,27 @@ def test_a_collapsed_metric_does_not_set_the_scale(sign: float) -> None:
     points = np.array([[0.5, 0.5], [0.9, 0.1]])
     best, worse = sign * TruthModel.fit(series).predict(points)[0]
     assert best > worse + 0.05
+
+
+def test_refined_previews_are_levels_of_their_own() -> None:
+    def refined(weights: tuple[float, float], at: int = 0, **steps: float) -> FrozenTrial:
+        values = {int(name[1:]): value for name, value in steps.items()}
+        trial = make(TrialState.PRUNED, weights, preview=0.1)
+        trial.intermediate_values |= values
+        for step, value in values.items():
+            trial.user_attrs |= {f"refined_{step}_a": 10 * value, f"refined_{step}_b": 1.0}
+        if at:
+            trial.user_attrs |= {"promoted_from": 0, "promoted_at": at}
+        return trial
+
+    history = read(
+        refined((0.25, 0.75), s3=0.2, s12=0.3),
+        refined((0.5, 0.5), s3=0.4, s12=0.5),
+        refined((0.75, 0.25), s3=0.6),
+        refined((0.25, 0.75), at=3, s3=0.2),  # came with its first refined preview
+    )
+    first, second = history.score(1.0).refined
+    np.testing.assert_array_equal(first.values, [0.2, 0.4, 0.6])
+    np.testing.assert_allclose(second.weights, [[0.25, 0.75], [0.5, 0.5]])
+    np.testing.assert_array_equal(history.metric(0).refined[1].values, [3.0, 5.0])
+    assert history.objective(0, 2, 1.0).refined == ()

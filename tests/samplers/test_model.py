@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from optuna_merge.samplers import _model
-from optuna_merge.samplers._history import Series
+from optuna_merge.samplers._history import Level, Series
 from optuna_merge.samplers._model import PreviewProcess, ScoreModel, TruthModel
 
 
@@ -175,3 +176,37 @@ def test_score_model() -> None:
     assert (std >= 0).all()
     with pytest.raises(ValueError, match=r"shape \(\.\.\., 3\).*got \(\)"):
         ScoreModel(models, lambda m: m.mean()).predict(GRID)
+
+
+def test_truths_are_predicted_by_the_most_refined_previews() -> None:
+    """Previews that mislead, refined ones that tell the truth but for a bias, three truths."""
+    rng = np.random.default_rng(0)
+    weights = rng.dirichlet(np.ones(3), 40)
+    best = np.array([0.5, 0.3, 0.2])
+    truth = -np.square(weights - best).sum(1)
+    misled = -np.square(weights - best[::-1]).sum(1)
+    refined = Level(weights[:15], truth[:15] - 0.1)
+    series = Series(weights, misled, weights[15:18], truth[15:18])
+    with_it = TruthModel.fit(replace(series, refined=(refined,)))
+    without = TruthModel.fit(series)
+
+    def error(model: TruthModel) -> float:
+        return float(np.abs(model.predict(weights[18:])[0] - truth[18:]).mean())
+
+    assert error(with_it) < 0.3 * error(without)
+    # A second, worse level below it takes nothing away.
+    noise = Level(weights[:15], rng.standard_normal(15))
+    both = TruthModel.fit(replace(series, refined=(noise, refined)))
+    assert error(both) < 0.5 * error(without)
+    minimised = TruthModel.fit(
+        replace(
+            series,
+            previews=-misled,
+            truths=-truth[15:18],
+            refined=(Level(weights[:15], -refined.values),),
+            sign=-1.0,
+        )
+    )
+    np.testing.assert_allclose(
+        -minimised.predict(weights[18:])[0], with_it.predict(weights[18:])[0], atol=1e-6
+    )
