@@ -7,6 +7,7 @@ positive fp32 precisions; what doesn't fit is left to `merge_tensor`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor
 
 Precision = Tensor | float
+
+_logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 16
 """Elements of one piece of work."""
@@ -56,10 +59,11 @@ class _Kind(NamedTuple):
 
 @lru_cache(maxsize=1)
 def kernels() -> ModuleType | None:
-    """The compiled kernels, or None without Numba."""
+    """The compiled kernels, or None without Numba, or where it finds no place for its cache."""
     try:
         from optuna_merge.merging import _kernels
-    except ImportError:
+    except (ImportError, RuntimeError) as error:
+        _logger.debug("merging by tensor operations: %s", error)
         return None
     return _kernels
 

@@ -167,13 +167,14 @@ class Previewer:
         self._model.load(self._heads, source="the heads of the task runs")
         self._model.eval()
         device = self._model.device
-        merged = merge_many(
-            self._placed, [[weights[t.name] for t in self._tasks] for weights in weightings]
+        mean = next(iter(self._placed.values())).mean
+        merged = {name: m.new_empty((len(weightings), *m.shape)) for name, m in mean.items()}
+        merge_many(
+            self._placed,
+            [[weights[t.name] for t in self._tasks] for weights in weightings],
+            out=[{n: rows[k] for n, rows in merged.items()} for k in range(len(weightings))],
         )
-        stacked = {
-            name: torch.stack([tensors[name] for tensors in merged]).to(device)
-            for name in merged[0]
-        }
+        stacked = {name: rows.to(device) for name, rows in merged.items()}
         evaluations: list[dict[str, Evaluation]] = [{} for _ in weightings]
         # The fused attention kernels have no batching rule; the plain one is made of products.
         with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
@@ -187,8 +188,8 @@ class Previewer:
                         for batch in batches
                     ]
                 for i, found in enumerate(evaluations):
-                    rows = iter([output[i] for output in outputs])
-                    found[task.name] = evaluate(partial(_next_of, rows), task, batches)
+                    mine = iter([output[i] for output in outputs])
+                    found[task.name] = evaluate(partial(_next_of, mine), task, batches)
         seconds = (time.perf_counter() - started) / len(weightings)
         return [Preview(dict(w), found, seconds) for w, found in zip(weightings, evaluations)]
 
