@@ -278,15 +278,17 @@ def test_every_worker_decides_the_same(study: optuna.Study) -> None:
     trials = study.get_trials(deepcopy=False)
     used, fresh = study.pruner, PromotionPruner(fraction=0.9, seed=0)
     assert isinstance(used, PromotionPruner)
-    used._budget = fresh._budget  # slots to fill
-    assert used._decide(study, trials, None) == fresh._decide(study, trials, None)
-    assert len(fresh._decide(study, trials, None)) > 3
+    used._budgets = fresh._budgets  # slots to fill
+    decisions = fresh._decide(study, trials, None, PREVIEW)
+    assert used._decide(study, trials, None, PREVIEW) == decisions
+    assert len(decisions) > 3
 
 
 def test_torch_is_imported_when_a_slot_is_free_and_there_are_truths() -> None:
     code = """
 import sys, optuna
 from optuna_merge.pruners import PromotionPruner
+from optuna_merge.pruners._decision import PREVIEW
 
 def objective(trial):
     w = [trial.suggest_float(f"w_{task}", 0, 1) for task in "ab"]
