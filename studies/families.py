@@ -179,7 +179,7 @@ def compare(
                 found = preview.evaluations
                 score = base.score({task: found[task].metric.value for task in names})
                 previews.append(point(text, seed, weights, found, score, seconds=preview.seconds))
-    refined, rates = climb(base, ladder, workdir, posterior_seeds, weightings)
+    refined, rates = climb(base, ladder, workdir, weightings)
     write_points(results / "previews.csv", [*previews, *refined], names)
     header = ["family", "posterior_seed", "task_run_steps", "task_run_seconds"]
     header += ["posterior_seconds", "damping"]
@@ -216,7 +216,6 @@ def climb(
     base: FittedStudy,
     ladder: Ladder,
     workdir: Path,
-    seeds: int,
     weightings: list[dict[str, float]],
 ) -> tuple[list[Point], dict[str, list[float]]]:
     """The ladder's previews, and the learning rates that were chosen by family and batch size."""
@@ -224,12 +223,12 @@ def climb(
     rates: dict[str, list[float]] = defaultdict(list)
     for text in ladder.families:
         for refinement in ladder.refinements(base.definition.finetuning):
-            for seed in range(seeds):
+            for seed in range(ladder.seeds):
                 fitted, _ = fit_family(base.definition, text, seed, workdir, refinement)
                 rates[f"{text} x {refinement.batch_size}"].append(fitted.parts["refinement_rate"])
                 for weights in weightings:
                     points += refined_previews(fitted, base, text, seed, weights)
-    for seed in range(seeds):
+    for seed in range(ladder.seeds):
         points += short_finetunes(base, ladder, seed, weightings)
     # One kind after the other, however they were made.
     kinds = list(dict.fromkeys(p.kind for p in points))
@@ -275,6 +274,9 @@ def main(
     refined: Annotated[
         str, typer.Option(help="Families whose merges are refined, separated by commas.")
     ] = "isotropic,diagonal,kronecker",
+    refined_seeds: Annotated[
+        int, typer.Option(help="Sets of posteriors whose merges are refined; default all.")
+    ] = 0,
     batches: Annotated[
         str, typer.Option(help="Batch sizes of these steps, in multiples of the finetune's.")
     ] = "1,4",
@@ -305,6 +307,7 @@ def main(
                 tuple(_listed(refined)) if rungs else (),
                 tuple(map(int, _listed(batches))),
                 tuple(map(float, _listed(rates))),
+                refined_seeds or posterior_seeds,
             ),
         )
         typer.echo(table)

@@ -2,7 +2,8 @@
 
 `studies/families.py --rungs` compares them at the same task weights. Both spend the same steps:
 refined previews at a constant rate from a family's merge, one run through all rungs; short
-finetunes from the pretrained body on the finetune's own schedule, one run for each rung.
+finetunes from the pretrained body on the finetune's own schedule, one run for each rung. What
+would take as many examples as the real finetune, or more, is left out.
 """
 
 from __future__ import annotations
@@ -28,20 +29,21 @@ class Ladder:
         families: Families whose merges are refined.
         multiples: Batch sizes, in multiples of the finetune's.
         rates: Learning rates to choose the refinements' from, in multiples of the finetune's.
+        seeds: Sets of posteriors whose merges are refined, and seeds of the short finetunes.
     """
 
     rungs: tuple[int, ...] = ()
     families: tuple[str, ...] = ()
     multiples: tuple[int, ...] = (1, 4)
     rates: tuple[float, ...] = (0.1, 0.3, 1.0)
+    seeds: int = 1
 
     def refinements(self, finetuning: FinetuneSettings) -> list[RefinementSettings]:
         """One for each batch size."""
-        if not self.rungs:
-            return []
         return [
-            RefinementSettings(self.rungs, multiple * finetuning.batch_size, self.rates)
+            RefinementSettings(rungs, multiple * finetuning.batch_size, self.rates)
             for multiple in self.multiples
+            if (rungs := self._cheaper(finetuning, multiple))
         ]
 
     def finetunes(self, finetuning: FinetuneSettings) -> list[FinetuneSettings]:
@@ -55,8 +57,11 @@ class Ladder:
                 rung_steps=None,
             )
             for multiple in self.multiples
-            for steps in self.rungs
+            for steps in self._cheaper(finetuning, multiple)
         ]
+
+    def _cheaper(self, finetuning: FinetuneSettings, multiple: int) -> tuple[int, ...]:
+        return tuple(steps for steps in self.rungs if steps * multiple < finetuning.steps)
 
 
 def refined_previews(

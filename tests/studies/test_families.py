@@ -149,7 +149,7 @@ def test_steps_from_both_starts_are_kinds_of_their_own() -> None:
 
 
 def test_a_ladder_is_climbed_from_the_merge_and_from_the_body(tmp_path: Path) -> None:
-    ladder = Ladder((2, 4), ("isotropic",), multiples=(1, 2), rates=(0.5, 1.0))
+    ladder = Ladder((1, 3), ("isotropic",), multiples=(1, 2), rates=(0.5, 1.0))
     text = compare(
         toy_definition(),
         tmp_path / "work",
@@ -162,7 +162,7 @@ def test_a_ladder_is_climbed_from_the_merge_and_from_the_body(tmp_path: Path) ->
         ladder=ladder,
     )
     batch = toy_definition().finetuning.batch_size
-    kinds = [f"{s} x {b}" for b in (batch, 2 * batch) for s in (2, 4)]
+    kinds = [f"{s} x {b}" for b in (batch, 2 * batch) for s in (1, 3)]
     lines = text.partition("\n\n")[2].splitlines()[1:]
     assert [line.partition("  ")[0] for line in lines] == [
         f"{start} + {kind}" for start in ("isotropic", "pretrained") for kind in kinds
@@ -171,10 +171,10 @@ def test_a_ladder_is_climbed_from_the_merge_and_from_the_body(tmp_path: Path) ->
         rows = list(csv.DictReader(file))
     assert {(r["start"], r["family"], r["steps"]) for r in rows} == {
         ("merged", "isotropic", "0"),
-        ("merged", "isotropic", "2"),
-        ("merged", "isotropic", "4"),
-        ("pretrained", "none", "2"),
-        ("pretrained", "none", "4"),
+        ("merged", "isotropic", "1"),
+        ("merged", "isotropic", "3"),
+        ("pretrained", "none", "1"),
+        ("pretrained", "none", "3"),
     }
     assert len(rows) == 2 * (1 + 4 + 4)  # two interior weightings of thirds
 
@@ -188,7 +188,7 @@ def test_a_ladder_is_climbed_from_the_merge_and_from_the_body(tmp_path: Path) ->
 
     # Refinements never raise the weighted loss, so that later rungs are at least as good.
     for size in (batch, 2 * batch):
-        losses = [loss("merged", "0", 0), loss("merged", "2", size), loss("merged", "4", size)]
+        losses = [loss("merged", "0", 0), loss("merged", "1", size), loss("merged", "3", size)]
         assert losses == sorted(losses, reverse=True)
     noted = json.loads((tmp_path / "results" / "run.json").read_text())
     rates = noted["refinement_rates"]
@@ -198,12 +198,12 @@ def test_a_ladder_is_climbed_from_the_merge_and_from_the_body(tmp_path: Path) ->
 
 def test_the_ladders_runs_have_the_rungs_steps_and_batch_sizes() -> None:
     finetuning = FinetuneSettings(steps=60, batch_size=8, num_rungs=3)
-    ladder = Ladder((3, 6), ("diagonal",), multiples=(1, 4))
+    ladder = Ladder((3, 6, 24), ("diagonal",), multiples=(1, 4))  # 24 x 32 cost more than 60 x 8
     assert [(r.steps, r.batch_size) for r in ladder.refinements(finetuning)] == [
-        ((3, 6), 8),
+        ((3, 6, 24), 8),
         ((3, 6), 32),
     ]
     runs = ladder.finetunes(finetuning)
-    assert [(r.steps, r.batch_size) for r in runs] == [(3, 8), (6, 8), (3, 32), (6, 32)]
+    assert [(r.steps, r.batch_size) for r in runs] == [(3, 8), (6, 8), (24, 8), (3, 32), (6, 32)]
     assert all(list(r.rungs()) == [r.steps] and r.decay == "linear" for r in runs)
     assert Ladder().refinements(finetuning) == Ladder().finetunes(finetuning) == []
