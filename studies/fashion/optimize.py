@@ -29,7 +29,7 @@ HEAD = "garments"  # one head of ten classes, shared by all tasks
 
 
 def definition() -> StudyDefinition:
-    """Find task weights for tops, shoes and other garments on a ViT of 41,000 parameters."""
+    """Find task weights for tops, shoes and other garments on a ViT of 42,000 parameters."""
     cache = default_cache()
     tasks = [
         Task(name, data["train"], data["validation"], 10, test=data["test"], head=HEAD)
