@@ -49,6 +49,7 @@ from studies.preview_quality import (
 
 FAMILIES = (
     "isotropic",
+    "per_tensor",
     "diagonal",
     "low_rank",
     "kronecker",
