@@ -1,6 +1,6 @@
 """How true the previews of each posterior family are: a table for any study's definition.
 
-    python studies/families.py studies/digits/optimize.py --posterior-seeds 3
+    python studies/families.py studies/digits/optimize.py --posterior-seeds 3 --rungs 3,6,12,24
 
 Finetunes the model at a grid of task weights with several seeds (the truths), previews the same
 weights with each family's posteriors, and writes truth.csv, previews.csv, cost.csv and run.json
@@ -10,6 +10,9 @@ working folder: the command, started again, goes on from there.
 A family is FAMILY, or FAMILY:RUNS:RESPONSIBILITIES for a mixture; see `PosteriorSettings`. Its
 posteriors are made as in a study, the damping chosen on held-out data. Posterior seed p takes the
 task runs of the seeds p * RUNS, ..., p * RUNS + RUNS - 1 after the definition's own.
+
+With `--rungs` merges are also refined by so many training steps, and compared with as many steps
+from the pretrained body: see `studies/ladder.py`.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +35,8 @@ from optuna_merge.cli import Debug, Definition, _guarded, _load_definition
 from optuna_merge.definition import PosteriorSettings, StudyDefinition
 from optuna_merge.finetuning import FinishedRun
 from optuna_merge.fitting import FittedStudy, check_writable, fit
+from optuna_merge.previews import RefinementSettings
+from studies.ladder import Ladder, refined_previews, short_finetunes
 from studies.preview_quality import (
     Point,
     format_qualities,
@@ -43,6 +49,7 @@ from studies.preview_quality import (
 
 FAMILIES = (
     "isotropic",
+    "per_tensor",
     "diagonal",
     "low_rank",
     "kronecker",
@@ -90,7 +97,11 @@ def parse_family(text: str, settings: PosteriorSettings) -> PosteriorSettings:
 
 
 def fit_family(
-    definition: StudyDefinition, text: str, seed: int, workdir: Path
+    definition: StudyDefinition,
+    text: str,
+    seed: int,
+    workdir: Path,
+    refinement: RefinementSettings | None = None,
 ) -> tuple[FittedStudy, Cost]:
     """The task runs and posteriors of a family for one posterior seed."""
     settings = parse_family(text, definition.posterior)
@@ -100,6 +111,7 @@ def fit_family(
             definition,
             posterior=replace(settings, seed=settings.seed + seed),
             finetuning=replace(finetuning, seed=finetuning.seed + seed * settings.components),
+            refinement=refinement,
         ),
         workdir,
         progress=False,
@@ -145,12 +157,16 @@ def compare(
     divisions: int,
     seeds: int,
     posterior_seeds: int,
+    interior: bool = False,
+    ladder: Ladder | None = None,
 ) -> str:
-    """Make everything, write the files, and return the table."""
-    for text in families:
+    """Make everything, write the files, and return the tables."""
+    ladder = ladder or Ladder()
+    for text in (*families, *ladder.families):
         parse_family(text, definition.posterior)
     names = definition.names
-    weightings = [dict(zip(names, weights)) for weights in grid(len(names), divisions)]
+    points = [w for w in grid(len(names), divisions) if min(w) > 0 or not interior]
+    weightings = [dict(zip(names, weights)) for weights in points]
     base, _ = fit_family(definition, "isotropic", 0, workdir)
     truths = find_truths(base, weightings, seeds, sys.stderr.isatty())
     write_points(results / "truth.csv", truths, names)
@@ -164,7 +180,8 @@ def compare(
                 found = preview.evaluations
                 score = base.score({task: found[task].metric.value for task in names})
                 previews.append(point(text, seed, weights, found, score, seconds=preview.seconds))
-    write_points(results / "previews.csv", previews, names)
+    refined, rates = climb(base, ladder, workdir, weightings)
+    write_points(results / "previews.csv", [*previews, *refined], names)
     header = ["family", "posterior_seed", "task_run_steps", "task_run_seconds"]
     header += ["posterior_seconds", "damping"]
     rows = [_cost_row(cost) for cost in costs]
@@ -175,6 +192,7 @@ def compare(
             "command": " ".join(["python", *sys.argv]),
             "truth_seeds": sorted({truth.seed for truth in truths}),
             "posterior_seeds": list(range(posterior_seeds)),
+            "refinement_rates": rates,
             "machine": {"cores": os.cpu_count(), "cpu": cpu_name()},
             "versions": {"python": platform.python_version()}
             | {name: version(name) for name in PACKAGES},
@@ -182,10 +200,40 @@ def compare(
         },
     )
     dampings = {
-        text: [c.damping for c in costs if c.family == text and c.damping is not None]
+        text: " ".join(
+            f"{c.damping:.2g}" for c in costs if c.family == text and c.damping is not None
+        )
         for text in families
     }
-    return format_qualities(qualities(truths, previews), names, dampings)
+    tables = [format_qualities(qualities(truths, previews), names, "damping", dampings)]
+    if refined:
+        whole = definition.finetuning.steps * definition.finetuning.batch_size
+        shares = {p.kind: f"{p.examples / whole:.0%}" for p in refined}
+        tables.append(format_qualities(qualities(truths, refined), names, "examples", shares))
+    return "\n\n".join(tables)
+
+
+def climb(
+    base: FittedStudy,
+    ladder: Ladder,
+    workdir: Path,
+    weightings: list[dict[str, float]],
+) -> tuple[list[Point], dict[str, list[float]]]:
+    """The ladder's previews, and the learning rates that were chosen by family and batch size."""
+    points: list[Point] = []
+    rates: dict[str, list[float]] = defaultdict(list)
+    for text in ladder.families:
+        for refinement in ladder.refinements(base.definition.finetuning):
+            for seed in range(ladder.seeds):
+                fitted, _ = fit_family(base.definition, text, seed, workdir, refinement)
+                rates[f"{text} x {refinement.batch_size}"].append(fitted.parts["refinement_rate"])
+                for weights in weightings:
+                    points += refined_previews(fitted, base, text, seed, weights)
+    for seed in range(ladder.seeds):
+        points += short_finetunes(base, ladder, seed, weightings)
+    # One kind after the other, however they were made.
+    kinds = list(dict.fromkeys(p.kind for p in points))
+    return sorted(points, key=lambda p: kinds.index(p.kind)), dict(rates)
 
 
 def _cost_row(cost: Cost) -> list[object]:
@@ -218,6 +266,24 @@ def main(
     divisions: Annotated[int, typer.Option(help="Weights are multiples of 1 / this.")] = 5,
     seeds: Annotated[int, typer.Option(help="Finetunes at each weighting.")] = 2,
     posterior_seeds: Annotated[int, typer.Option(help="Sets of posteriors of a family.")] = 1,
+    interior: Annotated[
+        bool, typer.Option(help="Leave out weights where a task has none; no table counts them.")
+    ] = False,
+    rungs: Annotated[
+        str, typer.Option(help="Training steps of refined previews, separated by commas.")
+    ] = "",
+    refined: Annotated[
+        str, typer.Option(help="Families whose merges are refined, separated by commas.")
+    ] = "isotropic,diagonal,kronecker",
+    refined_seeds: Annotated[
+        int, typer.Option(help="Sets of posteriors whose merges are refined; default all.")
+    ] = 0,
+    batches: Annotated[
+        str, typer.Option(help="Batch sizes of these steps, in multiples of the finetune's.")
+    ] = "1,4",
+    rates: Annotated[
+        str, typer.Option(help="Rates to choose from, in multiples of the finetune's.")
+    ] = "0.1,0.3,1",
     debug: Debug = False,
 ) -> None:
     """Compare the previews of each posterior family with real finetunes.
@@ -232,14 +298,26 @@ def main(
             _load_definition(definition),
             folder,
             results or definition.parent / "results",
-            [text.strip() for text in families.split(",")],
+            _listed(families),
             divisions,
             seeds,
             posterior_seeds,
+            interior,
+            Ladder(
+                tuple(map(int, _listed(rungs))),
+                tuple(_listed(refined)) if rungs else (),
+                tuple(map(int, _listed(batches))),
+                tuple(map(float, _listed(rates))),
+                refined_seeds or posterior_seeds,
+            ),
         )
         typer.echo(table)
 
     _guarded(debug, work)
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 if __name__ == "__main__":

@@ -31,14 +31,17 @@ class Point:
     """A model at some task weights; sequences are in the order of the tasks.
 
     Attributes:
-        family: Posteriors that it is merged from; "truth" for a finetune.
+        family: Posteriors that it is merged from; "truth" for a finetune, "none" for a shorter
+            one from the pretrained body.
         seed: Of the finetune, or of the runs and labels that the posteriors are made from.
         weights: Task weights.
-        steps: Training steps at these weights; 0 for a preview.
+        steps: Training steps at these weights; 0 for a merge alone.
         seconds: What it took.
         score: The study's score.
         losses: Each task's loss on validation data.
         metrics: Each task's metric on validation data.
+        start: "merged" or "pretrained": where the steps start.
+        batch_size: Examples of each task in a step; 0 for a merge alone.
     """
 
     family: str
@@ -49,14 +52,27 @@ class Point:
     score: float
     losses: tuple[float, ...]
     metrics: tuple[float, ...]
+    start: str = "merged"
+    batch_size: int = 0
+
+    @property
+    def kind(self) -> str:
+        """What it is a case of in a table: the family, and with it steps and batch size."""
+        name = self.family if self.start == "merged" else self.start
+        return f"{name} + {self.steps} x {self.batch_size}" if self.steps else name
+
+    @property
+    def examples(self) -> int:
+        """Training examples of each task that were read at these weights."""
+        return self.steps * self.batch_size
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What one family's previews are worth; each number is a mean over posterior seeds.
+    """What one kind of previews is worth; each number is a mean over posterior seeds.
 
     Attributes:
-        family: The family.
+        kind: The family, of refined previews with steps and batch size; see `Point.kind`.
         seeds: How many seeds.
         error: Mean absolute error of the metrics, over interior weights and tasks.
         error_spread: Standard deviation of `error` over the seeds (NaN for one seed).
@@ -67,7 +83,7 @@ class Quality:
             and last of the score; NaN where there are too few points or no differences.
     """
 
-    family: str
+    kind: str
     seeds: int
     error: float
     error_spread: float
@@ -100,6 +116,8 @@ def point(
     *,
     steps: int = 0,
     seconds: float = 0.0,
+    start: str = "merged",
+    batch_size: int = 0,
 ) -> Point:
     """The point of a model that was evaluated on all tasks, which `weights` gives in order."""
     return Point(
@@ -111,11 +129,13 @@ def point(
         score,
         tuple(evaluations[task].loss.value for task in weights),
         tuple(evaluations[task].metric.value for task in weights),
+        start,
+        batch_size,
     )
 
 
 def qualities(truths: Sequence[Point], previews: Sequence[Point]) -> list[Quality]:
-    """One row for each family of previews, in their order, after that of the seed noise.
+    """One row for each kind of previews, in their order, after that of the seed noise.
 
     Previews are compared with the mean of the truths over all seeds. The first row is what a
     real finetune would be as a preview: each seed against the mean of the others.
@@ -130,40 +150,41 @@ def qualities(truths: Sequence[Point], previews: Sequence[Point]) -> list[Qualit
         ]
         row = _quality(FINETUNE, rounds)
         rows.append(replace(row, error_spread=math.nan))  # the rounds share their runs
-    families = list(dict.fromkeys(p.family for p in previews))
+    kinds = list(dict.fromkeys(p.kind for p in previews))
     expected = _means(inside)
-    for family in families:
-        mine = [p for p in previews if p.family == family and min(p.weights) > 0]
+    for kind in kinds:
+        mine = [p for p in previews if p.kind == kind and min(p.weights) > 0]
         by_seed = [
             ([p for p in mine if p.seed == seed], expected)
             for seed in sorted({p.seed for p in mine})
         ]
-        rows.append(_quality(family, by_seed))
+        rows.append(_quality(kind, by_seed))
     return rows
 
 
 def format_qualities(
-    rows: Sequence[Quality], tasks: Sequence[str], dampings: Mapping[str, Sequence[float]]
+    rows: Sequence[Quality], tasks: Sequence[str], title: str, notes: Mapping[str, str]
 ) -> str:
     """The rows as a plain-text table.
 
     Args:
         rows: From `qualities`.
         tasks: Task names in order.
-        dampings: By family, what was chosen for each seed.
+        title: Of the last column.
+        notes: What stands in it, by kind.
     """
-    width = max(len(row.family) for row in rows)
+    width = max(len(row.kind) for row in rows)
     columns = [f"{task[:9]:>9}" for task in (*tasks, "score")]
     lines = [
         f"{'':{width}}  {'error':>6} {'±':>5}  {'bias':>6}  {'loss gap':>8} {'±':>5} "
-        f"{' '.join(columns)}  damping"
+        f"{' '.join(columns)}  {title}"
     ]
     for row in rows:
-        chosen = " ".join(f"{value:.2g}" for value in dampings.get(row.family, ()))
         lines.append(
-            f"{row.family:{width}}  {row.error:6.4f} {row.error_spread:5.4f}  {row.bias:+6.3f}  "
+            f"{row.kind:{width}}  {row.error:6.4f} {row.error_spread:5.4f}  {row.bias:+6.3f}  "
             f"{row.gap:+8.4f} {row.gap_spread:5.4f} "
-            f"{' '.join(f'{value:9.2f}' for value in row.correlations)}  {chosen}".rstrip()
+            f"{' '.join(f'{value:9.2f}' for value in row.correlations)}  "
+            f"{notes.get(row.kind, '')}".rstrip()
         )
     return "\n".join(lines)
 
@@ -171,12 +192,12 @@ def format_qualities(
 def write_points(path: Path, points: Sequence[Point], tasks: Sequence[str]) -> None:
     """Write truths, or previews, as CSV."""
     truths = all(p.family == "truth" for p in points)
-    labels = ("seed",) if truths else ("family", "start", "posterior_seed")
+    labels = ("seed",) if truths else ("family", "start", "posterior_seed", "batch_size")
     header = [f"weight_{t}" for t in tasks]
     values = ["score", *(f"loss_{t}" for t in tasks), *(f"metric_{t}" for t in tasks)]
     rows: list[list[object]] = [[*labels, *header, "steps", "seconds", *values]]
     for p in points:
-        label: list[object] = [p.seed] if truths else [p.family, "merged", p.seed]
+        label: list[object] = [p.seed] if truths else [p.family, p.start, p.seed, p.batch_size]
         numbers = [f"{value:.7g}" for value in (p.score, *p.losses, *p.metrics)]
         weights = [f"{value:.7g}" for value in p.weights]
         rows.append([*label, *weights, p.steps, f"{p.seconds:.4g}", *numbers])
@@ -210,12 +231,12 @@ def _means(truths: Sequence[Point]) -> Expected:
     }
 
 
-def _quality(family: str, rounds: Sequence[tuple[Sequence[Point], Expected]]) -> Quality:
+def _quality(kind: str, rounds: Sequence[tuple[Sequence[Point], Expected]]) -> Quality:
     errors, biases, gaps, correlations = [], [], [], []
     for points, expected in rounds:
         points = [p for p in points if p.weights in expected]
         if not points:
-            raise ValueError(f"no truth at any interior weights that {family!r} was previewed at")
+            raise ValueError(f"no truth at any interior weights that {kind!r} was previewed at")
         weights = np.array([p.weights for p in points])
         losses, metrics = (np.array(x) for x in zip(*((p.losses, p.metrics) for p in points)))
         true_losses, true_metrics, true_scores = (
@@ -227,7 +248,7 @@ def _quality(family: str, rounds: Sequence[tuple[Sequence[Point], Expected]]) ->
         pairs = [*zip(metrics.T, true_metrics.T), ([p.score for p in points], true_scores)]
         correlations.append([_spearman(x, y) for x, y in pairs])
     return Quality(
-        family,
+        kind,
         len(rounds),
         float(np.mean(errors)),
         _spread(errors),

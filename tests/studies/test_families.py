@@ -5,20 +5,23 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from helpers import toy_definition
 
 from optuna_merge.definition import PosteriorSettings
+from optuna_merge.finetuning import FinetuneSettings
 from studies.families import compare, parse_family
-from studies.preview_quality import FINETUNE, Point, Weights, grid, qualities
+from studies.ladder import Ladder
+from studies.preview_quality import FINETUNE, Point, Weights, format_qualities, grid, qualities
 
 INSIDE = [(0.5, 0.5), (0.25, 0.75), (0.75, 0.25), (0.4, 0.6), (0.6, 0.4)]
 
 
 def _point(family: str, seed: int, weights: Weights, loss: float, metric: float) -> Point:
-    return Point(family, seed, weights, 10, 1.0, metric, (loss, 2 * loss), (metric, metric))
+    return Point(family, seed, weights, 0, 1.0, metric, (loss, 2 * loss), (metric, metric))
 
 
 def test_the_grid_has_every_weighting_once() -> None:
@@ -48,12 +51,12 @@ def test_errors_gaps_and_ranks_of_interior_points() -> None:
     previews.append(_point("good", 0, (1.0, 0.0), 99.0, 99.0))
     noise, good, turned = qualities(truths, previews)
 
-    assert (noise.family, noise.seeds) == (FINETUNE, 2)
+    assert (noise.kind, noise.seeds) == (FINETUNE, 2)
     assert noise.error == pytest.approx(0.2)
     assert noise.correlations == pytest.approx((1, 1, 1))
 
     mean_shift = sum(w[0] + 2 * w[1] for w in INSIDE) / len(INSIDE)
-    assert (good.family, good.seeds) == ("good", 2)
+    assert (good.kind, good.seeds) == ("good", 2)
     assert good.error == pytest.approx(0, abs=1e-12)
     assert good.gap == pytest.approx(0.3 * mean_shift)
     assert good.gap_spread == pytest.approx(0.2 / math.sqrt(2) * mean_shift)
@@ -117,3 +120,90 @@ def test_a_toy_study_is_compared_and_gone_on_with(tmp_path: Path) -> None:
     assert run().splitlines()[1] == table[1]
     assert [path.stat().st_mtime_ns for path in models] == stamps
     assert rows("truth.csv") == truths
+
+
+def _step(start: str, steps: int, batch_size: int, metric: float) -> Point:
+    family = "diagonal" if start == "merged" else "none"
+    return replace(
+        _point(family, 0, INSIDE[0], 1.0, metric), start=start, steps=steps, batch_size=batch_size
+    )
+
+
+def test_steps_from_both_starts_are_kinds_of_their_own() -> None:
+    truths = [_point("truth", 0, INSIDE[0], 1.0, 0.5)]
+    merge = _step("merged", 0, 0, 0.1)
+    points = [merge, _step("merged", 3, 8, 0.2), _step("merged", 3, 32, 0.3)]
+    points.append(_step("pretrained", 3, 8, 0.4))
+    rows = qualities(truths, points)
+    assert [(row.kind, row.error) for row in rows] == [
+        ("diagonal", pytest.approx(0.4)),
+        ("diagonal + 3 x 8", pytest.approx(0.3)),
+        ("diagonal + 3 x 32", pytest.approx(0.2)),
+        ("pretrained + 3 x 8", pytest.approx(0.1)),
+    ]
+    assert [p.examples for p in points] == [0, 24, 96, 24]
+    table = format_qualities(rows, ["red", "blue"], "share", {"diagonal + 3 x 8": "40%"})
+    heading, *lines = table.splitlines()
+    assert heading.endswith("share")
+    assert [line.endswith("40%") for line in lines] == [False, True, False, False]
+
+
+def test_a_ladder_is_climbed_from_the_merge_and_from_the_body(tmp_path: Path) -> None:
+    ladder = Ladder((1, 3), ("isotropic",), multiples=(1, 2), rates=(0.5, 1.0))
+    text = compare(
+        toy_definition(),
+        tmp_path / "work",
+        tmp_path / "results",
+        ["isotropic"],
+        3,
+        1,
+        1,
+        interior=True,
+        ladder=ladder,
+    )
+    batch = toy_definition().finetuning.batch_size
+    kinds = [f"{s} x {b}" for b in (batch, 2 * batch) for s in (1, 3)]
+    lines = text.partition("\n\n")[2].splitlines()[1:]
+    assert [line.partition("  ")[0] for line in lines] == [
+        f"{start} + {kind}" for start in ("isotropic", "pretrained") for kind in kinds
+    ]
+    with (tmp_path / "results" / "previews.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(r["start"], r["family"], r["steps"]) for r in rows} == {
+        ("merged", "isotropic", "0"),
+        ("merged", "isotropic", "1"),
+        ("merged", "isotropic", "3"),
+        ("pretrained", "none", "1"),
+        ("pretrained", "none", "3"),
+    }
+    assert len(rows) == 2 * (1 + 4 + 4)  # two interior weightings of thirds
+
+    def loss(start: str, steps: str, batch_size: int) -> float:
+        return sum(
+            float(r[f"weight_{task}"]) * float(r[f"loss_{task}"])
+            for r in rows
+            for task in ("red", "blue")
+            if (r["start"], r["steps"], r["batch_size"]) == (start, steps, str(batch_size))
+        )
+
+    # Refinements never raise the weighted loss, so that later rungs are at least as good.
+    for size in (batch, 2 * batch):
+        losses = [loss("merged", "0", 0), loss("merged", "1", size), loss("merged", "3", size)]
+        assert losses == sorted(losses, reverse=True)
+    noted = json.loads((tmp_path / "results" / "run.json").read_text())
+    rates = noted["refinement_rates"]
+    assert list(rates) == [f"isotropic x {batch}", f"isotropic x {2 * batch}"]
+    assert {rate for found in rates.values() for rate in found} <= {0.5, 1.0}
+
+
+def test_the_ladders_runs_have_the_rungs_steps_and_batch_sizes() -> None:
+    finetuning = FinetuneSettings(steps=60, batch_size=8, num_rungs=3)
+    ladder = Ladder((3, 6, 24), ("diagonal",), multiples=(1, 4))  # 24 x 32 cost more than 60 x 8
+    assert [(r.steps, r.batch_size) for r in ladder.refinements(finetuning)] == [
+        ((3, 6, 24), 8),
+        ((3, 6), 32),
+    ]
+    runs = ladder.finetunes(finetuning)
+    assert [(r.steps, r.batch_size) for r in runs] == [(3, 8), (6, 8), (24, 8), (3, 32), (6, 32)]
+    assert all(list(r.rungs()) == [r.steps] and r.decay == "linear" for r in runs)
+    assert Ladder().refinements(finetuning) == Ladder().finetunes(finetuning) == []
