@@ -27,11 +27,13 @@ class RefinementSettings:
     From the merged parameters and the tasks' own heads the model is trained by AdamW at a constant
     rate, with fresh moments, on the weighted loss; after each rung it is evaluated again. A tenth
     to a fifth of a finetune's steps make a preview much truer than the same steps from the
-    pretrained body, and larger batches help more than more steps.
+    pretrained body do (studies/README.md); beyond two fifths a refined model may be better than
+    the finetune that it previews.
 
     Attributes:
         steps: Training steps from the merge at each rung, rising.
-        batch_size: Examples of each task in a step; default: the finetune's.
+        batch_size: Examples of each task in a step; default: the finetune's. At the same number
+            of examples more steps are better than larger batches.
         learning_rates: Multiples of the finetune's learning rates (where that is not by AdamW, of
             AdamW's default). Of several, `fit` takes the one
             whose refinement at uniform weights has the lowest weighted loss on validation data:
@@ -40,7 +42,7 @@ class RefinementSettings:
 
     steps: tuple[int, ...]
     batch_size: int | None = None
-    learning_rates: tuple[float, ...] = (0.1, 0.3, 1.0)
+    learning_rates: tuple[float, ...] = (0.3, 1.0)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(self.steps))

@@ -84,7 +84,7 @@ def test_the_rate_is_the_best_at_uniform_weights(fitted: FittedStudy) -> None:
         assert run is not None and run.path in fitted.files
         losses[multiple] = weighted_loss(uniform, run.evaluations)
     assert fitted.parts["refinement_rate"] == min(losses, key=lambda rate: losses[rate])
-    assert fitted.costs["refinement_choice_steps"] == 3 * STEPS[-1]
+    assert fitted.costs["refinement_choice_steps"] == 2 * STEPS[-1]
     assert fitted.refiner.settings.peak_rate == pytest.approx(
         fitted.parts["refinement_rate"] * fitted.definition.finetuning.peak_rate
     )

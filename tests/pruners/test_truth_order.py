@@ -19,6 +19,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from optuna_merge.pruners import Candidate, PromotionPruner, preview_metrics, read_ledger
+from optuna_merge.pruners._decision import PREVIEW
 from optuna_merge.pruners._truth_order import Aim, most_promising_truths
 from optuna_merge.samplers import PreviewSampler
 from optuna_merge.samplers._history import TrialReader
