@@ -17,7 +17,13 @@ FAMILIES = ("isotropic", "per_tensor", "diagonal", "low_rank", "kronecker", "ful
 ESTIMATORS = ("squared_gradients", "ivon")
 FULL_LIMIT = 8192
 """Parameters above which the full family is refused: one matrix then takes 512 MiB in fp64."""
-RESPONSIBILITIES = ("task", "layer", "coordinate", "fixed")
+RESPONSIBILITIES = {
+    "task": FAMILIES,
+    "layer": ("isotropic", "per_tensor", "diagonal", "kronecker"),
+    "coordinate": ("isotropic", "per_tensor", "diagonal"),
+    "fixed": FAMILIES,
+}
+"""How mixtures may be merged, and of which families."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,13 @@ class PosteriorSettings:
             raise ValueError(
                 f"responsibilities must be one of {', '.join(RESPONSIBILITIES)}, got "
                 f"{self.responsibilities!r}"
+            )
+        allowed = RESPONSIBILITIES[self.responsibilities]
+        if self.components > 1 and self.family not in allowed:
+            raise ValueError(
+                f"responsibilities={self.responsibilities!r} need parts that are independent, "
+                f"which those of family={self.family!r} are not; use one of {', '.join(allowed)}, "
+                f"or responsibilities='task' or 'fixed'"
             )
         for name in ("components", "rank", "examples", "damping_examples", "chunk_size"):
             if getattr(self, name) < 1:

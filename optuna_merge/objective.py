@@ -38,6 +38,10 @@ class Objective:
     is really finetuned at the weights, which reports the score at the rungs' training steps, and
     the final score on validation data is the trial's value.
 
+    With a refinement, a promoted trial is first trained for a few steps from the merge and reports
+    the score at these steps (`refined_<step>_<task>` are user attributes), each with a gate of the
+    pruner behind it; the finetune's own rungs are reported at steps after the last of them.
+
     In a Pareto study nothing is reported, as Optuna reports in studies of one objective only: the
     preview is the user attributes `preview_<task>`, a finetune has no rungs, and the values are
     the tasks' metrics.

@@ -206,3 +206,13 @@ BAD: list[tuple[Callable[[], Any], str]] = [
 def test_bad_definitions_are_named(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         make()
+
+
+def test_mixtures_are_merged_in_independent_parts_only() -> None:
+    for family in ("low_rank", "full"):
+        with pytest.raises(ValueError, match=f"which those of family='{family}' are not"):
+            PosteriorSettings(family=family, components=2, responsibilities="layer")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="use one of isotropic, per_tensor, diagonal, or"):
+        PosteriorSettings(family="kronecker", components=2, responsibilities="coordinate")
+    PosteriorSettings(family="full", components=1, responsibilities="layer")
+    PosteriorSettings(family="kronecker", components=2, responsibilities="layer")
