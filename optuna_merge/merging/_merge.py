@@ -42,7 +42,8 @@ def merge(
 
     Returns:
         New tensors with the names, shapes, dtypes and device of the means; of elementwise families
-        on the CPU they are pieces of one allocation.
+        on the CPU they are pieces of one allocation, which (up to 256 MiB) is kept for the next
+        merge when they are gone.
 
     Raises:
         TypeError: not posteriors, or posteriors of several families.
