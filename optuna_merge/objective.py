@@ -104,8 +104,9 @@ class Objective:
         failure = self._superfluous(trial)
         if failure is not None:
             return _fail(trial, failure)
+        preview = None
         if not self._has_preview(latest_view(trial)) and RACED_OUT not in trial.user_attrs:
-            self._preview(trial, weights)
+            preview = self._preview(trial, weights)
         if RACED_OUT in trial.user_attrs:
             trial.should_prune()  # its preview counts, so that another may be promoted now
             raise optuna.TrialPruned("the preview cannot reach the promotion threshold")
@@ -116,7 +117,7 @@ class Objective:
             raise optuna.TrialPruned("not promoted")
         try:
             if self._fitted.refiner is not None and max(weights.values()) < 1.0:
-                self._refine(trial, weights, self._fitted.refiner)
+                self._refine(trial, weights, self._fitted.refiner, preview)
             return self._truth(trial, weights, is_baseline=baseline is not None)
         except TrainingDivergedError as error:
             return _fail(trial, str(error))
@@ -151,12 +152,13 @@ class Objective:
 
     def _preview(
         self, trial: optuna.Trial, weights: Mapping[str, float], preview: Preview | None = None
-    ) -> None:
+    ) -> Preview | None:
+        """Record the preview; return it, unless it was taken from another trial or raced out."""
         twin = None if preview is not None else self._same_preview(trial, weights)
         if twin is None:
             found = preview or self._made_preview(trial, weights)
             if found is None:
-                return
+                return None
             preview = found
             attrs: dict[str, Any] = {"preview_seconds": preview.seconds}
             for name in self._names:
@@ -173,12 +175,13 @@ class Objective:
         # Last: a preview that is killed half-way has no step 0 and is done again. (In a Pareto
         # study it lacks some task's metric, which were written last.)
         if self._is_pareto:
-            return
+            return preview
         if twin is not None:
             trial.report(twin.intermediate_values[0], step=0)
         else:
             assert preview is not None
             trial.report(self._score(preview.evaluations), step=0)
+        return preview
 
     def _made_preview(self, trial: optuna.Trial, weights: Mapping[str, float]) -> Preview | None:
         """The full preview; None when it was raced out, which the trial's attributes then say."""
@@ -242,7 +245,13 @@ class Objective:
                 return other
         return None
 
-    def _refine(self, trial: optuna.Trial, weights: Mapping[str, float], refiner: Refiner) -> None:
+    def _refine(
+        self,
+        trial: optuna.Trial,
+        weights: Mapping[str, float],
+        refiner: Refiner,
+        preview: Preview | None,
+    ) -> None:
         """Report the refined previews; ends the trial where it is not promoted any further."""
         steps = self._fitted.definition.refinement_steps
         reported = reported_steps(trial)
@@ -250,6 +259,7 @@ class Objective:
             return  # a copy or a clone that has passed the last gate
 
         def on_rung(step: int, evaluations: dict[str, Evaluation]) -> None:
+            _fence(trial)
             if step not in reported:
                 for name in self._names:
                     metric = evaluations[name].metric.value
@@ -258,14 +268,16 @@ class Objective:
             if trial.should_prune() and BASELINE not in trial.user_attrs:
                 self._set_constraints(trial, {n: e.metric.value for n, e in evaluations.items()})
                 raise optuna.TrialPruned(f"not promoted beyond {step} steps from the merge")
-            _fence(trial)
 
         started = time.perf_counter()
         title = f"refine {trial.number}" if self._progress else None
         try:
-            refiner(weights, on_rung=on_rung, progress=title)
-        finally:
+            refiner(weights, preview=preview, on_rung=on_rung, progress=title)
+        except optuna.TrialPruned:
             trial.set_user_attr("refinement_seconds", time.perf_counter() - started)
+            raise
+        # Not for a trial that was lost: another worker's now, it takes no attributes any more.
+        trial.set_user_attr("refinement_seconds", time.perf_counter() - started)
 
     def _truth(
         self, trial: optuna.Trial, weights: Mapping[str, float], *, is_baseline: bool
@@ -277,13 +289,13 @@ class Objective:
         started = time.perf_counter()
 
         def on_rung(step: int, evaluations: dict[str, Evaluation]) -> None:
+            _fence(trial)
             if before + step not in reported and not self._is_pareto:
                 trial.report(self._score(evaluations), step=before + step)
             last = step == settings.steps or self._is_pareto
             if not last and trial.should_prune() and not is_baseline:
                 self._set_constraints(trial, {n: e.metric.value for n, e in evaluations.items()})
                 raise optuna.TrialPruned(f"stopped at step {step} of {settings.steps}")
-            _fence(trial)
 
         fitted.previewer.release()  # their memory on the device is the finetune's now
         title = f"finetune {trial.number}" if self._progress else None

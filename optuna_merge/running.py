@@ -14,6 +14,7 @@ from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge._files import sha256_text, write_json
@@ -124,7 +125,8 @@ def _run_one(
             interrupted = True
             fail_and_requeue(study, trial.number)
             raise
-        except TrialLostError as error:
+        except (TrialLostError, UpdateFinishedTrialError) as error:
+            # The second where it was lost between the objective's fence and what it wrote next.
             lost = True
             _logger.warning("%s", error)
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -13,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 import optuna_merge as om
 from optuna_merge._optuna import fail_and_requeue
+from optuna_merge.exceptions import TrialLostError
 
 STEPS = (2, 5)
 
@@ -189,3 +191,47 @@ def test_a_pareto_study_has_no_refinements() -> None:
         toy_definition(score="pareto", refinement=om.RefinementSettings(STEPS))
     with pytest.raises(ValueError, match=r"refinements are \(5, 2\), expected training steps"):
         om.PromotionPruner(refinements=(5, 2))
+
+
+def test_a_worker_whose_trial_is_lost_in_a_refinement_says_so(
+    fitted: om.FittedStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = made_study(fitted)
+    trial = study.ask()
+    made = fitted.previewer.__class__.__call__
+    previews: list[object] = []
+
+    def counted(self: object, weights: dict[str, float]) -> object:
+        previews.append(weights)
+        return made(self, weights)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fitted.previewer.__class__, "__call__", counted)
+    run = fitted.store.run
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        assert fail_and_requeue(study, trial.number)
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(fitted.store, "run", late)
+    with pytest.raises(TrialLostError, match="trial 0 was declared dead"):
+        om.Objective(fitted, progress=False)(trial)
+    assert len(previews) == 1  # the refinement starts from the preview that was made
+    assert "refinement_seconds" not in study.trials[0].user_attrs
+
+
+def test_a_lost_trial_does_not_end_the_worker(fitted: om.FittedStudy, tmp_path: Path) -> None:
+    study = made_study(fitted)
+    study.enqueue_trial({"w_red": 0.4, "w_blue": 0.6})
+    objective = om.Objective(fitted, progress=False)
+    lost: list[int] = []
+
+    def stalled(trial: optuna.Trial) -> Any:
+        if not lost:
+            lost.append(trial.number)
+            assert fail_and_requeue(study, trial.number)
+        return objective(trial)
+
+    om.run_trials(study, stalled, workdir=tmp_path, n_trials=4)
+    assert study.trials[lost[0]].state == TrialState.FAIL
+    ended = [t for t in study.trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(ended) >= 4

@@ -11,7 +11,7 @@ from typing import Any
 from optuna_merge.finetuning import FinetuneSettings, FinetuneStore, FinishedRun, Start
 from optuna_merge.finetuning._loop import OnRung
 from optuna_merge.models import MultitaskModel
-from optuna_merge.previews._previewer import Previewer
+from optuna_merge.previews._previewer import Preview, Previewer
 from optuna_merge.tasks import Evaluation, Task
 
 _logger = logging.getLogger(__name__)
@@ -131,15 +131,18 @@ class Refiner:
         self,
         weights: Mapping[str, float],
         *,
+        preview: Preview | None = None,
         on_rung: OnRung | None = None,
         progress: str | None = None,
     ) -> FinishedRun:
-        """Train from the merge at `weights`; see `finetune` for the arguments and errors.
+        """Train from the merge at `weights`; see `finetune` for the other arguments and errors.
+
+        `preview` is the merge's own, where it is known; else it is made.
 
         `on_rung` is given the evaluations with the lowest weighted loss so far, the merge's own
         among them: a rung that does not lower the loss is thrown away.
         """
-        best = self._previewer(weights).evaluations
+        best = (preview or self._previewer(weights)).evaluations
         self._previewer.release()  # training needs the device's memory
 
         def keep(step: int, evaluations: dict[str, Evaluation]) -> None:
