@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from optuna_merge.models._adapter import add_lora
+from optuna_merge.models._first_token import end_at_first_token
 from optuna_merge.models._multitask import MultitaskModel, fresh_heads
 from optuna_merge.models._trainable import Trainable
 from optuna_merge.tasks import Task
@@ -47,7 +48,8 @@ def from_transformers(
     """A multitask model around a pretrained transformer, each head as its architecture has it.
 
     Every head is a `...ForSequenceClassification` network of the architecture, and all of them
-    hold the same base model, which is the body.
+    hold the same base model, which is the body. Where these heads read only the first token, as
+    in BERT and its kin, the last layer is computed for that token alone after its attention.
 
     Args:
         name_or_path: A model's name on the hub, or a folder made by `save_pretrained`.
@@ -75,6 +77,7 @@ def from_transformers(
                     name_or_path, num_labels=size, dtype=dtype, use_safetensors=True, **options
                 )
                 body = network.base_model
+                end_at_first_token(body, network.config.model_type)
             else:
                 config = copy.deepcopy(next(iter(networks.values())).config)
                 config.num_labels = size
