@@ -246,7 +246,7 @@ def _optimize(
     from optuna_merge.artifacts import SharedFiles, open_artifact_store
     from optuna_merge.fitting import check_writable, fit
     from optuna_merge.objective import Objective
-    from optuna_merge.previews import Racing, racing_obstacle
+    from optuna_merge.previews import Racing
     from optuna_merge.pruners import PromotionPruner
     from optuna_merge.report import format_report, make_report
     from optuna_merge.running import run_trials
@@ -256,7 +256,7 @@ def _optimize(
 
     # What can be wrong is looked at first: before the task runs, which take long.
     check_writable(workdir)
-    obstacle = racing_obstacle(definition.tasks) if race else None
+    obstacle = definition.racing_obstacle if race else None
     if obstacle is not None:
         raise ValueError(f"{obstacle}; leave out --race")
     study = open_study(

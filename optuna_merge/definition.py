@@ -9,7 +9,7 @@ from typing import Any, Literal
 from optuna_merge.constraints import Constraint, make_constraints
 from optuna_merge.finetuning import FinetuneSettings
 from optuna_merge.models import MultitaskModel
-from optuna_merge.previews import PreviewSettings, RefinementSettings
+from optuna_merge.previews import PreviewSettings, RefinementSettings, racing_obstacle
 from optuna_merge.scores import PARETO, Score, make_score
 from optuna_merge.tasks import Task, check_tasks
 
@@ -188,6 +188,16 @@ class StudyDefinition:
     def is_pareto(self) -> bool:
         """Whether each task is an objective of its own."""
         return isinstance(self.score, str) and self.score == PARETO
+
+    @property
+    def racing_obstacle(self) -> str | None:
+        """Why its previews can't be raced, or None."""
+        if self.is_pareto or self.constraints:
+            return (
+                "previews can't be raced: the best score alone does not say what is promoted in "
+                "a study with constraints or of several objectives"
+            )
+        return racing_obstacle(self.model, self.tasks)
 
     @property
     def direction(self) -> Literal["maximize", "minimize"]:

@@ -76,11 +76,9 @@ class Objective:
         self._fitted = fitted
         self._racing = racing
         self._racer: RacingPreviewer | None = None
-        if racing is not None and (fitted.definition.is_pareto or fitted.constraints):
-            raise ValueError(
-                "previews can't be raced: the best score alone does not say what is promoted in "
-                "a study with constraints or of several objectives"
-            )
+        obstacle = None if racing is None else fitted.definition.racing_obstacle
+        if obstacle is not None:
+            raise ValueError(obstacle)
         if racing is not None:
             self._racer = RacingPreviewer(
                 fitted.previewer,
@@ -212,6 +210,7 @@ class Objective:
             pruner.budget,
             slack=self._racing.slack,
             maximize=self._fitted.definition.direction == "maximize",
+            tasks=self._names,
         )
 
     def _record_partial(self, trial: optuna.Trial, found: PartialPreview, bar: int) -> None:

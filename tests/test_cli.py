@@ -254,3 +254,13 @@ def test_races_of_metrics_that_are_no_means_end_with_a_message(tmp_path: Path) -
     assert code == 1
     assert "macro_f1" in text
     assert "leave out --race" in text
+
+
+@pytest.mark.parametrize("setting", ["constraints=0.9", "score='pareto'"])
+def test_races_where_the_score_does_not_decide_are_refused_before_the_fit(
+    tmp_path: Path, setting: str
+) -> None:
+    code, text = optimize(written(tmp_path, setting), "--race")
+    assert code == 1
+    assert "constraints or of several objectives; leave out --race" in text
+    assert not list(tmp_path.rglob("finetunes"))

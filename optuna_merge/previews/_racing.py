@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from optuna_merge.models import MultitaskModel
 from optuna_merge.previews._previewer import Preview, Previewer
 from optuna_merge.previews._race_test import MIN_EXAMPLES, Array, RaceTest, Score
 from optuna_merge.tasks import Evaluation, EvaluationBatches, Measurement, Tally, Task
@@ -87,11 +88,7 @@ class RacingPreviewer:
     def __init__(
         self, previewer: Previewer, score: Score, *, maximize: bool, racing: Racing
     ) -> None:
-        obstacle = racing_obstacle(previewer.tasks)
-        if previewer.model.reestimates:
-            obstacle = (
-                "previews can't be raced: the model re-estimates its batch norms' statistics"
-            )
+        obstacle = racing_obstacle(previewer.model, previewer.tasks)
         if obstacle is not None:
             raise ValueError(obstacle)
         self._previewer = previewer
@@ -201,8 +198,10 @@ def _standard_error(values: Array, reference: Array) -> float:
     )
 
 
-def racing_obstacle(tasks: Sequence[Task]) -> str | None:
-    """Why previews of these tasks can't be raced, or None."""
+def racing_obstacle(model: MultitaskModel, tasks: Sequence[Task]) -> str | None:
+    """Why previews of this model and these tasks can't be raced, or None."""
+    if model.reestimates:
+        return "previews can't be raced: the model re-estimates its batch norms' statistics"
     for task in tasks:
         if task.metric.per_example is None:
             return (

@@ -17,6 +17,8 @@ from optuna_merge.pruners._decision import (
     read_ledger,
     step_zero,
 )
+from optuna_merge.pruners._truth_order import score_correlation
+from optuna_merge.samplers._history import TrialReader
 
 _REFERENCES = 16
 
@@ -40,7 +42,12 @@ class RaceBar:
 
 
 def race_bar(
-    trials: Sequence[FrozenTrial], budget: Budget, *, slack: float = 1.0, maximize: bool
+    trials: Sequence[FrozenTrial],
+    budget: Budget,
+    *,
+    slack: float = 1.0,
+    maximize: bool,
+    tasks: Sequence[str] = (),
 ) -> RaceBar | None:
     """The bar for the next preview of a study, or None where it must be made in full.
 
@@ -53,19 +60,28 @@ def race_bar(
     References are the first 16 full previews, baselines included, which are spread over the
     weights by design, and the bar: few, so that another process computes few of them again.
 
+    A preview far below the others may be worth a finetune all the same where previews don't rank
+    truths. So there is no bar while eight truths or more don't show that they do: while the
+    interval of their rank correlation reaches down to zero.
+
     Args:
         trials: All trials of the study, ordered by number.
         budget: The pruner's.
         slack: Standard deviations between the promotion threshold and the bar.
         maximize: Direction of the study.
+        tasks: Task names, in order; without them the truths are not looked at.
 
     Returns:
-        None during the warmup, while the budget allows no promotion, and while there are fewer
-        full previews than the bar's rank.
+        None during the warmup, while the budget allows no promotion, while there are fewer full
+        previews than the bar's rank, and while previews don't prove true.
     """
     ledger = read_ledger(trials)
     count = len(ledger.previews)
     if count < budget.warmup or budget.cap(count + 1) == 0:
+        return None
+    finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    proved = score_correlation(TrialReader(tuple(tasks)).read("", finished).records)
+    if proved is not None and proved.low <= 0:
         return None
     full = [trial for trial in trials if _is_full(trial)]
     ranked = best_scores_first(maximize)(

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge._optuna import PROMOTED_FROM
-from optuna_merge.calibration import rank_correlation, score_pairs
+from optuna_merge.calibration import Estimate, rank_correlation, score_pairs
 from optuna_merge.constraints import total_violation
 from optuna_merge.pruners._decision import (
     BASELINE,
@@ -34,7 +34,7 @@ from optuna_merge.pruners._decision import (
     read_ledger,
     step_zero,
 )
-from optuna_merge.samplers._history import History, Series, spread_subset
+from optuna_merge.samplers._history import History, Record, Series, spread_subset
 
 _logger = logging.getLogger(__name__)
 
@@ -76,6 +76,17 @@ class Aim:
     def signs(self) -> tuple[float, ...]:
         """1 for each objective that is maximised, -1 for the others."""
         return tuple(1.0 if m else -1.0 for m in self.maximize)
+
+
+def score_correlation(records: Sequence[Record]) -> Estimate | None:
+    """How previews of the score rank its truths, where no weight is zero.
+
+    None while there are fewer than eight such truths, and with several objectives.
+    """
+    previews, truths = score_pairs(records)
+    if len(truths) < _ENOUGH:
+        return None
+    return rank_correlation(previews[-_MAX_PAIRS:], truths[-_MAX_PAIRS:], resamples=_RESAMPLES)
 
 
 def most_promising_previews(aim: Aim, history: History) -> Order:
@@ -206,10 +217,7 @@ class _Posterior:
             self._metrics = [history.metric(i, aim.signs[0]) for i in range(len(history.tasks))]
             if min(len(m.truths) for m in self._metrics) < MIN_TRUTHS:
                 self._metrics = []
-        previews, truths = score_pairs(history.records)  # none with several objectives
-        self._correlation = rank_correlation(
-            previews[-_MAX_PAIRS:], truths[-_MAX_PAIRS:], resamples=_RESAMPLES
-        )
+        self._correlation = score_correlation(history.records)  # none with several objectives
 
     def promise(
         self, weights: Array, pending: Array, n_promoted: int
@@ -253,7 +261,7 @@ class _Posterior:
     @property
     def _prove_true(self) -> bool:
         found = self._correlation
-        return found is not None and found.count >= _ENOUGH and found.low > 0
+        return found is not None and found.low > 0
 
     def _spreads_out(self, n_promoted: int) -> bool:
         """Whether this promotion is for what it teaches.
@@ -263,7 +271,7 @@ class _Posterior:
         still go to what the truths alone promise.
         """
         found = self._correlation
-        if found is None or found.count < _ENOUGH or n_promoted % _TEACHING:
+        if found is None or n_promoted % _TEACHING:
             return False
         if found.low > 0 or found.high < 0:
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -122,3 +123,33 @@ def test_a_slot_that_a_raced_out_preview_opens_is_filled(times: int) -> None:
     copies = [t for t in study.trials if "promoted_from" in t.user_attrs]
     assert [t.user_attrs["promoted_from"] for t in copies] == [1]
     assert last.user_attrs["preview_decision"] == "prune"
+
+
+@pytest.mark.parametrize(
+    ("truth", "count", "raced"),
+    [
+        (lambda preview: preview, 8, True),
+        (lambda preview: -preview, 8, False),  # misleading
+        (lambda preview: (7 * preview) % 0.31, 8, False),  # useless
+        (lambda preview: -preview, 7, True),  # too few to tell
+    ],
+)
+def test_no_bar_while_previews_do_not_prove_true(
+    truth: Callable[[float], float], count: int, raced: bool
+) -> None:
+    finished = []
+    for i in range(count):
+        value = 0.1 * (i + 1)
+        made = create_trial(
+            state=TrialState.COMPLETE,
+            value=truth(value),
+            params={"w_a": 0.1 + 0.05 * i, "w_b": 0.9 - 0.05 * i},
+            distributions={name: FloatDistribution(0, 1) for name in ("w_a", "w_b")},
+            intermediate_values={0: value},
+            user_attrs={"preview_decision": "promote"},
+        )
+        finished.append(made)
+    trials = history(*finished, *previews(*(i / 100 for i in range(39))))
+    found = race_bar(trials, BUDGET, maximize=True, tasks=("a", "b"))
+    assert (found is not None) == raced
+    assert race_bar(trials, BUDGET, maximize=True) is not None  # the truths are not looked at
