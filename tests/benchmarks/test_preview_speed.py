@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from optuna_merge.models import LastLayers, MultitaskModel, cache_trunk, from_module
 from optuna_merge.models import from_transformers as from_hub
 from optuna_merge.posteriors import DiagonalGaussian
-from optuna_merge.previews import Previewer
+from optuna_merge.previews import Previewer, PreviewSettings
 from optuna_merge.tasks import EvaluationBatches, Task, text_task
 from studies.digits.data import load_tasks as load_digits
 from studies.digits.optimize import HEAD, fresh_vit
@@ -60,9 +60,11 @@ def test_previews_of_minilm_beside_a_bare_forward_pass() -> None:
     whole = previewer(everything, tasks)
     part = previewer(last, cache_trunk(last, tasks))
     uniform = {task.name: 1 / 3 for task in tasks}
-    seconds = medians(bare, lambda: whole(uniform), lambda: part(uniform))
+    half = previewer(everything, tasks, PreviewSettings(mixed_precision="bf16"))
+    seconds = medians(bare, lambda: whole(uniform), lambda: part(uniform), lambda: half(uniform))
     report("preview_all_layers_to_bare_forward", seconds[1] / seconds[0])
     report("preview_two_of_six_layers_to_bare_forward", seconds[2] / seconds[0])
+    report("preview_all_layers_to_the_same_in_bf16", seconds[1] / seconds[3])
 
 
 def test_previews_of_minilm_beside_those_made_by_hand(tmp_path: Path) -> None:
@@ -111,10 +113,23 @@ def test_many_previews_of_a_small_vit() -> None:
     draws = torch.distributions.Dirichlet(torch.ones(3)).sample((16,)).tolist()
     weightings = [dict(zip((t.name for t in tasks), row)) for row in draws]
     made._together_wins = True
+    whole = {task.name: list(EvaluationBatches(task, batch_size=300)) for task in tasks}
+
+    def sixteen_passes() -> None:
+        with torch.inference_mode():
+            for _ in range(16):
+                for name, prepared in whole.items():
+                    for batch in prepared:
+                        made.model(batch, name)
+
     seconds = medians(
-        lambda: [made(weights) for weights in weightings], lambda: made.many(weightings)
+        lambda: [made(weights) for weights in weightings],
+        lambda: made.many(weightings),
+        sixteen_passes,
     )
     report("sixteen_single_previews_to_one_batch", seconds[0] / seconds[1])
+    # Nothing is left to be saved but the forward passes: what batching can gain at most.
+    report("sixteen_single_previews_to_bare_passes_of_all_images", seconds[0] / seconds[2])
 
 
 def test_memory_of_a_thousand_previews() -> None:
@@ -132,7 +147,11 @@ def test_memory_of_a_thousand_previews() -> None:
     report("peak_memory_after_1000_previews_to_after_10", peaks[-1] / peaks[9])
 
 
-def previewer(model: MultitaskModel, tasks: list[Task] | tuple[Task, ...]) -> Previewer:
+def previewer(
+    model: MultitaskModel,
+    tasks: list[Task] | tuple[Task, ...],
+    settings: PreviewSettings | None = None,
+) -> Previewer:
     """A previewer of made-up posteriors around the model's own parameters."""
     torch.manual_seed(0)
     state = model.state(model.shared_names())
@@ -144,7 +163,7 @@ def previewer(model: MultitaskModel, tasks: list[Task] | tuple[Task, ...]) -> Pr
         for task in tasks
     }
     heads = {task.name: model.state(model.own_names(task.name)) for task in tasks}
-    return Previewer(model, tasks, posteriors, heads, batch_size=BATCH_SIZE)
+    return Previewer(model, tasks, posteriors, heads, batch_size=BATCH_SIZE, settings=settings)
 
 
 def medians(*functions: Callable[[], object]) -> list[float]:

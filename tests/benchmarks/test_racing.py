@@ -20,20 +20,24 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from optuna_merge import fit
+from optuna_merge import Objective, PreviewSampler, PromotionPruner, fit, prepare_study
 from optuna_merge.previews import Racing, RacingPreviewer
 from optuna_merge.previews._race_test import RaceTest
 from optuna_merge.previews._racing import _ENDS
 from optuna_merge.pruners import RACED_OUT, Budget, Promote, best_scores_first, decide, race_bar
+from studies.digits.optimize import definition as digits
 from studies.text.optimize import definition
 
 FRACTION = 0.15
 ORDERS = 200
 ORDERS_ELSEWHERE = 50
+MOST = 200
+SEEDS = range(5)
 BASELINES = 4
 
 Array = npt.NDArray[np.float64]
@@ -49,6 +53,9 @@ class Recording:
     @property
     def scores(self) -> Array:
         return self.values.mean(axis=(1, 2)).round(9)  # equal ones are, in any order of examples
+
+    def first(self, count: int) -> Recording:
+        return Recording(self.weights[:count], self.values[:count])
 
     def shuffled(self, rng: np.random.Generator) -> Recording:
         """With the examples in another order, as if the race order had been drawn again."""
@@ -73,28 +80,61 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
 
 
 def weightings() -> Iterator[list[float]]:
-    """The four baselines, 36 draws from the simplex, 12 from its edges, 12 from its middle."""
+    """The four baselines, then draws: most of all weights, the rest of edges and the middle."""
     rng = np.random.default_rng(0)
     yield [1 / 3] * 3
     yield from np.eye(3).tolist()
-    yield from rng.dirichlet(np.ones(3), 36).tolist()
-    for edge in range(12):
-        yield np.insert(rng.dirichlet(np.ones(2)), edge % 3, 0.0).tolist()
-    yield from rng.dirichlet(np.full(3, 4.0), 12).tolist()
+    for draw in range(MOST - BASELINES):
+        if draw % 5 < 3:
+            yield rng.dirichlet(np.ones(3)).tolist()
+        elif draw % 5 == 3:
+            yield np.insert(rng.dirichlet(np.ones(2)), draw // 5 % 3, 0.0).tolist()
+        else:
+            yield rng.dirichlet(np.full(3, 4.0)).tolist()
 
 
-def test_examples_saved_at_the_same_promotions(recording: Recording) -> None:
-    saved, same, stopped = summary(recording, Racing(), ORDERS)
-    print(f"\nratio racing_examples_saved {saved:.3f}")
-    print(f"ratio racing_same_promotions {same:.3f}")
-    print(f"ratio racing_previews_stopped {stopped:.3f}")
+@pytest.mark.parametrize("count", [64, MOST])
+def test_examples_saved_at_the_same_promotions(recording: Recording, count: int) -> None:
+    saved, same, stopped = summary(recording.first(count), Racing(), ORDERS)
+    print(f"\nratio racing_examples_saved_of_{count} {saved:.3f}")
+    print(f"ratio racing_same_promotions_of_{count} {same:.3f}")
+    print(f"ratio racing_previews_stopped_of_{count} {stopped:.3f}")
+
+
+def test_studies_with_and_without_races(tmp_path: Path) -> None:
+    """Whole studies of the digits, promoted by the posterior of the truth as by default."""
+    fitted = fit(digits(), tmp_path, progress=False)
+    names, rows = fitted.definition.names, []
+    for seed in SEEDS:
+        best = []
+        for racing in (None, Racing()):
+            search = {"score": fitted.scores, "seed": seed}
+            study = optuna.create_study(
+                direction="maximize",
+                sampler=PreviewSampler(names, **search),
+                pruner=PromotionPruner(fraction=FRACTION, **search),
+            )
+            prepare_study(study, fitted)
+            study.optimize(Objective(fitted, racing=racing, progress=False), n_trials=64)
+            best.append(study.best_value)
+        shares = [t.user_attrs.get("preview_examples", 1.0) for t in previews_of(study)]
+        rows.append((len(shares) / sum(shares), best[1] - best[0]))
+        print(f"seed {seed}: {rows[-1][0]:.2f} times fewer examples, truth {rows[-1][1]:+.4f}")
+    saved, gain = np.array(rows).T
+    error = gain.std(ddof=1) / math.sqrt(len(gain))
+    print(f"ratio racing_examples_saved_in_digits_studies {saved.mean():.3f}")
+    print(f"best truth with races minus without {gain.mean():+.4f}, standard error {error:.4f}")
+
+
+def previews_of(study: optuna.Study) -> list[FrozenTrial]:
+    return [t for t in study.trials if "promoted_from" not in t.user_attrs]
 
 
 def test_what_the_settings_trade(recording: Recording) -> None:
     print(f"\n{'alpha':>6} {'slack':>6} {'saved':>6} {'same':>6}")
     for alpha in (0.01, 0.05):
         for slack in (0.0, 0.5, 1.0, 1.5):
-            found = summary(recording, Racing(alpha, slack), ORDERS_ELSEWHERE)
+            found = summary(recording.first(64), Racing(alpha, slack), ORDERS_ELSEWHERE)
             print(f"{alpha:6} {slack:6} {found[0]:6.2f} {found[1]:6.2f}")
 
 
