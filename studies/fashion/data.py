@@ -23,11 +23,11 @@ import gzip
 from itertools import accumulate, pairwise
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from studies.fetch import Archive, fetch, read_member
+from studies.idx import Images, read_images
 
 FASHION = Archive(
     name="dataset-fashion-mnist",
@@ -44,8 +44,6 @@ _TEST = 1000
 _NOISE = 0.5
 
 Split = dict[str, Tensor]
-Images = tuple[Tensor, Tensor]
-"""Pixels, N x 1 x 28 x 28, uint8, and classes, N, int64."""
 
 
 def load_tasks(cache: Path, seed: int = 0) -> dict[str, dict[str, Split]]:
@@ -57,7 +55,7 @@ def load_tasks(cache: Path, seed: int = 0) -> dict[str, dict[str, Split]]:
     Raises:
         FetchError, CorruptFileError: see `fetch`.
     """
-    return split_tasks(_images(cache, "train"), _images(cache, "t10k"), seed)
+    return split_tasks(all_images(cache, "train"), all_images(cache, "t10k"), seed)
 
 
 def pretraining_data(cache: Path, seed: int = 0) -> Split:
@@ -66,7 +64,7 @@ def pretraining_data(cache: Path, seed: int = 0) -> Split:
     Shapes and types are those of `load_tasks`; the noise has a standard deviation of 0.5, so
     `pixel_values` leave the range from 0 to 1. The same `seed` must be given to both functions.
     """
-    return split_pretraining(_images(cache, "train"), seed)
+    return split_pretraining(all_images(cache, "train"), seed)
 
 
 def split_tasks(train: Images, test: Images, seed: int) -> dict[str, dict[str, Split]]:
@@ -104,14 +102,12 @@ def _split(images: Images, rows: Tensor) -> Split:
     return {"pixel_values": pixels[rows].float() / 255, "labels": labels[rows]}
 
 
-def _images(cache: Path, part: str) -> Images:
+def all_images(cache: Path, part: str) -> Images:
     """The set's own part "train" or "t10k", in its order."""
     archive = fetch(FASHION, cache)
 
-    def numbers(kind: str, header: int) -> Tensor:
+    def member(kind: str) -> bytes:
         name = f"usr/share/datasets/fashion-mnist/{part}-{kind}-ubyte.gz"
-        content = gzip.decompress(read_member(archive, "data.tar.xz", name))
-        return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).copy())
+        return gzip.decompress(read_member(archive, "data.tar.xz", name))
 
-    pixels, labels = numbers("images-idx3", 16), numbers("labels-idx1", 8)
-    return pixels.reshape(len(labels), 1, 28, 28), labels.long()
+    return read_images(member("images-idx3"), member("labels-idx1"))

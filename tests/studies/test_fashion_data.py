@@ -8,13 +8,13 @@ from torch import Tensor
 
 from studies.fashion.data import (
     CLASSES,
-    Images,
     load_tasks,
     pretraining_data,
     split_pretraining,
     split_tasks,
 )
 from studies.fetch import FetchError, default_cache
+from studies.idx import Images
 
 _SIZES = {"train": 2000, "validation": 600, "test": 1000}
 

@@ -1,0 +1,1 @@
+"""Digits, garments and large digits in negative: three heads on one body."""
