@@ -204,6 +204,44 @@ def write_points(path: Path, points: Sequence[Point], tasks: Sequence[str]) -> N
     write_csv(path, rows)
 
 
+def read_points(path: Path) -> tuple[list[Point], list[str]]:
+    """What `write_points` wrote, and the tasks' names.
+
+    Raises:
+        ValueError: it isn't such a file.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    header = "weight_"
+    names = [c.removeprefix(header) for c in (rows[0] if rows else {}) if c.startswith(header)]
+    if not names:
+        raise ValueError(f"{path} has no rows with columns weight_<task>; see families.py")
+    points = [
+        Point(
+            row.get("family", "truth"),
+            int(row.get("posterior_seed") or row["seed"]),
+            tuple(float(row[f"weight_{name}"]) for name in names),
+            int(row["steps"]),
+            float(row["seconds"]),
+            float(row["score"]),
+            tuple(float(row[f"loss_{name}"]) for name in names),
+            tuple(float(row[f"metric_{name}"]) for name in names),
+            row.get("start", "pretrained"),
+            int(row.get("batch_size", 0)),
+        )
+        for row in rows
+    ]
+    return points, names
+
+
+def means_of(points: Sequence[Point]) -> dict[Weights, tuple[float, ...]]:
+    """Each task's metric and the score by weights, over the seeds."""
+    return {
+        weights: (*metrics.tolist(), score)
+        for weights, (_, metrics, score) in _means(points).items()
+    }
+
+
 def write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
     """Write rows, the header among them, atomically."""
     text = io.StringIO()
