@@ -8,28 +8,33 @@ that a new version of Optuna is checked in one place.
 from __future__ import annotations
 
 import copy
-import warnings
+import datetime
+import functools
+import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import BasePruner
-from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.orm import Session
+
+from optuna_merge._tries import MAX_RETRY, end_attempt
+
+T = TypeVar("T")
 
 PROMOTED_FROM = "promoted_from"
 """Of a promoted copy: the number of the trial that it was copied from."""
 PROMOTED_AT = "promoted_at"
 """Of a promoted copy: the step that its trial had come to; without it, 0."""
-_RETRY_HISTORY = "retry_history"  # written by RetryHeartbeatStaleTrialCallback
-
-StaleTrialCallback = Callable[[Study, FrozenTrial], None]
+_RETRY_HISTORY = "retry_history"
 
 
 def set_trial_user_attr(study: Study, trial: FrozenTrial | int, key: str, value: Any) -> None:
@@ -59,46 +64,56 @@ def is_running(study: Study, trial: FrozenTrial | int) -> bool:
     return state == TrialState.RUNNING
 
 
-def fail_and_requeue(study: Study, trial: FrozenTrial | int, *, max_retry: int = 3) -> bool:
-    """Fail the RUNNING trial of a worker known to be dead, and queue a clone that retries it.
+def fail_and_requeue(
+    study: Study,
+    trial: FrozenTrial | int,
+    reason: str = "its worker died",
+    *,
+    counted: bool = True,
+    max_retry: int = MAX_RETRY,
+) -> bool:
+    """Fail a RUNNING trial, and queue a clone that tries again unless it is given up.
 
     What the heartbeat does after the grace period, at once, and also for storages without a
-    heartbeat. The clone has the parameters, attributes and intermediate values of the trial and
-    Optuna's `failed_trial` and `retry_history`. Storages change a state once only, so of several
-    processes that call this for one trial a single one queues the clone.
+    heartbeat. Storages change a state once only, so of several processes that call this for one
+    trial a single one queues the clone. In the storages of `create_storage`, but for the journal
+    and memory, both are one transaction: nothing is lost if this process dies in between.
 
     Args:
         study: The trial's study.
         trial: The trial or its number.
-        max_retry: How often a trial is retried, where the storage has no callback of its own
-            (`create_storage` gives its storages one).
+        reason: Why it failed; see `end_attempt` for what is written.
+        counted: Whether the try counts.
+        max_retry: How often a trial is retried, where the storage does not say it itself.
 
     Returns:
         Whether this call failed the trial; False when it was not RUNNING (any more).
     """
     storage = study._storage
     trial_id = _trial_id(study, trial)
-    if storage.get_trial(trial_id).state != TrialState.RUNNING:
-        return False
-    try:
-        if not storage.set_trial_state_values(trial_id, state=TrialState.FAIL):
-            return False
-    except UpdateFinishedTrialError:
+    backend = getattr(storage, "_backend", storage)
+    if isinstance(backend, RequeuingStorage):
+        return backend.fail_and_requeue(trial_id, reason, counted=counted)
+    found = storage.get_trial(trial_id)
+    if found.state != TrialState.RUNNING:
         return False
     callback = None
     if isinstance(storage, BaseHeartbeat):
         callback = storage.get_heartbeat_stale_trial_callback()
-    # The callback appends to the trial's list in place: never give it the storage's own object.
-    failed = copy.deepcopy(storage.get_trial(trial_id))
-    (callback or retry_callback(max_retry))(study, failed)
+    ended = end_attempt(found, reason, counted=counted, max_retry=max_retry)
+    try:
+        for key, value in ended.attrs.items() if callback is None else ():
+            storage.set_trial_user_attr(trial_id, key, value)
+        if not storage.set_trial_state_values(trial_id, state=TrialState.FAIL):
+            return False
+    except UpdateFinishedTrialError:
+        return False
+    if callback is not None:
+        # It appends to the trial's list in place: never give it the storage's own object.
+        callback(study, copy.deepcopy(storage.get_trial(trial_id)))
+    elif ended.clone is not None:
+        study.add_trial(ended.clone)
     return True
-
-
-def retry_callback(max_retry: int) -> StaleTrialCallback:
-    """Optuna's retry of stale trials, with their intermediate values (the preview is kept)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        return RetryHeartbeatStaleTrialCallback(max_retry, inherit_intermediate_values=True)
 
 
 def lineage_root(trial: FrozenTrial) -> int:
@@ -170,18 +185,130 @@ class _StorageView:
         return self._keep(trial) or trial
 
 
-class HeartbeatFromStart(RDBStorage):
-    """`RDBStorage` whose trials have a heartbeat from the moment that they run.
+class RetriedStorage(RDBStorage):
+    """`RDBStorage` all of whose transactions go through `persist`, which may do them again.
+
+    Doing one again is safe though the answer to its commit was lost with the connection: reads and
+    upserts by their nature, ends of trials as below. A trial may be made twice; then one is
+    RUNNING without a worker until its heartbeat is missed, or is a copy, which others find.
+    """
+
+    def persist(self, transaction: Callable[[], T]) -> T:
+        """Do the transaction; for subclasses to do it again where it failed."""
+        return transaction()
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        begun = False
+
+        def transaction() -> bool:
+            nonlocal begun
+            again, begun = begun, True
+            try:
+                return RDBStorage.set_trial_state_values(self, trial_id, state, values)
+            except UpdateFinishedTrialError:
+                # Only its own worker completes or prunes a trial: the first commit was done.
+                own = state in (TrialState.COMPLETE, TrialState.PRUNED)
+                if again and own and RDBStorage.get_trial(self, trial_id).state == state:
+                    return True
+                raise
+
+        return self.persist(transaction)
+
+
+def _persisted(name: str) -> Any:
+    method = getattr(RDBStorage, name)
+
+    @functools.wraps(method)
+    def persisted(self: RetriedStorage, *args: Any, **kwargs: Any) -> Any:
+        return self.persist(lambda: method(self, *args, **kwargs))
+
+    return persisted
+
+
+for _name in (
+    "create_new_study",
+    "delete_study",
+    "set_study_user_attr",
+    "set_study_system_attr",
+    "get_study_id_from_name",
+    "get_study_name_from_id",
+    "get_study_directions",
+    "get_study_user_attrs",
+    "get_study_system_attrs",
+    "get_all_studies",
+    "_create_new_trial",
+    "_set_trial_param",
+    "set_trial_intermediate_value",
+    "set_trial_user_attr",
+    "set_trial_system_attr",
+    "get_trial_id_from_study_id_trial_number",
+    "get_trial_param",
+    "get_trial",
+    "_get_trials",
+    "_get_best_trial_id",
+    "_get_stale_trial_ids",
+):
+    setattr(RetriedStorage, _name, _persisted(_name))
+
+
+class RequeuingStorage(RetriedStorage):
+    """`RDBStorage` whose trials have a heartbeat from the moment that they run, and are not lost.
 
     Optuna takes no trial for dead that never had one, and writes the first only when the objective
     is about to begin: a worker that is killed before leaves a trial that stays RUNNING for ever.
+    And it fails a dead trial and queues its clone in two transactions: of a worker that is killed
+    in between, or finds the database gone, the trial is lost. Here they are one.
     """
+
+    max_retry: int = MAX_RETRY
+    """How often a trial whose worker died is tried again."""
+    unreachable_at: float | None = None
+    """When the database did not answer last, by `time.monotonic`; None: it always did."""
+
+    def fail_and_requeue(self, trial_id: int, reason: str, *, counted: bool = True) -> bool:
+        """See the function of this name."""
+
+        def transaction() -> bool:
+            with _create_scoped_session(self.scoped_session) as session:
+                trial = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+                if trial.state != TrialState.RUNNING:
+                    return False
+                study_id: Any = trial.study_id
+                # Trials' numbers are given out under this lock.
+                models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+                found = self._build_frozen_trial_from_trial_model(trial)
+                ended = end_attempt(found, reason, counted=counted, max_retry=self.max_retry)
+                for key, value in ended.attrs.items():
+                    self._set_trial_attr_without_commit(
+                        session, models.TrialUserAttributeModel, trial_id, key, value
+                    )
+                trial.state = TrialState.FAIL
+                trial.datetime_complete = datetime.datetime.now()
+                if ended.clone is not None:
+                    self._get_prepared_new_trial(study_id, ended.clone, session)
+            return True
+
+        return self.persist(transaction)
+
+    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        """Fail and requeue the stale trials, so that none are left for Optuna to fail."""
+        assert self.heartbeat_interval is not None
+        since = self.unreachable_at
+        if since is not None and time.monotonic() - since < 2 * self.heartbeat_interval:
+            return []  # the database was away: others could give no signs of life either
+        for trial_id in super()._get_stale_trial_ids(study_id):
+            grace = self.grace_period or 2 * self.heartbeat_interval
+            self.fail_and_requeue(trial_id, f"its worker gave no sign of life for {grace} s")
+        return []
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
         if state == TrialState.RUNNING and self.heartbeat_interval is not None:
-            self.record_heartbeat(trial_id)  # before it runs; while it waits it does no harm
+            # Before it runs; while it waits it does no harm.
+            self.persist(lambda: RDBStorage.record_heartbeat(self, trial_id))
         return super().set_trial_state_values(trial_id, state, values)
 
     def _get_prepared_new_trial(
@@ -201,7 +328,7 @@ def only_reading() -> bool:
     return _only_reading.get()
 
 
-class ReadMarkingStorage(RDBStorage):
+class ReadMarkingStorage(RetriedStorage):
     """`RDBStorage` that says, by `only_reading()`, when a transaction reads trials only.
 
     So that a database whose transactions lock when they begin need not lock for long reads.

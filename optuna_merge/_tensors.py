@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def save_tensors(
         try:
             save_file(plain, temporary, described)
         except SafetensorError as error:  # a full disk, say
-            raise OSError(0, str(error)) from error
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else 0, str(error)) from error
     return described[HASH]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 
 from optuna_merge._optuna import is_running, latest_view, reported_steps
+from optuna_merge._tries import FAILURE, TRIES
 from optuna_merge.exceptions import DefinitionMismatchError, TrainingDivergedError, TrialLostError
 from optuna_merge.fitting import FittedStudy
 from optuna_merge.previews import PartialPreview, Preview, Racing, RacingPreviewer, Refiner
@@ -118,6 +119,7 @@ class Objective:
                 self._refine(trial, weights, self._fitted.refiner, preview)
             return self._truth(trial, weights, is_baseline=baseline is not None)
         except TrainingDivergedError as error:
+            trial.set_user_attr(TRIES, int(trial.user_attrs.get(TRIES, 0)) + 1)
             return _fail(trial, str(error))
 
     def preview_many(self, trials: Sequence[optuna.Trial]) -> None:
@@ -360,7 +362,7 @@ def _fence(trial: optuna.Trial) -> None:
 
 def _fail(trial: optuna.Trial, reason: str) -> float | tuple[float, ...]:
     _logger.warning("trial %d failed: %s", trial.number, reason)
-    trial.set_user_attr("failure", reason)
+    trial.set_user_attr(FAILURE, reason)
     n_objectives = len(trial.study.directions)
     return math.nan if n_objectives == 1 else (math.nan,) * n_objectives
 

@@ -12,13 +12,15 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge._files import write_json
-from optuna_merge._optuna import PROMOTED_AT, lineage_root
+from optuna_merge._optuna import PROMOTED_AT, lineage_root, retry_history
+from optuna_merge._tries import FAILURE, TRIES
 from optuna_merge.calibration import format_calibration, study_calibration
 from optuna_merge.fitting import FittedStudy
 from optuna_merge.fronts import hypervolume
 from optuna_merge.models import evaluate_tasks, task_batches
 from optuna_merge.pruners import RACED_OUT
 from optuna_merge.study import BASELINE
+from optuna_merge.weights import canonical_weights, param_name
 
 Json = dict[str, Any]
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -36,8 +38,8 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
     Returns:
         `best` (the best truth that satisfies the constraints; None without one), `front` (of a
         Pareto study, with its hypervolume; else None), `constraints` (None without any),
-        `baselines`, `counts`, `cost`, `rank_correlation` of the score and of each task (None: too
-        few truths), `calibration` (the same and more, see `Calibration`), `definition`.
+        `baselines`, `counts`, `failures` (weightings that were given up), `cost`,
+        `rank_correlation` of the score and of each task (None: too few truths), `calibration` (the same and more, see `Calibration`), `definition`.
     """
     trials = study.get_trials(deepcopy=False)
     previewed = [t for t in trials if _is_preview(t)]
@@ -80,6 +82,7 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
             "promoted": len([t for t in truths if BASELINE not in t.user_attrs]),
             "failed": len([t for t in trials if t.state == TrialState.FAIL]),
         },
+        "failures": _failures(trials, fitted.definition.names),
         "cost": {
             **fitted.costs,
             "preview_seconds": sum(preview_seconds) + raced_out_seconds,
@@ -139,6 +142,7 @@ def format_report(report: Mapping[str, Any]) -> str:
         f"Previews {counts['previews']}{_raced_out(report)}, finetunes {counts['truths']} "
         f"({counts['promoted']} promoted, {len(report['baselines'])} baselines), "
         f"failed {counts['failed']}",
+        *_failure_lines(report),
         f"{'Cost':14} {'steps':>8} {'seconds':>9}",
         f"{'task runs':14} {cost['task_run_steps']:>8} {cost['task_run_seconds']:>9.1f}",
         f"{'posteriors':14} {'':>8} {cost['posterior_seconds']:>9.1f}",
@@ -153,6 +157,45 @@ def format_report(report: Mapping[str, Any]) -> str:
         )
     lines += ["", "Previews against truths:", format_calibration(report["calibration"])]
     return "\n".join(lines)
+
+
+def _failures(trials: list[FrozenTrial], names: Sequence[str]) -> list[Json]:
+    """Weightings that have no truth and get none: failed for good, and not as superfluous ones."""
+    retried = {number for trial in trials for number in retry_history(trial)}
+    alive = {t.user_attrs.get(BASELINE) for t in trials if t.state != TrialState.FAIL}
+    last = {}
+    for trial in trials:
+        baseline = trial.user_attrs.get(BASELINE)
+        if (
+            trial.state == TrialState.FAIL
+            and TRIES in trial.user_attrs
+            and trial.number not in retried
+            and (baseline is None or baseline not in alive)
+        ):
+            last[baseline or trial.number] = trial
+    return [
+        {
+            "trial": trial.number,
+            "baseline": trial.user_attrs.get(BASELINE),
+            "weights": dict(
+                zip(names, canonical_weights([trial.params[param_name(n)] for n in names]))
+            )
+            if all(param_name(name) in trial.params for name in names)
+            else None,
+            "tries": trial.user_attrs[TRIES],
+            "reason": trial.user_attrs.get(FAILURE, "unknown"),
+        }
+        for trial in last.values()
+    ]
+
+
+def _failure_lines(report: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for row in report["failures"]:
+        what = row["baseline"] or (_format_weights(row["weights"]) if row["weights"] else "-")
+        tries = f"{row['tries']} {'try' if row['tries'] == 1 else 'tries'}"
+        lines.append(f"Given up after {tries}: {what} (trial {row['trial']}): {row['reason']}")
+    return lines
 
 
 def _format_weights(weights: Mapping[str, float]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 import threading
@@ -19,15 +20,22 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge._files import sha256_text, write_json
 from optuna_merge._optuna import fail_and_requeue
-from optuna_merge.exceptions import OptunaMergeError, TrialLostError
+from optuna_merge._tries import FAILURE, HANDED_BACK, RUN
+from optuna_merge.exceptions import OptunaMergeError, StorageUnavailableError, TrialLostError
+from optuna_merge.storages._create_storage import masked
 
 _logger = logging.getLogger(__name__)
 
-RUN = "run"
-"""User attribute of a trial: the run of `run_trials` that works on it."""
-
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _MAX_FAILURES = 10
+_LONGEST_WAIT = 60.0  # seconds between two tries while the disk is full
+
+_PASSING = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
+    | {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT, errno.ENOTCONN}
+    | {errno.ECONNRESET, errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH}
+)
+"""Of an `OSError`: the machine's trouble, which may pass, and not the trial's."""
 
 
 def run_trials(
@@ -46,6 +54,11 @@ def run_trials(
     once and goes on from its last checkpoint. Several processes may run on one study; each has
     its own number to finish.
 
+    A trial that raises an error is queued again, and the error ends this run: after three tries
+    (`create_storage(max_retry=)`), workers that died in it included, it is given up. A trial that
+    could not write, since the disk was full, say, is handed back, which counts for nothing; the
+    run waits, and goes on for as long as not ten trials in a row fail.
+
     Args:
         study: The study.
         objective: Its objective.
@@ -59,6 +72,7 @@ def run_trials(
 
     Raises:
         OptunaMergeError: ten trials in a row failed.
+        Exception: what the objective raised.
     """
     if n_trials is not None and n_trials < 0:
         raise ValueError(f"n_trials must not be negative, got {n_trials}")
@@ -67,6 +81,9 @@ def run_trials(
     folder.mkdir(parents=True, exist_ok=True)
     requeue_dead_trials(study, folder)
     with _claimed_run(study, folder, n_trials) as run, _sigterm_interrupts():
+        for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if left.user_attrs.get(RUN) == run:  # whoever ran it held the lock that we hold now
+                _requeue_dead(study, left)
         failures = 0
         while n_trials is None or _finished(study, run) < n_trials:
             if timeout is not None and time.monotonic() - started >= timeout:
@@ -75,10 +92,12 @@ def run_trials(
             if trial is None or trial.state == TrialState.FAIL:
                 failures += 1
                 if failures >= _MAX_FAILURES:
-                    reason = trial.user_attrs.get("failure", "unknown") if trial else "lost"
+                    reason = trial.user_attrs.get(FAILURE, "unknown") if trial else "lost"
                     raise OptunaMergeError(
                         f"{failures} trials in a row failed, the last one because: {reason}"
                     )
+                if trial is not None and HANDED_BACK in trial.user_attrs:
+                    time.sleep(min(2.0 ** (failures - 1), _LONGEST_WAIT))
                 continue
             failures = 0
             if after_trial is not None:
@@ -102,46 +121,81 @@ def requeue_dead_trials(study: optuna.Study, folder: Path) -> None:
         lock = FileLock(folder / f"{run}.lock")
         try:
             with lock.acquire(timeout=0):
-                if fail_and_requeue(study, trial):
-                    _logger.info("trial %d of a killed worker was queued again", trial.number)
+                _requeue_dead(study, trial)
         except Timeout:
             continue
+
+
+def _requeue_dead(study: optuna.Study, trial: FrozenTrial) -> None:
+    if fail_and_requeue(study, trial, "its worker was killed"):
+        _logger.info("trial %d of a killed worker was failed and queued again", trial.number)
 
 
 def _run_one(
     study: optuna.Study, objective: Callable[[optuna.Trial], float | Sequence[float]], run: str
 ) -> FrozenTrial | None:
-    """Run one trial; None if another worker took it over."""
+    """Run one trial; None if another worker took it over.
+
+    Raises:
+        Exception: what the objective raised, but for the machine's passing troubles: then the
+            trial is handed back.
+    """
     number: int | None = None
-    interrupted = lost = False
+    error: BaseException | None = None
 
     def wrapped(trial: optuna.Trial) -> float | Sequence[float]:
-        nonlocal number, interrupted, lost
+        nonlocal number, error
         number = trial.number
-        trial.set_user_attr(RUN, run)
         try:
+            trial.set_user_attr(RUN, run)
             return objective(trial)
-        except KeyboardInterrupt:
-            interrupted = True
-            fail_and_requeue(study, trial.number)
+        except optuna.TrialPruned:
             raise
-        except (TrialLostError, UpdateFinishedTrialError) as error:
+        except KeyboardInterrupt as raised:
+            error = raised
+            fail_and_requeue(study, number, "its worker was asked to end", counted=False)
+            raise
+        except (TrialLostError, UpdateFinishedTrialError) as raised:
             # The second where it was lost between the objective's fence and what it wrote next.
-            lost = True
-            _logger.warning("%s", error)
+            error = raised
+            _logger.warning("%s", raised)
+            raise
+        except StorageUnavailableError as raised:
+            error = raised
+            raise
+        except Exception as raised:
+            error = raised
+            reason = f"{type(raised).__name__}: {masked(str(raised))}"
+            fail_and_requeue(study, number, reason, counted=not _is_passing(raised))
             raise
 
     try:
         study.optimize(wrapped, n_trials=1)
-    except Exception:
+    except Exception as raised:
         # Optuna can't finish a trial that has been failed already, and says so in many ways.
-        if interrupted:
-            raise KeyboardInterrupt from None
-        if not lost:
+        if error is None:
+            if _was_lost(study, number, raised):
+                return None
             raise
+    if isinstance(error, (TrialLostError, UpdateFinishedTrialError)):
         return None
+    if error is not None and not _is_passing(error):
+        raise error
     assert number is not None
+    if error is not None:
+        _logger.warning("trial %d was handed back: %s", number, error)
     return study.get_trials(deepcopy=False)[number]
+
+
+def _was_lost(study: optuna.Study, number: int | None, error: Exception) -> bool:
+    """Whether Optuna raised since another worker had failed the trial, before or after it ran."""
+    if number is None:
+        return isinstance(error, UpdateFinishedTrialError)
+    return study.get_trials(deepcopy=False)[number].state == TrialState.FAIL
+
+
+def _is_passing(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in _PASSING
 
 
 def _finished(study: optuna.Study, run: str) -> int:

@@ -15,6 +15,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from optuna_merge._tries import FAILURE, GIVEN_UP, MAX_RETRY, TRIES
 from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.weights import weight_params, weight_tasks
 
@@ -222,12 +223,25 @@ def _short(value: Any) -> str:
 
 
 def _enqueue_baselines(study: optuna.Study, tasks: Sequence[str]) -> None:
-    """Two workers may do this at once: the objective drops the later of two equal baselines."""
+    """Two workers may do this at once: the objective drops the later of two equal baselines.
+
+    One that failed is enqueued again, and given up after as many tries as other weightings have.
+    """
     trials = study.get_trials(deepcopy=False)
     there = {_baseline_of(t) for t in trials if t.state != TrialState.FAIL}
     for name, weights in baseline_weights(tasks).items():
-        if name not in there:
-            study.enqueue_trial(weight_params(weights), user_attrs={BASELINE: name})
+        if name in there:
+            continue
+        failed = [t for t in trials if _baseline_of(t) == name and TRIES in t.user_attrs]
+        tries = max((int(t.user_attrs[TRIES]) for t in failed), default=0)
+        if tries > MAX_RETRY or any(GIVEN_UP in t.user_attrs for t in failed):
+            _logger.warning(
+                "the baseline %r is given up after %d tries: %s",
+                name, tries, failed[-1].user_attrs.get(FAILURE),
+            )  # fmt: skip
+            continue
+        attrs: dict[str, Any] = {BASELINE: name} | ({TRIES: tries} if tries else {})
+        study.enqueue_trial(weight_params(weights), user_attrs=attrs)
 
 
 def _baseline_of(trial: FrozenTrial) -> str | None:

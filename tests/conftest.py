@@ -6,6 +6,7 @@ import glob
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -30,6 +31,19 @@ def postgres_url() -> Iterator[str]:
     Without PostgreSQL's programs the test is skipped; with OPTUNA_MERGE_REQUIRE_POSTGRES=1 it
     fails instead.
     """
+    with _postgres() as server:
+        yield server.url
+
+
+@pytest.fixture
+def postgres_server() -> Iterator[PostgreSQL]:
+    """A server of the test's own, which it may restart."""
+    with _postgres() as server:
+        yield server
+
+
+@contextmanager
+def _postgres() -> Iterator[PostgreSQL]:
     programs = _postgres_programs()
     if programs is None:
         reason = "initdb and postgres were not found: install PostgreSQL (apt-get postgresql)"
@@ -39,8 +53,8 @@ def postgres_url() -> Iterator[str]:
     # Not pytest's temporary folder: PostgreSQL's user may not enter that.
     folder = Path(tempfile.mkdtemp(prefix="optuna-merge-postgres-"))
     try:
-        with _Server(programs, folder) as port:
-            yield str(_url(port))
+        with PostgreSQL(programs, folder) as server:
+            yield server
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -74,12 +88,6 @@ def _database(postgres_url: str) -> Iterator[str]:
     admin.dispose()
 
 
-def _url(port: int) -> str:
-    return sqlalchemy.URL.create(
-        "postgresql", "merge", PASSWORD, "127.0.0.1", port, "postgres"
-    ).render_as_string(hide_password=False)
-
-
 def _postgres_programs() -> Path | None:
     folders = [
         Path(folder)
@@ -102,14 +110,14 @@ def _pg_config_bindir() -> str:
     return answer.stdout.strip()
 
 
-class _Server:
-    """A PostgreSQL server in `folder`, as a context that gives the port."""
+class PostgreSQL:
+    """A PostgreSQL server in `folder`, on the loopback interface, as a context."""
 
     def __init__(self, programs: Path, folder: Path) -> None:
         self._programs = programs
         self._folder = folder
 
-    def __enter__(self) -> int:
+    def __enter__(self) -> PostgreSQL:
         password = self._folder / "password"
         password.write_text(PASSWORD)
         self._log = (self._folder / "log").open("w+")
@@ -127,36 +135,55 @@ class _Server:
             cwd=self._folder,
             **as_user,
         )
+        self._as_user = as_user
         for _attempt in range(5):  # somebody may take the port between finding and using it
-            port = _free_port()
-            self._process = subprocess.Popen(
-                [
-                    self._programs / "postgres",
-                    *f"-D {data} -p {port} -F -c max_connections=200".split(),
-                    *["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="],
-                ],
-                stdout=self._log,
-                stderr=subprocess.STDOUT,
-                cwd=self._folder,
-                **as_user,
-            )
-            if self._answers(port):
-                return port
+            self._port = _free_port()
+            if self._start():
+                return self
         self._log.seek(0)
         raise RuntimeError(f"PostgreSQL did not start:\n{self._log.read()}")
 
     def __exit__(self, *_error: object) -> None:
-        self._process.terminate()
+        self._stop(signal.SIGINT)  # does not wait for its clients to go
+        self._log.close()
+
+    @property
+    def url(self) -> str:
+        return sqlalchemy.URL.create(
+            "postgresql", "merge", PASSWORD, "127.0.0.1", self._port, "postgres"
+        ).render_as_string(hide_password=False)
+
+    def restart(self, *, seconds_away: float, crash: bool) -> None:
+        """Stop the server, fast (its clients are cut off) or by a crash, and start it again."""
+        self._stop(signal.SIGQUIT if crash else signal.SIGINT)
+        time.sleep(seconds_away)
+        assert self._start(), "PostgreSQL did not start again"
+
+    def _start(self) -> bool:
+        self._process = subprocess.Popen(
+            [
+                self._programs / "postgres",
+                *f"-D {self._folder / 'data'} -p {self._port} -F -c max_connections=200".split(),
+                *["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="],
+            ],
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            cwd=self._folder,
+            **self._as_user,
+        )
+        return self._answers()
+
+    def _stop(self, how: signal.Signals) -> None:
+        self._process.send_signal(how)
         try:
             self._process.wait(timeout=20)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._log.close()
 
-    def _answers(self, port: int) -> bool:
+    def _answers(self) -> bool:
         engine = sqlalchemy.create_engine(
-            sqlalchemy.make_url(_url(port)).set(drivername="postgresql+psycopg")
+            sqlalchemy.make_url(self.url).set(drivername="postgresql+psycopg")
         )
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline and self._process.poll() is None:

@@ -22,7 +22,6 @@ from optuna_merge._optuna import (
     latest_view,
     lineage_root,
     only_reading,
-    retry_callback,
     set_trial_user_attr,
     study_view,
 )
@@ -98,14 +97,16 @@ def test_fail_and_requeue_makes_the_clone_that_the_heartbeat_makes(storage: Base
     ours, theirs = running_trial(study), running_trial(study)
     assert fail_and_requeue(study, study.trials[ours.number])
     study.tell(theirs, state=TrialState.FAIL)
-    callback = RetryHeartbeatStaleTrialCallback(max_retry=3, inherit_intermediate_values=True)
+    callback = RetryHeartbeatStaleTrialCallback(max_retry=2, inherit_intermediate_values=True)
     callback(study, copy.deepcopy(study.trials[theirs.number]))
 
     failed, _, clone, expected = study.trials
     assert failed.state == TrialState.FAIL
-    assert failed.system_attrs == {}  # the callback must not have written into it
+    assert failed.system_attrs == {}  # nothing must have been written into it
+    assert failed.user_attrs == {"weight_a": 1.0, "failure": "its worker died", "tries": 1}
     assert clone.state == expected.state == TrialState.WAITING
-    assert clone.user_attrs == expected.user_attrs == {"weight_a": 1.0}
+    assert expected.user_attrs == {"weight_a": 1.0}
+    assert clone.user_attrs == {**expected.user_attrs, "tries": 1}
     assert clone.intermediate_values == expected.intermediate_values == {0: 0.5}
     assert clone.params == failed.params
     assert clone.distributions == expected.distributions
@@ -113,19 +114,35 @@ def test_fail_and_requeue_makes_the_clone_that_the_heartbeat_makes(storage: Base
     assert expected.system_attrs == {"failed_trial": 1, "retry_history": [1]}
 
 
-def test_fail_and_requeue_stops_at_max_retry(storage: BaseStorage) -> None:
-    """Of the storage's own callback (3) where it has one, else of the argument."""
+def test_three_tries_and_it_is_given_up(storage: BaseStorage) -> None:
     study = optuna.create_study(storage=storage)
     running_trial(study)
-    clones = 0
-    while fail_and_requeue(study, study.trials[-1].number, max_retry=3):
+    tries = 1
+    while fail_and_requeue(study, study.trials[-1].number, f"reason {tries}"):
         if study.trials[-1].state != TrialState.WAITING:
             break
         study.ask()
-        clones += 1
-    assert clones == 3
-    assert [t.state for t in study.trials] == [TrialState.FAIL] * 4
-    assert study.trials[-1].system_attrs["retry_history"] == [0, 1, 2]
+        tries += 1
+    assert tries == 3
+    assert [t.state for t in study.trials] == [TrialState.FAIL] * 3
+    assert study.trials[-1].system_attrs["retry_history"] == [0, 1]
+    said = [(t.user_attrs["failure"], t.user_attrs["tries"]) for t in study.trials]
+    assert said == [("reason 1", 1), ("reason 2", 2), ("reason 3", 3)]
+    assert ["given_up" in t.user_attrs for t in study.trials] == [False, False, True]
+
+
+def test_a_try_that_was_handed_back_does_not_count(storage: BaseStorage) -> None:
+    study = optuna.create_study(storage=storage)
+    running_trial(study)
+    for _ in range(5):
+        assert fail_and_requeue(study, study.trials[-1], "the disk was full", counted=False)
+        study.ask()
+    assert fail_and_requeue(study, study.trials[-1], "its worker died")
+    last = study.trials[-1]
+    assert last.state == TrialState.WAITING
+    assert last.user_attrs == {"weight_a": 1.0, "tries": 1}
+    assert last.system_attrs["retry_history"] == [0, 1, 2, 3, 4, 5]
+    assert study.trials[0].user_attrs["handed_back"] is True
 
 
 def test_fail_and_requeue_leaves_other_states_alone(storage: BaseStorage) -> None:
@@ -252,14 +269,3 @@ def test_read_marking(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         storage.get_trial(1000)
     assert not only_reading()
-
-
-def test_retry_callback_keeps_intermediate_values_and_warns_nobody(
-    recwarn: pytest.WarningsRecorder,
-) -> None:
-    callback = retry_callback(1)
-    assert not recwarn.list
-    study = optuna.create_study()
-    running_trial(study)
-    callback(study, study.trials[0])
-    assert study.trials[1].intermediate_values == {0: 0.5}

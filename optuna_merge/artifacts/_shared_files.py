@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import optuna
 from optuna.artifacts import download_artifact, upload_artifact
 from optuna.artifacts._protocol import ArtifactStore
+from optuna.artifacts.exceptions import ArtifactNotFound
 
 from optuna_merge._files import atomic_path, sha256_file
 from optuna_merge.exceptions import CorruptFileError
@@ -16,6 +18,8 @@ from optuna_merge.exceptions import CorruptFileError
 _logger = logging.getLogger(__name__)
 
 _PREFIX = "file:"
+_WAITS = (0.1, 0.4, 1.6)
+"""Seconds before a download is tried again. (To open and to write, the store itself retries.)"""
 
 
 class SharedFiles:
@@ -74,21 +78,34 @@ class SharedFiles:
             path = self._folder / parts
             if path.exists():
                 continue
-            known = self._study.user_attrs[_PREFIX + name]
-            with atomic_path(path) as temporary:
-                temporary.unlink()  # Optuna downloads to new files only
-                download_artifact(
-                    artifact_store=self._store,
-                    artifact_id=known["artifact"],
-                    file_path=str(temporary),
-                )
-                found = sha256_file(temporary)
-                if found != known["sha256"]:
-                    raise CorruptFileError(
-                        f"shared file {name!r}: downloaded bytes have SHA-256 {found}, but "
-                        f"{known['sha256']} were uploaded; is the artifact store the study's?"
-                    )
+            self._download(name, path, self._study.user_attrs[_PREFIX + name])
             pulled.append(name)
         if pulled:
             _logger.info("%d shared files were downloaded to %s", len(pulled), self._folder)
         return pulled
+
+    def _download(self, name: str, path: Path, known: dict[str, str]) -> None:
+        """Download one file and check it; again, if that breaks off half-way."""
+        for wait in (*_WAITS, None):
+            try:
+                with atomic_path(path) as temporary:
+                    temporary.unlink()  # Optuna downloads to new files only
+                    download_artifact(
+                        artifact_store=self._store,
+                        artifact_id=known["artifact"],
+                        file_path=str(temporary),
+                    )
+                    found = sha256_file(temporary)
+                    if found != known["sha256"]:
+                        raise CorruptFileError(
+                            f"shared file {name!r}: downloaded bytes have SHA-256 {found}, but "
+                            f"{known['sha256']} were uploaded; is the artifact store the study's?"
+                        )
+                return
+            except ArtifactNotFound:
+                raise
+            except Exception as error:
+                if wait is None:
+                    raise
+                _logger.warning("downloading %s again: %s", name, type(error).__name__)
+            time.sleep(wait)

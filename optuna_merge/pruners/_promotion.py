@@ -25,6 +25,7 @@ from optuna_merge._optuna import (
     set_trial_user_attr,
     study_view,
 )
+from optuna_merge._tries import RUN
 from optuna_merge.pruners._decision import (
     BASELINE,
     PREVIEW,
@@ -409,7 +410,7 @@ def _queue_copies(
 def _copy_to_promote(trial: FrozenTrial, gate: Gate) -> FrozenTrial:
     # System attributes stay behind: constraints, for one, are those of the preview, and Optuna
     # would ignore the ones that the finetune sets.
-    attrs = {key: value for key, value in trial.user_attrs.items() if key != gate.claim}
+    attrs = {k: value for k, value in trial.user_attrs.items() if k not in (gate.claim, RUN)}
     attrs |= {gate.decision: "promote", PROMOTED_FROM: trial.number}
     if gate.step:
         attrs[PROMOTED_AT] = gate.step

@@ -18,9 +18,9 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
-from optuna_merge._optuna import retry_callback
+from optuna_merge._tries import MAX_RETRY
 from optuna_merge.exceptions import StorageUnavailableError
-from optuna_merge.storages._rdb import LOCK_TIMEOUT, SQLiteStorage, SteadyHeartbeat
+from optuna_merge.storages._rdb import LOCK_TIMEOUT, SQLiteStorage, SteadyStorage
 
 _CONNECT_TIMEOUT = 10  # seconds; unreachable servers shall not look like a hang
 
@@ -46,7 +46,8 @@ def create_storage(
     *,
     heartbeat_interval: int | None = 60,
     grace_period: int = 600,
-    max_retry: int = 3,
+    max_retry: int = MAX_RETRY,
+    patience: float = 300,
 ) -> BaseStorage:
     """Open the storage of studies, made when it is missing, safe for several processes.
 
@@ -64,9 +65,11 @@ def create_storage(
     a server. Servers are asked for a sign of life before each use of a connection.
 
     A worker that dies is noticed by the next worker that starts a trial: its trial fails, and a
-    clone with the same parameters, attributes and intermediate values is queued. Memory and the
-    journal have no heartbeat; there `heartbeat_interval`, `grace_period` and `max_retry` have no
-    effect.
+    clone with the same parameters, attributes and intermediate values is queued, in one
+    transaction. What kills its workers again and again is given up (user attribute `given_up`,
+    the reason in `failure`). While a database is away or busy, workers wait for it, and for a
+    while after it is back none is taken for dead. Memory and the journal have no heartbeat; there
+    the four arguments have no effect.
 
     The signs of life are given by `study.optimize`. Who runs trials by `study.ask` and
     `study.tell`, for longer than `grace_period`, has to pass `heartbeat_interval=None`.
@@ -76,7 +79,9 @@ def create_storage(
         heartbeat_interval: Seconds between the signs of life of a running trial; None for none.
         grace_period: Seconds without a sign of life after which a trial is taken for dead. Longer
             than the longest stall to be expected: a stalled worker loses its trial.
-        max_retry: How often a trial whose worker died is tried again.
+        max_retry: How often a trial whose worker died, or failed, is tried again.
+        patience: Seconds for which a transaction is tried again while the database is away (it
+            restarts, say), busy or full. Opening a storage does not wait.
 
     Raises:
         ValueError: the URL's scheme is unknown, or an argument is out of its range.
@@ -85,6 +90,8 @@ def create_storage(
             passwords are masked.
     """
     _check_heartbeat(heartbeat_interval, grace_period, max_retry)
+    if not patience >= 0:  # also refuses NaN
+        raise ValueError(f"patience is {patience}, expected seconds, 0 or more")
     if url is None:
         return InMemoryStorage()
     if not isinstance(url, str):
@@ -95,13 +102,9 @@ def create_storage(
     if location.get_backend_name() == "sqlite" and location.database in (None, "", ":memory:"):
         return InMemoryStorage()
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"max_retry": max_retry, "patience": patience}
     if heartbeat_interval is not None:
-        options = {
-            "heartbeat_interval": heartbeat_interval,
-            "grace_period": grace_period,
-            "heartbeat_stale_trial_callback": retry_callback(max_retry),
-        }
+        options |= {"heartbeat_interval": heartbeat_interval, "grace_period": grace_period}
     if location.get_backend_name() == "sqlite":
         return _open_sqlite(location, options)
     return _open_server(location, options)
@@ -186,7 +189,7 @@ def _open_server(location: sqlalchemy.URL, options: dict[str, Any]) -> BaseStora
     if location.drivername in _DRIVERS.values() and "connect_timeout" not in location.query:
         connect_args["connect_timeout"] = _CONNECT_TIMEOUT
     options["engine_kwargs"] = {"pool_pre_ping": True, "connect_args": connect_args}
-    return _open(SteadyHeartbeat, location, options, "host, port, database, user and password")
+    return _open(SteadyStorage, location, options, "host, port, database, user and password")
 
 
 def _open(

@@ -1,39 +1,96 @@
-"""Optuna's `RDBStorage`, hardened: heartbeats that go on, SQLite that several processes share."""
+"""Optuna's `RDBStorage`, hardened: outages are waited out, SQLite is shared by processes."""
 
 from __future__ import annotations
 
 import logging
+import random
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
 
-from optuna_merge._optuna import HeartbeatFromStart, ReadMarkingStorage, only_reading
+from optuna_merge._optuna import ReadMarkingStorage, RequeuingStorage, only_reading
+from optuna_merge.exceptions import StorageUnavailableError
+from optuna_merge.storages._trouble import Trouble, passing_trouble
 
 _logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 LOCK_TIMEOUT = 60.0
 """Seconds that a process waits for the lock of a SQLite file before it gives up."""
+_LONGEST_WAIT = 5.0  # seconds between two tries of a transaction
 
 
-class SteadyHeartbeat(HeartbeatFromStart):
-    """An `RDBStorage` whose heartbeat outlives an error of the database.
+class SteadyStorage(RequeuingStorage):
+    """An `RDBStorage` that outlives outages of the database.
 
-    Optuna's heartbeat thread ends with the first error, silently, and the trial is then taken for
-    dead although it runs. Here the beat is missed, logged, and tried again an interval later.
+    A transaction that fails since the database is away, or busy, is done again for `patience`
+    seconds, so that a restart of the database is a pause for the workers. Optuna's heartbeat
+    thread ends with the first error, silently, and the trial is then taken for dead although it
+    runs; here the beat is missed, logged, and tried again an interval later.
     """
+
+    def __init__(self, url: str, *, max_retry: int, patience: float, **kwargs: Any) -> None:
+        self.max_retry = max_retry
+        self.patience = patience
+        self._out_of_patience = False
+        super().__init__(url, **kwargs)
+
+    def persist(self, transaction: Callable[[], T]) -> T:
+        """Do the transaction, again while the database is away or busy.
+
+        Raises:
+            StorageUnavailableError: it still is after `patience` seconds.
+        """
+        wait, deadline = 0.1, None
+        while True:
+            try:
+                done = transaction()
+                self._out_of_patience = False
+                return done
+            except (StorageInternalError, SQLAlchemyError) as error:
+                trouble = passing_trouble(error)
+                if trouble is None:
+                    raise
+                reason = _kind(error)
+            now = time.monotonic()
+            if trouble == Trouble.AWAY:
+                self.unreachable_at = now
+            if deadline is None and not self._out_of_patience:
+                deadline = now + self.patience
+                say = _logger.warning if trouble == Trouble.AWAY else _logger.debug
+                say("The database is %s (%s); trying again.", trouble.value, reason)
+            elif deadline is None or now >= deadline:
+                self._out_of_patience = True  # what the worker does at its end shall not wait
+                # Raised out here: without a context, which may quote the connection's settings.
+                raise StorageUnavailableError(
+                    f"the database has been {trouble.value} for {self.patience:g} s ({reason}); "
+                    f"start again when it answers, nothing is lost"
+                )
+            time.sleep(random.uniform(wait / 2, wait))
+            wait = min(2 * wait, _LONGEST_WAIT)
 
     def record_heartbeat(self, trial_id: int) -> None:
         try:
             super().record_heartbeat(trial_id)
-        except StorageInternalError as error:
-            # Only the kind of the error: its text may quote the connection's settings.
-            reason = type(error.__cause__ or error).__name__
-            _logger.warning("Missed a heartbeat (%s); trying again at the next interval.", reason)
+        except (StorageInternalError, SQLAlchemyError) as error:
+            if passing_trouble(error) == Trouble.AWAY:
+                self.unreachable_at = time.monotonic()
+            _logger.warning(
+                "Missed a heartbeat (%s); trying again at the next interval.", _kind(error)
+            )
 
 
-class SQLiteStorage(SteadyHeartbeat, ReadMarkingStorage):
+def _kind(error: Exception) -> str:
+    """Only the kind of the error: its text may quote the connection's settings."""
+    return type(error.__cause__ or error).__name__
+
+
+class SQLiteStorage(SteadyStorage, ReadMarkingStorage):
     """SQLite for several processes: no waiting trial is executed twice.
 
     Optuna reads a trial's state and then writes it. SQLite, as Python's driver opens transactions,

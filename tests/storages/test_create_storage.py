@@ -122,7 +122,8 @@ def test_heartbeat_and_retry(tmp_path: Path) -> None:
     assert (failed.state, clone.state) == (TrialState.FAIL, TrialState.WAITING)
     assert clone.params == failed.params
     assert clone.intermediate_values == {0: 0.5}
-    assert clone.user_attrs == {"a": 1}
+    assert clone.user_attrs == {"a": 1, "tries": 1}
+    assert failed.user_attrs["failure"] == "its worker gave no sign of life for 2 s"
 
     assert not is_heartbeat_enabled(
         create_storage(f"sqlite:///{tmp_path}/study.db", heartbeat_interval=None)

@@ -1,0 +1,68 @@
+"""How often a weighting is tried: what becomes of a trial whose worker died or failed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+RUN = "run"
+"""User attribute of a trial: the run of `run_trials` that works on it."""
+FAILURE = "failure"
+"""User attribute of a failed trial: why it failed."""
+TRIES = "tries"
+"""User attribute: how many tries of this weighting have failed, this trial's own included."""
+GIVEN_UP = "given_up"
+"""User attribute of a failed trial: there is no other try."""
+HANDED_BACK = "handed_back"
+"""User attribute of a failed trial: it failed through no fault of its own (the worker was asked to
+end, the disk was full), and the try does not count."""
+MAX_RETRY = 2
+
+_OF_ONE_ATTEMPT = (RUN, FAILURE, GIVEN_UP, HANDED_BACK)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What to write when an attempt has ended.
+
+    Attributes:
+        attrs: User attributes of the failed trial.
+        clone: The trial to queue, which tries again; None: it is given up.
+    """
+
+    attrs: dict[str, Any]
+    clone: FrozenTrial | None
+
+
+def end_attempt(trial: FrozenTrial, reason: str, *, counted: bool, max_retry: int) -> Ended:
+    """End an attempt at a trial's weighting; a pure function of the trial.
+
+    The clone has the parameters, attributes and intermediate values of the trial and Optuna's
+    `failed_trial` and `retry_history`. Tries are counted along the lineage: clones and promoted
+    copies go on counting.
+
+    Args:
+        trial: The trial that failed.
+        reason: Why.
+        counted: Whether the try counts; not where the trial had no part in it.
+        max_retry: How many tries may follow the first one.
+    """
+    tries = int(trial.user_attrs.get(TRIES, 0)) + counted
+    attrs: dict[str, Any] = {FAILURE: reason}
+    attrs |= {TRIES: tries} if counted else {HANDED_BACK: True}
+    if counted and tries > max_retry:
+        return Ended({**attrs, GIVEN_UP: True}, None)
+    kept = {k: value for k, value in trial.user_attrs.items() if k not in _OF_ONE_ATTEMPT}
+    system_attrs: dict[str, Any] = {"failed_trial": trial.number, **trial.system_attrs}
+    system_attrs["retry_history"] = [*trial.system_attrs.get("retry_history", ()), trial.number]
+    clone = create_trial(
+        state=TrialState.WAITING,
+        params=trial.params,
+        distributions=trial.distributions,
+        user_attrs=kept | ({TRIES: tries} if tries else {}),
+        system_attrs=system_attrs,
+        intermediate_values=trial.intermediate_values,
+    )
+    return Ended(attrs, clone)
