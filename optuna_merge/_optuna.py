@@ -17,6 +17,7 @@ from typing import Any
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages import fail_stale_trials as optuna_fail_stale_trials
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages._rdb import models
 from optuna.study import Study
@@ -92,6 +93,44 @@ def fail_and_requeue(study: Study, trial: FrozenTrial | int, *, max_retry: int =
     failed = copy.deepcopy(storage.get_trial(trial_id))
     (callback or retry_callback(max_retry))(study, failed)
     return True
+
+
+def claim_waiting(study: Study, wanted: Callable[[FrozenTrial], bool]) -> int | None:
+    """Make the first WAITING trial that is `wanted` this worker's, RUNNING; return its number.
+
+    What `Study.ask` does with any WAITING trial. None where there is none; of several workers that
+    claim one trial a single one gets it.
+    """
+    storage = study._storage
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        if not wanted(trial):
+            continue
+        try:
+            if storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING):
+                return trial.number
+        except UpdateFinishedTrialError:
+            continue
+    return None
+
+
+def optimize_claimed(
+    study: Study, objective: Callable[[Trial], float | Sequence[float]], number: int | None
+) -> None:
+    """`study.optimize(objective, n_trials=1)` of a trial that `claim_waiting` gave.
+
+    With None a new trial is made, whatever is WAITING.
+    """
+    trial_id = None if number is None else _trial_id(study, number)
+    view = copy.copy(study)  # shares everything but the thread-local cache of trials
+    view._pop_waiting_trial_id = lambda: trial_id  # type: ignore[method-assign]
+    view.optimize(objective, n_trials=1)
+
+
+def fail_stale_trials(study: Study) -> None:
+    """Optuna's, without its warning: fail and queue again what has had no heartbeat for long."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        optuna_fail_stale_trials(study)
 
 
 def retry_callback(max_retry: int) -> StaleTrialCallback:

@@ -18,7 +18,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge._files import sha256_text, write_json
-from optuna_merge._optuna import fail_and_requeue
+from optuna_merge._optuna import fail_and_requeue, optimize_claimed
 from optuna_merge.exceptions import OptunaMergeError, TrialLostError
 
 _logger = logging.getLogger(__name__)
@@ -63,15 +63,14 @@ def run_trials(
     if n_trials is not None and n_trials < 0:
         raise ValueError(f"n_trials must not be negative, got {n_trials}")
     started = time.monotonic()
-    folder = workdir / "runs" / sha256_text(study.study_name)[:16]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = runs_folder(workdir, study)
     requeue_dead_trials(study, folder)
-    with _claimed_run(study, folder, n_trials) as run, _sigterm_interrupts():
+    with _claimed_run(study, folder, n_trials) as run, sigterm_interrupts():
         failures = 0
         while n_trials is None or _finished(study, run) < n_trials:
             if timeout is not None and time.monotonic() - started >= timeout:
                 break
-            trial = _run_one(study, objective, run)
+            trial = run_one(study, objective, run)
             if trial is None or trial.state == TrialState.FAIL:
                 failures += 1
                 if failures >= _MAX_FAILURES:
@@ -87,6 +86,13 @@ def run_trials(
         if n_trials is None or count >= n_trials:
             (folder / f"{run}.json").unlink(missing_ok=True)
     return count
+
+
+def runs_folder(workdir: Path, study: optuna.Study) -> Path:
+    """Where the runs of a study that work in this folder are noted and locked; is made."""
+    folder = workdir / "runs" / sha256_text(study.study_name)[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def requeue_dead_trials(study: optuna.Study, folder: Path) -> None:
@@ -108,10 +114,21 @@ def requeue_dead_trials(study: optuna.Study, folder: Path) -> None:
             continue
 
 
-def _run_one(
-    study: optuna.Study, objective: Callable[[optuna.Trial], float | Sequence[float]], run: str
+def run_one(
+    study: optuna.Study,
+    objective: Callable[[optuna.Trial], float | Sequence[float]],
+    run: str,
+    *,
+    claimed: int | None = None,
 ) -> FrozenTrial | None:
-    """Run one trial; None if another worker took it over."""
+    """Run one trial; None if another worker took it over.
+
+    Args:
+        study: The study.
+        objective: Its objective.
+        run: The run that the trial is noted to belong to; its lock is held.
+        claimed: The trial, by `claim_waiting`; None: as Optuna chooses.
+    """
     number: int | None = None
     interrupted = lost = False
 
@@ -132,7 +149,10 @@ def _run_one(
             raise
 
     try:
-        study.optimize(wrapped, n_trials=1)
+        if claimed is None:
+            study.optimize(wrapped, n_trials=1)
+        else:
+            optimize_claimed(study, wrapped, claimed)
     except Exception:
         # Optuna can't finish a trial that has been failed already, and says so in many ways.
         if interrupted:
@@ -176,7 +196,7 @@ def _claimed_run(study: optuna.Study, folder: Path, n_trials: int | None) -> Ite
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
+def sigterm_interrupts() -> Iterator[None]:
     """Within this block SIGTERM ends a trial as Ctrl-C does: the trial is queued again."""
     if threading.current_thread() is not threading.main_thread():
         yield
