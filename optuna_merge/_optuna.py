@@ -28,6 +28,8 @@ PROMOTED_FROM = "promoted_from"
 """Of a promoted copy: the number of the trial that it was copied from."""
 PROMOTED_AT = "promoted_at"
 """Of a promoted copy: the step that its trial had come to; without it, 0."""
+RUN = "run"
+"""User attribute of a trial: the run of `run_trials` that works on it."""
 _RETRY_HISTORY = "retry_history"  # written by RetryHeartbeatStaleTrialCallback
 
 StaleTrialCallback = Callable[[Study, FrozenTrial], None]
@@ -134,10 +136,19 @@ def fail_stale_trials(study: Study) -> None:
 
 
 def retry_callback(max_retry: int) -> StaleTrialCallback:
-    """Optuna's retry of stale trials, with their intermediate values (the preview is kept)."""
+    """Optuna's retry of stale trials, with their intermediate values (the preview is kept).
+
+    The clone is not of the dead worker's run: whoever claims it has not said of which yet.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return RetryHeartbeatStaleTrialCallback(max_retry, inherit_intermediate_values=True)
+        retry = RetryHeartbeatStaleTrialCallback(max_retry, inherit_intermediate_values=True)
+
+    def callback(study: Study, trial: FrozenTrial) -> None:
+        trial.user_attrs.pop(RUN, None)
+        retry(study, trial)
+
+    return callback
 
 
 def lineage_root(trial: FrozenTrial) -> int:

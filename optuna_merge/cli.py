@@ -49,6 +49,13 @@ Artifacts = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Folder or s3://bucket through which working folders share the fit."),
 ]
+Role = Annotated[
+    str,
+    typer.Option(
+        help="What this worker does: preview (no finetunes), finetune (what is promoted, and the "
+        "baselines), or any."
+    ),
+]
 Race = Annotated[
     bool,
     typer.Option(
@@ -113,6 +120,7 @@ def optimize(
     max_seconds: MaxSeconds = None,
     seed: Seed = None,
     artifacts: Artifacts = None,
+    role: Role = "any",
     race: Race = False,
     debug: Debug = False,
 ) -> None:
@@ -132,6 +140,7 @@ def optimize(
             _budget(fraction, max_promotions, max_steps, max_seconds),
             seed,
             artifacts,
+            role,
             race,
         ),
     )
@@ -161,6 +170,7 @@ def report(
             {},
             None,
             None,
+            "any",
             False,
         ),
     )
@@ -204,6 +214,7 @@ def script(
         max_seconds: MaxSeconds = None,
         seed: Seed = None,
         artifacts: Artifacts = None,
+        role: Role = "any",
         race: Race = False,
         debug: Debug = False,
     ) -> None:
@@ -219,6 +230,7 @@ def script(
                 _budget(fraction, max_promotions, max_steps, max_seconds),
                 seed,
                 artifacts,
+                role,
                 race,
             ),
         )
@@ -268,6 +280,7 @@ def _optimize(
     budget: dict[str, Any],
     seed: int | None,
     artifacts: str | None,
+    role: str,
     race: bool,
 ) -> None:
     from optuna_merge._files import write_json
@@ -276,12 +289,14 @@ def _optimize(
     from optuna_merge.previews import Racing, racing_obstacle
     from optuna_merge.pruners import PromotionPruner
     from optuna_merge.report import format_report, make_report
+    from optuna_merge.roles import check_role
     from optuna_merge.running import run_trials
     from optuna_merge.samplers import PreviewSampler
     from optuna_merge.storages import create_storage
     from optuna_merge.study import check_definition, open_study, prepare_study
 
     # What can be wrong is looked at first: before the task runs, which take long.
+    does = check_role(role)
     check_writable(workdir)
     obstacle = racing_obstacle(definition.tasks) if race else None
     if obstacle is not None:
@@ -300,12 +315,14 @@ def _optimize(
     search["score"] = None if definition.is_pareto else fitted.scores
     study.sampler = PreviewSampler(definition.names, **search)
     study.pruner = PromotionPruner(**budget, **search, refinements=definition.refinement_steps)
+    racing = Racing() if race else None
     run_trials(
         study,
-        Objective(fitted, racing=Racing() if race else None, progress=sys.stderr.isatty()),
+        Objective(fitted, racing=racing, progress=sys.stderr.isatty(), role=does),
         workdir=workdir,
         n_trials=n_trials,
         timeout=timeout,
+        role=does,
     )
     found = make_report(study, fitted)
     path = workdir / f"report-{study_name}.json"

@@ -18,16 +18,15 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge._files import sha256_text, write_json
-from optuna_merge._optuna import fail_and_requeue, optimize_claimed
+from optuna_merge._optuna import RUN, fail_and_requeue
 from optuna_merge.exceptions import OptunaMergeError, TrialLostError
+from optuna_merge.roles import Optimize, Role, Watch, announce, check_role, next_trial, sign_off
 
 _logger = logging.getLogger(__name__)
 
-RUN = "run"
-"""User attribute of a trial: the run of `run_trials` that works on it."""
-
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _MAX_FAILURES = 10
+_POLL = 1.0  # seconds between two looks of a worker that waits for promotions
 
 
 def run_trials(
@@ -38,6 +37,8 @@ def run_trials(
     n_trials: int | None,
     timeout: float | None = None,
     after_trial: Callable[[FrozenTrial], None] | None = None,
+    role: Role = "any",
+    patience: float = 600.0,
 ) -> int:
     """Run trials until this run has finished `n_trials` of them (COMPLETE or PRUNED).
 
@@ -46,6 +47,12 @@ def run_trials(
     once and goes on from its last checkpoint. Several processes may run on one study; each has
     its own number to finish.
 
+    With `role="preview"` promoted trials and baselines are left to others; give the objective the
+    same role. With `role="finetune"` only those are run, up to `n_trials`; the call waits for them
+    and ends early when no more will come: when all runs with `role="preview"` have ended, when the
+    caps of the study's `PromotionPruner` are reached, or when the study has not changed for
+    `patience` seconds.
+
     Args:
         study: The study.
         objective: Its objective.
@@ -53,6 +60,8 @@ def run_trials(
         n_trials: How many to finish; None: until the timeout, or until interrupted.
         timeout: Seconds after which no new trial is started.
         after_trial: Called with every trial that this run finished.
+        role: What this worker does, see `Role`.
+        patience: Seconds, see above.
 
     Returns:
         How many trials this run has finished, earlier parts of it included.
@@ -60,17 +69,29 @@ def run_trials(
     Raises:
         OptunaMergeError: ten trials in a row failed.
     """
+    check_role(role)
     if n_trials is not None and n_trials < 0:
         raise ValueError(f"n_trials must not be negative, got {n_trials}")
     started = time.monotonic()
     folder = runs_folder(workdir, study)
     requeue_dead_trials(study, folder)
-    with _claimed_run(study, folder, n_trials) as run, sigterm_interrupts():
+    watch, is_over = Watch(study, patience), False
+    with _claimed_run(study, folder, n_trials, role) as run, sigterm_interrupts():
+        if role == "preview":
+            announce(study, run)
         failures = 0
         while n_trials is None or _finished(study, run) < n_trials:
             if timeout is not None and time.monotonic() - started >= timeout:
                 break
-            trial = run_one(study, objective, run)
+            optimize = next_trial(study, role)
+            if optimize is None:
+                is_over = watch.is_over()
+                if is_over:
+                    break
+                time.sleep(_POLL)
+                requeue_dead_trials(study, folder)
+                continue
+            trial = run_one(study, objective, run, optimize)
             if trial is None or trial.state == TrialState.FAIL:
                 failures += 1
                 if failures >= _MAX_FAILURES:
@@ -83,7 +104,9 @@ def run_trials(
             if after_trial is not None:
                 after_trial(trial)
         count = _finished(study, run)
-        if n_trials is None or count >= n_trials:
+        if role == "preview":
+            sign_off(study, run)
+        if n_trials is None or count >= n_trials or is_over:
             (folder / f"{run}.json").unlink(missing_ok=True)
     return count
 
@@ -118,8 +141,7 @@ def run_one(
     study: optuna.Study,
     objective: Callable[[optuna.Trial], float | Sequence[float]],
     run: str,
-    *,
-    claimed: int | None = None,
+    optimize: Optimize,
 ) -> FrozenTrial | None:
     """Run one trial; None if another worker took it over.
 
@@ -127,7 +149,7 @@ def run_one(
         study: The study.
         objective: Its objective.
         run: The run that the trial is noted to belong to; its lock is held.
-        claimed: The trial, by `claim_waiting`; None: as Optuna chooses.
+        optimize: Runs the trial with the objective that it is given.
     """
     number: int | None = None
     interrupted = lost = False
@@ -135,8 +157,8 @@ def run_one(
     def wrapped(trial: optuna.Trial) -> float | Sequence[float]:
         nonlocal number, interrupted, lost
         number = trial.number
-        trial.set_user_attr(RUN, run)
         try:
+            trial.set_user_attr(RUN, run)
             return objective(trial)
         except KeyboardInterrupt:
             interrupted = True
@@ -149,10 +171,7 @@ def run_one(
             raise
 
     try:
-        if claimed is None:
-            study.optimize(wrapped, n_trials=1)
-        else:
-            optimize_claimed(study, wrapped, claimed)
+        optimize(wrapped)
     except Exception:
         # Optuna can't finish a trial that has been failed already, and says so in many ways.
         if interrupted:
@@ -170,11 +189,14 @@ def _finished(study: optuna.Study, run: str) -> int:
 
 
 @contextmanager
-def _claimed_run(study: optuna.Study, folder: Path, n_trials: int | None) -> Iterator[str]:
-    """The id of an interrupted run of the same size, or a new one; locked while in use."""
+def _claimed_run(
+    study: optuna.Study, folder: Path, n_trials: int | None, role: Role
+) -> Iterator[str]:
+    """The id of an interrupted run of this size and role, or a new one; locked while in use."""
+    wanted = str(n_trials) if role == "any" else f"{role}{n_trials}"
     for note in sorted(folder.glob("*.json")):
         size, _, run = note.stem.partition("-")
-        if size != str(n_trials):
+        if size != wanted:
             continue
         lock = FileLock(folder / f"{note.stem}.lock")
         try:
@@ -189,7 +211,7 @@ def _claimed_run(study: optuna.Study, folder: Path, n_trials: int | None) -> Ite
                 return
         finally:
             lock.release()
-    run = f"{n_trials}-{uuid.uuid4().hex[:12]}"
+    run = f"{wanted}-{uuid.uuid4().hex[:12]}"
     with FileLock(folder / f"{run}.lock"):
         write_json(folder / f"{run}.json", {"study": study.study_name, "n_trials": n_trials})
         yield run

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +15,12 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_merge._optuna import claim_waiting, fail_stale_trials, is_running
+from optuna_merge._optuna import (
+    claim_waiting,
+    fail_stale_trials,
+    is_running,
+    optimize_claimed,
+)
 from optuna_merge.artifacts import SharedFiles
 from optuna_merge.exceptions import TrialLostError
 from optuna_merge.running import requeue_dead_trials, run_one, runs_folder, sigterm_interrupts
@@ -120,7 +126,8 @@ class StudySharing:
                     continue
                 number = claim_waiting(self._units, lambda t: t.user_attrs.get(UNIT) in pending)
                 if number is not None:
-                    run_one(self._units, self._objective(pending), run, claimed=number)
+                    optimize = partial(optimize_claimed, self._units, number=number)
+                    run_one(self._units, self._objective(pending), run, optimize)
                     continue
                 if not told:
                     names = ", ".join(unit.name for unit in pending.values())

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_merge._optuna import (
     PROMOTED_AT,
     PROMOTED_FROM,
+    RUN,
     latest_view,
     retry_history,
     set_trial_user_attr,
@@ -42,6 +43,7 @@ from optuna_merge.pruners._decision import (
     is_duplicate_promotion,
     is_over_budget,
     preview_metrics,
+    read_ledger,
     value_at,
 )
 from optuna_merge.pruners._truth_order import (
@@ -215,6 +217,12 @@ class PromotionPruner(BasePruner):
         """How many previews may be promoted, to a refined preview or a finetune."""
         return self._budgets[PREVIEW]
 
+    def is_spent(self, study: Study) -> bool:
+        """Whether the caps let nothing more be promoted, however many previews come."""
+        trials = study.get_trials(deepcopy=False)
+        ledger = read_ledger(trials, self._scores(study, PREVIEW), PREVIEW)
+        return self._budget_of(study, PREVIEW).is_spent(ledger)
+
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether the trial ends here; see the class. Called by `Trial.should_prune`."""
         step = trial.last_step
@@ -382,6 +390,16 @@ def should_prune(trial: optuna.Trial) -> bool:
     return trial.study.pruner.prune(trial.study, latest_view(trial))
 
 
+def hand_over(trial: optuna.Trial) -> None:
+    """Queue a copy of a trial that is promoted at its preview: others finetune, it may end.
+
+    As if it had been pruned and promoted later. In this order: when the worker dies in between,
+    the retry of the trial fills the slot that is free then.
+    """
+    trial.set_user_attr(PREVIEW.decision, "prune")
+    trial.study.add_trial(_copy_to_promote(latest_view(trial), PREVIEW))
+
+
 def _finetune_of(trial: FrozenTrial, gates: Iterable[Gate]) -> FrozenTrial | None:
     """The trial as if it had no previews; None where it has not gone beyond them, or failed."""
     previews = {gate.step for gate in gates}
@@ -409,7 +427,8 @@ def _queue_copies(
 def _copy_to_promote(trial: FrozenTrial, gate: Gate) -> FrozenTrial:
     # System attributes stay behind: constraints, for one, are those of the preview, and Optuna
     # would ignore the ones that the finetune sets.
-    attrs = {key: value for key, value in trial.user_attrs.items() if key != gate.claim}
+    left = (gate.claim, RUN)
+    attrs = {key: value for key, value in trial.user_attrs.items() if key not in left}
     attrs |= {gate.decision: "promote", PROMOTED_FROM: trial.number}
     if gate.step:
         attrs[PROMOTED_AT] = gate.step
