@@ -11,14 +11,16 @@ import copy
 import datetime
 import functools
 import time
+import warnings
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import fail_stale_trials as optuna_fail_stale_trials
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
@@ -114,6 +116,44 @@ def fail_and_requeue(
     elif ended.clone is not None:
         study.add_trial(ended.clone)
     return True
+
+
+def claim_waiting(study: Study, wanted: Callable[[FrozenTrial], bool]) -> int | None:
+    """Make the first WAITING trial that is `wanted` this worker's, RUNNING; return its number.
+
+    What `Study.ask` does with any WAITING trial. None where there is none; of several workers that
+    claim one trial a single one gets it.
+    """
+    storage = study._storage
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        if not wanted(trial):
+            continue
+        try:
+            if storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING):
+                return trial.number
+        except UpdateFinishedTrialError:
+            continue
+    return None
+
+
+def optimize_claimed(
+    study: Study, objective: Callable[[Trial], float | Sequence[float]], number: int | None
+) -> None:
+    """`study.optimize(objective, n_trials=1)` of a trial that `claim_waiting` gave.
+
+    With None a new trial is made, whatever is WAITING.
+    """
+    trial_id = None if number is None else _trial_id(study, number)
+    view = copy.copy(study)  # shares everything but the thread-local cache of trials
+    view._pop_waiting_trial_id = lambda: trial_id  # type: ignore[method-assign]
+    view.optimize(objective, n_trials=1)
+
+
+def fail_stale_trials(study: Study) -> None:
+    """Optuna's, without its warning: fail and queue again what has had no heartbeat for long."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        optuna_fail_stale_trials(study)
 
 
 def lineage_root(trial: FrozenTrial) -> int:

@@ -139,6 +139,19 @@ class PosteriorMaker:
                 files.append(path)
         return MadePosteriors(posteriors, hashes, damping, seconds, tuple(files))
 
+    def curvature(self, task: Task, index: int) -> Path | None:
+        """File of the curvature of one run, made if it is missing; None where none is needed.
+
+        `make` does so, too: this is for workers that share out the runs.
+        """
+        if self._settings.family == "isotropic" or self._settings.estimator == "ivon":
+            return None
+        path = self._curvature_path(task.name, index)
+        if not path.exists():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._component(task, index)
+        return path
+
     def _posterior(
         self, task: str, path: Path, undamped: Posterior, damping: Damping | None
     ) -> Posterior:
@@ -169,12 +182,7 @@ class PosteriorMaker:
             known = self._curvatures[task.name][index]
             found: Posterior = DiagonalGaussian(mean, {name: known[name] for name in mean})
             return None, self._reduced(found), 0.0
-        # The damping changes posteriors, but not the curvature below them.
-        family = "diagonal" if settings.family == "per_tensor" else settings.family
-        rank = settings.rank if settings.family == "low_rank" else 0
-        made_of = [family, rank, settings.examples, settings.exact_labels, settings.seed]
-        key = _short_hash([self._made_from[task.name][index], made_of])
-        path = self._folder / f"curvature-{task.name}-{key}.safetensors"
+        path = self._curvature_path(task.name, index)
         loaded = _load_sound(path, load_posterior)
         if loaded is not None:
             _check_shapes(task.name, path, loaded.mean, mean)
@@ -185,6 +193,15 @@ class PosteriorMaker:
         seconds = time.perf_counter() - started
         save_posterior(posterior, path, {"task": task.name, "seconds": repr(seconds)})
         return path, self._reduced(posterior), seconds
+
+    def _curvature_path(self, task: str, index: int) -> Path:
+        settings = self._settings
+        # The damping changes posteriors, but not the curvature below them.
+        family = "diagonal" if settings.family == "per_tensor" else settings.family
+        rank = settings.rank if settings.family == "low_rank" else 0
+        made_of = [family, rank, settings.examples, settings.exact_labels, settings.seed]
+        key = _short_hash([self._made_from[task][index], made_of])
+        return self._folder / f"curvature-{task}-{key}.safetensors"
 
     def _reduced(self, posterior: Posterior) -> Posterior:
         """The family that is made from another one's file."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import optuna
 
     from optuna_merge.definition import StudyDefinition
+    from optuna_merge.sharing import Sharing
 
 StudyName = Annotated[str, typer.Option(help="Name of the study; made if it is missing.")]
 Storage = Annotated[str, typer.Option(help="sqlite:///FILE, postgresql+psycopg://..., ...")]
@@ -47,6 +48,13 @@ Seed = Annotated[Optional[int], typer.Option(help="Seed of the search.")]  # noq
 Artifacts = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Folder or s3://bucket through which working folders share the fit."),
+]
+Role = Annotated[
+    str,
+    typer.Option(
+        help="What this worker does: preview (no finetunes), finetune (what is promoted, and the "
+        "baselines), or any."
+    ),
 ]
 Race = Annotated[
     bool,
@@ -78,12 +86,24 @@ def _version(
 
 
 @app.command()
-def fit(definition: Definition, workdir: Workdir = Path("workdir"), debug: Debug = False) -> None:
+def fit(
+    definition: Definition,
+    study_name: StudyName = "optuna_merge",
+    storage: Storage = "sqlite:///optuna_merge.db",
+    workdir: Workdir = Path("workdir"),
+    artifacts: Artifacts = None,
+    debug: Debug = False,
+) -> None:
     """Finetune each task alone and make its posterior.
+
+    Processes with one working folder share the tasks out; with --artifacts, machines do, too.
 
     Example: optuna-merge fit studies/digits/optimize.py --workdir work
     """
-    _guarded(debug, lambda: _fit(_load_definition(definition), workdir))
+    _guarded(
+        debug,
+        lambda: _fit(_load_definition(definition), study_name, storage, workdir, artifacts),
+    )
 
 
 @app.command()
@@ -100,6 +120,7 @@ def optimize(
     max_seconds: MaxSeconds = None,
     seed: Seed = None,
     artifacts: Artifacts = None,
+    role: Role = "any",
     race: Race = False,
     debug: Debug = False,
 ) -> None:
@@ -119,6 +140,7 @@ def optimize(
             _budget(fraction, max_promotions, max_steps, max_seconds),
             seed,
             artifacts,
+            role,
             race,
         ),
     )
@@ -148,6 +170,7 @@ def report(
             {},
             None,
             None,
+            "any",
             False,
         ),
     )
@@ -191,6 +214,7 @@ def script(
         max_seconds: MaxSeconds = None,
         seed: Seed = None,
         artifacts: Artifacts = None,
+        role: Role = "any",
         race: Race = False,
         debug: Debug = False,
     ) -> None:
@@ -206,6 +230,7 @@ def script(
                 _budget(fraction, max_promotions, max_steps, max_seconds),
                 seed,
                 artifacts,
+                role,
                 race,
             ),
         )
@@ -221,10 +246,25 @@ def main() -> None:
     app()
 
 
-def _fit(definition: StudyDefinition, workdir: Path) -> None:
+def _fit(
+    definition: StudyDefinition,
+    study_name: str,
+    storage: str,
+    workdir: Path,
+    artifacts: str | None,
+) -> None:
+    from optuna_merge.fitting import check_writable
     from optuna_merge.fitting import fit as fit_definition
+    from optuna_merge.storages import create_storage
+    from optuna_merge.study import check_definition, open_study
 
-    fitted = fit_definition(definition, workdir)
+    check_writable(workdir)
+    sharing = None
+    if artifacts is not None:
+        study = open_study(study_name, create_storage(storage), definition.directions)
+        check_definition(study, definition.describe())
+        sharing = _sharing(study, artifacts, workdir)
+    fitted = fit_definition(definition, workdir, progress=sys.stderr.isatty(), sharing=sharing)
     for name, run in fitted.runs.items():
         metric = run.evaluations[name].metric.value
         typer.echo(f"{name}: {metric:.4f} alone, {run.steps} steps, {run.seconds:.1f} s")
@@ -240,21 +280,23 @@ def _optimize(
     budget: dict[str, Any],
     seed: int | None,
     artifacts: str | None,
+    role: str,
     race: bool,
 ) -> None:
     from optuna_merge._files import write_json
-    from optuna_merge.artifacts import SharedFiles, open_artifact_store
     from optuna_merge.fitting import check_writable, fit
     from optuna_merge.objective import Objective
     from optuna_merge.previews import Racing
     from optuna_merge.pruners import PromotionPruner
     from optuna_merge.report import format_report, make_report
+    from optuna_merge.roles import check_role
     from optuna_merge.running import run_trials
     from optuna_merge.samplers import PreviewSampler
     from optuna_merge.storages import create_storage
-    from optuna_merge.study import open_study, prepare_study
+    from optuna_merge.study import check_definition, open_study, prepare_study
 
     # What can be wrong is looked at first: before the task runs, which take long.
+    does = check_role(role)
     check_writable(workdir)
     obstacle = definition.racing_obstacle if race else None
     if obstacle is not None:
@@ -265,24 +307,22 @@ def _optimize(
         definition.directions,
         pruner=PromotionPruner(**budget, refinements=definition.refinement_steps, seed=seed),
     )
-    shared = None
-    if artifacts is not None:
-        shared = SharedFiles(study, open_artifact_store(artifacts), workdir)
-        shared.pull()
-    fitted = fit(definition, workdir, progress=sys.stderr.isatty())
+    check_definition(study, definition.describe())
+    sharing = None if artifacts is None else _sharing(study, artifacts, workdir)
+    fitted = fit(definition, workdir, progress=sys.stderr.isatty(), sharing=sharing)
     prepare_study(study, fitted)
     search: dict[str, Any] = {"seed": seed, "constraints": fitted.constraints}
     search["score"] = None if definition.is_pareto else fitted.scores
     study.sampler = PreviewSampler(definition.names, **search)
     study.pruner = PromotionPruner(**budget, **search, refinements=definition.refinement_steps)
-    if shared is not None:
-        shared.push(fitted.files)
+    racing = Racing() if race else None
     run_trials(
         study,
-        Objective(fitted, racing=Racing() if race else None, progress=sys.stderr.isatty()),
+        Objective(fitted, racing=racing, progress=sys.stderr.isatty(), role=does),
         workdir=workdir,
         n_trials=n_trials,
         timeout=timeout,
+        role=does,
     )
     found = make_report(study, fitted)
     path = workdir / f"report-{study_name}.json"
@@ -291,6 +331,15 @@ def _optimize(
     typer.echo(f"\nThe same as JSON: {path}")
     if found["counts"]["truths"]:
         _show_in_dashboard(study)
+
+
+def _sharing(study: optuna.Study, artifacts: str, workdir: Path) -> Sharing:
+    """The fit's work, shared out among the machines of the study."""
+    from optuna_merge.artifacts import SharedFiles, open_artifact_store
+    from optuna_merge.sharing import StudySharing
+
+    files = SharedFiles(study, open_artifact_store(artifacts), workdir)
+    return StudySharing(study, files, workdir)
 
 
 def _budget(

@@ -6,6 +6,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from optuna_merge.fronts import below_nadir
 from optuna_merge.models import MultitaskModel, cache_trunk
 from optuna_merge.previews import Previewer, Refiner, choose_rate
 from optuna_merge.scores import Array, Score
+from optuna_merge.sharing import FolderSharing, Sharing, Unit
 from optuna_merge.tasks import Task
 
 _logger = logging.getLogger(__name__)
@@ -114,22 +116,32 @@ class FittedStudy:
         return score.over(metrics, self.alone)
 
 
-def fit(definition: StudyDefinition, workdir: str | Path, *, progress: bool = True) -> FittedStudy:
+def fit(
+    definition: StudyDefinition,
+    workdir: str | Path,
+    *,
+    progress: bool = True,
+    sharing: Sharing | None = None,
+) -> FittedStudy:
     """Finetune each task alone and make its posterior; what is there and matches is not repeated.
 
     Every result is a file in the working folder, under the hash of what it was made from. An
-    interrupted fit goes on where it stopped, the training run from its last checkpoint.
+    interrupted fit goes on where it stopped, the training run from its last checkpoint. Workers
+    that fit at once share the tasks out: each run is made by one of them.
 
     Args:
         definition: What to fit.
         workdir: The working folder; is made.
         progress: Show progress bars.
+        sharing: How the work is shared out; None: among the processes with this working folder.
+            `StudySharing` does so among machines.
 
     Raises:
         OSError: the folder can't be written.
     """
     workdir = Path(workdir)
     check_writable(workdir)
+    sharing = FolderSharing(workdir) if sharing is None else sharing
     model = definition.model
     # Also where every run is found and none trains: previews are made where the model is.
     model.to(training_device(definition.finetuning))
@@ -144,32 +156,96 @@ def fit(definition: StudyDefinition, workdir: str | Path, *, progress: bool = Tr
     if tasks != definition.tasks:
         _logger.info("the frozen layers below the trained ones were run once over all data")
     store = FinetuneStore(workdir / "finetunes", key)
-    runs: dict[str, list[FinishedRun]] = {}
-    for task in tasks:
-        alone = {other.name: float(other is task) for other in tasks}
-        runs[task.name] = []
-        for component in range(definition.posterior.components):
-            settings = replace(definition.finetuning, seed=definition.finetuning.seed + component)
-            title = f"task {task.name}" if progress else None
-            run = store.run(model, tasks, alone, settings, progress=title)
-            metric = run.evaluations[task.name].metric.value
-            how = "found" if run.reused else f"trained in {run.seconds:.1f} s"
-            _logger.info("task %s alone: %s %.4f, %s", task.name, task.metric.name, metric, how)
-            runs[task.name].append(run)
-    states = {name: [run.parameters() for run in found] for name, found in runs.items()}
-    heads = {name: _mean_head(found, model.own_names(name)) for name, found in states.items()}
+    made: dict[tuple[str, int], _TaskRun] = {}
 
+    def make(task: Task, component: int) -> list[Path]:
+        run = _task_run(definition, model, tasks, task, component, store, key, progress)
+        made[task.name, component] = run
+        return run.files
+
+    settings = sha256_text(canonical_json([parts["finetuning"], parts["posterior"]]))
+    components = range(definition.posterior.components)
+    sharing.work_off(
+        [
+            Unit(
+                f"task {task.name}" + (f", seed {component}" if component else ""),
+                sha256_text(canonical_json([key, settings, task.name, component]))[:24],
+                partial(make, task, component),
+            )
+            for task in tasks
+            for component in components
+        ]
+    )
+    found = {task.name: [made[task.name, component] for component in components] for task in tasks}
+    fitted: list[FittedStudy] = []
+
+    def assemble() -> tuple[Path, ...]:
+        fitted.append(_assemble(definition, model, tasks, found, store, key, progress))
+        return fitted[0].files
+
+    everything = sha256_text(canonical_json(parts))[:24]
+    sharing.work_off([Unit("posteriors", everything, assemble)])
+    return fitted[0]
+
+
+@dataclass(frozen=True)
+class _TaskRun:
+    """A task's own finetune, its parameters, and the files of the run and of its curvature."""
+
+    run: FinishedRun
+    state: dict[str, Tensor]
+    files: list[Path]
+
+
+def _task_run(
+    definition: StudyDefinition,
+    model: MultitaskModel,
+    tasks: Sequence[Task],
+    task: Task,
+    component: int,
+    store: FinetuneStore,
+    key: str,
+    progress: bool,
+) -> _TaskRun:
+    alone = {other.name: float(other is task) for other in tasks}
+    settings = replace(definition.finetuning, seed=definition.finetuning.seed + component)
+    title = f"task {task.name}" if progress else None
+    run = store.run(model, tasks, alone, settings, progress=title)
+    metric = run.evaluations[task.name].metric.value
+    how = "found" if run.reused else f"trained in {run.seconds:.1f} s"
+    _logger.info("task %s alone: %s %.4f, %s", task.name, task.metric.name, metric, how)
+    state = run.parameters()
+    folder = store.folder.parent / "posteriors"
+    maker = PosteriorMaker(definition, model, [task], {task.name: [state]}, {}, {}, folder, key)
+    curvature = maker.curvature(task, 0)
+    return _TaskRun(run, state, [run.path] + ([] if curvature is None else [curvature]))
+
+
+def _assemble(
+    definition: StudyDefinition,
+    model: MultitaskModel,
+    tasks: tuple[Task, ...],
+    found: Mapping[str, Sequence[_TaskRun]],
+    store: FinetuneStore,
+    key: str,
+    progress: bool,
+) -> FittedStudy:
+    """Posteriors, the damping and the rate of refinements from the tasks' own runs."""
+    parts = definition.describe()
+    states = {name: [made.state for made in of_task] for name, of_task in found.items()}
+    runs = {name: [made.run for made in of_task] for name, of_task in found.items()}
+    heads = {name: _mean_head(of_task, model.own_names(name)) for name, of_task in states.items()}
     curvatures = {}
     if definition.posterior.estimator == "ivon":
-        curvatures = {name: [run.curvature() for run in found] for name, found in runs.items()}
-    folder = workdir / "posteriors"
+        curvatures = {name: [run.curvature() for run in of_task] for name, of_task in runs.items()}
+    folder = store.folder.parent / "posteriors"
     maker = PosteriorMaker(definition, model, tasks, states, curvatures, heads, folder, key)
     made = maker.make()
     parts |= {
         "posteriors": made.hashes,
         "heads": {name: content_hash(tensors, {}) for name, tensors in heads.items()},
     }
-    every = [run for found in runs.values() for run in found]
+    every = [run for of_task in runs.values() for run in of_task]
     costs = {
         "task_run_steps": sum(run.steps for run in every),
         "task_run_seconds": sum(run.seconds for run in every),
@@ -202,7 +278,7 @@ def fit(definition: StudyDefinition, workdir: str | Path, *, progress: bool = Tr
         definition=definition,
         model=model,
         tasks=tasks,
-        runs={name: found[0] for name, found in runs.items()},
+        runs={name: of_task[0] for name, of_task in runs.items()},
         previewer=previewer,
         refiner=refiner,
         merge=merge,

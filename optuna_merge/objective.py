@@ -10,19 +10,26 @@ from typing import Any
 
 import optuna
 
-from optuna_merge._optuna import is_running, latest_view, reported_steps
+from optuna_merge._optuna import PROMOTED_FROM, is_running, latest_view, reported_steps
 from optuna_merge._tries import FAILURE, TRIES
-from optuna_merge.exceptions import DefinitionMismatchError, TrainingDivergedError, TrialLostError
+from optuna_merge.exceptions import (
+    DefinitionMismatchError,
+    OptunaMergeError,
+    TrainingDivergedError,
+    TrialLostError,
+)
 from optuna_merge.fitting import FittedStudy
 from optuna_merge.previews import PartialPreview, Preview, Racing, RacingPreviewer, Refiner
 from optuna_merge.pruners import (
     RACED_OUT,
     PromotionPruner,
     RaceBar,
+    hand_over,
     preview_metrics,
     race_bar,
     should_prune,
 )
+from optuna_merge.roles import Role, check_role
 from optuna_merge.samplers._history import REFINED
 from optuna_merge.study import BASELINE, FINGERPRINT, duplicate_baseline
 from optuna_merge.tasks import Evaluation
@@ -65,16 +72,25 @@ class Objective:
         racing: When to give a preview up; None: never. Baselines are never raced, nor are the
             previews of `preview_many`.
         progress: Show a progress bar for every finetune.
+        role: With "preview", what is promoted is queued as a copy for other workers, and the trial
+            ends as PRUNED. Give `run_trials` the same role: plain `study.optimize` would hand
+            promoted copies and baselines to this worker.
 
     Raises:
-        ValueError: `racing`, and a task's metric is no mean over examples, the study has
-            constraints or several objectives, or the model re-estimates batch norms.
+        ValueError: an unknown role; or `racing`, and a task's metric is no mean over examples, the
+            study has constraints or several objectives, or the model re-estimates batch norms.
     """
 
     def __init__(
-        self, fitted: FittedStudy, *, racing: Racing | None = None, progress: bool = True
+        self,
+        fitted: FittedStudy,
+        *,
+        racing: Racing | None = None,
+        progress: bool = True,
+        role: Role = "any",
     ) -> None:
         self._fitted = fitted
+        self._role = check_role(role)
         self._racing = racing
         self._racer: RacingPreviewer | None = None
         obstacle = None if racing is None else fitted.definition.racing_obstacle
@@ -99,6 +115,11 @@ class Objective:
 
     def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         self._check_definition(trial.study)
+        if self._role == "preview" and {BASELINE, PROMOTED_FROM} & trial.user_attrs.keys():
+            raise OptunaMergeError(
+                f"trial {trial.number} is to be finetuned, but this worker only previews; run it "
+                f"with run_trials(study, objective, role='preview', ...)"
+            )
         weights = suggest_weights(trial, self._names)
         failure = self._superfluous(trial)
         if failure is not None:
@@ -110,10 +131,13 @@ class Objective:
             trial.should_prune()  # its preview counts, so that another may be promoted now
             raise optuna.TrialPruned("the preview cannot reach the promotion threshold")
         baseline = trial.user_attrs.get(BASELINE)
-        if should_prune(trial) and baseline is None:
+        promoted = not should_prune(trial) or baseline is not None
+        if not promoted or self._role == "preview":
             seen = {name: trial.user_attrs[f"preview_{name}"] for name in self._names}
             self._set_constraints(trial, seen)
-            raise optuna.TrialPruned("not promoted")
+            if promoted:
+                hand_over(trial)
+            raise optuna.TrialPruned("left to other workers" if promoted else "not promoted")
         try:
             if self._fitted.refiner is not None and max(weights.values()) < 1.0:
                 self._refine(trial, weights, self._fitted.refiner, preview)

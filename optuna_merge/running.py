@@ -22,6 +22,7 @@ from optuna_merge._files import sha256_text, write_json
 from optuna_merge._optuna import fail_and_requeue
 from optuna_merge._tries import FAILURE, HANDED_BACK, RUN
 from optuna_merge.exceptions import OptunaMergeError, StorageUnavailableError, TrialLostError
+from optuna_merge.roles import Optimize, Role, Watch, announce, check_role, next_trial, sign_off
 from optuna_merge.storages._create_storage import masked
 
 _logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ _PASSING = frozenset(
     | {errno.ECONNRESET, errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH}
 )
 """Of an `OSError`: the machine's trouble, which may pass, and not the trial's."""
+_POLL = 1.0  # seconds between two looks of a worker that waits for promotions
 
 
 def run_trials(
@@ -46,6 +48,8 @@ def run_trials(
     n_trials: int | None,
     timeout: float | None = None,
     after_trial: Callable[[FrozenTrial], None] | None = None,
+    role: Role = "any",
+    patience: float = 600.0,
 ) -> int:
     """Run trials until this run has finished `n_trials` of them (COMPLETE or PRUNED).
 
@@ -59,6 +63,12 @@ def run_trials(
     could not write, since the disk was full, say, is handed back, which counts for nothing; the
     run waits, and goes on for as long as not ten trials in a row fail.
 
+    With `role="preview"` promoted trials and baselines are left to others; give the objective the
+    same role. With `role="finetune"` only those are run, up to `n_trials`; the call waits for them
+    and ends early when no more will come: when all runs with `role="preview"` have ended, when the
+    caps of the study's `PromotionPruner` are reached, or when the study has not changed for
+    `patience` seconds.
+
     Args:
         study: The study.
         objective: Its objective.
@@ -66,6 +76,8 @@ def run_trials(
         n_trials: How many to finish; None: until the timeout, or until interrupted.
         timeout: Seconds after which no new trial is started.
         after_trial: Called with every trial that this run finished.
+        role: What this worker does, see `Role`.
+        patience: Seconds, see above.
 
     Returns:
         How many trials this run has finished, earlier parts of it included.
@@ -74,21 +86,32 @@ def run_trials(
         OptunaMergeError: ten trials in a row failed.
         Exception: what the objective raised.
     """
+    check_role(role)
     if n_trials is not None and n_trials < 0:
         raise ValueError(f"n_trials must not be negative, got {n_trials}")
     started = time.monotonic()
-    folder = workdir / "runs" / sha256_text(study.study_name)[:16]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = runs_folder(workdir, study)
     requeue_dead_trials(study, folder)
-    with _claimed_run(study, folder, n_trials) as run, _sigterm_interrupts():
+    watch, is_over = Watch(study, patience), False
+    with _claimed_run(study, folder, n_trials, role) as run, sigterm_interrupts():
         for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if left.user_attrs.get(RUN) == run:  # whoever ran it held the lock that we hold now
                 _requeue_dead(study, left)
+        if role == "preview":
+            announce(study, run)
         failures = 0
         while n_trials is None or _finished(study, run) < n_trials:
             if timeout is not None and time.monotonic() - started >= timeout:
                 break
-            trial = _run_one(study, objective, run)
+            optimize = next_trial(study, role)
+            if optimize is None:
+                is_over = watch.is_over()
+                if is_over:
+                    break
+                time.sleep(_POLL)
+                requeue_dead_trials(study, folder)
+                continue
+            trial = run_one(study, objective, run, optimize)
             if trial is None or trial.state == TrialState.FAIL:
                 failures += 1
                 if failures >= _MAX_FAILURES:
@@ -103,9 +126,18 @@ def run_trials(
             if after_trial is not None:
                 after_trial(trial)
         count = _finished(study, run)
-        if n_trials is None or count >= n_trials:
+        if role == "preview":
+            sign_off(study, run)
+        if n_trials is None or count >= n_trials or is_over:
             (folder / f"{run}.json").unlink(missing_ok=True)
     return count
+
+
+def runs_folder(workdir: Path, study: optuna.Study) -> Path:
+    """Where the runs of a study that work in this folder are noted and locked; is made."""
+    folder = workdir / "runs" / sha256_text(study.study_name)[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def requeue_dead_trials(study: optuna.Study, folder: Path) -> None:
@@ -131,10 +163,19 @@ def _requeue_dead(study: optuna.Study, trial: FrozenTrial) -> None:
         _logger.info("trial %d of a killed worker was failed and queued again", trial.number)
 
 
-def _run_one(
-    study: optuna.Study, objective: Callable[[optuna.Trial], float | Sequence[float]], run: str
+def run_one(
+    study: optuna.Study,
+    objective: Callable[[optuna.Trial], float | Sequence[float]],
+    run: str,
+    optimize: Optimize,
 ) -> FrozenTrial | None:
     """Run one trial; None if another worker took it over.
+
+    Args:
+        study: The study.
+        objective: Its objective.
+        run: The run that the trial is noted to belong to; its lock is held.
+        optimize: Runs the trial with the objective that it is given.
 
     Raises:
         Exception: what the objective raised, but for the machine's passing troubles: then the
@@ -170,7 +211,7 @@ def _run_one(
             raise
 
     try:
-        study.optimize(wrapped, n_trials=1)
+        optimize(wrapped)
     except Exception as raised:
         # Optuna can't finish a trial that has been failed already, and says so in many ways.
         if error is None:
@@ -204,11 +245,14 @@ def _finished(study: optuna.Study, run: str) -> int:
 
 
 @contextmanager
-def _claimed_run(study: optuna.Study, folder: Path, n_trials: int | None) -> Iterator[str]:
-    """The id of an interrupted run of the same size, or a new one; locked while in use."""
+def _claimed_run(
+    study: optuna.Study, folder: Path, n_trials: int | None, role: Role
+) -> Iterator[str]:
+    """The id of an interrupted run of this size and role, or a new one; locked while in use."""
+    wanted = str(n_trials) if role == "any" else f"{role}{n_trials}"
     for note in sorted(folder.glob("*.json")):
         size, _, run = note.stem.partition("-")
-        if size != str(n_trials):
+        if size != wanted:
             continue
         lock = FileLock(folder / f"{note.stem}.lock")
         try:
@@ -223,14 +267,14 @@ def _claimed_run(study: optuna.Study, folder: Path, n_trials: int | None) -> Ite
                 return
         finally:
             lock.release()
-    run = f"{n_trials}-{uuid.uuid4().hex[:12]}"
+    run = f"{wanted}-{uuid.uuid4().hex[:12]}"
     with FileLock(folder / f"{run}.lock"):
         write_json(folder / f"{run}.json", {"study": study.study_name, "n_trials": n_trials})
         yield run
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
+def sigterm_interrupts() -> Iterator[None]:
     """Within this block SIGTERM ends a trial as Ctrl-C does: the trial is queued again."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -159,13 +159,29 @@ def prepare_study(study: optuna.Study, fitted: FittedStudy) -> None:
             study.set_metric_names(names)
     elif found != fitted.fingerprint:
         stored = json.loads(study.user_attrs.get(DEFINITION, "{}"))
-        changed = differing_parts(stored, fitted.parts)
-        raise DefinitionMismatchError(
-            f"study {study.study_name!r} was made with another definition; what differs: "
-            f"{', '.join(changed) or 'unknown'}. Take a study of another name, or the definition "
-            f"and working folder that it was made with"
-        )
+        raise _mismatch(study, differing_parts(stored, fitted.parts))
     _enqueue_baselines(study, definition.names)
+
+
+def check_definition(study: optuna.Study, parts: Mapping[str, Any]) -> None:
+    """Compare a definition's `describe()` with the study's, before anything is fitted.
+
+    Raises:
+        DefinitionMismatchError: they differ; the message names the parts.
+    """
+    stored = json.loads(study.user_attrs.get(DEFINITION, "{}"))
+    given = json.loads(json.dumps(parts))
+    changed = differing_parts({part: stored[part] for part in given if part in stored}, given)
+    if stored and changed:
+        raise _mismatch(study, changed)
+
+
+def _mismatch(study: optuna.Study, changed: Sequence[str]) -> DefinitionMismatchError:
+    return DefinitionMismatchError(
+        f"study {study.study_name!r} was made with another definition; what differs: "
+        f"{', '.join(changed) or 'unknown'}. Take a study of another name, or the definition "
+        f"and working folder that it was made with"
+    )
 
 
 def baseline_weights(tasks: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -193,7 +193,7 @@ def interrupted(split: str, at: int) -> StudyDefinition:
     "split, at, finished",
     [
         # A `Task` reads once when it is made; a run has 7 steps and 3 rungs of 2 batches.
-        ("train", 1 + 4, ["checkpoint", "model"]),
+        ("train", 1 + 4, ["checkpoint", "model", "curvature-red"]),
         ("train", 1 + 7 + 1, ["model", "model", "curvature-red"]),
         ("validation", 1 + 2 * 6 + 3, ["model", "model", "curvature-red", "curvature-blue"]),
     ],

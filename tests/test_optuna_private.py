@@ -16,15 +16,18 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from optuna_merge._optuna import (
     ReadMarkingStorage,
+    claim_waiting,
     fail_and_requeue,
     first_attempt,
     is_running,
     latest_view,
     lineage_root,
     only_reading,
+    optimize_claimed,
     set_trial_user_attr,
     study_view,
 )
+from optuna_merge._tries import RUN
 from optuna_merge.storages import create_storage
 
 
@@ -269,3 +272,26 @@ def test_read_marking(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         storage.get_trial(1000)
     assert not only_reading()
+
+
+def test_claiming_a_waiting_trial(storage: BaseStorage) -> None:
+    study = optuna.create_study(storage=storage)
+    for x in (0.0, 1.0, 2.0):
+        study.enqueue_trial({"x": x}, user_attrs={"x": x})
+    assert claim_waiting(study, lambda trial: trial.user_attrs["x"] == 1.0) == 1
+    assert claim_waiting(study, lambda trial: trial.user_attrs["x"] == 1.0) is None
+    optimize_claimed(study, lambda trial: trial.suggest_float("x", 0, 9), 1)
+    assert study.trials[1].value == 1.0
+    optimize_claimed(study, lambda trial: trial.suggest_float("y", 0, 9), None)
+    states = [TrialState.WAITING, TrialState.COMPLETE, TrialState.WAITING, TrialState.COMPLETE]
+    assert [trial.state for trial in study.trials] == states
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 9), n_trials=1)
+    assert study.trials[0].value == 0.0, "the study itself pops as ever"
+
+
+def test_a_retry_clone_is_of_no_run(storage: BaseStorage) -> None:
+    study = optuna.create_study(storage=storage)
+    running_trial(study).set_user_attr(RUN, "100-abc")
+    assert fail_and_requeue(study, 0)
+    assert study.trials[0].user_attrs[RUN] == "100-abc"
+    assert RUN not in study.trials[1].user_attrs

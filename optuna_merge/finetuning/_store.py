@@ -103,6 +103,11 @@ class FinetuneStore:
         self._folder = folder
         self._key = key
 
+    @property
+    def folder(self) -> Path:
+        """Where the finetunes are."""
+        return self._folder
+
     def path(
         self,
         weights: Mapping[str, float],

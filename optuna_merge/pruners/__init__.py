@@ -17,7 +17,7 @@ from optuna_merge.pruners._decision import (
     preview_metrics,
     read_ledger,
 )
-from optuna_merge.pruners._promotion import PromotionPruner, should_prune
+from optuna_merge.pruners._promotion import PromotionPruner, hand_over, should_prune
 from optuna_merge.pruners._race_bar import RaceBar, race_bar
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "best_fronts_first",
     "best_scores_first",
     "decide",
+    "hand_over",
     "is_duplicate_promotion",
     "is_over_budget",
     "preview_metrics",

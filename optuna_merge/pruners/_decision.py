@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -159,6 +159,17 @@ class Budget:
         if self.max_seconds is not None:
             free = min(free, self._free_by_time(ledger, held, self.max_seconds))
         return max(0, free)
+
+    def is_spent(self, ledger: Ledger) -> bool:
+        """Whether nothing more may be promoted, however many previews come.
+
+        While finetunes are under way that is not settled: they may give steps back.
+        """
+        if self.is_zero:
+            return True
+        plenty = frozenset(range(len(ledger.claims) + 1))
+        endless = replace(self, fraction=1.0, warmup=0)
+        return endless.free(replace(ledger, previews=plenty), ledger.claims) == 0
 
     @staticmethod
     def _free_by_time(ledger: Ledger, held: frozenset[int], limit: float) -> int:

@@ -43,6 +43,7 @@ from optuna_merge.pruners._decision import (
     is_duplicate_promotion,
     is_over_budget,
     preview_metrics,
+    read_ledger,
     value_at,
 )
 from optuna_merge.pruners._truth_order import (
@@ -216,6 +217,12 @@ class PromotionPruner(BasePruner):
         """How many previews may be promoted, to a refined preview or a finetune."""
         return self._budgets[PREVIEW]
 
+    def is_spent(self, study: Study) -> bool:
+        """Whether the caps let nothing more be promoted, however many previews come."""
+        trials = study.get_trials(deepcopy=False)
+        ledger = read_ledger(trials, self._scores(study, PREVIEW), PREVIEW)
+        return self._budget_of(study, PREVIEW).is_spent(ledger)
+
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether the trial ends here; see the class. Called by `Trial.should_prune`."""
         step = trial.last_step
@@ -381,6 +388,16 @@ def should_prune(trial: optuna.Trial) -> bool:
     if len(trial.study.directions) == 1:
         return trial.should_prune()
     return trial.study.pruner.prune(trial.study, latest_view(trial))
+
+
+def hand_over(trial: optuna.Trial) -> None:
+    """Queue a copy of a trial that is promoted at its preview: others finetune, it may end.
+
+    As if it had been pruned and promoted later. In this order: when the worker dies in between,
+    the retry of the trial fills the slot that is free then.
+    """
+    trial.set_user_attr(PREVIEW.decision, "prune")
+    trial.study.add_trial(_copy_to_promote(latest_view(trial), PREVIEW))
 
 
 def _finetune_of(trial: FrozenTrial, gates: Iterable[Gate]) -> FrozenTrial | None:

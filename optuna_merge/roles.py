@@ -1,0 +1,120 @@
+"""What a worker does: preview, finetune, or both. Where GPUs are dear, CPUs preview for them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, get_args
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_merge._optuna import (
+    PROMOTED_FROM,
+    claim_waiting,
+    fail_stale_trials,
+    optimize_claimed,
+)
+from optuna_merge.pruners import PromotionPruner
+from optuna_merge.pruners._decision import DECISION
+from optuna_merge.study import BASELINE
+
+_logger = logging.getLogger(__name__)
+
+Role = Literal["any", "preview", "finetune"]
+"""What a worker does.
+
+"any": whatever comes. "preview": previews only; what is promoted is queued for others. "finetune":
+baselines, refinements and finetunes of what is promoted; it waits for them and samples nothing.
+"""
+
+Optimize = Callable[[Callable[[optuna.Trial], float | Sequence[float]]], None]
+"""Runs one trial with an objective, as `study.optimize` does."""
+
+_PREVIEW_RUN = "preview_run:"
+_OPEN, _ENDED = "open", "ended"
+
+
+def check_role(role: str) -> Role:
+    """The role, if it is one.
+
+    Raises:
+        ValueError: it is not.
+    """
+    for known in get_args(Role):
+        if role == known:
+            return role  # type: ignore[return-value]
+    raise ValueError(f"role is {role!r}, expected one of: {', '.join(get_args(Role))}")
+
+
+def is_finetune_work(trial: FrozenTrial) -> bool:
+    """Whether the trial is one to finetune or refine: promoted, or a baseline."""
+    attrs = trial.user_attrs
+    promoted = PROMOTED_FROM in attrs or attrs.get(DECISION) == "promote"
+    return promoted or BASELINE in attrs or max(trial.intermediate_values, default=0) > 0
+
+
+def next_trial(study: optuna.Study, role: Role) -> Optimize | None:
+    """Claim the next trial for a worker of this role; None: there is nothing to finetune now."""
+    if role == "any":
+        return partial(study.optimize, n_trials=1)
+    fail_stale_trials(study)
+    if role == "finetune":
+        number = claim_waiting(study, is_finetune_work)
+        return None if number is None else partial(optimize_claimed, study, number=number)
+    number = claim_waiting(study, lambda trial: not is_finetune_work(trial))
+    return partial(optimize_claimed, study, number=number)
+
+
+def announce(study: optuna.Study, run: str) -> None:
+    """Say in the study that this run previews, so that finetuning workers wait for it."""
+    study.set_user_attr(_PREVIEW_RUN + run, _OPEN)
+
+
+def sign_off(study: optuna.Study, run: str) -> None:
+    """Say in the study that this run has made its previews."""
+    study.set_user_attr(_PREVIEW_RUN + run, _ENDED)
+
+
+class Watch:
+    """When a finetuning worker may go: nothing is left to finetune, and nothing more will come.
+
+    Nothing more will come once all runs that said that they preview have ended, once the caps on
+    promotions are reached, or when nothing has changed in the study for `patience` seconds.
+
+    Args:
+        study: The study.
+        patience: Seconds, by this machine's clock.
+    """
+
+    def __init__(self, study: optuna.Study, patience: float) -> None:
+        self._study = study
+        self._patience = patience
+        self._seen: list[TrialState] = []
+        self._changed = time.monotonic()
+        self._told = False
+
+    def is_over(self) -> bool:
+        """Whether the worker may go; ask while there is nothing to claim."""
+        # First: whoever ends after this look has queued what it promoted before.
+        attrs = self._study.user_attrs
+        runs = [value for key, value in attrs.items() if key.startswith(_PREVIEW_RUN)]
+        trials = self._study.get_trials(deepcopy=False)
+        states = [trial.state for trial in trials]
+        if states != self._seen:
+            self._seen, self._changed = states, time.monotonic()
+        if any(is_finetune_work(t) for t in trials if not t.state.is_finished()):
+            return False
+        pruner = self._study.pruner
+        if isinstance(pruner, PromotionPruner) and pruner.is_spent(self._study):
+            return True
+        if TrialState.RUNNING in states:  # its preview may be promoted
+            return False
+        if runs and _OPEN not in runs:
+            return True
+        if not self._told:
+            _logger.info("waiting for previews that are promoted")
+            self._told = True
+        return time.monotonic() - self._changed >= self._patience

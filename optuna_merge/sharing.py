@@ -1,0 +1,167 @@
+"""Work that several workers share out: every unit is done once, by one of them, for all."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_merge._optuna import (
+    claim_waiting,
+    fail_stale_trials,
+    is_running,
+    optimize_claimed,
+)
+from optuna_merge.artifacts import SharedFiles
+from optuna_merge.exceptions import TrialLostError
+from optuna_merge.running import requeue_dead_trials, run_one, runs_folder, sigterm_interrupts
+
+_logger = logging.getLogger(__name__)
+
+UNIT = "unit"
+"""User attribute of a trial of a fit: the key of the unit that it does."""
+_NAME = "name"
+_POLL = 1.0  # seconds between two looks at what the others do
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Work that needs doing once.
+
+    Attributes:
+        name: For people.
+        key: Identifies what is made: units of one key make the same.
+        work: Makes the files, or finds them, and returns them. Every worker calls it, to have
+            what was made; of several that miss the files only one at a time.
+    """
+
+    name: str
+    key: str
+    work: Callable[[], Sequence[Path]]
+
+
+class Sharing(Protocol):
+    """How workers share units out."""
+
+    def work_off(self, units: Sequence[Unit]) -> None:
+        """Return when all units are done and this worker has called all of them."""
+
+
+class FolderSharing:
+    """Among processes with one working folder, by file locks, which die with their process.
+
+    Args:
+        workdir: The working folder.
+    """
+
+    def __init__(self, workdir: Path) -> None:
+        self._folder = workdir / "units"
+
+    def work_off(self, units: Sequence[Unit]) -> None:
+        """Do what no other process is at, then take what the others have made."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        pending = list(units)
+        while pending:
+            for unit in pending:
+                try:
+                    with FileLock(self._folder / f"{unit.key}.lock", timeout=0):
+                        unit.work()
+                except Timeout:
+                    continue
+                pending.remove(unit)
+                break
+            else:
+                time.sleep(_POLL / 5)
+
+
+class StudySharing:
+    """Among workers of one study anywhere: files travel through an artifact store.
+
+    Units are the trials of a companion study, `<name>/fit`, in the same storage, with heartbeats
+    and retries. When a worker dies in a unit, another one takes it up: at once where it
+    has the same working folder, else after the storage's grace period (ten minutes with
+    `create_storage`; never where the storage has no heartbeat, as the journal). A unit that fails
+    ends its worker with the error; the other workers try it once each.
+
+    Args:
+        study: The study.
+        files: Its shared files.
+        workdir: This worker's folder.
+    """
+
+    def __init__(self, study: optuna.Study, files: SharedFiles, workdir: Path) -> None:
+        self._files = files
+        self._workdir = workdir
+        self._units = optuna.create_study(
+            study_name=f"{study.study_name}/fit", storage=study._storage, load_if_exists=True
+        )
+
+    def work_off(self, units: Sequence[Unit]) -> None:
+        """Do what no other worker is at, then download what the others have made."""
+        folder = runs_folder(self._workdir, self._units)
+        run = f"fit-{uuid.uuid4().hex[:12]}"
+        pending = {unit.key: unit for unit in units}
+        told = False
+        self._files.pull()
+        with FileLock(folder / f"{run}.lock"), sigterm_interrupts():
+            while pending:
+                requeue_dead_trials(self._units, folder)
+                fail_stale_trials(self._units)
+                trials = _standing(self._units)
+                self._enqueue([unit for key, unit in pending.items() if key not in trials])
+                done = [k for k in pending if k in trials and trials[k].state.is_finished()]
+                if done:
+                    self._files.pull()
+                    for key in done:
+                        pending.pop(key).work()
+                    continue
+                number = claim_waiting(self._units, lambda t: t.user_attrs.get(UNIT) in pending)
+                if number is not None:
+                    optimize = partial(optimize_claimed, self._units, number=number)
+                    run_one(self._units, self._objective(pending), run, optimize)
+                    continue
+                if not told:
+                    names = ", ".join(unit.name for unit in pending.values())
+                    _logger.info("waiting for other workers: %s", names)
+                    told = True
+                time.sleep(_POLL)
+
+    def _enqueue(self, units: Sequence[Unit]) -> None:
+        """Two workers may do this at once: the later of two trials of one unit gives way."""
+        for unit in units:
+            self._units.enqueue_trial({}, user_attrs={UNIT: unit.key, _NAME: unit.name})
+
+    def _objective(self, units: Mapping[str, Unit]) -> Callable[[optuna.Trial], float]:
+        def objective(trial: optuna.Trial) -> float:
+            unit = units[trial.user_attrs[UNIT]]
+            first = _standing(self._units)[unit.key].number
+            if first != trial.number:
+                raise optuna.TrialPruned(f"trial {first} does {unit.name} already")
+            started = time.perf_counter()
+            made = unit.work()
+            if not is_running(trial.study, trial.number):
+                raise TrialLostError(
+                    f"{unit.name} was taken over by another worker while this one was busy"
+                )
+            self._files.push(made)
+            return time.perf_counter() - started
+
+        return objective
+
+
+def _standing(units: optuna.Study) -> dict[str, FrozenTrial]:
+    """By unit the trial that does it: the first one that has not failed or given way."""
+    found: dict[str, FrozenTrial] = {}
+    for trial in units.get_trials(deepcopy=False):
+        if UNIT in trial.user_attrs and trial.state not in (TrialState.FAIL, TrialState.PRUNED):
+            found.setdefault(trial.user_attrs[UNIT], trial)
+    return found
