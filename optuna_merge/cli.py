@@ -55,6 +55,7 @@ Race = Annotated[
         help="Stop a preview once it can't reach the promotion threshold any more.",
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and debugging messages.")]
 Definition = Annotated[
     Path, typer.Argument(help="A Python file with a function `definition() -> StudyDefinition`.")
@@ -157,7 +158,7 @@ def report(
 def diagnose(
     study_name: StudyName = "optuna_merge",
     storage: Storage = "sqlite:///optuna_merge.db",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Tell how far the previews of a study can be trusted, from the study alone.
@@ -165,6 +166,37 @@ def diagnose(
     Example: optuna-merge diagnose --study-name digits --storage sqlite:///digits.db
     """
     _guarded(debug, lambda: _diagnose(study_name, storage, as_json))
+
+
+@app.command()
+def export(
+    definition: Definition,
+    out: Annotated[Path, typer.Option(help="Folder of the export; is made.")],
+    study_name: StudyName = "optuna_merge",
+    storage: Storage = "sqlite:///optuna_merge.db",
+    workdir: Workdir = Path("workdir"),
+    trial: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Number of a finetuned trial; default: the best one."),
+    ] = None,
+    weights: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="TASK=WEIGHT,...: the merge at these weights, without training."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Write a study's best model, or another, as a folder for transformers, timm, peft or torch.
+
+    Example: optuna-merge export studies/text/optimize.py --workdir work --out best
+    """
+    _guarded(
+        debug,
+        lambda: _export(
+            definition, study_name, storage, workdir, out, trial, weights, force, as_json
+        ),
+    )
 
 
 def script(
@@ -329,6 +361,57 @@ def _diagnose(study_name: str, storage: str, as_json: bool) -> None:
     study = load_study(study_name, create_storage(storage))
     found = study_calibration(study, task_names(study)).as_json()
     typer.echo(json.dumps(found, indent=1) if as_json else format_calibration(found))
+
+
+def _export(
+    definition: Path,
+    study_name: str,
+    storage: str,
+    workdir: Path,
+    out: Path,
+    trial: int | None,
+    weights: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    from optuna_merge.exporting import check_free, export_model
+    from optuna_merge.fitting import fit
+    from optuna_merge.storages import create_storage
+    from optuna_merge.study import load_study
+
+    if trial is not None and weights is not None:
+        raise ValueError("give --trial or --weights, not both")
+    check_free(out, overwrite=force)
+    given = None if weights is None else _parse_weights(weights)
+    study = None if given is not None else load_study(study_name, create_storage(storage))
+    if not (workdir / "finetunes").is_dir():  # else the tasks would be trained now
+        raise ValueError(
+            f"nothing was fitted in the working folder {workdir}; give that of the study with "
+            f"--workdir, or run optuna-merge fit first"
+        )
+    fitted = fit(_load_definition(definition), workdir, progress=sys.stderr.isatty())
+    found = export_model(fitted, out, study=study, trial=trial, weights=given, overwrite=force)
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=1))
+        return
+    what = "merge" if found.trial is None else f"finetune of trial {found.trial}"
+    told = ", ".join(f"{name} {weight:.3f}" for name, weight in found.weights.items())
+    typer.echo(f"{found.folder}: the {what} at {told}")
+    for model in found.models:
+        typer.echo(f"  {model.folder}: {', '.join(model.tasks)}, for {model.format}")
+
+
+def _parse_weights(text: str) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for item in text.split(","):
+        name, _, number = item.partition("=")
+        try:
+            weights[name.strip()] = float(number)
+        except ValueError:
+            raise ValueError(
+                f"can't read {item!r} in --weights; expected TASK=WEIGHT,TASK=WEIGHT"
+            ) from None
+    return weights
 
 
 def _guarded(debug: bool, work: Callable[[], None]) -> None:

@@ -75,7 +75,7 @@ def tell():
 
 def test_version_and_help() -> None:
     assert invoke("--version") == (0, f"{__version__}\n")
-    for command in ("fit", "optimize", "report"):
+    for command in ("fit", "optimize", "report", "export"):
         code, text = invoke(command, "--help")
         assert code == 0
         assert f"optuna-merge {command} studies/" in text
@@ -254,3 +254,35 @@ def test_races_of_metrics_that_are_no_means_end_with_a_message(tmp_path: Path) -
     assert code == 1
     assert "macro_f1" in text
     assert "leave out --race" in text
+
+
+def test_export(definition: Path) -> None:
+    folder = definition.parent
+    storage = ("--storage", f"sqlite:///{folder}/study.db")
+    where = (*storage, "--workdir", str(folder / "work"), "--out", str(folder / "out"))
+    assert optimize(definition, "--n-trials", "4", "--seed", "0")[0] == 0
+    code, text = invoke("export", str(definition), *where)
+    assert code == 0, text
+    assert re.search(r"out: the finetune of trial \d at red 0\.\d+, blue 0\.\d+", text)
+    assert "  .: red, for plain" in text
+    code, text = invoke("export", str(definition), *where, "--weights", "red=.2,blue=.6")
+    assert code == 1
+    assert "out is an earlier export; replace it with --force" in text
+    flags = ("--weights", "red=.2,blue=.6", "--force", "--json")
+    code, text = invoke("export", str(definition), *where, *flags)
+    assert code == 0, text
+    found = json.loads(text[text.index("{") :])
+    assert found["weights"] == pytest.approx({"red": 0.25, "blue": 0.75})
+    assert found == json.loads((folder / "out" / "optuna_merge.json").read_text())
+    for wrong, told in (
+        (("--weights", "red=a"), "can't read 'red=a' in --weights"),
+        (("--weights", "green=1"), "weights of 'green', but the study's tasks are red, blue"),
+        (("--weights", "red=1", "--trial", "1"), "not both"),
+        (("--trial", "77"), "no trial 77: the study's are 0 to"),
+        (("--study-name", "other"), "no study 'other'"),
+        (("--workdir", str(folder / "elsewhere")), "nothing was fitted in the working folder"),
+    ):
+        code, text = invoke("export", str(definition), *where, "--force", *wrong)
+        assert code == 1, (wrong, text)
+        assert told in text
+        assert "Traceback" not in text
