@@ -58,8 +58,14 @@ Race = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and debugging messages.")]
 Definition = Annotated[
-    Path, typer.Argument(help="A Python file with a function `definition() -> StudyDefinition`.")
+    Path,
+    typer.Argument(
+        help="A YAML file as `optuna-merge init` writes it, or a Python file with a function "
+        "`definition() -> StudyDefinition`."
+    ),
 ]
+
+YAML = (".yaml", ".yml")
 
 app = typer.Typer(
     help="Choose task weights for multitask finetuning through Bayesian model-merging previews.",
@@ -76,6 +82,19 @@ def _version(
     if version:
         typer.echo(__version__)
         raise typer.Exit
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("study.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Write a commented YAML definition, to be edited.
+
+    Example: optuna-merge init study.yaml
+    """
+    _guarded(debug, lambda: _init(file, force))
 
 
 @app.command()
@@ -251,6 +270,19 @@ def script(
 def main() -> None:
     """Entry point of `optuna-merge`."""
     app()
+
+
+def _init(file: Path, force: bool) -> None:
+    from optuna_merge._files import atomic_path
+    from optuna_merge.yaml_definition import TEMPLATE
+
+    if file.suffix not in YAML:
+        raise ValueError(f"a definition's name ends with .yaml or .yml, got {file}")
+    if file.exists() and not force:
+        raise FileExistsError(f"{file} is there already; take another name, or --force")
+    with atomic_path(file) as temporary:
+        temporary.write_text(TEMPLATE, encoding="utf-8")
+    typer.echo(f"{file}: edit it, then run  optuna-merge optimize {file}")
 
 
 def _fit(definition: StudyDefinition, workdir: Path) -> None:
@@ -439,7 +471,14 @@ def _guarded(debug: bool, work: Callable[[], None]) -> None:
 
 def _load_definition(path: Path) -> Any:
     if not path.is_file():
-        raise ValueError(f"no file {path}; give a Python file with a function definition()")
+        raise ValueError(
+            f"no file {path}; give a YAML file (optuna-merge init writes one), or a Python file "
+            f"with a function definition()"
+        )
+    if path.suffix in YAML:
+        from optuna_merge.yaml_definition import load_yaml
+
+        return load_yaml(path)
     spec = importlib.util.spec_from_file_location("optuna_merge_user_definition", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

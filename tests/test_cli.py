@@ -10,6 +10,8 @@ from pathlib import Path
 
 import optuna
 import pytest
+from helpers import save_bert
+from language_helpers import TOKENIZER
 from typer.testing import CliRunner
 
 from optuna_merge import __version__
@@ -286,3 +288,39 @@ def test_export(definition: Path) -> None:
         assert code == 1, (wrong, text)
         assert told in text
         assert "Traceback" not in text
+
+
+def test_init_and_a_yaml_definition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert invoke("init")[0] == 0
+    code, text = invoke("init")
+    assert code == 1
+    assert "study.yaml is there already; take another name, or --force" in text
+    assert invoke("init", "--force")[0] == 0
+    code, text = invoke("init", "study.py")
+    assert code == 1
+    assert "ends with .yaml or .yml" in text
+    code, text = invoke("fit", "study.yaml")
+    assert code == 1
+    assert "study.yaml:15:10: task 'topic', train data: no file" in text
+
+    save_bert(tmp_path / "bert", layers=2)
+    TOKENIZER.save_pretrained(tmp_path / "bert")
+    rows = [f"w{i % 6} w{i % 5},{i % 2},{'abc'[i % 3]}" for i in range(60)]
+    Path("data.csv").write_text("\n".join(["text,parity,letter", *rows, ""]))
+    Path("study.yaml").write_text(
+        "model: {kind: text, name: bert}\n"
+        "data: {train: data.csv, validation: 0.3}\n"
+        "tasks: [{name: parity, label: parity}, {name: letter, label: letter}]\n"
+        "finetuning: {steps: 4, batch_size: 8}\n"
+        "posterior: {family: isotropic}\n"
+    )
+    assert invoke("fit", "study.yaml")[0] == 0
+    code, text = invoke("optimize", "study.yaml", "--n-trials", "4", "--seed", "0")
+    assert code == 0, text
+    assert "Best task weights: parity" in text
+    assert invoke("report", "study.yaml")[0] == 0
+    code, text = invoke("export", "study.yaml", "--out", "best", "--weights", "letter=1")
+    assert code == 0, text
+    config = json.loads(Path("best/letter/config.json").read_text())
+    assert config["id2label"] == {"0": "a", "1": "b", "2": "c"}
