@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from optuna_merge._version import __version__
+from optuna_merge.commands import guarded as _guarded
+from optuna_merge.commands import load_definition as _load_definition
+from optuna_merge.commands._existing import check_there, existing_study
+from optuna_merge.commands._export import export as export_study
+from optuna_merge.commands._fit import fit_summary
+from optuna_merge.commands._init import init as init_definition
 
 if TYPE_CHECKING:
     import optuna
@@ -65,8 +69,6 @@ Definition = Annotated[
     ),
 ]
 
-YAML = (".yaml", ".yml")
-
 app = typer.Typer(
     help="Choose task weights for multitask finetuning through Bayesian model-merging previews.",
     no_args_is_help=True,
@@ -94,16 +96,21 @@ def init(
 
     Example: optuna-merge init study.yaml
     """
-    _guarded(debug, lambda: _init(file, force))
+    _guarded(debug, lambda: init_definition(file, force))
 
 
 @app.command()
-def fit(definition: Definition, workdir: Workdir = Path("workdir"), debug: Debug = False) -> None:
+def fit(
+    definition: Definition,
+    workdir: Workdir = Path("workdir"),
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
     """Finetune each task alone and make its posterior.
 
     Example: optuna-merge fit studies/digits/optimize.py --workdir work
     """
-    _guarded(debug, lambda: _fit(_load_definition(definition), workdir))
+    _guarded(debug, lambda: _fit(_load_definition(definition), workdir, as_json))
 
 
 @app.command()
@@ -121,6 +128,7 @@ def optimize(
     seed: Seed = None,
     artifacts: Artifacts = None,
     race: Race = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Preview many task weights, finetune at the best, print the table.
@@ -140,6 +148,7 @@ def optimize(
             seed,
             artifacts,
             race,
+            as_json=as_json,
         ),
     )
 
@@ -150,12 +159,14 @@ def report(
     study_name: StudyName = "optuna_merge",
     storage: Storage = "sqlite:///optuna_merge.db",
     workdir: Workdir = Path("workdir"),
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Print the table of a study again.
 
     Example: optuna-merge report studies/digits/optimize.py --workdir work
     """
+    _guarded(debug, lambda: check_there(study_name, storage, workdir))
     _guarded(
         debug,
         lambda: _optimize(
@@ -169,6 +180,7 @@ def report(
             None,
             None,
             False,
+            as_json=as_json,
         ),
     )
 
@@ -212,7 +224,7 @@ def export(
     """
     _guarded(
         debug,
-        lambda: _export(
+        lambda: export_study(
             definition, study_name, storage, workdir, out, trial, weights, force, as_json
         ),
     )
@@ -272,23 +284,13 @@ def main() -> None:
     app()
 
 
-def _init(file: Path, force: bool) -> None:
-    from optuna_merge._files import atomic_path
-    from optuna_merge.yaml_definition import TEMPLATE
-
-    if file.suffix not in YAML:
-        raise ValueError(f"a definition's name ends with .yaml or .yml, got {file}")
-    if file.exists() and not force:
-        raise FileExistsError(f"{file} is there already; take another name, or --force")
-    with atomic_path(file) as temporary:
-        temporary.write_text(TEMPLATE, encoding="utf-8")
-    typer.echo(f"{file}: edit it, then run  optuna-merge optimize {file}")
-
-
-def _fit(definition: StudyDefinition, workdir: Path) -> None:
+def _fit(definition: StudyDefinition, workdir: Path, as_json: bool) -> None:
     from optuna_merge.fitting import fit as fit_definition
 
-    fitted = fit_definition(definition, workdir)
+    fitted = fit_definition(definition, workdir, progress=sys.stderr.isatty())
+    if as_json:
+        typer.echo(json.dumps(fit_summary(fitted), indent=1))
+        return
     for name, run in fitted.runs.items():
         metric = run.evaluations[name].metric.value
         typer.echo(f"{name}: {metric:.4f} alone, {run.steps} steps, {run.seconds:.1f} s")
@@ -305,6 +307,7 @@ def _optimize(
     seed: int | None,
     artifacts: str | None,
     race: bool,
+    as_json: bool = False,
 ) -> None:
     from optuna_merge._files import write_json
     from optuna_merge.artifacts import SharedFiles, open_artifact_store
@@ -351,8 +354,9 @@ def _optimize(
     found = make_report(study, fitted)
     path = workdir / f"report-{study_name}.json"
     write_json(path, found)
-    typer.echo(format_report(found))
-    typer.echo(f"\nThe same as JSON: {path}")
+    typer.echo(json.dumps(found, indent=1) if as_json else format_report(found))
+    if not as_json:
+        typer.echo(f"\nThe same as JSON: {path}")
     if found["counts"]["truths"]:
         _show_in_dashboard(study)
 
@@ -387,103 +391,8 @@ def _show_in_dashboard(study: optuna.Study) -> None:
 
 def _diagnose(study_name: str, storage: str, as_json: bool) -> None:
     from optuna_merge.calibration import format_calibration, study_calibration
-    from optuna_merge.storages import create_storage
-    from optuna_merge.study import load_study, task_names
+    from optuna_merge.study import task_names
 
-    study = load_study(study_name, create_storage(storage))
+    study = existing_study(study_name, storage)
     found = study_calibration(study, task_names(study)).as_json()
     typer.echo(json.dumps(found, indent=1) if as_json else format_calibration(found))
-
-
-def _export(
-    definition: Path,
-    study_name: str,
-    storage: str,
-    workdir: Path,
-    out: Path,
-    trial: int | None,
-    weights: str | None,
-    force: bool,
-    as_json: bool,
-) -> None:
-    from optuna_merge.exporting import check_free, export_model
-    from optuna_merge.fitting import fit
-    from optuna_merge.storages import create_storage
-    from optuna_merge.study import load_study
-
-    if trial is not None and weights is not None:
-        raise ValueError("give --trial or --weights, not both")
-    check_free(out, overwrite=force)
-    given = None if weights is None else _parse_weights(weights)
-    study = None if given is not None else load_study(study_name, create_storage(storage))
-    if not (workdir / "finetunes").is_dir():  # else the tasks would be trained now
-        raise ValueError(
-            f"nothing was fitted in the working folder {workdir}; give that of the study with "
-            f"--workdir, or run optuna-merge fit first"
-        )
-    fitted = fit(_load_definition(definition), workdir, progress=sys.stderr.isatty())
-    found = export_model(fitted, out, study=study, trial=trial, weights=given, overwrite=force)
-    if as_json:
-        typer.echo(json.dumps(found.as_json(), indent=1))
-        return
-    what = "merge" if found.trial is None else f"finetune of trial {found.trial}"
-    told = ", ".join(f"{name} {weight:.3f}" for name, weight in found.weights.items())
-    typer.echo(f"{found.folder}: the {what} at {told}")
-    for model in found.models:
-        typer.echo(f"  {model.folder}: {', '.join(model.tasks)}, for {model.format}")
-
-
-def _parse_weights(text: str) -> dict[str, float]:
-    weights: dict[str, float] = {}
-    for item in text.split(","):
-        name, _, number = item.partition("=")
-        try:
-            weights[name.strip()] = float(number)
-        except ValueError:
-            raise ValueError(
-                f"can't read {item!r} in --weights; expected TASK=WEIGHT,TASK=WEIGHT"
-            ) from None
-    return weights
-
-
-def _guarded(debug: bool, work: Callable[[], None]) -> None:
-    """Run `work`; what a user can get wrong ends with a message and exit code 1, no traceback."""
-    from optuna_merge.exceptions import OptunaMergeError
-
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.INFO,
-        format="%(asctime)s %(levelname).1s %(message)s",
-        datefmt="%H:%M:%S",
-    )
-    for noisy in ("httpx", "filelock", "urllib3", "matplotlib", "fsspec", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
-        work()
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from here", err=True)
-        raise typer.Exit(130) from None
-    except (OptunaMergeError, ValueError, TypeError, OSError, ImportError) as error:
-        if debug:
-            raise
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
-
-
-def _load_definition(path: Path) -> Any:
-    if not path.is_file():
-        raise ValueError(
-            f"no file {path}; give a YAML file (optuna-merge init writes one), or a Python file "
-            f"with a function definition()"
-        )
-    if path.suffix in YAML:
-        from optuna_merge.yaml_definition import load_yaml
-
-        return load_yaml(path)
-    spec = importlib.util.spec_from_file_location("optuna_merge_user_definition", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.resolve().parent))
-    spec.loader.exec_module(module)
-    if not hasattr(module, "definition"):
-        raise ValueError(f"{path} has no function definition() -> StudyDefinition")
-    return module.definition()

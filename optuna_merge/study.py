@@ -156,22 +156,15 @@ def prepare_study(study: optuna.Study, fitted: FittedStudy) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names(names)
-    else:
-        check_definition(study, fitted)
+    elif found != fitted.fingerprint:
+        stored = json.loads(study.user_attrs.get(DEFINITION, "{}"))
+        changed = differing_parts(stored, fitted.parts)
+        raise DefinitionMismatchError(
+            f"study {study.study_name!r} was made with another definition; what differs: "
+            f"{', '.join(changed) or 'unknown'}. Take a study of another name, or the definition "
+            f"and working folder that it was made with"
+        )
     _enqueue_baselines(study, definition.names)
-
-
-def check_definition(study: optuna.Study, fitted: FittedStudy) -> None:
-    """Raise `DefinitionMismatchError`, naming what differs, unless the study is of this fit."""
-    if study.user_attrs.get(FINGERPRINT) == fitted.fingerprint:
-        return
-    stored = json.loads(study.user_attrs.get(DEFINITION, "{}"))
-    changed = differing_parts(stored, fitted.parts)
-    raise DefinitionMismatchError(
-        f"study {study.study_name!r} was made with another definition; what differs: "
-        f"{', '.join(changed) or 'unknown'}. Take a study of another name, or the definition "
-        f"and working folder that it was made with"
-    )
 
 
 def baseline_weights(tasks: Sequence[str]) -> dict[str, dict[str, float]]:

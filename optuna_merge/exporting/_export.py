@@ -19,11 +19,12 @@ from safetensors import SafetensorError
 
 from optuna_merge._files import write_json
 from optuna_merge._version import __version__
+from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.exporting._card import model_card
 from optuna_merge.exporting._formats import PEFT, TRANSFORMERS, save_part
 from optuna_merge.exporting._parts import take_apart
 from optuna_merge.exporting._source import Source, find_source
-from optuna_merge.study import check_definition
+from optuna_merge.study import DEFINITION, FINGERPRINT, differing_parts
 from optuna_merge.tasks import Evaluation
 from optuna_merge.weights import canonical_weights
 
@@ -140,7 +141,7 @@ def export_model(
         chosen = _merge(fitted, weights)
     else:
         assert study is not None
-        check_definition(study, fitted)
+        _check_study(study, fitted)
         found = _best(study) if trial is None else _trial(study, trial)
         chosen = _finetune(fitted, study, found)
     chosen.load()
@@ -192,6 +193,20 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
     what = "is an earlier export" if is_export else "is there already, and no export"
     advice = "replace it with --force (overwrite=True)" if is_export else "take another folder"
     raise FileExistsError(f"{folder} {what}; {advice}")
+
+
+def _check_study(study: optuna.Study, fitted: FittedStudy) -> None:
+    found = study.user_attrs.get(FINGERPRINT)
+    if found is None:
+        raise DefinitionMismatchError(
+            f"study {study.study_name!r} has no optuna_merge definition yet: nothing was searched"
+        )
+    if found != fitted.fingerprint:
+        stored = json.loads(study.user_attrs.get(DEFINITION, "{}"))
+        changed = ", ".join(differing_parts(stored, fitted.parts)) or "unknown"
+        raise DefinitionMismatchError(
+            f"study {study.study_name!r} was made with another definition; what differs: {changed}"
+        )
 
 
 @dataclass(frozen=True)
