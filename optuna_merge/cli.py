@@ -311,6 +311,7 @@ def _optimize(
 ) -> None:
     from optuna_merge._files import write_json
     from optuna_merge.artifacts import SharedFiles, open_artifact_store
+    from optuna_merge.commands._display import shown
     from optuna_merge.fitting import check_writable, fit
     from optuna_merge.objective import Objective
     from optuna_merge.previews import Racing, racing_obstacle
@@ -344,13 +345,15 @@ def _optimize(
     study.pruner = PromotionPruner(**budget, **search, refinements=definition.refinement_steps)
     if shared is not None:
         shared.push(fitted.files)
-    run_trials(
-        study,
-        Objective(fitted, racing=Racing() if race else None, progress=sys.stderr.isatty()),
-        workdir=workdir,
-        n_trials=n_trials,
-        timeout=timeout,
-    )
+    with shown(study, n_trials) as after_trial:
+        run_trials(
+            study,
+            Objective(fitted, racing=Racing() if race else None, progress=sys.stderr.isatty()),
+            workdir=workdir,
+            n_trials=n_trials,
+            timeout=timeout,
+            after_trial=after_trial,
+        )
     found = make_report(study, fitted)
     path = workdir / f"report-{study_name}.json"
     write_json(path, found)
