@@ -14,6 +14,7 @@ from optuna_merge._version import __version__
 if TYPE_CHECKING:
     from optuna_merge.constraints import Constraint
     from optuna_merge.definition import PosteriorSettings, StudyDefinition
+    from optuna_merge.exporting import export_model
     from optuna_merge.finetuning import FinetuneSettings
     from optuna_merge.fitting import FittedStudy, fit
     from optuna_merge.objective import Objective
@@ -42,6 +43,7 @@ _PUBLIC = {
     "StudyDefinition": "definition",
     "Task": "tasks",
     "create_storage": "storages",
+    "export_model": "exporting",
     "fit": "fitting",
     "format_report": "report",
     "make_report": "report",
@@ -66,6 +68,7 @@ __all__ = [
     "Task",
     "__version__",
     "create_storage",
+    "export_model",
     "fit",
     "format_report",
     "make_report",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from optuna_merge._version import __version__
+from optuna_merge.commands import guarded as _guarded
+from optuna_merge.commands import load_definition as _load_definition
+from optuna_merge.commands._existing import check_there, existing_study
+from optuna_merge.commands._export import export as export_study
+from optuna_merge.commands._fit import fit_summary
+from optuna_merge.commands._init import init as init_definition
 
 if TYPE_CHECKING:
     import optuna
@@ -63,9 +67,14 @@ Race = Annotated[
         help="Stop a preview once it can't reach the promotion threshold any more.",
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and debugging messages.")]
 Definition = Annotated[
-    Path, typer.Argument(help="A Python file with a function `definition() -> StudyDefinition`.")
+    Path,
+    typer.Argument(
+        help="A YAML file as `optuna-merge init` writes it, or a Python file with a function "
+        "`definition() -> StudyDefinition`."
+    ),
 ]
 
 app = typer.Typer(
@@ -86,12 +95,26 @@ def _version(
 
 
 @app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("study.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Write a commented YAML definition, to be edited.
+
+    Example: optuna-merge init study.yaml
+    """
+    _guarded(debug, lambda: init_definition(file, force))
+
+
+@app.command()
 def fit(
     definition: Definition,
     study_name: StudyName = "optuna_merge",
     storage: Storage = "sqlite:///optuna_merge.db",
     workdir: Workdir = Path("workdir"),
     artifacts: Artifacts = None,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Finetune each task alone and make its posterior.
@@ -102,7 +125,9 @@ def fit(
     """
     _guarded(
         debug,
-        lambda: _fit(_load_definition(definition), study_name, storage, workdir, artifacts),
+        lambda: _fit(
+            _load_definition(definition), study_name, storage, workdir, artifacts, as_json
+        ),
     )
 
 
@@ -122,6 +147,7 @@ def optimize(
     artifacts: Artifacts = None,
     role: Role = "any",
     race: Race = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Preview many task weights, finetune at the best, print the table.
@@ -142,6 +168,7 @@ def optimize(
             artifacts,
             role,
             race,
+            as_json=as_json,
         ),
     )
 
@@ -152,12 +179,14 @@ def report(
     study_name: StudyName = "optuna_merge",
     storage: Storage = "sqlite:///optuna_merge.db",
     workdir: Workdir = Path("workdir"),
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Print the table of a study again.
 
     Example: optuna-merge report studies/digits/optimize.py --workdir work
     """
+    _guarded(debug, lambda: check_there(study_name, storage, workdir))
     _guarded(
         debug,
         lambda: _optimize(
@@ -172,6 +201,7 @@ def report(
             None,
             "any",
             False,
+            as_json=as_json,
         ),
     )
 
@@ -180,7 +210,7 @@ def report(
 def diagnose(
     study_name: StudyName = "optuna_merge",
     storage: Storage = "sqlite:///optuna_merge.db",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Tell how far the previews of a study can be trusted, from the study alone.
@@ -188,6 +218,37 @@ def diagnose(
     Example: optuna-merge diagnose --study-name digits --storage sqlite:///digits.db
     """
     _guarded(debug, lambda: _diagnose(study_name, storage, as_json))
+
+
+@app.command()
+def export(
+    definition: Definition,
+    out: Annotated[Path, typer.Option(help="Folder of the export; is made.")],
+    study_name: StudyName = "optuna_merge",
+    storage: Storage = "sqlite:///optuna_merge.db",
+    workdir: Workdir = Path("workdir"),
+    trial: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Number of a finetuned trial; default: the best one."),
+    ] = None,
+    weights: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="TASK=WEIGHT,...: the merge at these weights, without training."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Write a study's best model, or another, as a folder for transformers, timm, peft or torch.
+
+    Example: optuna-merge export studies/text/optimize.py --workdir work --out best
+    """
+    _guarded(
+        debug,
+        lambda: export_study(
+            definition, study_name, storage, workdir, out, trial, weights, force, as_json
+        ),
+    )
 
 
 def script(
@@ -252,6 +313,7 @@ def _fit(
     storage: str,
     workdir: Path,
     artifacts: str | None,
+    as_json: bool,
 ) -> None:
     from optuna_merge.fitting import check_writable
     from optuna_merge.fitting import fit as fit_definition
@@ -265,6 +327,9 @@ def _fit(
         check_definition(study, definition.describe())
         sharing = _sharing(study, artifacts, workdir)
     fitted = fit_definition(definition, workdir, progress=sys.stderr.isatty(), sharing=sharing)
+    if as_json:
+        typer.echo(json.dumps(fit_summary(fitted), indent=1))
+        return
     for name, run in fitted.runs.items():
         metric = run.evaluations[name].metric.value
         typer.echo(f"{name}: {metric:.4f} alone, {run.steps} steps, {run.seconds:.1f} s")
@@ -282,8 +347,10 @@ def _optimize(
     artifacts: str | None,
     role: str,
     race: bool,
+    as_json: bool = False,
 ) -> None:
     from optuna_merge._files import write_json
+    from optuna_merge.commands._display import shown
     from optuna_merge.fitting import check_writable, fit
     from optuna_merge.objective import Objective
     from optuna_merge.previews import Racing
@@ -316,19 +383,22 @@ def _optimize(
     study.sampler = PreviewSampler(definition.names, **search)
     study.pruner = PromotionPruner(**budget, **search, refinements=definition.refinement_steps)
     racing = Racing() if race else None
-    run_trials(
-        study,
-        Objective(fitted, racing=racing, progress=sys.stderr.isatty(), role=does),
-        workdir=workdir,
-        n_trials=n_trials,
-        timeout=timeout,
-        role=does,
-    )
+    with shown(study, n_trials) as after_trial:
+        run_trials(
+            study,
+            Objective(fitted, racing=racing, progress=sys.stderr.isatty(), role=does),
+            workdir=workdir,
+            n_trials=n_trials,
+            timeout=timeout,
+            after_trial=after_trial,
+            role=does,
+        )
     found = make_report(study, fitted)
     path = workdir / f"report-{study_name}.json"
     write_json(path, found)
-    typer.echo(format_report(found))
-    typer.echo(f"\nThe same as JSON: {path}")
+    typer.echo(json.dumps(found, indent=1) if as_json else format_report(found))
+    if not as_json:
+        typer.echo(f"\nThe same as JSON: {path}")
     if found["counts"]["truths"]:
         _show_in_dashboard(study)
 
@@ -372,45 +442,8 @@ def _show_in_dashboard(study: optuna.Study) -> None:
 
 def _diagnose(study_name: str, storage: str, as_json: bool) -> None:
     from optuna_merge.calibration import format_calibration, study_calibration
-    from optuna_merge.storages import create_storage
-    from optuna_merge.study import load_study, task_names
+    from optuna_merge.study import task_names
 
-    study = load_study(study_name, create_storage(storage))
+    study = existing_study(study_name, storage)
     found = study_calibration(study, task_names(study)).as_json()
     typer.echo(json.dumps(found, indent=1) if as_json else format_calibration(found))
-
-
-def _guarded(debug: bool, work: Callable[[], None]) -> None:
-    """Run `work`; what a user can get wrong ends with a message and exit code 1, no traceback."""
-    from optuna_merge.exceptions import OptunaMergeError
-
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.INFO,
-        format="%(asctime)s %(levelname).1s %(message)s",
-        datefmt="%H:%M:%S",
-    )
-    for noisy in ("httpx", "filelock", "urllib3", "matplotlib", "fsspec", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
-        work()
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from here", err=True)
-        raise typer.Exit(130) from None
-    except (OptunaMergeError, ValueError, TypeError, OSError, ImportError) as error:
-        if debug:
-            raise
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
-
-
-def _load_definition(path: Path) -> Any:
-    if not path.is_file():
-        raise ValueError(f"no file {path}; give a Python file with a function definition()")
-    spec = importlib.util.spec_from_file_location("optuna_merge_user_definition", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.resolve().parent))
-    spec.loader.exec_module(module)
-    if not hasattr(module, "definition"):
-        raise ValueError(f"{path} has no function definition() -> StudyDefinition")
-    return module.definition()

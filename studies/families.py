@@ -31,7 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import typer
 
 from optuna_merge._files import write_json
-from optuna_merge.cli import Debug, Definition, _guarded, _load_definition
+from optuna_merge.cli import Debug, Definition
+from optuna_merge.commands import guarded, load_definition
 from optuna_merge.definition import PosteriorSettings, StudyDefinition
 from optuna_merge.finetuning import FinishedRun
 from optuna_merge.fitting import FittedStudy, check_writable, fit
@@ -295,7 +296,7 @@ def main(
         folder = workdir or Path("workdir") / definition.resolve().parent.name
         check_writable(folder)
         table = compare(
-            _load_definition(definition),
+            load_definition(definition),
             folder,
             results or definition.parent / "results",
             _listed(families),
@@ -313,7 +314,7 @@ def main(
         )
         typer.echo(table)
 
-    _guarded(debug, work)
+    guarded(debug, work)
 
 
 def _listed(text: str) -> list[str]:

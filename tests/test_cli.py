@@ -10,6 +10,8 @@ from pathlib import Path
 
 import optuna
 import pytest
+from helpers import save_bert
+from language_helpers import TOKENIZER
 from typer.testing import CliRunner
 
 from optuna_merge import __version__
@@ -75,7 +77,7 @@ def tell():
 
 def test_version_and_help() -> None:
     assert invoke("--version") == (0, f"{__version__}\n")
-    for command in ("fit", "optimize", "report"):
+    for command in ("fit", "optimize", "report", "export"):
         code, text = invoke(command, "--help")
         assert code == 0
         assert f"optuna-merge {command} studies/" in text
@@ -264,3 +266,71 @@ def test_races_where_the_score_does_not_decide_are_refused_before_the_fit(
     assert code == 1
     assert "constraints or of several objectives; leave out --race" in text
     assert not list(tmp_path.rglob("finetunes"))
+
+
+def test_export(definition: Path) -> None:
+    folder = definition.parent
+    storage = ("--storage", f"sqlite:///{folder}/study.db")
+    where = (*storage, "--workdir", str(folder / "work"), "--out", str(folder / "out"))
+    assert optimize(definition, "--n-trials", "4", "--seed", "0")[0] == 0
+    code, text = invoke("export", str(definition), *where)
+    assert code == 0, text
+    assert re.search(r"out: the finetune of trial \d at red 0\.\d+, blue 0\.\d+", text)
+    assert "  .: red, for plain" in text
+    code, text = invoke("export", str(definition), *where, "--weights", "red=.2,blue=.6")
+    assert code == 1
+    assert "out is an earlier export; replace it with --force" in text
+    flags = ("--weights", "red=.2,blue=.6", "--force", "--json")
+    code, text = invoke("export", str(definition), *where, *flags)
+    assert code == 0, text
+    found = json.loads(text[text.index("{") :])
+    assert found["weights"] == pytest.approx({"red": 0.25, "blue": 0.75})
+    assert found == json.loads((folder / "out" / "optuna_merge.json").read_text())
+    for wrong, told in (
+        (("--weights", "red=a"), "can't read 'red=a' in --weights"),
+        (("--weights", "green=1"), "weights of 'green', but the study's tasks are red, blue"),
+        (("--weights", "red=1", "--trial", "1"), "not both"),
+        (("--trial", "77"), "no trial 77: the study's are 0 to"),
+        (("--study-name", "other"), "no study 'other'"),
+        (("--workdir", str(folder / "elsewhere")), "nothing was fitted in the working folder"),
+    ):
+        code, text = invoke("export", str(definition), *where, "--force", *wrong)
+        assert code == 1, (wrong, text)
+        assert told in text
+        assert "Traceback" not in text
+
+
+def test_init_and_a_yaml_definition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert invoke("init")[0] == 0
+    code, text = invoke("init")
+    assert code == 1
+    assert "study.yaml is there already; take another name, or --force" in text
+    assert invoke("init", "--force")[0] == 0
+    code, text = invoke("init", "study.py")
+    assert code == 1
+    assert "ends with .yaml or .yml" in text
+    code, text = invoke("fit", "study.yaml")
+    assert code == 1
+    assert "study.yaml:15:10: task 'topic', train data: no file" in text
+
+    save_bert(tmp_path / "bert", layers=2)
+    TOKENIZER.save_pretrained(tmp_path / "bert")
+    rows = [f"w{i % 6} w{i % 5},{i % 2},{'abc'[i % 3]}" for i in range(60)]
+    Path("data.csv").write_text("\n".join(["text,parity,letter", *rows, ""]))
+    Path("study.yaml").write_text(
+        "model: {kind: text, name: bert}\n"
+        "data: {train: data.csv, validation: 0.3}\n"
+        "tasks: [{name: parity, label: parity}, {name: letter, label: letter}]\n"
+        "finetuning: {steps: 4, batch_size: 8}\n"
+        "posterior: {family: isotropic}\n"
+    )
+    assert invoke("fit", "study.yaml")[0] == 0
+    code, text = invoke("optimize", "study.yaml", "--n-trials", "4", "--seed", "0")
+    assert code == 0, text
+    assert "Best task weights: parity" in text
+    assert invoke("report", "study.yaml")[0] == 0
+    code, text = invoke("export", "study.yaml", "--out", "best", "--weights", "letter=1")
+    assert code == 0, text
+    config = json.loads(Path("best/letter/config.json").read_text())
+    assert config["id2label"] == {"0": "a", "1": "b", "2": "c"}

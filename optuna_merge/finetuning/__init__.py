@@ -4,6 +4,8 @@ from optuna_merge.finetuning._ivon import IVON
 from optuna_merge.finetuning._loop import FinetuneResult, finetune, training_device
 from optuna_merge.finetuning._settings import FinetuneSettings
 from optuna_merge.finetuning._store import FinetuneStore, FinishedRun, Start
+from optuna_merge.finetuning._tensorboard import TensorBoard
+from optuna_merge.finetuning._watchers import RunInfo, Watcher, watched_by
 
 __all__ = [
     "IVON",
@@ -11,7 +13,11 @@ __all__ = [
     "FinetuneSettings",
     "FinetuneStore",
     "FinishedRun",
+    "RunInfo",
     "Start",
+    "TensorBoard",
+    "Watcher",
     "finetune",
     "training_device",
+    "watched_by",
 ]

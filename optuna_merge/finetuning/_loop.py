@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from optuna_merge._files import canonical_json, sha256_text
 from optuna_merge.exceptions import TrainingDivergedError
@@ -29,6 +28,7 @@ from optuna_merge.finetuning._ivon import IVON
 from optuna_merge.finetuning._optimizers import make_optimizer, warn_if_constant
 from optuna_merge.finetuning._order import Order, derived_seed
 from optuna_merge.finetuning._settings import FinetuneSettings
+from optuna_merge.finetuning._watchers import RunInfo, told
 from optuna_merge.models import MultitaskModel, evaluate_tasks, task_batches
 from optuna_merge.tasks import Evaluation, Loss, Task
 from optuna_merge.tasks._data import LABELS, to_device
@@ -90,7 +90,7 @@ def finetune(
         key: What else identifies this run (definition); a checkpoint of another key is not used.
         on_rung: Called after every rung with the steps done and the tasks' evaluations on
             validation data, also again for those of a resumed run. What it raises ends the run.
-        progress: Title of a progress bar; None: no bar.
+        progress: Title of a progress bar; None: no bar. `watched_by` has others look on.
 
     Raises:
         TrainingDivergedError: a loss or gradient is NaN or infinite.
@@ -138,13 +138,7 @@ def finetune(
     started = time.perf_counter()
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        tqdm(
-            total=settings.steps,
-            initial=done,
-            desc=progress,
-            disable=progress is None,
-            leave=False,
-        ) as bar,
+        told(RunInfo(progress, weights, settings.steps, done)) as watchers,
     ):
         for step in range(done, settings.steps):
             torch.manual_seed(derived_seed("step", settings.seed, step))
@@ -164,9 +158,12 @@ def finetune(
             _check_finite(total, norm, accelerator, step, weights)
             optimizer.step()
             optimizer.zero_grad()
-            bar.update()
+            for watcher in watchers:
+                watcher.stepped(step + 1, total)
             if step + 1 in rungs:
                 evaluations = evaluate_tasks(model, tasks, validation)
+                for watcher in watchers:
+                    watcher.evaluated(step + 1, evaluations)
                 history[step + 1] = {name: e.to_json() for name, e in evaluations.items()}
                 elapsed = seconds + time.perf_counter() - started
                 if checkpoint is not None:

@@ -55,9 +55,12 @@ def image_task(
                 )
         chosen = train_transform if split == "train" and train_transform else transform
         data[split] = _ImageData(table, chosen, image, label)
+    feature = splits["train"].features[label]
     if num_labels is None:
-        declared = getattr(splits["train"].features[label], "num_classes", None)
+        declared = getattr(feature, "num_classes", None)
         num_labels = declared or max(splits["train"][label], default=0) + 1
+    if getattr(feature, "num_classes", None) == num_labels:
+        options = {"label_names": tuple(feature.names)} | options
     return Task(
         name, data["train"], data["validation"], num_labels, test=data.get("test"), **options
     )

@@ -31,10 +31,11 @@ class Task:
             default: a head of the task's own, never merged.
         loss: Per-example loss; a plain function `(outputs, labels) -> (batch,)` will do.
         metrics: The first one is the task's metric in scores and tables.
+        label_names: Names of the classes, for exported models; no part of the definition.
 
     Raises:
         ValueError: no examples, no `labels` column, a class outside the head, one class only, a
-            name that can't be used.
+            name that can't be used, other label names than outputs.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Task:
     head: str | None = None
     loss: Loss | Callable[[Tensor, Tensor], Tensor] = cross_entropy
     metrics: tuple[Metric, ...] = (accuracy,)
+    label_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         _check_name("task", self.name)
@@ -59,6 +61,11 @@ class Task:
             raise ValueError(f"task {self.name!r} needs at least one metric, got none")
         if self.num_outputs < 1:
             raise ValueError(f"task {self.name!r}: num_outputs must be >= 1: {self.num_outputs}")
+        if self.label_names is not None and len(self.label_names) != self.num_outputs:
+            raise ValueError(
+                f"task {self.name!r}: {len(self.label_names)} label_names for {self.num_outputs} "
+                f"outputs; give one a class, or none"
+            )
         for split in SPLITS:
             data = getattr(self, split)
             if data is None and split == "test":

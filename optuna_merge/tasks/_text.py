@@ -63,10 +63,12 @@ def text_task(
         )
         labels = torch.as_tensor(list(table[label]))
         data[split] = TensorData({**encoded, LABELS: labels})
+    feature = splits["train"].features[label]
     if num_labels is None:
-        feature = splits["train"].features[label]
         declared = getattr(feature, "num_classes", None)
         num_labels = declared or int(data["train"].columns[LABELS].max()) + 1
+    if getattr(feature, "num_classes", None) == num_labels:
+        options = {"label_names": tuple(feature.names)} | options
     return Task(
         name, data["train"], data["validation"], num_labels, test=data.get("test"), **options
     )

@@ -1,0 +1,208 @@
+"""What is seen while a study runs: one live line in a terminal, a few log lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+from torch import Tensor
+
+from optuna_merge.finetuning import RunInfo, Watcher, watched_by
+from optuna_merge.study import BASELINE
+
+_logger = logging.getLogger(__name__)
+
+AfterTrial = Callable[[FrozenTrial], None]
+
+
+class Tally:
+    """What a run of trials has done so far.
+
+    Args:
+        study: The study.
+        total: Trials to finish; None: as many as there is time for.
+        clock: Gives seconds.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        total: int | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._study = study
+        self._clock = clock
+        self._started = clock()
+        self._total = total
+        self._preview_seconds = 0.0
+        self.trials = 0
+        self.previews = 0
+        self.finetunes = 0
+        self.promoted = 0
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Count a finished trial."""
+        self.trials += 1
+        attrs = trial.user_attrs
+        if seconds := attrs.get("preview_seconds", 0.0):
+            self.previews += 1
+            self._preview_seconds += seconds
+        if trial.state == TrialState.COMPLETE:
+            self.finetunes += 1
+            self.promoted += BASELINE not in attrs
+
+    def told(self) -> str:
+        """Previews with their rate, finetunes, and the best score so far."""
+        parts = [f"{self.previews} previews"]
+        if self._preview_seconds:
+            parts[0] += f" ({self.previews / self._preview_seconds:.1f}/s)"
+        parts.append(f"{self.finetunes} finetunes ({self.promoted} promoted)")
+        parts.append(self._best())
+        return ", ".join(part for part in parts if part)
+
+    def left(self) -> str:
+        """About how long it will take; empty where that is unknown."""
+        if self._total is None or not self.trials:
+            return ""
+        seconds = (self._clock() - self._started) / self.trials * (self._total - self.trials)
+        if seconds < 90:
+            return f"about {seconds:.0f} s left"
+        return f"about {seconds / 60:.0f} min left"
+
+    def _best(self) -> str:
+        if len(self._study.directions) > 1:
+            return f"front of {len(self._study.best_trials)}"
+        try:
+            best = self._study.best_trial
+        except ValueError:
+            return ""
+        return f"best {best.value:.4f} (trial {best.number})"
+
+
+@contextmanager
+def shown(
+    study: optuna.Study, total: int | None, *, every: float = 60.0, console: Console | None = None
+) -> Iterator[AfterTrial]:
+    """Within this block a study's progress is shown; yields what to call after each trial.
+
+    In a terminal there is a bar over the trials, and one over the steps of the finetune that is
+    being trained. Else a line is logged after every finetune, and at least every so many seconds.
+    Optuna's own line a trial is left out either way.
+
+    Args:
+        study: The study.
+        total: Trials to finish; None: unknown.
+        every: Seconds between two lines where there is no terminal.
+        console: Where to draw; default: standard error.
+    """
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(verbosity, optuna.logging.WARNING))
+    tally = Tally(study, total)
+    console = console or Console(stderr=True)
+    try:
+        if console.is_terminal:
+            with _live(console, total, tally) as after_trial:
+                yield after_trial
+        else:
+            yield _logging(tally, total, every)
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def _logging(tally: Tally, total: int | None, every: float) -> AfterTrial:
+    last = time.monotonic()
+
+    def after_trial(trial: FrozenTrial) -> None:
+        nonlocal last
+        tally.add(trial)
+        now = time.monotonic()
+        if trial.state == TrialState.COMPLETE or now - last >= every:
+            last = now
+            of = "" if total is None else f" of {total}"
+            more = tally.left()
+            _logger.info(
+                "%d%s trials: %s%s", tally.trials, of, tally.told(), f", {more}" if more else ""
+            )
+
+    return after_trial
+
+
+@contextmanager
+def _live(console: Console, total: int | None, tally: Tally) -> Iterator[AfterTrial]:
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[told]}"),
+        console=console,
+        transient=True,
+    )
+    row = progress.add_task("trials", total=total, told="")
+
+    def after_trial(trial: FrozenTrial) -> None:
+        tally.add(trial)
+        progress.update(row, completed=tally.trials, told=tally.told())
+
+    with progress, _logs_above(console), watched_by(StepBar(progress)):
+        yield after_trial
+
+
+class StepBar(Watcher):
+    """A second row over the steps of the finetune that is being trained."""
+
+    shows_progress = True
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._row: Any = None
+
+    def started(self, run: RunInfo) -> None:
+        self._row = self._progress.add_task(
+            run.title or "finetune", total=run.steps, completed=run.done, told=""
+        )
+
+    def stepped(self, step: int, loss: Tensor) -> None:
+        self._progress.update(self._row, completed=step)
+
+    def ended(self) -> None:
+        self._progress.remove_task(self._row)
+
+
+@contextmanager
+def _logs_above(console: Console) -> Iterator[None]:
+    """Log lines that would go to standard error stand above the live rows."""
+
+    class Above:
+        def write(self, text: str) -> None:
+            if text.strip():
+                console.print(Text(text.rstrip("\n")))
+
+        def flush(self) -> None:
+            pass
+
+    streams: list[tuple[Any, Any]] = []
+    for name in (None, "optuna"):
+        for handler in logging.getLogger(name).handlers:
+            stream = getattr(handler, "stream", None)
+            if isinstance(handler, logging.StreamHandler) and stream in (
+                sys.stderr,
+                sys.__stderr__,
+            ):
+                streams.append((handler, stream))
+                handler.setStream(Above())
+    try:
+        yield
+    finally:
+        for handler, stream in streams:
+            handler.setStream(stream)

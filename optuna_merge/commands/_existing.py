@@ -1,0 +1,42 @@
+"""Commands that read need what they read: they make no study, database or fit on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import optuna
+
+_SQLITE = "sqlite:///"
+
+
+def existing_study(study_name: str, storage: str) -> optuna.Study:
+    """Open a study that exists.
+
+    Raises:
+        ValueError: the storage's file or the study doesn't; the message names those that do.
+        StorageUnavailableError: the storage can't be opened.
+    """
+    from optuna_merge.storages import create_storage
+    from optuna_merge.study import load_study
+
+    file = Path(storage.removeprefix(_SQLITE).partition("?")[0])
+    if storage.startswith(_SQLITE) and not file.is_file():
+        raise ValueError(f"no database {file}; give that of the study with --storage")
+    return load_study(study_name, create_storage(storage))
+
+
+def check_fitted(workdir: Path) -> None:
+    """Raise `ValueError` unless tasks were finetuned in this working folder."""
+    if not (workdir / "finetunes").is_dir():
+        raise ValueError(
+            f"nothing was fitted in the working folder {workdir}; give that of the study with "
+            f"--workdir, or run optuna-merge fit first"
+        )
+
+
+def check_there(study_name: str, storage: str, workdir: Path) -> None:
+    """Raise `ValueError` unless there are the study and a fit in the working folder."""
+    existing_study(study_name, storage)
+    check_fitted(workdir)

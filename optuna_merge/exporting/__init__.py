@@ -1,0 +1,5 @@
+"""Models of a study as folders that transformers, timm, peft or plain torch load."""
+
+from optuna_merge.exporting._export import Export, check_free, export_model
+
+__all__ = ["Export", "check_free", "export_model"]

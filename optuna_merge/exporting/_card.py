@@ -1,0 +1,145 @@
+"""The model card of an export."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from optuna_merge._version import __version__
+from optuna_merge.definition import StudyDefinition
+from optuna_merge.exporting._formats import PEFT, PLAIN, TIMM, TRANSFORMERS
+from optuna_merge.exporting._source import Source
+
+if TYPE_CHECKING:
+    from optuna_merge.exporting._export import Export, ExportedModel
+
+
+def model_card(export: Export, definition: StudyDefinition, source: Source) -> str:
+    """The text of `README.md`, with its front matter for the hub."""
+    sections = [
+        _front_matter(export, source),
+        f"# {_title(export)}\n",
+        _summary(export, source) + "\n",
+        _table(export),
+        *_without(export),
+        "## How to load it\n",
+        *(_loading(export, model, source) for model in _examples(export)),
+        "## How it was made\n",
+        _method(export, definition),
+        _costs(export),
+        f"Written by optuna_merge {__version__}; study fingerprint `{export.fingerprint[:16]}`. "
+        f"Task weights, metrics and costs for programs: `optuna_merge.json`.\n",
+    ]
+    return "\n".join(sections)
+
+
+def _title(export: Export) -> str:
+    names = ", ".join(export.weights)
+    return f"Multitask model: {names}" if len(export.weights) > 1 else f"Model: {names}"
+
+
+def _front_matter(export: Export, source: Source) -> str:
+    library = export.models[0].format if export.models else PLAIN
+    lines = ["---", f"library_name: {'pytorch' if library == PLAIN else library}"]
+    if source.is_pretrained:
+        lines.append(f"base_model: {source.name}")
+    if source.licence:
+        lines.append(f"license: {source.licence}")
+    tags = ["multitask", *(["merge"] if export.kind == "merge" else [])]
+    return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags), "---\n"])
+
+
+def _summary(export: Export, source: Source) -> str:
+    what = (
+        "The pretrained body, finetuned on all tasks at once at the task weights below"
+        if export.kind == "finetune"
+        else "A merge of models that were each finetuned on one task, at the task weights below; "
+        "the merge itself was not trained"
+    )
+    licence = source.licence or "unknown: look it up before you pass the model on"
+    return f"{what}.\n\n- Base model: {source.name}\n- Licence of the base model: {licence}"
+
+
+def _table(export: Export) -> str:
+    lines = ["| task | weight | metric | validation | test |", "|---|---|---|---|---|"]
+    for task, weight in export.weights.items():
+        splits = export.metrics.get(task)
+        if splits is None:
+            lines.append(f"| {task} | {weight:.4f} | - | - | - |")
+            continue
+        for metric, value in splits["validation"].items():
+            test = splits.get("test", {}).get(metric)
+            shown = " | ".join("-" if v is None else f"{v:.4f}" for v in (value, test))
+            lines.append(f"| {task} | {weight:.4f} | {metric} | {shown} |")
+    return "\n".join([*lines, ""])
+
+
+def _without(export: Export) -> list[str]:
+    if not export.without:
+        return []
+    return [
+        f"No model for {', '.join(export.without)}: without weight, the head was not trained.\n"
+    ]
+
+
+def _examples(export: Export) -> list[ExportedModel]:
+    """One of each format is shown."""
+    return list({model.format: model for model in reversed(export.models)}.values())
+
+
+def _loading(export: Export, model: ExportedModel, source: Source) -> str:
+    path = export.folder.name if model.folder == "." else f"{export.folder.name}/{model.folder}"
+    where = ""
+    if len(export.models) > 1 and model.format != PLAIN:
+        folders = ", ".join(f"`{m.folder}` ({', '.join(m.tasks)})" for m in export.models)
+        where = f"Each folder is a model of its own: {folders}.\n\n"
+    return f"{where}```python\n{_code(model, path, source)}\n```\n"
+
+
+def _code(model: ExportedModel, path: str, source: Source) -> str:
+    if model.format == TRANSFORMERS:
+        return (
+            f"from transformers import {model.loader}, AutoTokenizer\n\n"
+            f'model = {model.loader}.from_pretrained("{path}")\n'
+            f'tokenizer = AutoTokenizer.from_pretrained("{path}")  # if the folder has one'
+        )
+    if model.format == PEFT:
+        kind = str(model.loader)
+        labels = f", num_labels={model.outputs}" if "Sequence" in kind else ""
+        return (
+            f"from peft import PeftModel\nfrom transformers import {kind}\n\n"
+            f'base = {kind}.from_pretrained("{source.name}"{labels})\n'
+            f'model = PeftModel.from_pretrained(base, "{path}")'
+        )
+    if model.format == TIMM:
+        return f'import timm\n\nmodel = timm.create_model("local-dir:{path}", pretrained=True)'
+    head = f"heads/{model.head}.safetensors"
+    return (
+        "from safetensors.torch import load_file\n\n"
+        f'body.load_state_dict(load_file("{path}/model.safetensors"))  # of your own class\n'
+        f'head.load_state_dict(load_file("{path}/{head}"))  # outputs = head(body(inputs))'
+    )
+
+
+def _method(export: Export, definition: StudyDefinition) -> str:
+    settings, posterior = definition.finetuning, definition.posterior
+    lines = [
+        "Each task was finetuned once, a Gaussian posterior was made from it, and merges of the "
+        "posteriors were previews of task weights in a Bayesian search"
+        + ("; the best were really finetuned.\n" if export.kind == "finetune" else ".\n"),
+        f"- score of the search: {definition.score_name}",
+        f"- finetuning: {settings.steps} steps of {settings.batch_size} examples a task, "
+        f"{settings.optimizer}, peak learning rate {settings.peak_rate:g}, seed {settings.seed}",
+        f"- trained and merged: {definition.model.trainable!r}",
+        f"- posterior: {posterior.family}, curvature by {posterior.estimator}",
+    ]
+    if export.study is not None:
+        lines.append(f"- study {export.study!r}, trial {export.trial}")
+    return "\n".join([*lines, ""])
+
+
+def _costs(export: Export) -> str:
+    lines = ["| cost | |", "|---|---|"]
+    for name, value in export.costs.items():
+        shown = f"{value:.0f}" if name.endswith("steps") else f"{value:.1f}"
+        lines.append(f"| {name.replace('_', ' ')} | {shown} |")
+    return "\n".join([*lines, ""])

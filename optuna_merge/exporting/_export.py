@@ -1,0 +1,335 @@
+"""Which model of a study is exported, and the folder that appears all at once or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from safetensors import SafetensorError
+
+from optuna_merge._files import write_json
+from optuna_merge._version import __version__
+from optuna_merge.exceptions import DefinitionMismatchError
+from optuna_merge.exporting._card import model_card
+from optuna_merge.exporting._formats import PEFT, TRANSFORMERS, save_part
+from optuna_merge.exporting._parts import take_apart
+from optuna_merge.exporting._source import Source, find_source
+from optuna_merge.study import DEFINITION, FINGERPRINT, differing_parts
+from optuna_merge.tasks import Evaluation
+from optuna_merge.weights import canonical_weights
+
+if TYPE_CHECKING:
+    from optuna_merge.fitting import FittedStudy
+
+Metrics = dict[str, dict[str, dict[str, float | None]]]
+"""By task, by split and by metric."""
+
+DESCRIPTION = "optuna_merge.json"
+"""The file that says what an export is; by it, exports are told from other folders."""
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """One model of an export: its folder within it, its format, and whom it serves.
+
+    Attributes:
+        folder: "." is the export itself.
+        format: "transformers", "peft", "timm" or "plain".
+        loader: The class of transformers that loads it; None where none does.
+        head: Name of its head.
+        outputs: Size of the head.
+        tasks: Names of its tasks.
+        label_names: Names of the classes, where they are known and the same for all its tasks.
+    """
+
+    folder: str
+    format: str
+    loader: str | None
+    head: str
+    outputs: int
+    tasks: tuple[str, ...]
+    label_names: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was exported.
+
+    Attributes:
+        folder: Where it is.
+        kind: "finetune", or "merge", which was not trained.
+        trial: The trial whose model it is; None for weights that were given.
+        study: The study's name, if one was asked.
+        weights: The task weights.
+        metrics: By task, by split and by metric; of finetunes also "test", where the report has
+            evaluated it.
+        costs: Training steps and seconds, by what they were spent on.
+        models: The models.
+        without: Tasks that have no model here: they had no weight, so that their heads were never
+            trained.
+        fingerprint: Of the study's definition.
+    """
+
+    folder: Path
+    kind: str
+    trial: int | None
+    study: str | None
+    weights: dict[str, float]
+    metrics: Metrics
+    costs: dict[str, float]
+    models: tuple[ExportedModel, ...]
+    without: tuple[str, ...]
+    fingerprint: str
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values, with the package's version."""
+        return {"optuna_merge": __version__, **asdict(self), "folder": str(self.folder)}
+
+
+def export_model(
+    fitted: FittedStudy,
+    folder: str | os.PathLike[str],
+    *,
+    study: optuna.Study | None = None,
+    trial: int | None = None,
+    weights: Mapping[str, float] | None = None,
+    processor: Any = None,
+    overwrite: bool = False,
+) -> Export:
+    """Write one model of a study as a folder that others load without this package.
+
+    Which one: the study's best trial's finetune; with `trial`, that trial's finetune; with
+    `weights` the merge at these weights, to which no training is done. The format is that of the
+    body: transformers (`from_pretrained`; classifiers know the names of their classes), a peft
+    adapter with its head, timm (`timm.create_model("local-dir:...")`), or for any other module
+    the safetensors of the body's and the heads' `state_dict`. Where tasks have heads of their own
+    there is a folder per task, where they share one, one model; a tokenizer stands beside each.
+    `README.md` is a model card, `optuna_merge.json` says the same for programs.
+
+    Args:
+        fitted: The fitted study.
+        folder: Is made; appears complete, or not at all.
+        study: The study, for the best trial or `trial`.
+        trial: Number of a trial that was finetuned to its end.
+        weights: Task weight by name; tasks that are left out have none.
+        processor: A tokenizer or image processor to put beside the models; default: that of the
+            pretrained body, where it has one.
+        overwrite: Replace the folder, if it is an earlier export.
+
+    Raises:
+        DefinitionMismatchError: the study is not of this fit.
+        FileExistsError: something is at `folder`, and `overwrite` is not given or it is no export.
+        ValueError: neither a study nor weights, or both; unknown tasks; a trial that wasn't
+            finetuned, or whose finetune isn't in this working folder.
+        OSError: the folder can't be written.
+    """
+    folder = Path(folder)
+    check_free(folder, overwrite=overwrite)
+    if (study is None) == (weights is None):
+        raise ValueError("give either a study, whose model is to be exported, or weights=")
+    if weights is not None:
+        chosen = _merge(fitted, weights)
+    else:
+        assert study is not None
+        _check_study(study, fitted)
+        found = _best(study) if trial is None else _trial(study, trial)
+        chosen = _finetune(fitted, study, found)
+    chosen.load()
+    served = [task for task in fitted.tasks if task.name not in chosen.without]
+    source = find_source(fitted.model)
+    models = []
+    with _whole_folder(folder) as root:
+        for part in take_apart(fitted.model, served):
+            fitted.model.prepare(part.tasks[0])
+            written, place = save_part(part, fitted.model, root)
+            for beside in _processors(processor, source):
+                beside.save_pretrained(place)
+            models.append(
+                ExportedModel(
+                    folder=str(place.relative_to(root)),
+                    format=written,
+                    loader=part.loader if written in (TRANSFORMERS, PEFT) else None,
+                    head=part.head,
+                    outputs=part.tasks[0].num_outputs,
+                    tasks=tuple(task.name for task in part.tasks),
+                    label_names=part.label_names,
+                )
+            )
+        export = Export(
+            folder=folder,
+            kind=chosen.kind,
+            trial=chosen.trial,
+            study=None if study is None else study.study_name,
+            weights=chosen.weights,
+            metrics=chosen.metrics,
+            costs=fitted.costs | chosen.costs,
+            models=tuple(models),
+            without=chosen.without,
+            fingerprint=fitted.fingerprint,
+        )
+        card = model_card(export, fitted.definition, source)
+        (root / "README.md").write_text(card, encoding="utf-8")
+        write_json(root / DESCRIPTION, export.as_json())
+    return export
+
+
+def check_free(folder: Path, *, overwrite: bool) -> None:
+    """Raise `FileExistsError` unless an export may be written there."""
+    if not folder.exists() and not folder.is_symlink():
+        return
+    is_export = (folder / DESCRIPTION).is_file()
+    if folder.is_dir() and (not any(folder.iterdir()) or (overwrite and is_export)):
+        return
+    what = "is an earlier export" if is_export else "is there already, and no export"
+    advice = "replace it with --force (overwrite=True)" if is_export else "take another folder"
+    raise FileExistsError(f"{folder} {what}; {advice}")
+
+
+def _check_study(study: optuna.Study, fitted: FittedStudy) -> None:
+    found = study.user_attrs.get(FINGERPRINT)
+    if found is None:
+        raise DefinitionMismatchError(
+            f"study {study.study_name!r} has no optuna_merge definition yet: nothing was searched"
+        )
+    if found != fitted.fingerprint:
+        stored = json.loads(study.user_attrs.get(DEFINITION, "{}"))
+        changed = ", ".join(differing_parts(stored, fitted.parts)) or "unknown"
+        raise DefinitionMismatchError(
+            f"study {study.study_name!r} was made with another definition; what differs: {changed}"
+        )
+
+
+@dataclass(frozen=True)
+class _Choice:
+    kind: str
+    trial: int | None
+    weights: dict[str, float]
+    metrics: Metrics
+    costs: dict[str, float]
+    without: tuple[str, ...]
+    load: Callable[[], None]
+
+
+def _merge(fitted: FittedStudy, weights: Mapping[str, float]) -> _Choice:
+    names = fitted.definition.names
+    if unknown := [name for name in weights if name not in names]:
+        raise ValueError(
+            f"weights of {unknown[0]!r}, but the study's tasks are {', '.join(names)}"
+        )
+    numbers = canonical_weights([weights.get(name, 0.0) for name in names], names)
+    chosen = dict(zip(names, numbers))
+    preview = fitted.previewer(chosen)
+    metrics = {n: {"validation": _values(e)} for n, e in preview.evaluations.items()}
+    return _Choice("merge", None, chosen, metrics, {}, (), lambda: fitted.previewer.load(chosen))
+
+
+def _finetune(fitted: FittedStudy, study: optuna.Study, trial: FrozenTrial) -> _Choice:
+    definition = fitted.definition
+    weights = {name: trial.user_attrs[f"weight_{name}"] for name in definition.names}
+    start = fitted.start(weights)
+    run = fitted.store.find(weights, definition.finetuning, start)
+    if run is None:
+        raise ValueError(
+            f"the finetune of trial {trial.number} is not in this working folder; give the one "
+            f"that it was made in, or export the merge at its weights: "
+            f"{','.join(f'{name}={weight:.4g}' for name, weight in weights.items())}"
+        )
+    metrics = {name: {"validation": _values(e)} for name, e in run.evaluations.items()}
+    tested = run.path.with_name("test.json")  # the report's
+    if tested.exists():
+        for name, value in json.loads(tested.read_text()).items():
+            metrics[name]["test"] = {next(iter(metrics[name]["validation"])): value}
+    trained = set(run.parameters())
+    without = tuple(
+        name for name in definition.names if not trained.issuperset(fitted.model.own_names(name))
+    )
+
+    def load() -> None:
+        fitted.model.reset()
+        fitted.model.load(run.parameters(), source=str(run.path))
+
+    costs = {"finetune_steps": run.steps, "finetune_seconds": run.seconds}
+    for name in without:
+        del metrics[name]
+    return _Choice("finetune", trial.number, weights, metrics, costs, without, load)
+
+
+def _values(evaluation: Evaluation) -> dict[str, float | None]:
+    found = {name: measured.value for name, measured in evaluation.metrics.items()}
+    return {name: value if math.isfinite(value) else None for name, value in found.items()}
+
+
+def _best(study: optuna.Study) -> FrozenTrial:
+    if len(study.directions) > 1:
+        front = ", ".join(str(t.number) for t in study.best_trials) or "none yet"
+        raise ValueError(
+            f"a Pareto study has no single best trial; choose one of its front with --trial "
+            f"(trial=): {front}"
+        )
+    try:
+        return study.best_trial
+    except ValueError:
+        raise ValueError(
+            f"study {study.study_name!r} has no best trial: none was finetuned to its end, or "
+            f"none satisfies the constraints; choose one with --trial (trial=), or a merge with "
+            f"--weights (weights=)"
+        ) from None
+
+
+def _trial(study: optuna.Study, number: int) -> FrozenTrial:
+    trials = study.get_trials(deepcopy=False)
+    if not 0 <= number < len(trials):
+        raise ValueError(f"no trial {number}: the study's are 0 to {len(trials) - 1}")
+    if trials[number].state != TrialState.COMPLETE:
+        done = [str(t.number) for t in trials if t.state == TrialState.COMPLETE]
+        raise ValueError(
+            f"trial {number} was not finetuned to its end (it is {trials[number].state.name}); "
+            f"those that were: {', '.join(done) or 'none'}. The merge at its weights, without "
+            f"training, is exported with --weights (weights=)"
+        )
+    return trials[number]
+
+
+def _processors(given: Any, source: Source) -> Sequence[Any]:
+    return source.processors() if given is None else (given,)
+
+
+@contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder beside, which takes the place of `folder` if the block does not raise."""
+    parent = folder.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=parent))
+    except OSError as error:
+        raise type(error)(
+            error.errno,
+            f"can't write {folder}: {error.strerror or error}; give another folder",
+        ) from error
+    old = temporary.with_suffix(".old")
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if folder.exists():
+            folder.rename(old)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            with suppress(OSError):
+                old.rename(folder)
+            raise
+    except SafetensorError as error:
+        raise OSError(0, f"can't write {folder}: {error}; is the disk full?") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

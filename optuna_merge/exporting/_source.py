@@ -1,0 +1,97 @@
+"""What is known of the pretrained body: its name, its licence, its tokenizer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna_merge.models import MultitaskModel
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a body is from.
+
+    Attributes:
+        name: Its name on the hub, its folder, timm's name, or the class of the module.
+        licence: As its own card has it; None: unknown.
+        is_pretrained: Whether `name` is something to load from.
+        revision: Commit on the hub, where one is known.
+    """
+
+    name: str
+    licence: str | None = None
+    is_pretrained: bool = False
+    revision: str | None = None
+
+    def processors(self) -> Sequence[Any]:
+        """Tokenizer and image processor of a transformers model, as far as it has them."""
+        from transformers import AutoImageProcessor, AutoTokenizer
+
+        if not self.is_pretrained:
+            return ()
+        found: list[Any] = []
+        tokens = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model")
+        for kind, files in ((AutoTokenizer, tokens), (AutoImageProcessor, _IMAGES)):
+            if any(_file(self.name, file, self.revision) for file in files):
+                try:
+                    found.append(kind.from_pretrained(self.name, revision=self.revision))
+                except (OSError, ValueError, ImportError) as error:
+                    _logger.warning("no %s of %s: %s", kind.__name__, self.name, error)
+        return found
+
+
+_IMAGES = ("preprocessor_config.json",)
+
+
+def find_source(model: MultitaskModel) -> Source:
+    """The source of the model's body."""
+    body: Any = model.body
+    config = getattr(body, "config", None)
+    name = getattr(config, "_name_or_path", "")
+    if name:
+        revision = getattr(config, "_commit_hash", None)
+        return Source(str(name), _licence(name, revision), True, revision)
+    timm = getattr(body, "pretrained_cfg", None)
+    if isinstance(timm, dict) and timm.get("architecture"):
+        tag = f".{timm['tag']}" if timm.get("tag") else ""
+        return Source(f"timm/{timm['architecture']}{tag}", timm.get("license"))
+    return Source(type(body).__name__)
+
+
+def _file(name: str, file: str, revision: str | None) -> str | None:
+    """A file of a model on the hub (or its copy here) or in a folder; None if it has none."""
+    from transformers.utils import cached_file
+
+    if Path(name).is_dir():
+        path = Path(name) / file
+        return str(path) if path.is_file() else None
+    try:
+        return cached_file(  # type: ignore[no-any-return]
+            name,
+            file,
+            revision=revision,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except OSError:
+        return None
+
+
+def _licence(name: str, revision: str | None) -> str | None:
+    from huggingface_hub import ModelCard
+
+    path = _file(name, "README.md", revision)
+    if path is None:
+        return None
+    try:
+        licence = ModelCard.load(path, ignore_metadata_errors=True).data.license
+    except (ValueError, OSError):
+        return None
+    return str(licence) if licence else None

@@ -1,0 +1,117 @@
+"""A YAML file as plain values that remember where in the file they stand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Key = str | int
+Place = tuple[int, int]
+"""Line and column, counted from 1."""
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Plain values only, by YAML 1.2's rules: `no` is a word, and 5e-5 a number."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rules if not tag.endswith((":bool", ":timestamp"))]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+@dataclass(frozen=True)
+class Document:
+    """Values, and the place of each.
+
+    Attributes:
+        path: The file.
+        value: What it says: mappings, lists, texts, numbers.
+        keys: By path of keys, where the key (or the item of a list) stands.
+        values: The same, where the value stands.
+    """
+
+    path: Path
+    value: Any
+    keys: dict[tuple[Key, ...], Place] = field(default_factory=dict)
+    values: dict[tuple[Key, ...], Place] = field(default_factory=dict)
+
+    def where(self, keys: Sequence[Any], *, key: bool = False) -> str:
+        """`FILE:LINE:COLUMN` of what the keys lead to, or of the nearest above it.
+
+        Args:
+            keys: Keys and list indices, from the top.
+            key: The place of the key itself, not of its value.
+        """
+        path = tuple(keys)
+        while path and path not in self.values:
+            path = path[:-1]
+        line, column = (self.keys if key else self.values).get(path, (1, 1))
+        return f"{self.path}:{line}:{column}"
+
+
+def read_document(path: Path) -> Document:
+    """Read a YAML file.
+
+    Raises:
+        ValueError: no YAML, or a key that stands twice in a mapping; with line and column.
+        OSError: the file can't be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8: {error}") from None
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return Document(path, None)
+        document = Document(path, None)
+        for keys, key_node, value_node in _walk((), node, node):
+            if keys in document.values:
+                raise ValueError(
+                    f"{path}:{key_node.start_mark.line + 1}:{key_node.start_mark.column + 1}: "
+                    f"the key {keys[-1]!r} stands here a second time; the first is at line "
+                    f"{document.keys[keys][0]}"
+                )
+            document.keys[keys] = _place(key_node)
+            document.values[keys] = _place(value_node)
+        value = loader.construct_document(node)
+        return Document(path, value, document.keys, document.values)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = "" if mark is None else f":{mark.line + 1}:{mark.column + 1}"
+        raise ValueError(f"{path}{place}: not YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {error}") from None
+    finally:
+        loader.dispose()
+
+
+def _walk(
+    keys: tuple[Key, ...], key_node: yaml.Node, node: yaml.Node
+) -> Iterator[tuple[tuple[Key, ...], yaml.Node, yaml.Node]]:
+    yield keys, key_node, node
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _walk((*keys, str(key.value)), key, value)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _walk((*keys, index), item, item)
+
+
+def _place(node: yaml.Node) -> Place:
+    return node.start_mark.line + 1, node.start_mark.column + 1

@@ -1,0 +1,252 @@
+"""From a YAML file to the same `StudyDefinition` that Python would make."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from optuna_merge.definition import StudyDefinition
+from optuna_merge.models import (
+    LastLayers,
+    Matching,
+    MultitaskModel,
+    Trainable,
+    from_timm,
+    from_transformers,
+)
+from optuna_merge.tasks import Task, accuracy, image_task, macro_f1, matthews, text_task
+from optuna_merge.yaml_definition._data import Examples, common_names, read_examples
+from optuna_merge.yaml_definition._document import Document, read_document
+from optuna_merge.yaml_definition._schema import (
+    Data,
+    LastLayersOf,
+    MatchingOf,
+    Model,
+    OneTask,
+    Study,
+    check,
+)
+
+_METRICS = {"accuracy": accuracy, "macro_f1": macro_f1, "matthews": matthews}
+
+
+def load_yaml(path: str | os.PathLike[str]) -> StudyDefinition:
+    """The definition that a YAML file describes; `optuna-merge init` writes one to start from.
+
+    Text classification with transformers, from CSV, TSV or JSON files or a dataset of the hub, and
+    image folders with timm. Paths are relative to the file's folder. Labels may be texts: classes
+    are numbered in the order of numbers, or else of letters. For anything else write the
+    definition in Python.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: something in the file is wrong; a line per error, with file, line and column.
+        OSError: the file can't be read.
+    """
+    document = read_document(Path(path))
+    study = check(document)
+    tasks, model = _Builder(document, study).build()
+    more: dict[str, Any] = {}
+    for name in ("finetuning", "posterior", "refinement", "preview"):
+        section: Any = getattr(study, name)
+        if section is not None:
+            more[name] = section.make()
+    constraints: Any = study.constraints
+    if isinstance(constraints, list):
+        constraints = tuple(each.make() for each in constraints)
+    if constraints is not None:
+        more["constraints"] = constraints
+    try:
+        return StudyDefinition(
+            tasks=tasks, model=model, start=study.start, score=study.score, **more
+        )
+    except ValueError as error:
+        named = (k for k in ("score", "constraints", "refinement") if k.rstrip("s") in str(error))
+        raise ValueError(f"{document.where(tuple(named)[:1])}: {error}") from error
+
+
+class _Builder:
+    def __init__(self, document: Document, study: Study) -> None:
+        self._document = document
+        self._study = study
+        self._folder = document.path.absolute().parent
+        self._images = study.model.kind == "image"
+
+    def build(self) -> tuple[list[Task], MultitaskModel]:
+        specs = self._study.tasks
+        data = [self._data(spec) for spec in specs]
+        examples = [
+            read_examples(
+                spec.name, found, self._folder, images=self._images, fail=self._fail(index)
+            )
+            for index, (spec, found) in enumerate(zip(specs, data))
+        ]
+        heads: dict[str, list[Examples]] = {}
+        for spec, found in zip(specs, examples):
+            heads.setdefault(spec.head or spec.name, []).append(found)
+        names = [common_names(heads[spec.head or spec.name]) for spec in specs]
+        body = self._body()
+        reader = self._transforms(body) if self._images else self._tokenizer(body)
+        make = self._image_task if self._images else self._text_task
+        tasks = []
+        for index, (spec, where) in enumerate(zip(specs, data)):
+            options = {"head": spec.head, "metrics": (_METRICS[where.metric],)}
+            try:
+                tasks.append(
+                    make(spec.name, where, examples[index], names[index], reader, options)
+                )
+            except (ValueError, OSError) as error:
+                raise self._fail(index)("", str(error)) from error
+        try:
+            return tasks, self._model(body, tasks)
+        except (ValueError, OSError, ImportError) as error:
+            raise self._failed_model(error) from error
+
+    def _data(self, spec: OneTask) -> Data:
+        """The task's own settings over those of all."""
+        shared = {k: getattr(self._study.data, k) for k in self._study.data.model_fields_set}
+        own = {k: getattr(spec, k) for k in spec.model_fields_set & Data.model_fields.keys()}
+        return Data(**(shared | own))
+
+    def _fail(self, index: int) -> Callable[[str, str], ValueError]:
+        """An error of one task: it stands where its key does, in the task or in `data`."""
+
+        def fail(key: str, message: str) -> ValueError:
+            keys: tuple[Any, ...] = ("tasks", index, key)
+            if keys not in self._document.values and ("data", key) in self._document.values:
+                keys = ("data", key)
+            return ValueError(f"{self._document.where(keys)}: {message}")
+
+        return fail
+
+    def _failed_model(self, error: Exception) -> ValueError:
+        where, name = self._document.where(["model", "name"]), self._study.model.name
+        return ValueError(f"{where}: model {name!r}: {error}")
+
+    def _body(self) -> Any:
+        """A name or folder for transformers, a module for timm, whose images depend on it."""
+        model = self._study.model
+        if not self._images:
+            local = self._folder / model.name
+            return str(local) if local.is_dir() else model.name
+        import timm
+
+        try:
+            return timm.create_model(model.name, pretrained=model.pretrained, num_classes=0)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise self._failed_model(error) from error
+
+    def _tokenizer(self, body: str) -> Any:
+        from transformers import AutoTokenizer
+
+        try:
+            return AutoTokenizer.from_pretrained(body)
+        except (OSError, ValueError) as error:
+            raise self._failed_model(error) from error
+
+    def _transforms(self, body: Any) -> tuple[Any, Any, str]:
+        """For validation and for augmented training, and the mode of the images."""
+        from timm.data import create_transform, resolve_data_config
+
+        config = resolve_data_config({}, model=body)
+        mode = "L" if config["input_size"][0] == 1 else "RGB"
+        return create_transform(**config), create_transform(**config, is_training=True), mode
+
+    def _text_task(
+        self,
+        name: str,
+        data: Data,
+        examples: Examples,
+        names: tuple[str, ...],
+        reader: Any,
+        options: dict[str, Any],
+    ) -> Task:
+        from datasets import ClassLabel, Dataset, Features, Value
+
+        columns = (data.text,) if isinstance(data.text, str) else data.text
+        features = Features(
+            {c: Value("string") for c in columns} | {LABEL: ClassLabel(names=names)}
+        )
+        splits = {
+            split: Dataset.from_dict(
+                {c: ["" if row[c] is None else str(row[c]) for row in rows] for c in columns}
+                | {LABEL: [names.index(label) for label in examples.labels[split]]},
+                features=features,
+            )
+            for split, rows in examples.rows.items()
+        }
+        return text_task(
+            name,
+            splits,
+            reader,
+            text=data.text,
+            label=LABEL,
+            max_length=data.max_length,
+            **options,
+        )
+
+    def _image_task(
+        self,
+        name: str,
+        data: Data,
+        examples: Examples,
+        names: tuple[str, ...],
+        reader: Any,
+        options: dict[str, Any],
+    ) -> Task:
+        from datasets import ClassLabel, Dataset, Features, Image
+
+        transform, augmented, mode = reader
+        features = Features({"image": Image(mode=mode), LABEL: ClassLabel(names=names)})
+        splits = {
+            split: Dataset.from_dict(
+                {
+                    "image": [row["image"] for row in rows],
+                    LABEL: [names.index(label) for label in examples.labels[split]],
+                },
+                features=features,
+            )
+            for split, rows in examples.rows.items()
+        }
+        return image_task(
+            name,
+            splits,
+            transform,
+            train_transform=augmented if data.augment else None,
+            label=LABEL,
+            **options,
+        )
+
+    def _model(self, body: Any, tasks: list[Task]) -> MultitaskModel:
+        spec = self._study.model
+        options: dict[str, Any] = {"trainable": _trainable(spec), "seed": spec.seed}
+        if self._images:
+            return from_timm(body, tasks, batch_norm=spec.batch_norm, **options)
+        if spec.lora is not None:
+            try:
+                from peft import LoraConfig
+            except ImportError as error:
+                raise ImportError("lora needs peft: pip install 'optuna-merge[peft]'") from error
+            modules = spec.lora.target_modules
+            options["adapter"] = LoraConfig(
+                r=spec.lora.r,
+                lora_alpha=spec.lora.alpha,
+                target_modules=list(modules) if isinstance(modules, tuple) else modules,
+            )
+        return from_transformers(body, tasks, **options)
+
+
+LABEL = "__label__"
+"""Column of the numbered labels; no column of a text has such a name."""
+
+
+def _trainable(spec: Model) -> Trainable:
+    if isinstance(spec.trainable, LastLayersOf):
+        return LastLayers(spec.trainable.last_layers)
+    if isinstance(spec.trainable, MatchingOf):
+        return Matching(spec.trainable.matching)
+    return "all"

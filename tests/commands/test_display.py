@@ -1,0 +1,81 @@
+"""What is seen of a study that runs, in a terminal and without one."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from helpers import toy_definition
+from rich.console import Console
+
+import optuna_merge as om
+from optuna_merge.commands._display import Tally, shown
+
+
+def study_of(workdir: Path) -> tuple[optuna.Study, om.Objective]:
+    definition = toy_definition()
+    fitted = om.fit(definition, workdir, progress=False)
+    pruner = om.PromotionPruner(fraction=0.5, score=fitted.scores, seed=0)
+    study = om.open_study("s", om.create_storage(None), definition.directions, pruner=pruner)
+    om.prepare_study(study, fitted)
+    return study, om.Objective(fitted)
+
+
+def run(study: optuna.Study, objective: Any, after_trial: Any, n_trials: int = 6) -> None:
+    study.optimize(objective, n_trials, callbacks=[lambda _, trial: after_trial(trial)])
+
+
+def test_a_terminal_gets_live_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    study, objective = study_of(tmp_path)
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=160)
+    with shown(study, 6, console=console) as after_trial:
+        run(study, objective, after_trial)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert "finetune 0" in text
+    assert "6/6" in text
+    done = len(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
+    assert f"{done} finetunes ({done - 3} promoted), best {study.best_value:.4f}" in text
+    assert "it/s" not in text, "tqdm's bar as well"
+
+
+def test_without_a_terminal_lines_are_few(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    study, objective = study_of(tmp_path)
+    console = Console(file=io.StringIO(), force_terminal=False)
+    verbosity = optuna.logging.get_verbosity()
+    caplog.clear()
+    with caplog.at_level(logging.INFO), shown(study, 6, console=console) as after_trial:
+        run(study, objective, after_trial)
+    lines = [r.getMessage() for r in caplog.records if r.name.endswith("_display")]
+    done = len(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
+    assert len(lines) == done
+    assert re.fullmatch(
+        r"1 of 6 trials: 1 previews \([\d.]+/s\), 1 finetunes \(0 promoted\), "
+        r"best 0\.\d{4} \(trial 0\), about \d+ s left",
+        lines[0],
+    )
+    assert not [r for r in caplog.records if r.name.startswith("optuna.")]
+    assert optuna.logging.get_verbosity() == verbosity
+
+
+def test_time_left() -> None:
+    study = optuna.create_study()
+    now = 0.0
+    tally = Tally(study, 100, clock=lambda: now)
+    assert tally.left() == ""
+    pruned = optuna.create_trial(state=optuna.trial.TrialState.PRUNED)
+    for _ in range(10):
+        tally.add(pruned)
+    now = 5.0
+    assert tally.left() == "about 45 s left"
+    now = 60.0
+    assert tally.left() == "about 9 min left"
+    assert tally.told() == "0 previews, 0 finetunes (0 promoted)"
+    assert Tally(study, None).left() == ""

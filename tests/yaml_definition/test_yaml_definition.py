@@ -1,0 +1,418 @@
+"""YAML definitions: the same study as Python's, and errors that name the line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Value
+from helpers import save_bert
+from language_helpers import TOKENIZER
+
+from optuna_merge import (
+    Constraint,
+    FinetuneSettings,
+    PosteriorSettings,
+    PreviewSettings,
+    RefinementSettings,
+    StudyDefinition,
+)
+from optuna_merge.models import LastLayers, Matching, from_timm, from_transformers
+from optuna_merge.tasks import image_task, macro_f1, text_task
+from optuna_merge.yaml_definition import TEMPLATE, load_yaml
+from optuna_merge.yaml_definition._document import read_document
+from optuna_merge.yaml_definition._schema import check
+
+MODEL = "model: {kind: text, name: bert}\n"
+TASKS = "tasks: [{name: tone, label: tone}]\n"
+DATA = "data: {train: data.csv, validation: 0.25, test: 0.25, max_length: 8}\n"
+
+ROWS = [
+    {"text": f"w{i % 6} w{i % 5} : w{i % 3}", "tone": ("bad", "good")[i % 2], "stars": str(i % 11)}
+    for i in range(40)
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_bert(tmp_path / "bert", layers=2)
+    TOKENIZER.save_pretrained(tmp_path / "bert")
+    write_csv(tmp_path / "data.csv", ROWS)
+    return tmp_path
+
+
+def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def written(folder: Path, text: str) -> Path:
+    (folder / "study.yaml").write_text(text)
+    return folder / "study.yaml"
+
+
+def splits(rows: dict[str, list[dict[str, str]]], label: str, names: list[str]) -> dict[str, Any]:
+    """As a user would make them in Python."""
+    features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+    return {
+        split: Dataset.from_dict(
+            {"text": [r["text"] for r in part], "label": [names.index(r[label]) for r in part]},
+            features=features,
+        )
+        for split, part in rows.items()
+    }
+
+
+def same_study(first: StudyDefinition, second: StudyDefinition) -> None:
+    assert first.describe() == second.describe()
+    assert first.names == second.names
+    assert [t.label_names for t in first.tasks] == [t.label_names for t in second.tasks]
+    assert first.finetuning == second.finetuning
+    assert first.constraints == second.constraints
+
+
+def test_texts_with_heads_of_their_own(folder: Path) -> None:
+    path = written(
+        folder,
+        """
+model:
+  kind: text
+  name: bert
+  trainable: {last_layers: 1}
+data: {train: train.csv, max_length: 8}
+tasks:
+  - name: tone
+    validation: validation.jsonl
+    label: tone
+    metric: macro_f1
+  - name: stars
+    train: train.tsv
+    validation: validation.json
+    test: validation.json
+    label: stars
+finetuning: {steps: 5, learning_rate: 5e-3, batch_size: 4, rung_steps: [2, 5], mixed_precision: no}
+posterior: {family: per_tensor, examples: 8}
+refinement: {steps: [1, 2]}
+preview: {mixed_precision: bf16}
+start: merged
+score: target:tone
+constraints:
+  - {task: tone, at_least: 0.25}
+  - {task: stars, of_alone: 0.9}
+""",
+    )
+    write_csv(folder / "train.csv", ROWS[:30])
+    rows = [{"text": row["text"], "tone": row["tone"], "stars": int(row["stars"])} for row in ROWS]
+    (folder / "train.tsv").write_text(
+        "text\tstars\n" + "".join(f"{row['text']}\t{row['stars']}\n" for row in ROWS[:30])
+    )
+    (folder / "validation.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows[30:]))
+    (folder / "validation.json").write_text(json.dumps(rows[30:]))
+    body = str(folder / "bert")
+    parts = {"train": ROWS[:30], "validation": ROWS[30:]}
+    tone = splits(parts, "tone", ["bad", "good"])
+    # Numbers by size: 10 stands behind 9.
+    stars = splits(parts | {"test": ROWS[30:]}, "stars", [str(i) for i in range(11)])
+    tasks = [
+        text_task("tone", tone, body, max_length=8, metrics=(macro_f1,)),
+        text_task("stars", stars, body, max_length=8),
+    ]
+    expected = StudyDefinition(
+        tasks=tasks,
+        model=from_transformers(body, tasks, trainable=LastLayers(1)),
+        finetuning=FinetuneSettings(steps=5, learning_rate=5e-3, batch_size=4, rung_steps=(2, 5)),
+        posterior=PosteriorSettings(family="per_tensor", examples=8),
+        refinement=RefinementSettings(steps=(1, 2)),
+        preview=PreviewSettings(mixed_precision="bf16"),
+        start="merged",
+        score="target:tone",
+        constraints=[Constraint("tone", at_least=0.25), Constraint("stars", of_alone=0.9)],
+    )
+    same_study(load_yaml(path), expected)
+
+
+def test_a_shared_head_and_lora(folder: Path) -> None:
+    peft = pytest.importorskip("peft")
+    write_csv(folder / "films.csv", ROWS[:10])
+    text = """
+model: {kind: text, name: bert, lora: {r: 2, target_modules: [query]}, seed: 3}
+data: {validation: films.csv, label: tone, max_length: 8}
+tasks:
+  - {name: books, train: films.csv, head: both}
+  - {name: films, train: films.csv, head: both}
+constraints: 0.9
+"""
+    body, names = str(folder / "bert"), ["bad", "good"]
+    data = splits({"train": ROWS[:10], "validation": ROWS[:10]}, "tone", names)
+    tasks = [text_task(n, data, body, max_length=8, head="both") for n in ("books", "films")]
+    adapter = peft.LoraConfig(r=2, lora_alpha=16, target_modules=["query"])
+    expected = StudyDefinition(
+        tasks=tasks,
+        model=from_transformers(body, tasks, adapter=adapter, seed=3),
+        constraints=0.9,
+    )
+    same_study(load_yaml(written(folder, text)), expected)
+
+
+def test_classes_of_a_shared_head_are_those_of_all_its_tasks(folder: Path) -> None:
+    write_csv(folder / "other.csv", [{"text": "w1", "tone": n} for n in ("good", "ugly")])
+    text = """
+model: {kind: text, name: bert, trainable: {matching: pooler}}
+data: {label: tone, max_length: 8}
+tasks:
+  - {name: one, train: data.csv, validation: data.csv, head: both}
+  - {name: two, train: other.csv, validation: other.csv, head: both}
+"""
+    found = load_yaml(written(folder, text))
+    assert [t.label_names for t in found.tasks] == [("bad", "good", "ugly")] * 2
+    assert found.tasks[1].data("train").columns["labels"].tolist() == [1, 2]  # type: ignore[attr-defined]
+    assert found.model.trainable == Matching("pooler")
+
+
+def test_shares_are_the_same_rows_for_all_tasks_of_a_file(folder: Path) -> None:
+    rows = [row | {"mood": "" if i % 4 else "x" * (1 + i % 8)} for i, row in enumerate(ROWS)]
+    write_csv(folder / "data.csv", rows)
+    found = load_yaml(
+        written(
+            folder,
+            MODEL + DATA + "tasks: [{name: tone, label: tone}, {name: mood, label: mood}]\n",
+        )
+    )
+    tone, mood = found.tasks
+    sizes = [len(tone.data(s)) for s in ("train", "validation", "test")]
+    assert sizes == [20, 10, 10]
+    assert sum(len(mood.data(s)) for s in ("train", "validation", "test")) == 10
+    for split in ("train", "validation", "test"):
+        texts = {tuple(row.tolist()) for row in tone.data(split).columns["input_ids"]}  # type: ignore[attr-defined]
+        assert {tuple(row.tolist()) for row in mood.data(split).columns["input_ids"]} <= texts  # type: ignore[attr-defined]
+    train, rest = (
+        {tuple(row.tolist()) for row in tone.data(s).columns["input_ids"]}  # type: ignore[attr-defined]
+        for s in ("train", "validation")
+    )
+    assert train != rest
+
+
+def test_datasets_of_the_hub_keep_their_classes(folder: Path) -> None:
+    names = ["good", "bad"]  # in an order of their own
+    data = splits({"train": ROWS[:10], "validation": ROWS[10:]}, "tone", names)
+    for split, table in data.items():
+        table.to_parquet(folder / "hub" / f"{split}.parquet")
+    text = MODEL + "tasks: [{name: tone, dataset: hub, max_length: 8}]\n"
+    tasks = [text_task("tone", data, str(folder / "bert"), max_length=8)]
+    expected = StudyDefinition(tasks=tasks, model=from_transformers(str(folder / "bert"), tasks))
+    same_study(load_yaml(written(folder, text)), expected)
+
+
+def test_image_folders(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    from PIL import Image
+
+    generator = torch.Generator().manual_seed(0)
+    for task in ("left", "right"):
+        for name in ("cat", "dog"):
+            (tmp_path / task / name).mkdir(parents=True)
+            for i in range(4):
+                pixels = torch.randint(0, 255, (8, 8), generator=generator, dtype=torch.uint8)
+                Image.fromarray(pixels.numpy()).save(tmp_path / task / name / f"{i}.png")
+    text = """
+model: {kind: image, name: test_vit, pretrained: false, batch_norm: reestimated}
+data: {validation: 0.5}
+tasks:
+  - {name: left, train: left, head: animals}
+  - {name: right, train: right, head: animals, augment: true}
+"""
+    torch.manual_seed(0)
+    found = load_yaml(written(tmp_path, text))
+    torch.manual_seed(0)
+    body = timm.create_model("test_vit", num_classes=0)
+    tasks = []
+    for task in ("left", "right"):
+        files = [
+            str(path)
+            for name in ("cat", "dog")
+            for path in sorted((tmp_path / task / name).glob("*"))
+        ]
+        import datasets
+        import numpy as np
+
+        order = np.random.default_rng(0).permutation(8).tolist()
+        config = timm.data.resolve_data_config({}, model=body)
+        features = Features(
+            {"image": datasets.Image(mode="RGB"), "label": ClassLabel(names=["cat", "dog"])}
+        )
+        parts = {"validation": sorted(order[:4]), "train": sorted(order[4:])}
+        data = {
+            split: Dataset.from_dict(
+                {"image": [files[i] for i in rows], "label": [i // 4 for i in rows]},
+                features=features,
+            )
+            for split, rows in parts.items()
+        }
+        augmented = timm.data.create_transform(**config, is_training=True)
+        tasks.append(
+            image_task(
+                task,
+                data,
+                timm.data.create_transform(**config),
+                train_transform=augmented if task == "right" else None,
+                head="animals",
+            )
+        )
+    expected = StudyDefinition(tasks=tasks, model=from_timm(body, tasks, batch_norm="reestimated"))
+    same_study(found, expected)
+
+
+def test_the_template_is_a_definition(folder: Path) -> None:
+    study = check(read_document(written(folder, TEMPLATE)))
+    assert [task.name for task in study.tasks] == ["topic", "tone"]
+    # So are the lines that are optional.
+    uncommented = [
+        line.replace("# ", "", 1) if line.lstrip().startswith("# ") and ":" in line else line
+        for line in TEMPLATE.splitlines()
+        if not line.startswith(("# A study", "# Every", "# optional", "# For", "# At"))
+    ]
+    text = "\n".join(uncommented).replace("constraints: [{", "ignored: [{")
+    with pytest.raises(ValueError) as told:
+        check(read_document(written(folder, text)))
+    lines = str(told.value).splitlines()
+    assert len(lines) == 2, lines  # not for texts; and the second choice of constraints
+    assert "pretrained is for models of kind: image" in lines[0]
+    assert "ignored: unknown key" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", ["study.yaml: expected a mapping with model, tasks and more"]),
+        ("- a\n", ["study.yaml: expected a mapping"]),
+        ("model: [\n", ["study.yaml:2:1: not YAML"]),
+        ("model: 1\nmodel: 2\n", ["study.yaml:2:1: the key 'model' stands here a second time"]),
+        ("model: !!python/object:os.system {}\n", ["study.yaml:1:8: not YAML"]),
+        (MODEL, ["study.yaml:1:1: the key 'tasks' is missing"]),
+        (
+            MODEL + TASKS + "finetunning: {}\n",
+            ["study.yaml:3:1: finetunning: unknown key; did you mean 'finetuning'?"],
+        ),
+        (
+            MODEL + TASKS + "finetuning:\n  steps: 3\n  learning_rat: 5e-5\n",
+            ["study.yaml:5:3: finetuning.learning_rat: unknown key; did you mean 'learning_"],
+        ),
+        (
+            MODEL + TASKS + "finetuning:\n  steps: many\n  batch_size: 2.5\n",
+            [
+                "study.yaml:4:10: finetuning.steps: input should be a valid integer, got 'many'",
+                "study.yaml:5:15: finetuning.batch_size: input should be a valid integer, got 2.5",
+            ],
+        ),
+        (
+            MODEL + TASKS + "finetuning:\n  steps: 3\n  warmup: 7.0\n",
+            ["study.yaml:5:11: finetuning.warmup: warmup is a fraction of the steps"],
+        ),
+        (
+            MODEL + TASKS + "posterior: {family: diagonl}\n",
+            ["study.yaml:3:21: posterior.family: input should be 'isotropic', 'per_tensor'"],
+        ),
+        (
+            MODEL + TASKS + "constraints:\n  - {task: tone}\n",
+            [
+                "study.yaml:4:5: constraints[0]: a",
+                "needs exactly one of of_alone, at_least and at_most",
+            ],
+        ),
+        (
+            "model:\n  kind: text\n  name: bert\n  trainable: last\n" + TASKS,
+            ["study.yaml:4:14: model.trainable: input should be 'all'"],
+        ),
+        (
+            "model: {kind: text, name: bert, pretrained: false}\n" + TASKS,
+            ["study.yaml:1:45: model.pretrained: pretrained is for models of kind: image"],
+        ),
+        (MODEL + "tasks: []\n", ["study.yaml:2:8: tasks: list should have at least 1 item"]),
+        (
+            MODEL + TASKS,
+            ["study.yaml:2:9: task 'tone' has no training data; give train: or dataset:"],
+        ),
+        (
+            MODEL + "data: {train: data.csv}\n" + TASKS,
+            ["study.yaml:3:9: task 'tone' has no validation data"],
+        ),
+        (
+            MODEL + "data:\n  train: dat.csv\n  validation: 0.2\n" + TASKS,
+            ["study.yaml:3:10: task 'tone', train data: no file", "dat.csv; expected a .csv"],
+        ),
+        (
+            MODEL + DATA + "tasks:\n  - name: tone\n    label: tonne\n",
+            ["study.yaml:5:12: task 'tone', train data: no column 'tonne' among ['text', 'tone'"],
+        ),
+        (
+            MODEL + DATA.replace("train:", "text: words, train:") + TASKS,
+            ["study.yaml:2:14: task 'tone', train data: no column 'words' among"],
+        ),
+        (
+            MODEL + DATA.replace("0.25", "2.0", 1) + TASKS,
+            ["study.yaml:2:37: data.validation: input should be less than 1, got 2.0"],
+        ),
+        (
+            MODEL + DATA.replace("0.25", "0.001", 1) + TASKS,
+            ["study.yaml:2:37: task 'tone': 0.001 of 40 examples leaves too few"],
+        ),
+        (
+            MODEL + DATA + "tasks: [{name: to ne, label: tone}]\n",
+            ["study.yaml:3:9: task name must be letters, digits"],
+        ),
+        (
+            MODEL + DATA + TASKS + "score: best\n",
+            ["study.yaml:4:8: score must be one of"],
+        ),
+        (
+            MODEL + DATA + TASKS + "constraints: [{task: tune, at_least: 1.0}]\n",
+            ["study.yaml:4:14: constraint 'tune_at_least_1': no task 'tune'"],
+        ),
+        (
+            "model: {kind: text, name: no-such-body}\n" + DATA + TASKS,
+            ["study.yaml:1:27: model 'no-such-body'"],
+        ),
+        (
+            "model: {kind: image, name: no_such_net}\n"
+            "tasks: [{name: a, train: bert, validation: 0.5}]\n",
+            ["study.yaml:2:26: task 'a', train data: no images in subfolders of"],
+        ),
+    ],
+)
+def test_errors_name_the_line(folder: Path, text: str, told: list[str]) -> None:
+    with pytest.raises(ValueError) as error:
+        load_yaml(written(folder, text))
+    for part in told:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("a.csv", "text,tone\na,b,c\n", "row 1 has not 2 cells"),
+        ("a.csv", "text,tone\na,\n", "no row has a label in 'tone'"),
+        ("a.csv", "text,tone\n", "no rows"),
+        ("a.json", "{'a': 1}", "not JSON"),
+        ("a.json", "[1]", "expected objects"),
+        ("a.xlsx", "", "expected a .csv"),
+    ],
+)
+def test_bad_tables_are_named(folder: Path, name: str, text: str, told: str) -> None:
+    (folder / name).write_text(text)
+    path = written(folder, MODEL + f"data: {{train: {name}, validation: data.csv}}\n" + TASKS)
+    with pytest.raises(ValueError, match=told) as error:
+        load_yaml(path)
+    assert name in str(error.value) or "'tone'" in str(error.value)
+
+
+def test_a_label_that_was_never_trained_is_named(folder: Path) -> None:
+    write_csv(folder / "other.csv", [{"text": "w1", "tone": "ugly"}])
+    path = written(folder, MODEL + "data: {train: data.csv, validation: other.csv}\n" + TASKS)
+    with pytest.raises(ValueError, match="validation data: the label 'ugly' does not occur"):
+        load_yaml(path)
