@@ -83,6 +83,13 @@ def _as_json(calibration: Calibration) -> Json:
     return asdict(calibration) | {"warning": calibration.warning}
 
 
+def study_pairs(study: optuna.Study, tasks: Sequence[str], task: str | None = None) -> Pairs:
+    """The previews and truths that a study's previews are judged by, of a task or of the score."""
+    trials = study.get_trials(deepcopy=False)
+    records = TrialReader(tuple(tasks)).read(study.study_name, trials).records if tasks else []
+    return score_pairs(records) if task is None else _task_pairs(records, tasks.index(task))
+
+
 def score_pairs(records: Iterable[Record]) -> Pairs:
     """Previews and truths of the score, at weights of which none is zero."""
     return _sound((r.preview, r.values[0]) for r in _finished(records) if min(r.weights) > 0)
