@@ -126,16 +126,30 @@ def optimize(
 
 @app.command()
 def report(
-    definition: Definition,
+    definition: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="As for optimize. Without it the study alone is read."),
+    ] = None,
     study_name: StudyName = "optuna_merge",
     storage: Storage = "sqlite:///optuna_merge.db",
     workdir: Workdir = Path("workdir"),
+    html: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write the page there. [default: report-STUDY.html in the workdir]"),
+    ] = None,
+    csv: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write the tables as CSV files into this folder."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Print the table of a study again.
+    """Print the table of a study again, and write it as a page and as JSON.
 
-    Example: optuna-merge report studies/digits/optimize.py --workdir work
+    Example: optuna-merge report studies/digits/optimize.py --workdir work --html digits.html
     """
+    if definition is None:
+        _guarded(debug, lambda: _report_study(study_name, storage, html, csv))
+        return
     _guarded(
         debug,
         lambda: _optimize(
@@ -149,6 +163,8 @@ def report(
             None,
             None,
             False,
+            html,
+            csv,
         ),
     )
 
@@ -241,6 +257,8 @@ def _optimize(
     seed: int | None,
     artifacts: str | None,
     race: bool,
+    html: Path | None = None,
+    csv: Path | None = None,
 ) -> None:
     from optuna_merge._files import write_json
     from optuna_merge.artifacts import SharedFiles, open_artifact_store
@@ -289,8 +307,35 @@ def _optimize(
     write_json(path, found)
     typer.echo(format_report(found))
     typer.echo(f"\nThe same as JSON: {path}")
+    if found["counts"]["previews"] or found["counts"]["truths"]:
+        upwards = definition.greater_is_better
+        _write_report(study, html or path.with_suffix(".html"), csv, found, upwards)
     if found["counts"]["truths"]:
         _show_in_dashboard(study)
+
+
+def _report_study(study_name: str, storage: str, html: Path | None, csv: Path | None) -> None:
+    from optuna_merge.storages import create_storage
+    from optuna_merge.study import load_study
+
+    study = load_study(study_name, create_storage(storage))
+    _write_report(study, html or Path(f"report-{study_name}.html"), csv)
+
+
+def _write_report(
+    study: optuna.Study,
+    html: Path,
+    csv: Path | None,
+    found: dict[str, Any] | None = None,
+    maximize: dict[str, bool] | None = None,
+) -> None:
+    from optuna_merge.html_report import write_csv, write_html
+
+    write_html(html, study, found, maximize=maximize)
+    typer.echo(f"As a page: {html}")
+    if csv is not None:
+        files = write_csv(csv, study, found, maximize=maximize)
+        typer.echo(f"As tables: {', '.join(map(str, files))}")
 
 
 def _budget(

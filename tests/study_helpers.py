@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from helpers import toy_definition, toy_task
+from optuna.distributions import FloatDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import optuna_merge as om
+from optuna_merge.samplers._simplex import startup_design
+from optuna_merge.study import baseline_weights
 
 
 def fitted_toys(workdir: Path, names: tuple[str, ...], **changes: Any) -> om.FittedStudy:
@@ -51,4 +56,41 @@ def toy_study(
     study.optimize(objective, n_trials=n_trials)
     while study.get_trials(states=[optuna.trial.TrialState.WAITING], deepcopy=False):
         study.optimize(objective, n_trials=1)
+    return study
+
+
+def study_by_hand(
+    names: tuple[str, ...],
+    n_previews: int,
+    n_truths: int,
+    *,
+    name: str = "by hand",
+    storage: str | None = None,
+) -> optuna.Study:
+    """A study of smooth metrics with noise, for sizes and names that real tasks can't have."""
+    rng = np.random.default_rng(0)
+    weights = startup_design(len(names), n_previews, seed=0)
+    metrics = 0.6 + 0.3 * np.sqrt(weights + 0.02) - 0.1 * np.square(weights - 1 / len(names))
+    previews = metrics - 0.05 + 0.005 * rng.normal(size=metrics.shape)
+    truths = metrics + 0.01 * np.sin(9 * weights)
+    baselines = list(baseline_weights(names))
+
+    def trial(i: int) -> FrozenTrial:
+        done = i < n_truths
+        attrs: dict[str, Any] = {"baseline": baselines[i]} if i < len(baselines) else {}
+        rows = {"weight": weights, "preview": previews} | ({"truth": truths} if done else {})
+        for kind, of in rows.items():
+            attrs |= {f"{kind}_{n}": float(v) for n, v in zip(names, of[i])}
+        return create_trial(
+            state=TrialState.COMPLETE if done else TrialState.PRUNED,
+            value=float(truths[i].mean()) if done else None,
+            params={f"w_{n}": float(w) for n, w in zip(names, weights[i])},
+            distributions={f"w_{n}": FloatDistribution(0, 1) for n in names},
+            intermediate_values={0: float(previews[i].mean())}
+            | ({60: float(truths[i].mean())} if done else {}),
+            user_attrs=attrs,
+        )
+
+    study = optuna.create_study(study_name=name, direction="maximize", storage=storage)
+    study.add_trials([trial(i) for i in range(n_previews)])
     return study
