@@ -83,11 +83,14 @@ def _as_json(calibration: Calibration) -> Json:
     return asdict(calibration) | {"warning": calibration.warning}
 
 
-def study_pairs(study: optuna.Study, tasks: Sequence[str], task: str | None = None) -> Pairs:
-    """The previews and truths that a study's previews are judged by, of a task or of the score."""
+def study_pairs(study: optuna.Study, tasks: Sequence[str]) -> dict[str | None, Pairs]:
+    """The previews and truths that a study's previews are judged by: of the score, None, and of
+    each task's metric.
+    """
     trials = study.get_trials(deepcopy=False)
     records = TrialReader(tuple(tasks)).read(study.study_name, trials).records if tasks else []
-    return score_pairs(records) if task is None else _task_pairs(records, tasks.index(task))
+    by_task = {task: _task_pairs(records, index) for index, task in enumerate(tasks)}
+    return {None: score_pairs(records)} | by_task
 
 
 def score_pairs(records: Iterable[Record]) -> Pairs:

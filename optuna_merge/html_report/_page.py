@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
@@ -23,11 +23,12 @@ from optuna_merge.samplers._history import History, Series, TrialReader
 from optuna_merge.study import UNIFORM, task_names
 from optuna_merge.visualization._baselines import compared_metrics
 from optuna_merge.visualization._cost import cost_curve
-from optuna_merge.visualization._preview_truth import fitted_line
+from optuna_merge.visualization._preview_truth import fitted_lines
 
 Json = dict[str, Any]
 
 _DIGITS = 6  # significant ones of what is drawn
+_FRONT_POINTS = 500
 _MAX_FRONT = 60
 
 
@@ -72,6 +73,11 @@ class Page:
     costs: tuple[tuple[str, int | None, float | None], ...]
     calibration: Mapping[str, Json]
     data: Json
+
+    @property
+    def tested(self) -> bool:
+        """Whether any test metric is known."""
+        return any(test is not None for row in self.rows for _, _, test in row.tasks.values())
 
 
 def read_page(
@@ -122,7 +128,7 @@ def read_page(
             "maximize": {"score": study.directions[0] == StudyDirection.MAXIMIZE}
             | {f"task {i}": upwards[name] for i, name in enumerate(names)},
             "points": [_point(o, names) for o in outcomes],
-            "lines": _lines(study, names, several),
+            "lines": _lines(study, names),
             "curve": _curve(study, outcomes),
             "curve_of": "hypervolume" if several else "best truth",
             "front": _front(study, names, upwards),
@@ -264,7 +270,7 @@ def _costs(
     rows: list[tuple[str, int | None, float | None]] = [
         (
             f"{len(task_names(study))} task runs",
-            cost.get("task_run_steps", task_run_steps(study)),
+            cost.get("task_run_steps", task_run_steps(study) or None),
             cost.get("task_run_seconds"),
         ),
         (f"{len(outcomes)} previews", None, cost.get("preview_seconds")),
@@ -294,10 +300,10 @@ def _point(outcome: Outcome, names: Sequence[str]) -> list[Any]:
     ]
 
 
-def _lines(study: optuna.Study, names: Sequence[str], several: bool) -> list[Any]:
+def _lines(study: optuna.Study, names: Sequence[str]) -> list[Any]:
     """Offset, slope and its interval for the score and each task; None where not known."""
-    quantities: list[str | None] = [None, *names]
-    found = [None if q is None and several else fitted_line(study, q) for q in quantities]
+    lines = fitted_lines(study)
+    found = [lines.get(quantity) for quantity in (None, *names)]
     return [None if f is None else [f.offset, f.slope, f.low, f.high] for f in found]
 
 
@@ -315,7 +321,9 @@ def _front(study: optuna.Study, names: Sequence[str], upwards: Mapping[str, bool
     if len(names) < 2:
         return []
     try:
-        front = estimated_front(study, names, maximize=upwards, max_points=_MAX_FRONT)
+        front = estimated_front(
+            study, names, maximize=upwards, n_points=_FRONT_POINTS, max_points=_MAX_FRONT
+        )
     except ValueError:  # a task without any metrics
         return []
     return [
@@ -341,8 +349,6 @@ def _metric_model(history: History, index: int, upwards: bool) -> Json | None:
 
 
 def _model(series: Series) -> Json | None:
-    from dataclasses import replace
-
     from optuna_merge.samplers._model import TruthModel
 
     if not len(series.previews) + len(series.truths):

@@ -26,14 +26,18 @@ class Line:
     high: float
 
 
-def fitted_line(study: optuna.Study, task: str | None = None) -> Line | None:
-    """The least-squares line of a study's truths over its previews; None with too few of them."""
-    previews, truths = study_pairs(study, task_names(study), task)
-    slope = calibrate(previews, truths).slope
-    if slope is None:
-        return None
-    offset = float(np.mean(truths) - slope.value * np.mean(previews))
-    return Line(offset, slope.value, slope.low, slope.high)
+def fitted_lines(study: optuna.Study) -> dict[str | None, Line]:
+    """Least-squares lines of a study's truths over its previews: of the score, None, and by task.
+
+    Those with too few truths are left out.
+    """
+    lines = {}
+    for quantity, (previews, truths) in study_pairs(study, task_names(study)).items():
+        slope = calibrate(previews, truths).slope
+        if slope is not None:
+            offset = float(np.mean(truths) - slope.value * np.mean(previews))
+            lines[quantity] = Line(offset, slope.value, slope.low, slope.high)
+    return lines
 
 
 def plot_preview_truth(study: optuna.Study, task: str | None = None) -> go.Figure:
@@ -78,7 +82,7 @@ def plot_preview_truth(study: optuna.Study, task: str | None = None) -> go.Figur
         x, y, text = zip(*points[is_baseline]) if points[is_baseline] else ((), (), ())
         figure.add_trace(go.Scatter(x=x, y=y, text=text, mode="markers", name=name))
     what = "score" if task is None else f"metric of {task}"
-    fit = fitted_line(study, task)
+    fit = fitted_lines(study).get(task)
     if fit is not None:
         span = [min(p for p, _, _ in both), max(p for p, _, _ in both)]
         heights = [fit.offset + fit.slope * p for p in span]
