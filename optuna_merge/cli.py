@@ -17,6 +17,7 @@ from optuna_merge._version import __version__
 if TYPE_CHECKING:
     import optuna
 
+    from optuna_merge.dashboard import Dashboard
     from optuna_merge.definition import StudyDefinition
 
 StudyName = Annotated[str, typer.Option(help="Name of the study; made if it is missing.")]
@@ -295,12 +296,14 @@ def _optimize(
     study.pruner = PromotionPruner(**budget, **search, refinements=definition.refinement_steps)
     if shared is not None:
         shared.push(fitted.files)
+    dashboard = _open_dashboard(study, workdir)
     run_trials(
         study,
         Objective(fitted, racing=Racing() if race else None, progress=sys.stderr.isatty()),
         workdir=workdir,
         n_trials=n_trials,
         timeout=timeout,
+        after_trial=dashboard,
     )
     found = make_report(study, fitted)
     path = workdir / f"report-{study_name}.json"
@@ -310,8 +313,8 @@ def _optimize(
     if found["counts"]["previews"] or found["counts"]["truths"]:
         upwards = definition.greater_is_better
         _write_report(study, html or path.with_suffix(".html"), csv, found, upwards)
-    if found["counts"]["truths"]:
-        _show_in_dashboard(study)
+    if dashboard is not None:
+        dashboard.update()
 
 
 def _report_study(study_name: str, storage: str, html: Path | None, csv: Path | None) -> None:
@@ -350,20 +353,14 @@ def _budget(
     }
 
 
-def _show_in_dashboard(study: optuna.Study) -> None:
-    """Keep the plot of previews and truths with the study, if the dashboard is installed."""
+def _open_dashboard(study: optuna.Study, workdir: Path) -> Dashboard | None:
+    """Keeps figures and notes with the study, if the dashboard is installed."""
+    from optuna_merge.dashboard import Dashboard
+
     try:
-        from optuna_dashboard import save_plotly_graph_object
-
-        from optuna_merge.visualization import plot_front, plot_preview_truth
-
-        if len(study.directions) == 1:
-            figure, name = plot_preview_truth(study), "preview-truth"
-        else:
-            figure, name = plot_front(study), "front"
+        return Dashboard(study, workdir)
     except ImportError:  # the extra `dashboard`
-        return
-    save_plotly_graph_object(study, figure, graph_object_id=name)
+        return None
 
 
 def _diagnose(study_name: str, storage: str, as_json: bool) -> None:
