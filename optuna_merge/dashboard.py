@@ -29,7 +29,7 @@ OURS = "*Kept fresh by optuna_merge: delete this line to keep a text of your own
 MAX_BYTES = 100_000
 """A figure in a study is no larger: the dashboard loads all of them at every refresh."""
 
-_MAX_POINTS = 600
+_MAX_POINTS = 500
 _DIGITS = 5
 
 
@@ -73,7 +73,7 @@ class Dashboard:
 def update_dashboard(study: optuna.Study) -> None:
     """Write the study's figures, its note, and a note for each finetuned trial without one.
 
-    Figures are at most 100 KB each: numbers have five digits, and of more than 600 previews a
+    Figures are at most 100 KB each: numbers have five digits, and of more than 500 previews a
     part is drawn. A note that somebody has written is left alone.
 
     Raises:
@@ -104,7 +104,7 @@ def _figures(study: optuna.Study) -> Iterator[tuple[str, go.Figure]]:
     several = len(study.directions) > 1
     first = task_names(study)[0] if several else None
     makers: list[tuple[str, Callable[[], go.Figure]]] = [
-        ("task-weights", lambda: plots.plot_task_weights(study, first)),
+        ("task-weights", lambda: plots.plot_task_weights(study, first, max_points=_MAX_POINTS)),
         ("preview-truth", lambda: plots.plot_preview_truth(study, first)),
         ("cost", lambda: plots.plot_cost(study)),
     ]
@@ -123,19 +123,18 @@ def _figures(study: optuna.Study) -> Iterator[tuple[str, go.Figure]]:
 
 
 def small(figure: go.Figure) -> go.Figure:
-    """The figure with shorter numbers, and at most 600 points per trace."""
+    """The figure with shorter numbers."""
     import plotly.graph_objects as go
 
     parts = json.loads(figure.to_json())
-    return go.Figure(data=_shortened(parts["data"]), layout=parts["layout"])
+    return go.Figure(data=_rounded(parts["data"]), layout=parts["layout"])
 
 
-def _shortened(value: Any) -> Any:
+def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _shortened(part) for key, part in value.items()}
+        return {key: _rounded(part) for key, part in value.items()}
     if isinstance(value, list):
-        stride = math.ceil(len(value) / _MAX_POINTS)  # the same in all lists of one trace
-        return [_shortened(part) for part in value[:: max(stride, 1)]]
+        return [_rounded(part) for part in value]
     return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
 
 
