@@ -119,7 +119,7 @@ def read_page(
         answer=tuple(_answer(study, names, rows, outcomes, upwards)),
         best=next((row for row in rows if best is not None and row.trial == best.trial), None),
         rows=tuple(rows),
-        warnings=tuple(_warnings(outcomes, best, judged.get("score"), report, several)),
+        warnings=tuple(_warnings(study, rows, outcomes, judged.get("score"), report)),
         costs=tuple(_costs(study, outcomes, report)),
         calibration=judged,
         data={
@@ -207,52 +207,58 @@ def _answer(
     if best is None:
         return ["No finetune satisfies the constraints: there is no best one yet."]
     told = []
-    same = uniform is not None and uniform.trial == best.trial
-    if same:
+    if uniform is not None and uniform.trial == best.trial:
         told.append("No weights beat uniform ones in this study: use uniform weights.")
     elif uniform is not None:
         sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
-        told.append(
-            f"The score is {_change(best.score, uniform.score, sign)} than uniform weights."
+        gains = ", ".join(
+            f"{gain:+.4f} on {data} data"
+            for data, gain in _gains(best.score, uniform.score, sign).items()
         )
-    for name in names:
-        alone = by_name.get(f"{name} alone")
-        if alone is not None and len(names) > 1:
-            sign = 1.0 if upwards[name] else -1.0
-            change = _change(best.tasks[name], alone.tasks[name], sign)
-            told.append(f"{name} is {change} than finetuned alone.")
+        told.append(f"Gain over uniform weights: {gains or 'not known'}.")
+    alone = {name: by_name[f"{name} alone"] for name in names if f"{name} alone" in by_name}
+    if alone and len(names) > 1:
+        parts = []
+        for name, row in alone.items():
+            gains_of = _gains(best.tasks[name], row.tasks[name], 1.0 if upwards[name] else -1.0)
+            shown = ", ".join(f"{data} {gain:+.4f}" for data, gain in gains_of.items())
+            parts.append(f"{name} {shown or 'not known'}")
+        told.append(f"Gain over each task finetuned alone: {'; '.join(parts)}.")
     return told
 
 
-def _change(value: Sequence[float | None], reference: Sequence[float | None], sign: float) -> str:
-    """How much better or worse, on validation data and, where known, on test data."""
-    parts = []
+def _gains(
+    value: Sequence[float | None], reference: Sequence[float | None], sign: float
+) -> dict[str, float]:
+    """How much better, on validation data and, where known, on test data."""
+    gains = {}
     for i, data in ((1, "validation"), (2, "test")):
         a, b = value[i], reference[i]
-        if a is None or b is None:
-            continue
-        gain = sign * (a - b)
-        word = "better" if gain >= 0 else "worse"
-        parts.append(f"{abs(gain):.4f} {word} ({data} data)")
-    return " and ".join(parts) if parts else "no better or worse, as far as is known,"
+        if a is not None and b is not None:
+            gains[data] = sign * (a - b)
+    return gains
 
 
 def _warnings(
+    study: optuna.Study,
+    rows: Sequence[Row],
     outcomes: Sequence[Outcome],
-    best: Outcome | None,
     judged: Mapping[str, Any] | None,
     report: Mapping[str, Any] | None,
-    several: bool,
 ) -> list[str]:
     told = []
+    by_name = {row.name: row for row in rows}
+    best, uniform = by_name.get("best"), by_name.get("uniform")
     if report is not None and report["constraints"] is not None:
         told += report["constraints"]["warnings"]
     if judged is not None and judged["warning"]:
         told.append(f"Previews of the score: {judged['warning']}.")
-    uniform = next((o for o in outcomes if o.baseline == UNIFORM and o.is_truth), None)
     if uniform is None and any(o.is_truth for o in outcomes):
         told.append("Uniform weights have no truth yet.")
-    if best is not None and not several and best.kind == "promoted":
+    if best is not None and uniform is not None and best.trial != uniform.trial:
+        sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+        if _gains(best.score, uniform.score, sign).get("test", 1.0) <= 0:
+            told.append("On test data uniform weights are as good or better.")
         n_truths = sum(o.is_truth for o in outcomes)
         told.append(
             f"The best of {n_truths} finetunes is picked by the validation data that it is "

@@ -13,6 +13,7 @@ import optuna
 from optuna_merge._files import atomic_path
 from optuna_merge.html_report._page import Page, read_page
 from optuna_merge.outcomes import Outcome, study_outcomes
+from optuna_merge.visualization._cost import CostPoint, cost_curve
 
 Table = tuple[Sequence[str], Iterable[Sequence[Any]]]
 
@@ -44,8 +45,10 @@ def write_csv(
         ValueError: no trial has task weights yet.
     """
     page = read_page(study, report, maximize=maximize)
+    outcomes = study_outcomes(study)
+    curve = cost_curve(study, outcomes) if page.data["curve"] else []
     paths = []
-    for name, (head, rows) in _tables(page, study_outcomes(study)).items():
+    for name, (head, rows) in _tables(page, outcomes, curve).items():
         path = Path(folder) / f"{name}.csv"
         with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
@@ -55,7 +58,9 @@ def write_csv(
     return paths
 
 
-def _tables(page: Page, outcomes: Sequence[Outcome]) -> dict[str, Table]:
+def _tables(
+    page: Page, outcomes: Sequence[Outcome], curve: Sequence[CostPoint]
+) -> dict[str, Table]:
     tasks = page.tasks
     kinds = ("weight", "preview", "truth")
     return {
@@ -79,7 +84,7 @@ def _tables(page: Page, outcomes: Sequence[Outcome]) -> dict[str, Table]:
         ),
         "cost": (
             ["steps", "truth", page.data["curve_of"].replace(" ", "_"), "trial", "kind"],
-            page.data["curve"],
+            ([p.steps, p.value, p.best, p.outcome.trial, p.outcome.kind] for p in curve),
         ),
         "calibration": (
             [
