@@ -65,6 +65,7 @@ def study_by_hand(
     n_truths: int,
     *,
     name: str = "by hand",
+    direction: str = "maximize",
     storage: str | None = None,
 ) -> optuna.Study:
     """A study of smooth metrics with noise, for sizes and names that real tasks can't have."""
@@ -91,6 +92,6 @@ def study_by_hand(
             user_attrs=attrs,
         )
 
-    study = optuna.create_study(study_name=name, direction="maximize", storage=storage)
+    study = optuna.create_study(study_name=name, direction=direction, storage=storage)
     study.add_trials([trial(i) for i in range(n_previews)])
     return study

@@ -30,6 +30,7 @@ Json = dict[str, Any]
 _DIGITS = 6  # significant ones of what is drawn
 _FRONT_POINTS = 500
 _MAX_FRONT = 60
+_MAX_POINTS = 2000  # weightings that are drawn
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Page:
         rows: The best finetune and the baselines; of a Pareto study its front and the baselines.
         warnings: What a reader must know before believing the answer.
         costs: (what, training steps or None, seconds or None).
-        calibration: By quantity, the numbers and the verdict in words.
+        calibration: Of the score and each task, its name, the numbers and the verdict.
         data: What the scripts draw, as JSON values.
     """
 
@@ -71,7 +72,7 @@ class Page:
     rows: tuple[Row, ...]
     warnings: tuple[str, ...]
     costs: tuple[tuple[str, int | None, float | None], ...]
-    calibration: Mapping[str, Json]
+    calibration: tuple[tuple[str, Json], ...]
     data: Json
 
     @property
@@ -104,12 +105,12 @@ def read_page(
     best = best_outcome(study, outcomes)
     rows = _rows(study, outcomes, best, _tested(report))
     calibration = study_calibration(study, names).as_json()
-    judged = {} if several else {"score": calibration["score"]}
-    judged |= {
-        f"score after {step} steps from the merge": found
+    judged = [] if several else [("score", calibration["score"])]
+    judged += [
+        (f"score after {step} steps from the merge", found)
         for step, found in calibration["refined"].items()
-    }
-    judged |= calibration["tasks"]
+    ]
+    judged += calibration["tasks"].items()
     metric_names = study.metric_names
     score = None if several else metric_names[0] if metric_names else "score"
     return Page(
@@ -119,15 +120,16 @@ def read_page(
         answer=tuple(_answer(study, names, rows, outcomes, upwards)),
         best=next((row for row in rows if best is not None and row.trial == best.trial), None),
         rows=tuple(rows),
-        warnings=tuple(_warnings(study, rows, outcomes, judged.get("score"), report)),
+        warnings=tuple(_warnings(study, rows, outcomes, calibration["score"], report)),
         costs=tuple(_costs(study, outcomes, report)),
-        calibration=judged,
+        calibration=tuple(judged),
         data={
             "tasks": list(names),
             "score": score,
             "maximize": {"score": study.directions[0] == StudyDirection.MAXIMIZE}
             | {f"task {i}": upwards[name] for i, name in enumerate(names)},
-            "points": [_point(o, names) for o in outcomes],
+            "points": [_point(o, names) for o in _drawn(outcomes)],
+            "n_previews": len(outcomes),
             "lines": _lines(study, names),
             "curve": _curve(study, outcomes),
             "curve_of": "hypervolume" if several else "best truth",
@@ -279,9 +281,9 @@ def _costs(
             cost.get("task_run_steps", task_run_steps(study) or None),
             cost.get("task_run_seconds"),
         ),
-        (f"{len(outcomes)} previews", None, cost.get("preview_seconds")),
+        (f"{len(outcomes):,} previews", None, cost.get("preview_seconds")),
         (
-            f"{n_truths} finetunes",
+            f"{n_truths:,} finetunes",
             sum(o.finetune_steps for o in outcomes),
             cost.get("finetune_seconds"),
         ),
@@ -291,6 +293,12 @@ def _costs(
     if refined:
         rows.insert(-1, ("refined previews", refined, cost.get("refinement_seconds")))
     return rows
+
+
+def _drawn(outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+    """All truths, and of very many previews every other one, every third one, ..."""
+    stride = -(-len(outcomes) // _MAX_POINTS)
+    return [o for i, o in enumerate(outcomes) if o.is_truth or i % stride == 0]
 
 
 def _point(outcome: Outcome, names: Sequence[str]) -> list[Any]:

@@ -105,7 +105,7 @@ def _tables(
                 + [_value(found["spearman"], key) for key in ("value", "low", "high")]
                 + [_value(found["kendall"]), found["top_quartile"], found["argmax_regret"]]
                 + [found["verdict"]]
-                for name, found in page.calibration.items()
+                for name, found in page.calibration
             ),
         ),
     }

@@ -87,7 +87,8 @@
     const q = Number(byId("map-of").value);
     const known = (of) => points.map((p) => [p, p[of][q]]).filter(([, v]) => v !== null);
     const seen = known("previews"), found = known("truths");
-    drawMap(byId("map-previews"), seen, q, `${seen.length} previews`);
+    const all = data.n_previews, part = all > points.length ? ` of ${all.toLocaleString("en")}` : "";
+    drawMap(byId("map-previews"), seen, q, `${seen.length.toLocaleString("en")}${part} previews`);
     drawMap(byId("map-truths"), found, q, `${found.length} truths`);
   }
 

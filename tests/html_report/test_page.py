@@ -152,20 +152,45 @@ def test_the_point_in_the_triangle_is_dragged(
     assert tab.page.locator(".slider output").all_inner_texts() == ["1.000", "0.000", "0.000"]
 
 
-@pytest.mark.parametrize("score", ["mean", "pareto"])
+LADDER = om.RefinementSettings((2,), learning_rates=(1.0,))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told", "n_predictions"),
+    [
+        ({"refinement": LADDER}, "uniform", 3),
+        ({"score": "pareto"}, "Pareto front", 2),
+        ({"constraints": 3.0}, "No finetune satisfies the constraints", 3),
+    ],
+    ids=["ladder", "pareto", "infeasible"],
+)
 def test_a_study_alone_is_enough(
-    tmp_path: Path, open_page: Callable[..., Any], score: str, shots: Path
+    tmp_path: Path,
+    open_page: Callable[..., Any],
+    changes: dict[str, Any],
+    told: str,
+    n_predictions: int,
 ) -> None:
-    study = toy_study(fitted_toys(tmp_path, ("red", "blue"), score=score), n_trials=6)
+    study = toy_study(fitted_toys(tmp_path, ("red", "blue"), **changes), n_trials=6)
     write_html(tmp_path / "page.html", study)
     tab = open_page((tmp_path / "page.html").as_uri())
     tab.page.wait_for_selector("#cost svg")
     assert tab.errors == []
     assert tab.page.locator("#map-previews polyline").count() >= 5
-    text = tab.page.locator("main > section").first.inner_text()
-    assert ("Pareto front" if score == "pareto" else "uniform") in text
-    assert tab.page.locator(".prediction").count() == (2 if score == "pareto" else 3)
-    tab.page.screenshot(path=shots / f"alone-{score}.png", full_page=True)
+    assert told in tab.page.locator("main > section").first.inner_text()
+    assert tab.page.locator(".prediction").count() == n_predictions
+
+
+def test_previews_only_and_a_score_to_be_minimised(
+    tmp_path: Path, open_page: Callable[..., Any]
+) -> None:
+    study = study_by_hand(("score", "blue"), 12, 0, direction="minimize")
+    write_html(tmp_path / "page.html", study)
+    tab = open_page((tmp_path / "page.html").as_uri())
+    assert tab.errors == []
+    assert "previews only" in tab.page.locator("main > section").first.inner_text()
+    assert tab.page.locator(".prediction").count() == 3
+    assert "too few truths" in tab.page.locator("section:has(#scatter)").inner_text()
 
 
 def test_tables_as_csv(trio: Trio, tmp_path: Path) -> None:
