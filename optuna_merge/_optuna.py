@@ -404,6 +404,15 @@ def _trial_id(study: Study, trial: FrozenTrial | int) -> int:
     return study._storage.get_trial_id_from_study_id_trial_number(study._study_id, trial)
 
 
+class TrialHandle:
+    """What `optuna_dashboard.save_note` and `get_note` need of a trial, also of one that ended."""
+
+    def __init__(self, study: Study, number: int) -> None:
+        self.study = study
+        self.storage = study._storage
+        self._trial_id = _trial_id(study, number)
+
+
 def reported_steps(trial: Trial) -> frozenset[int]:
     """Steps for which the trial has intermediate values, those inherited by a clone included."""
     return frozenset(trial._cached_frozen_trial.intermediate_values)

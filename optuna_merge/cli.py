@@ -21,6 +21,7 @@ from optuna_merge.commands._init import init as init_definition
 if TYPE_CHECKING:
     import optuna
 
+    from optuna_merge.dashboard import Dashboard
     from optuna_merge.definition import StudyDefinition
     from optuna_merge.sharing import Sharing
 
@@ -175,17 +176,31 @@ def optimize(
 
 @app.command()
 def report(
-    definition: Definition,
+    definition: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="As for optimize. Without it the study alone is read."),
+    ] = None,
     study_name: StudyName = "optuna_merge",
     storage: Storage = "sqlite:///optuna_merge.db",
     workdir: Workdir = Path("workdir"),
     as_json: AsJson = False,
+    html: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write the page there. [default: report-STUDY.html in the workdir]"),
+    ] = None,
+    csv: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write the tables as CSV files into this folder."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Print the table of a study again.
+    """Print the table of a study again, and write it as a page and as JSON.
 
-    Example: optuna-merge report studies/digits/optimize.py --workdir work
+    Example: optuna-merge report studies/digits/optimize.py --workdir work --html digits.html
     """
+    if definition is None:
+        _guarded(debug, lambda: _report_study(study_name, storage, html, csv, as_json))
+        return
     _guarded(debug, lambda: check_there(study_name, storage, workdir))
     _guarded(
         debug,
@@ -201,6 +216,8 @@ def report(
             None,
             "any",
             False,
+            html,
+            csv,
             as_json=as_json,
         ),
     )
@@ -347,6 +364,8 @@ def _optimize(
     artifacts: str | None,
     role: str,
     race: bool,
+    html: Path | None = None,
+    csv: Path | None = None,
     as_json: bool = False,
 ) -> None:
     from optuna_merge._files import write_json
@@ -383,7 +402,14 @@ def _optimize(
     study.sampler = PreviewSampler(definition.names, **search)
     study.pruner = PromotionPruner(**budget, **search, refinements=definition.refinement_steps)
     racing = Racing() if race else None
-    with shown(study, n_trials) as after_trial:
+    dashboard = _open_dashboard(study, workdir)
+    with shown(study, n_trials) as show:
+
+        def after_trial(trial: optuna.trial.FrozenTrial) -> None:
+            show(trial)
+            if dashboard is not None:
+                dashboard(trial)
+
         run_trials(
             study,
             Objective(fitted, racing=racing, progress=sys.stderr.isatty(), role=does),
@@ -399,8 +425,39 @@ def _optimize(
     typer.echo(json.dumps(found, indent=1) if as_json else format_report(found))
     if not as_json:
         typer.echo(f"\nThe same as JSON: {path}")
-    if found["counts"]["truths"]:
-        _show_in_dashboard(study)
+    if found["counts"]["previews"] or found["counts"]["truths"]:
+        page = html or path.with_suffix(".html")
+        _write_report(study, page, csv, found, definition.greater_is_better, quiet=as_json)
+    if dashboard is not None:
+        dashboard.update()
+
+
+def _report_study(
+    study_name: str, storage: str, html: Path | None, csv: Path | None, as_json: bool
+) -> None:
+    if as_json:
+        raise ValueError("report --json needs the definition: give its file, or leave out --json")
+    study = existing_study(study_name, storage)
+    _write_report(study, html or Path(f"report-{study_name}.html"), csv)
+
+
+def _write_report(
+    study: optuna.Study,
+    html: Path,
+    csv: Path | None,
+    found: dict[str, Any] | None = None,
+    maximize: dict[str, bool] | None = None,
+    quiet: bool = False,
+) -> None:
+    from optuna_merge.html_report import write_csv, write_html
+
+    write_html(html, study, found, maximize=maximize)
+    if not quiet:
+        typer.echo(f"As a page: {html}")
+    if csv is not None:
+        files = write_csv(csv, study, found, maximize=maximize)
+        if not quiet:
+            typer.echo(f"As tables: {', '.join(map(str, files))}")
 
 
 def _sharing(study: optuna.Study, artifacts: str, workdir: Path) -> Sharing:
@@ -424,20 +481,14 @@ def _budget(
     }
 
 
-def _show_in_dashboard(study: optuna.Study) -> None:
-    """Keep the plot of previews and truths with the study, if the dashboard is installed."""
+def _open_dashboard(study: optuna.Study, workdir: Path) -> Dashboard | None:
+    """Keeps figures and notes with the study, if the dashboard is installed."""
+    from optuna_merge.dashboard import Dashboard
+
     try:
-        from optuna_dashboard import save_plotly_graph_object
-
-        from optuna_merge.visualization import plot_front, plot_preview_truth
-
-        if len(study.directions) == 1:
-            figure, name = plot_preview_truth(study), "preview-truth"
-        else:
-            figure, name = plot_front(study), "front"
+        return Dashboard(study, workdir)
     except ImportError:  # the extra `dashboard`
-        return
-    save_plotly_graph_object(study, figure, graph_object_id=name)
+        return None
 
 
 def _diagnose(study_name: str, storage: str, as_json: bool) -> None:

@@ -18,6 +18,7 @@ from optuna_merge.calibration import format_calibration, study_calibration
 from optuna_merge.fitting import FittedStudy
 from optuna_merge.fronts import hypervolume
 from optuna_merge.models import evaluate_tasks, task_batches
+from optuna_merge.outcomes import study_outcomes
 from optuna_merge.pruners import RACED_OUT
 from optuna_merge.study import BASELINE
 from optuna_merge.weights import canonical_weights, param_name
@@ -57,7 +58,7 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
     before = max(steps, default=0)
     finetunes = {lineage_root(t): t for t in trials if _was_trained(t, before)}
     refined = {lineage_root(t): t for t in trials if _refined_steps(t, steps)}
-    whole = fitted.definition.finetuning.steps  # of a Pareto study's finetunes, without rungs
+    outcomes = study_outcomes(study) if previewed else []
     finetune_seconds = [
         t.user_attrs["truth_seconds"]
         for t in finetunes.values()
@@ -78,7 +79,7 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
             "trials": len(trials),
             "previews": len(previewed),
             "raced_out": len(raced_out),
-            "refined": len(refined),
+            "refined": sum(o.refined_steps > 0 for o in outcomes),
             "truths": len(truths),
             "promoted": len([t for t in truths if BASELINE not in t.user_attrs]),
             "failed": len([t for t in trials if t.state == TrialState.FAIL]),
@@ -88,14 +89,11 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
             **fitted.costs,
             "preview_seconds": sum(preview_seconds) + raced_out_seconds,
             "raced_out_share": sum(shares) / len(shares) if shares else None,
-            "refinement_steps": sum(_refined_steps(t, steps) for t in refined.values()),
+            "refinement_steps": sum(o.refined_steps for o in outcomes),
             "refinement_seconds": sum(
                 t.user_attrs.get("refinement_seconds", 0.0) for t in refined.values()
             ),
-            "finetune_steps": sum(
-                max(t.intermediate_values, default=before + whole) - before
-                for t in finetunes.values()
-            ),
+            "finetune_steps": sum(o.finetune_steps for o in outcomes),
             "finetune_seconds": sum(finetune_seconds),
             "seconds_per_preview": per_preview,
             "seconds_per_finetune": per_finetune,

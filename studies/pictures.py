@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import typer
 
 from optuna_merge._files import atomic_path
-from optuna_merge.cli import Debug, _guarded
+from optuna_merge.cli import Debug
+from optuna_merge.commands import guarded
 from studies.preview_quality import Point, Weights, means_of, read_points
 
 KINDS = 5  # at most so many rows and panels unless --kinds names them
@@ -182,7 +183,7 @@ def main(
                 temporary.write_text(picture, encoding="utf-8")
             typer.echo(str(results / name))
 
-    _guarded(debug, work)
+    guarded(debug, work)
 
 
 if __name__ == "__main__":

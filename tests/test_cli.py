@@ -104,6 +104,22 @@ def test_fit_optimize_report(definition: Path) -> None:
     assert code == 0
     assert again[again.index("Study ") :] == text[text.index("Study ") :]
     assert report.is_file()
+    assert "Best task weights" in report.with_suffix(".html").read_text()
+
+
+def test_the_report_of_a_study_alone_as_a_page_and_as_tables(definition: Path) -> None:
+    folder = definition.parent
+    assert optimize(definition, "--n-trials", "5")[0] == 0
+    storage = ("--storage", f"sqlite:///{folder}/study.db")
+    to = ("--html", str(folder / "page.html"), "--csv", str(folder / "tables"))
+    code, text = invoke("report", *storage, *to)
+    assert code == 0, text
+    assert f"As a page: {folder}/page.html" in text
+    assert "uniform weights" in (folder / "page.html").read_text()
+    assert (folder / "tables" / "weightings.csv").read_text().count("\n") == 1 + 5
+    code, text = invoke("report", *storage, *to, "--study-name", "missing")
+    assert code == 1
+    assert "no study 'missing'" in text
 
 
 def test_a_pareto_study_with_constraints_and_a_budget(tmp_path: Path) -> None:

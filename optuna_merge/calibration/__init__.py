@@ -9,6 +9,7 @@ from optuna_merge.calibration._study import (
     format_calibration,
     score_pairs,
     study_calibration,
+    study_pairs,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "rank_correlation",
     "score_pairs",
     "study_calibration",
+    "study_pairs",
 ]

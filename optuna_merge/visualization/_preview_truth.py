@@ -2,24 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import optuna
 from optuna.trial import TrialState
+
+from optuna_merge.calibration import calibrate, study_pairs
+from optuna_merge.study import task_names
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
+@dataclass(frozen=True)
+class Line:
+    """truth = offset + slope * preview, with the interval of the slope."""
+
+    offset: float
+    slope: float
+    low: float
+    high: float
+
+
+def fitted_lines(study: optuna.Study) -> dict[str | None, Line]:
+    """Least-squares lines of a study's truths over its previews: of the score, None, and by task.
+
+    Those with too few truths are left out.
+    """
+    lines = {}
+    for quantity, (previews, truths) in study_pairs(study, task_names(study)).items():
+        slope = calibrate(previews, truths).slope
+        if slope is not None:
+            offset = float(np.mean(truths) - slope.value * np.mean(previews))
+            lines[quantity] = Line(offset, slope.value, slope.low, slope.high)
+    return lines
+
+
 def plot_preview_truth(study: optuna.Study, task: str | None = None) -> go.Figure:
-    """Scatter of truths against previews, one point per finetuned trial.
+    """Scatter of truths against previews, one point per finetuned trial, with the fitted line.
 
     Args:
         study: A study of `optuna_merge`.
         task: A task's name, for its metric; default: the score.
 
     Returns:
-        A plotly figure; baselines are marked and named, the line of equality is dashed.
+        A plotly figure; baselines are marked and named, the line of equality is dashed. The line
+        through the points that `diagnose` judges the previews by is the least-squares fit, once
+        there are five of them.
 
     Raises:
         ImportError: plotly is missing; `pip install optuna-merge[dashboard]` brings it.
@@ -51,6 +82,14 @@ def plot_preview_truth(study: optuna.Study, task: str | None = None) -> go.Figur
         x, y, text = zip(*points[is_baseline]) if points[is_baseline] else ((), (), ())
         figure.add_trace(go.Scatter(x=x, y=y, text=text, mode="markers", name=name))
     what = "score" if task is None else f"metric of {task}"
+    fit = fitted_lines(study).get(task)
+    if fit is not None:
+        span = [min(p for p, _, _ in both), max(p for p, _, _ in both)]
+        heights = [fit.offset + fit.slope * p for p in span]
+        name = f"fit: slope {fit.slope:.2f}"
+        figure.add_trace(
+            go.Scatter(x=span, y=heights, mode="lines", line={"dash": "dot"}, name=name)
+        )
     return figure.update_layout(
         title=f"Previews and truths: {what}", xaxis_title="preview", yaxis_title="truth"
     )

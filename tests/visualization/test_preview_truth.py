@@ -5,6 +5,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
+import optuna_merge as om
 from optuna_merge.visualization import plot_preview_truth
 
 
@@ -31,6 +32,16 @@ def test_promoted_trials_and_baselines_are_apart() -> None:
     assert (line.x, line.y) == ((0.2, 0.6), (0.2, 0.6))
     assert (promoted.x, promoted.y) == ((0.3, 0.5), (0.6, 0.5))
     assert (baselines.x, baselines.y, baselines.text) == ((0.2,), (0.4,), ("trial 0 uniform",))
+
+
+def test_the_line_that_fits_the_judged_pairs(
+    trio: tuple[optuna.Study, om.FittedStudy],
+) -> None:
+    study, fitted = trio
+    *_, line = plot_preview_truth(study).data
+    slope = om.make_report(study, fitted, test=False)["calibration"]["score"]["slope"]["value"]
+    assert (line.y[1] - line.y[0]) / (line.x[1] - line.x[0]) == pytest.approx(slope)
+    assert line.name == f"fit: slope {slope:.2f}"
 
 
 def test_a_tasks_metric_in_place_of_the_score() -> None:

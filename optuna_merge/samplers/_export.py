@@ -1,0 +1,86 @@
+"""The posterior of the truth as plain numbers: what a program without Python needs to predict.
+
+All that predictions depend on is given, Cholesky factors excepted: kernel hyperparameters, inputs,
+noise variances and the weights of the kernels in the mean. `optuna_merge/html_report/surrogate.js`
+reads it.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import torch
+
+from optuna_merge.samplers import _model
+from optuna_merge.samplers._model import PreviewProcess, TruthModel, single_thread
+
+Json = dict[str, Any]
+
+
+def export_model(model: TruthModel) -> Json:
+    """A fitted model without pending points, as JSON values.
+
+    Arrays are base64 of little-endian float64, row by row. With `sqrt(T/2)` times the task weights
+    as inputs `x`, and each process's standardised mean and variance as `p` and `v`:
+
+    - kind "previews": kernel `amplitude exp(-|x - x'|^2 / 2 length^2) + 1`, a length per task, at
+      the inputs `x` with the variances `noise`; `alpha` are the kernels' weights in the mean.
+    - kind "truths": members with shares, the kernel
+      `amplitude exp(-|x - x'|^2 / 2 length^2) + offset_variance + slope_variance use p p'` and the
+      prior mean `slope_mean use p`; `noise` is a member's own, to which `jitter` and
+      `slope_mean^2 use v` are added. `below` is the process that gives p and v, or null.
+    - `sign (location + scale p)` is in the truths' unit.
+    """
+    with single_thread(), torch.no_grad():
+        return _truths(model)
+
+
+def _truths(model: TruthModel) -> Json:
+    members, below = model._members, model._previews
+    assert len(model._x_var) == len(model._x), "a model with pending points"
+    _, variance = model._preview(model.truth_weights)
+    n_members = len(model.log_weights)
+    alpha = model._alpha if model._n else torch.zeros(n_members, 0, dtype=torch.float64)
+    return {
+        "kind": "truths",
+        "tasks": model.truth_weights.shape[1],
+        "sign": model._sign,
+        "location": model._location,
+        "scale": model._scale,
+        "offset_variance": _model._OFFSET_VARIANCE,
+        "slope_mean": _model._SLOPE_MEAN,
+        "slope_variance": _model._SLOPE_VARIANCE,
+        "jitter": _model._JITTER * 10,
+        "share": _packed(model.log_weights.exp()),
+        "use": _packed(members.use_preview),
+        "amplitude": _packed(members.amplitude),
+        "length": _packed(members.length),
+        "noise": _packed(members.noise),
+        "x": _packed(model._x),
+        "p": _packed(model._p),
+        "v": _packed(variance),
+        "alpha": _packed(alpha),
+        "below": None if below is None else _below(below),
+    }
+
+
+def _below(process: Any) -> Json:
+    if not isinstance(process, PreviewProcess):
+        return _truths(process._model)
+    noise = process._chol.square().sum(1) - (process._amplitude + 1.0)
+    return {
+        "kind": "previews",
+        "tasks": process._x.shape[1],
+        "location": process.location,
+        "scale": process.scale,
+        "amplitude": process._amplitude,
+        "length": _packed(process._length),
+        "noise": _packed(noise),
+        "x": _packed(process._x * process._length),
+        "alpha": _packed(process._alpha),
+    }
+
+
+def _packed(values: torch.Tensor) -> str:
+    return base64.b64encode(values.numpy().astype("<f8").tobytes()).decode("ascii")

@@ -1,0 +1,77 @@
+"""The best task weights beside uniform ones and each task alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import optuna
+
+from optuna_merge.outcomes import Outcome, best_outcome, study_outcomes
+from optuna_merge.study import UNIFORM, task_names
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+Bars = dict[str, dict[str, float | None]]
+
+
+def compared_metrics(
+    tasks: Sequence[str], outcomes: Sequence[Outcome], best: Outcome | None
+) -> Bars:
+    """True metrics by task of "best", "uniform" and "alone", of those that there are.
+
+    "alone" has each task's metric in its own finetune.
+    """
+    baselines: Mapping[str, Outcome] = {o.baseline: o for o in outcomes if o.baseline is not None}
+    bars: Bars = {} if best is None else {"best": dict(best.truths)}
+    if UNIFORM in baselines:
+        bars[UNIFORM] = dict(baselines[UNIFORM].truths)
+    alone = {name: baselines[name].truths[name] for name in tasks if name in baselines}
+    if alone and UNIFORM not in tasks:
+        bars["alone"] = alone
+    return {name: row for name, row in bars.items() if any(v is not None for v in row.values())}
+
+
+def plot_baselines(study: optuna.Study, trial: int | None = None) -> go.Figure:
+    """Bars of each task's true metric: best weights, uniform weights, the task alone.
+
+    Args:
+        study: A study of `optuna_merge`.
+        trial: Number of a finetuned trial to show in the place of the best one; needed in a study
+            of several objectives, which has no best one.
+
+    Returns:
+        A plotly figure.
+
+    Raises:
+        ImportError: plotly is missing; `pip install optuna-merge[dashboard]` brings it.
+        ValueError: nothing is finetuned yet, or not that trial; no trial, but several objectives.
+    """
+    import plotly.graph_objects as go
+
+    outcomes = study_outcomes(study)
+    if trial is None:
+        if len(study.directions) > 1:
+            raise ValueError(
+                f"study {study.study_name!r} has several objectives; name a trial, such as one "
+                f"of {[t.number for t in study.best_trials]}"
+            )
+        shown, label = best_outcome(study, outcomes), "best"
+    else:
+        shown = next((o for o in outcomes if o.trial == trial and o.is_truth), None)
+        label = f"trial {trial}"
+        if shown is None:
+            raise ValueError(f"trial {trial} of study {study.study_name!r} is not finetuned")
+    names = task_names(study)
+    bars = compared_metrics(names, outcomes, shown)
+    if not bars:
+        raise ValueError(f"study {study.study_name!r} has no finetuned trial yet")
+    figure = go.Figure()
+    for name, row in bars.items():
+        shown_as = label if name == "best" else name
+        y = [row.get(task) for task in names]
+        figure.add_trace(go.Bar(x=list(names), y=y, name=shown_as))
+    return figure.update_layout(
+        title="True metrics by task", yaxis_title="metric on validation data", barmode="group"
+    )

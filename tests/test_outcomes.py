@@ -1,0 +1,75 @@
+"""What is read from a study's trials, against the trials and against the report."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
+from study_helpers import fitted_toys, toy_study
+
+import optuna_merge as om
+from optuna_merge.outcomes import best_outcome, study_outcomes, task_directions, task_run_steps
+
+
+@pytest.mark.parametrize(
+    ("changes", "fraction"),
+    [
+        ({}, 0.5),
+        ({"refinement": om.RefinementSettings((2, 4), learning_rates=(1.0,))}, 0.3),
+        ({"score": "pareto"}, 0.5),
+    ],
+)
+def test_outcomes_have_the_numbers_of_the_report(
+    tmp_path_factory: pytest.TempPathFactory, changes: dict, fraction: float
+) -> None:
+    fitted = fitted_toys(tmp_path_factory.mktemp("work"), ("red", "blue"), **changes)
+    study = toy_study(fitted, n_trials=14, fraction=fraction)
+    report = om.make_report(study, fitted, test=False)
+    outcomes = study_outcomes(study)
+    cost = report["cost"]
+    assert sum(o.steps for o in outcomes) == cost["finetune_steps"] + cost["refinement_steps"]
+    assert task_run_steps(study) == cost["task_run_steps"]
+    assert sum(o.is_truth for o in outcomes) == report["counts"]["truths"]
+    assert sum(o.kind == "promoted" for o in outcomes) == report["counts"]["promoted"] > 0
+    assert {o.baseline for o in outcomes} == {None, "uniform", "red", "blue"}
+    weightings = [tuple(o.weights.values()) for o in outcomes]
+    assert len(weightings) == len(set(weightings)), "copies are one with what they copy"
+    best = best_outcome(study, outcomes)
+    if "score" in changes:
+        assert best is None
+    else:
+        assert best is not None and best.trial == study.best_trial.number
+
+
+def trial(number: int, value: float | None, constraint: float = 0.0) -> optuna.trial.FrozenTrial:
+    return create_trial(
+        state=TrialState.PRUNED if value is None else TrialState.COMPLETE,
+        value=value,
+        params={"w_a": 0.3, "w_b": 0.9},
+        distributions={f"w_{n}": FloatDistribution(0, 1) for n in "ab"},
+        intermediate_values={0: 0.1 * number, 5: 0.2},
+        user_attrs={"preview_a": 0.5, "preview_b": None},
+        constraints={"c": constraint},
+    )
+
+
+def test_the_best_is_the_best_feasible_one_in_the_studys_direction() -> None:
+    study = optuna.create_study(direction="minimize")
+    for number, (value, constraint) in enumerate([(0.3, 0), (0.1, 1), (0.2, 0), (0.2, 0)]):
+        study.add_trial(trial(number, value, constraint))
+    study.add_trial(trial(4, None))
+    outcomes = study_outcomes(study)
+    assert [o.feasible for o in outcomes[:4]] == [True, False, True, True]
+    best = best_outcome(study, outcomes)
+    assert best is not None and best.trial == 2 == study.best_trial.number
+    assert best.weights == {"a": 0.25, "b": 0.75}  # canonical, though no attribute tells them
+    assert best.previews == {"a": 0.5, "b": None}
+    assert outcomes[4].kind == "preview" and outcomes[4].truth is None
+    assert task_directions(study, ("a", "b")) == {"a": False, "b": False}
+
+
+def test_a_study_without_weights_says_so() -> None:
+    study = optuna.create_study(study_name="empty")
+    with pytest.raises(ValueError, match="study 'empty' has no trial with task weights yet"):
+        study_outcomes(study)

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import optuna
+import pytest
+
+import optuna_merge as om
+from optuna_merge.outcomes import study_outcomes
+from optuna_merge.visualization import plot_task_weights
+
+
+def test_three_tasks_are_two_triangles(trio: tuple[optuna.Study, om.FittedStudy]) -> None:
+    study, _ = trio
+    outcomes = study_outcomes(study)
+    previews, truths = plot_task_weights(study).data
+    assert previews.type == truths.type == "scatterternary"
+    assert len(previews.a) == len(outcomes)
+    assert list(truths.marker.color) == sorted(o.truth for o in outcomes if o.is_truth)
+    assert all(abs(a + b + c - 1) < 1e-9 for a, b, c in zip(truths.a, truths.b, truths.c))
+    assert any(text.endswith("uniform") for text in truths.text)
+    of_task = plot_task_weights(study, "green").data[1]
+    assert list(of_task.marker.color) == sorted(o.truths["green"] for o in outcomes if o.is_truth)
+
+
+def test_other_numbers_of_tasks_are_parallel_lines(
+    ladder: tuple[optuna.Study, om.FittedStudy],
+) -> None:
+    study, _ = ladder
+    figure = plot_task_weights(study)
+    outcomes = study_outcomes(study)
+    for axis, wanted in (("x", outcomes), ("x2", [o for o in outcomes if o.is_truth])):
+        bar, *bins = [trace for trace in figure.data if trace.xaxis == axis]
+        heights = [y for trace in bins for y in trace.y]
+        lines = [tuple(heights[i : i + 2]) for i in range(0, len(heights), 3)]
+        assert sorted(lines) == sorted(tuple(o.weights.values()) for o in wanted)
+        values = [o.truth if axis == "x2" else o.preview for o in wanted]
+        assert (bar.marker.cmin, bar.marker.cmax) == (min(values), max(values))
+    assert figure.layout.xaxis.ticktext == ("red", "blue")
+
+
+def test_of_many_points_the_best_and_the_worst_are_drawn(
+    trio: tuple[optuna.Study, om.FittedStudy],
+) -> None:
+    study, _ = trio
+    previews = [o.preview for o in study_outcomes(study)]
+    drawn = plot_task_weights(study, max_points=4).data[0].marker.color
+    assert len(drawn) == 4 and (drawn[0], drawn[-1]) == (min(previews), max(previews))
+
+
+def test_several_objectives_need_a_task(pareto: tuple[optuna.Study, om.FittedStudy]) -> None:
+    study, _ = pareto
+    with pytest.raises(ValueError, match="several objectives; name a task"):
+        plot_task_weights(study)
+    assert plot_task_weights(study, "red").layout.title.text == "Task weights: metric of red"
+    with pytest.raises(ValueError, match="no task 'black' in study 'toys'"):
+        plot_task_weights(study, "black")
