@@ -209,7 +209,7 @@ class Objective:
             return None
         return race_bar(
             trial.study.get_trials(deepcopy=False),
-            pruner.budget,
+            pruner.preview_budget(trial.study),
             slack=self._racing.slack,
             maximize=self._fitted.definition.direction == "maximize",
         )

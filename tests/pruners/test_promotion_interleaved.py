@@ -219,14 +219,14 @@ def _one_study(
             main.optimize(objective, n_trials=1)
 
     trials = main.trials
-    share = fraction ** (1 / (1 + len(refinements)))
-    for step in (0, *refinements):
-        gate = Gate(step)
+    gates = [Gate(step) for step in (0, *refinements)]
+    n_previews = len(read_ledger(trials).previews)
+    for index, gate in enumerate(gates):
         ledger = read_ledger(trials, value_at(gate), gate)
-        enough = step > 0 or len(ledger.previews) >= warmup
-        cap = int(share * len(ledger.previews) + 1e-9) if enough else 0
+        passing = fraction ** ((index + 1) / len(gates))
+        cap = int(passing * n_previews + 1e-9) if n_previews >= warmup else 0
         if max_steps is None:
-            assert len(ledger.claims) == cap, f"seed {seed}, step {step}"
+            assert len(ledger.claims) == cap, f"seed {seed}, step {gate.step}"
     complete = Counter(_lineage(trials, t) for t in trials if t.state == TrialState.COMPLETE)
     if max_steps is not None:
         stopped = Counter(
