@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from optuna_merge.calibration._calibrate import Calibration, Verdict, calibrate
-from optuna_merge.calibration._estimates import MIN_TRUTHS, Estimate, rank_correlation
+from optuna_merge.calibration._estimates import (
+    MIN_TRUTHS,
+    Estimate,
+    rank_correlation,
+    rank_correlations,
+)
 from optuna_merge.calibration._study import (
     StudyCalibration,
     format_calibration,
@@ -20,6 +25,7 @@ __all__ = [
     "calibrate",
     "format_calibration",
     "rank_correlation",
+    "rank_correlations",
     "score_pairs",
     "study_calibration",
 ]

@@ -46,14 +46,23 @@ from optuna_merge.pruners._decision import (
     preview_metrics,
     value_at,
 )
-from optuna_merge.pruners._fractions import equal_fractions
+from optuna_merge.pruners._fractions import (
+    equal_fractions,
+    finished_ladders,
+    measured_fractions,
+)
 from optuna_merge.pruners._truth_order import (
     Aim,
     most_promising_previews,
     most_promising_truths,
 )
 from optuna_merge.samplers._history import TrialReader
-from optuna_merge.study import finetune_steps, reference_point, task_names
+from optuna_merge.study import (
+    finetune_steps,
+    reference_point,
+    refinement_step_cost,
+    task_names,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -329,12 +338,23 @@ class PromotionPruner(BasePruner):
             whole = replace(whole, finetune_steps=finetune_steps(study))
         if len(self._gates) == 1 or whole.is_zero:
             return whole  # nothing is to be refined for finetunes that never come
-        passing = equal_fractions(whole.fraction, len(self._gates))
+        passing = self._passing(study, trials)
         index = self._gates.index(gate)
         reserve = passing[index] / passing[index - 1] if index else 0.0
         if gate == self._gates[-1]:
             return replace(whole, reserve=reserve)
         return Budget(passing[index], warmup=whole.warmup, reserve=reserve)
+
+    def _passing(self, study: Study, trials: list[FrozenTrial]) -> tuple[float, ...]:
+        """By gate, the fraction of the previews that pass it."""
+        fraction, steps = self._budget.fraction, [gate.step for gate in self._gates[1:]]
+        whole = self._budget.finetune_steps or finetune_steps(study)
+        if whole is None:  # what a refinement costs beside it isn't known
+            return equal_fractions(fraction, len(self._gates))
+        cost = refinement_step_cost(study)
+        costs = (*(cost * (b - a) for a, b in pairwise((0, *steps))), float(whole))
+        rows = finished_ladders(trials, steps, task_names(study))
+        return measured_fractions(fraction, rows, costs)
 
     def _scores(self, study: Study, gate: Gate) -> Scores:
         if len(study.directions) == 1:
