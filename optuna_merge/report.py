@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge._files import write_json
 from optuna_merge._optuna import PROMOTED_AT, lineage_root
-from optuna_merge.calibration import format_calibration, study_calibration
+from optuna_merge.calibration import FAMILY_PREVIEWS, format_calibration, study_calibration
 from optuna_merge.fitting import FittedStudy
 from optuna_merge.fronts import hypervolume
 from optuna_merge.models import evaluate_tasks, task_batches
@@ -82,7 +82,9 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
         },
         "cost": {
             **fitted.costs,
-            "preview_seconds": sum(preview_seconds) + raced_out_seconds,
+            "preview_seconds": sum(preview_seconds)
+            + raced_out_seconds
+            + sum(t.user_attrs.get(f"{FAMILY_PREVIEWS}_seconds", 0.0) for t in truths),
             "raced_out_share": sum(shares) / len(shares) if shares else None,
             "refinement_steps": sum(_refined_steps(t, steps) for t in refined.values()),
             "refinement_seconds": sum(
