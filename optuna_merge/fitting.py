@@ -179,6 +179,7 @@ def fit(definition: StudyDefinition, workdir: str | Path, *, progress: bool = Tr
             heads,
             batch_size=definition.finetuning.evaluation_batch_size,
             settings=definition.preview,
+            states={name: found[0] for name, found in states.items()},
         )
         return _Fit(made, heads, previewer)
 
@@ -198,7 +199,10 @@ def fit(definition: StudyDefinition, workdir: str | Path, *, progress: bool = Tr
     }
     files = [*(run.path for run in every), *made.files]
     files += [path for other in others.values() for path in other.made.files]
-    merges = sha256_text(canonical_json([parts["posteriors"], parts["heads"]]))
+    made_of = [parts["posteriors"], parts["heads"]]
+    if definition.preview.heads != "merged":
+        made_of.append(parts["preview"])
+    merges = sha256_text(canonical_json(made_of))
 
     def merge(weights: Mapping[str, float]) -> Start:
         return Start(merges, lambda: previewer.merged(weights))
