@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from optuna_merge.pruners import PromotionPruner
     from optuna_merge.report import format_report, make_report
     from optuna_merge.running import run_trials
-    from optuna_merge.samplers import PreviewSampler
+    from optuna_merge.samplers import PreviewAware, PreviewSampler
     from optuna_merge.scores import Score
     from optuna_merge.storages import create_storage
     from optuna_merge.study import open_study, prepare_study
@@ -34,6 +34,7 @@ _PUBLIC = {
     "FittedStudy": "fitting",
     "Objective": "objective",
     "PosteriorSettings": "definition",
+    "PreviewAware": "samplers",
     "PreviewSampler": "samplers",
     "PreviewSettings": "previews",
     "PromotionPruner": "pruners",
@@ -58,6 +59,7 @@ __all__ = [
     "FittedStudy",
     "Objective",
     "PosteriorSettings",
+    "PreviewAware",
     "PreviewSampler",
     "PreviewSettings",
     "PromotionPruner",

@@ -185,8 +185,9 @@ def study_view(
 ) -> Study:
     """A study whose reads show only what `keep` returns of each trial (None leaves it out).
 
-    Writes reach the real storage. For pruners that must look at a part of the history; `pruner`
-    is the view's own pruner, which Optuna's HyperbandPruner looks up there.
+    Writes reach the real storage. For pruners and samplers that must look at a part of the
+    history, or at trials as they are not; `pruner` is the view's own pruner, which Optuna's
+    HyperbandPruner looks up there.
     """
     view = copy.copy(study)  # shares everything but the thread-local cache of trials
     view._storage = _StorageView(study._storage, keep)  # type: ignore[assignment]
@@ -212,8 +213,10 @@ class _StorageView:
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        trials = self._storage.get_all_trials(study_id, deepcopy=False, states=states)
+        trials = self._storage.get_all_trials(study_id, deepcopy=False)
         kept = [seen for trial in trials if (seen := self._keep(trial)) is not None]
+        if states is not None:  # of what is shown, which may be another one
+            kept = [seen for seen in kept if seen.state in states]
         return copy.deepcopy(kept) if deepcopy else kept
 
     def get_trial(self, trial_id: int) -> FrozenTrial:

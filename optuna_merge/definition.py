@@ -102,6 +102,16 @@ class PosteriorSettings:
         if self.damping is not None and not self.damping > 0:
             raise ValueError(f"damping must be positive, got {self.damping}")
 
+    @property
+    def label(self) -> str:
+        """Its short name: the family, and what of mixtures and estimators isn't the default."""
+        parts: list[str] = [self.family]
+        if self.components > 1:
+            parts += [str(self.components), self.responsibilities]
+        if self.estimator != "squared_gradients":
+            parts.append(self.estimator)
+        return ":".join(parts)
+
 
 @dataclass(frozen=True)
 class StudyDefinition:
@@ -112,6 +122,9 @@ class StudyDefinition:
         model: The multitask model around the pretrained body.
         finetuning: Settings of task runs and real multitask runs alike.
         posterior: How posteriors are made from the task runs.
+        compare: Other posteriors, of the same task runs, that preview each truth, too, so that
+            `optuna-merge diagnose` and the report tell which family previews this study best.
+            A merge and an evaluation per truth and family; they stay in memory.
         refinement: Refined previews between the merge and a real finetune; None: there are none.
         start: Where real finetunes start: at the "pretrained" body, as task runs do, so that a
             truth is what its weights mean by definition; or at the "merged" parameters, which
@@ -127,13 +140,15 @@ class StudyDefinition:
         ValueError: tasks that don't fit together or to the model, metrics of which some are to be
             maximised and others minimised, a score that is not known, "pareto" for one task,
             constraints on no task, more parameters than the posteriors' family can take, an
-            estimator that the task runs don't serve.
+            estimator that the task runs don't serve, posteriors to compare that have one label or
+            need more task runs.
     """
 
     tasks: Sequence[Task]
     model: MultitaskModel
     finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
     posterior: PosteriorSettings = field(default_factory=PosteriorSettings)
+    compare: Sequence[PosteriorSettings] = ()
     refinement: RefinementSettings | None = None
     start: Literal["pretrained", "merged"] = "pretrained"
     score: str | Callable[[Mapping[str, float]], float] | Score = "mean"
@@ -150,6 +165,10 @@ class StudyDefinition:
                 f"has {list(self.names)}"
             )
         object.__setattr__(self, "constraints", make_constraints(self.constraints, self.names))
+        object.__setattr__(self, "compare", tuple(self.compare))
+        for posterior in (self.posterior, *self.compare):
+            self._check_posterior(posterior)
+        self._check_compared()
         senses = self.greater_is_better
         if self.is_pareto:
             if len(senses) < 2:
@@ -167,7 +186,6 @@ class StudyDefinition:
             )
         score = make_score(self.score, self.names, greater_is_better=next(iter(senses.values())))
         object.__setattr__(self, "score", score)
-        self._check_posterior()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -240,6 +258,8 @@ class StudyDefinition:
         more: dict[str, Any] = {}
         if self.refinement is not None:
             more["refinement"] = self.refinement.describe()
+        if self.compare:
+            more["compare"] = [asdict(posterior) for posterior in self.compare]
         if self.start != "pretrained":
             more["start"] = self.start
         if self.constraints:
@@ -256,14 +276,14 @@ class StudyDefinition:
             **more,
         }
 
-    def _check_posterior(self) -> None:
-        if self.posterior.estimator == "ivon" and self.finetuning.optimizer != "ivon":
+    def _check_posterior(self, posterior: PosteriorSettings) -> None:
+        if posterior.estimator == "ivon" and self.finetuning.optimizer != "ivon":
             raise ValueError(
                 f"estimator='ivon' takes the curvature from task runs with IVON, but they are "
                 f"with optimizer={self.finetuning.optimizer!r}; use "
                 f"FinetuneSettings(optimizer='ivon') or estimator='squared_gradients'"
             )
-        if self.posterior.family == "full":
+        if posterior.family == "full":
             shared = self.model.initial(self.model.shared_names())
             size = sum(tensor.numel() for tensor in shared.values())
             if size > FULL_LIMIT:
@@ -272,4 +292,21 @@ class StudyDefinition:
                     f"{8 * size**2 / 2**30:.1f} GiB each in fp64, for the {size} merged "
                     f"parameters; at most {FULL_LIMIT} are allowed: merge fewer (trainable="
                     f"LastLayers(n) or Matching(regex)), or use family='low_rank' or 'kronecker'"
+                )
+
+    def _check_compared(self) -> None:
+        labels = [posterior.label for posterior in (self.posterior, *self.compare)]
+        twice = [label for label in labels if labels.count(label) > 1]
+        if twice:
+            raise ValueError(
+                f"compare and posterior have {twice[0]!r} more than once; compare takes other "
+                f"families, or other mixtures and estimators of one"
+            )
+        runs = self.posterior.components
+        for posterior in self.compare:
+            if posterior.components > runs:
+                raise ValueError(
+                    f"compare: {posterior.label} needs {posterior.components} runs of each task, "
+                    f"but posterior={self.posterior.label} has only {runs}; posteriors are "
+                    f"compared on the same task runs"
                 )

@@ -8,18 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from optuna_merge._files import canonical_json, sha256_text
-from optuna_merge._posterior_maker import PosteriorMaker
+from optuna_merge._posterior_maker import MadePosteriors, PosteriorMaker
 from optuna_merge._tensors import content_hash
 from optuna_merge.constraints import Limits
 from optuna_merge.damping import Damping
-from optuna_merge.definition import StudyDefinition
+from optuna_merge.definition import PosteriorSettings, StudyDefinition
 from optuna_merge.finetuning import FinetuneStore, FinishedRun, Start, training_device
 from optuna_merge.fronts import below_nadir
 from optuna_merge.models import MultitaskModel, cache_trunk
@@ -41,6 +41,7 @@ class FittedStudy:
         tasks: The tasks as they run: on the frozen trunk's cached output where that applies.
         runs: The task's own finetune, by task; of several, that of the truths' seed.
         previewer: Scores merges of the posteriors.
+        compared: Scores merges of the other posteriors that the definition compares, by label.
         refiner: Refines them; None if the definition has no refinement.
         merge: Gives the merge at some weights as the start of a finetune.
         damping: The damping; None for isotropic posteriors.
@@ -55,6 +56,7 @@ class FittedStudy:
     tasks: tuple[Task, ...]
     runs: dict[str, FinishedRun]
     previewer: Previewer
+    compared: dict[str, Previewer]
     refiner: Refiner | None
     merge: Callable[[Mapping[str, float]], Start]
     damping: Damping | None
@@ -234,33 +236,50 @@ def _assemble(
     parts = definition.describe()
     states = {name: [made.state for made in of_task] for name, of_task in found.items()}
     runs = {name: [made.run for made in of_task] for name, of_task in found.items()}
-    heads = {name: _mean_head(of_task, model.own_names(name)) for name, of_task in states.items()}
-    curvatures = {}
-    if definition.posterior.estimator == "ivon":
-        curvatures = {name: [run.curvature() for run in of_task] for name, of_task in runs.items()}
-    folder = store.folder.parent / "posteriors"
-    maker = PosteriorMaker(definition, model, tasks, states, curvatures, heads, folder, key)
-    made = maker.make()
+
+    def posteriors_of(settings: PosteriorSettings) -> _Fit:
+        few = {name: of_task[: settings.components] for name, of_task in states.items()}
+        curvatures = {}
+        if settings.estimator == "ivon":
+            curvatures = {
+                name: [run.curvature() for run in of_task[: settings.components]]
+                for name, of_task in runs.items()
+            }
+        heads = {name: _mean_head(of_task, model.own_names(name)) for name, of_task in few.items()}
+        only = replace(definition, posterior=settings, compare=())
+        folder = store.folder.parent / "posteriors"
+        made = PosteriorMaker(only, model, tasks, few, curvatures, heads, folder, key).make()
+        previewer = Previewer(
+            model,
+            tasks,
+            made.posteriors,
+            heads,
+            batch_size=definition.finetuning.evaluation_batch_size,
+            settings=definition.preview,
+            states={name: of_task[0] for name, of_task in states.items()},
+        )
+        return _Fit(made, heads, previewer)
+
+    made, heads, previewer = posteriors_of(definition.posterior)
+    others = {settings.label: posteriors_of(settings) for settings in definition.compare}
     parts |= {
         "posteriors": made.hashes,
         "heads": {name: content_hash(tensors, {}) for name, tensors in heads.items()},
     }
+    if others:
+        parts["compared"] = {label: other.made.hashes for label, other in others.items()}
     every = [run for of_task in runs.values() for run in of_task]
     costs = {
         "task_run_steps": sum(run.steps for run in every),
         "task_run_seconds": sum(run.seconds for run in every),
-        "posterior_seconds": made.seconds,
+        "posterior_seconds": made.seconds + sum(o.made.seconds for o in others.values()),
     }
-    previewer = Previewer(
-        model,
-        tasks,
-        made.posteriors,
-        heads,
-        batch_size=definition.finetuning.evaluation_batch_size,
-        settings=definition.preview,
-    )
     files = [*(run.path for run in every), *made.files]
-    merges = sha256_text(canonical_json([parts["posteriors"], parts["heads"]]))
+    files += [path for other in others.values() for path in other.made.files]
+    made_of = [parts["posteriors"], parts["heads"]]
+    if definition.preview.heads != "merged":
+        made_of.append(parts["preview"])
+    merges = sha256_text(canonical_json(made_of))
 
     def merge(weights: Mapping[str, float]) -> Start:
         return Start(merges, lambda: previewer.merged(weights))
@@ -280,6 +299,7 @@ def _assemble(
         tasks=tasks,
         runs={name: of_task[0] for name, of_task in runs.items()},
         previewer=previewer,
+        compared={label: other.previewer for label, other in others.items()},
         refiner=refiner,
         merge=merge,
         damping=made.damping,
@@ -288,6 +308,14 @@ def _assemble(
         store=store,
         files=tuple(files),
     )
+
+
+class _Fit(NamedTuple):
+    """Posteriors by one choice of settings, the tasks' heads beside them, and their merges."""
+
+    made: MadePosteriors
+    heads: dict[str, dict[str, Tensor]]
+    previewer: Previewer
 
 
 def _mean_head(states: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> dict[str, Tensor]:

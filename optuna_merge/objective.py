@@ -12,6 +12,7 @@ import optuna
 
 from optuna_merge._optuna import PROMOTED_FROM, is_running, latest_view, reported_steps
 from optuna_merge._tries import FAILURE, TRIES
+from optuna_merge.calibration import FAMILY_PREVIEWS
 from optuna_merge.exceptions import (
     DefinitionMismatchError,
     OptunaMergeError,
@@ -53,6 +54,9 @@ class Objective:
     In a Pareto study nothing is reported, as Optuna reports in studies of one objective only: the
     preview is the user attributes `preview_<task>`, a finetune has no rungs, and the values are
     the tasks' metrics.
+
+    Where the definition compares posterior families, each of them previews a truth's weights, too:
+    the user attribute `family_previews` has their scores and metrics, the study's own first.
 
     A definition's constraints are set on each trial when it ends, by its truth or else by its
     preview, and mirrored as user attributes `constraint_<name>` (0 or less is feasible).
@@ -233,7 +237,7 @@ class Objective:
             return None
         return race_bar(
             trial.study.get_trials(deepcopy=False),
-            pruner.budget,
+            pruner.preview_budget(trial.study),
             slack=self._racing.slack,
             maximize=self._fitted.definition.direction == "maximize",
             tasks=self._names,
@@ -342,13 +346,35 @@ class Objective:
         trial.set_user_attr("truth_seconds", run.seconds)
         trial.set_user_attr("truth_reused", run.reused)
         metrics = {name: run.evaluations[name].metric.value for name in self._names}
+        self._compare_families(trial, weights)
         self._set_constraints(trial, metrics)
         return fitted.values(metrics) if self._is_pareto else fitted.score(metrics)
+
+    def _compare_families(self, trial: optuna.Trial, weights: Mapping[str, float]) -> None:
+        """Note what each family would have previewed. A task alone is what all merges give."""
+        if not self._fitted.compared or max(weights.values()) == 1.0:
+            return
+        started = time.perf_counter()
+        metrics = {n: _nan(trial.user_attrs[f"preview_{n}"]) for n in self._names}
+        found = {self._fitted.definition.posterior.label: self._family_preview(metrics)}
+        for label, previewer in self._fitted.compared.items():
+            evaluations = previewer(weights).evaluations
+            previewer.release()
+            metrics = {name: evaluations[name].metric.value for name in self._names}
+            found[label] = self._family_preview(metrics)
+        trial.set_user_attr(FAMILY_PREVIEWS, found)
+        trial.set_user_attr(f"{FAMILY_PREVIEWS}_seconds", time.perf_counter() - started)
+
+    def _family_preview(self, metrics: Mapping[str, float]) -> dict[str, Any]:
+        return {
+            "score": None if self._is_pareto else _number(self._fitted.score(metrics)),
+            "metrics": {name: _number(value) for name, value in metrics.items()},
+        }
 
     def _set_constraints(self, trial: optuna.Trial, metrics: Mapping[str, float | None]) -> None:
         if self._limits is None:
             return
-        numbers = {n: math.nan if value is None else value for n, value in metrics.items()}
+        numbers = {n: _nan(value) for n, value in metrics.items()}
         known = trial.constraints  # of a clone whose predecessor was killed just after this
         for name, value in self._limits.values(numbers).items():
             trial.set_user_attr(f"constraint_{name}", _number(value))
@@ -394,3 +420,8 @@ def _fail(trial: optuna.Trial, reason: str) -> float | tuple[float, ...]:
 def _number(value: float) -> float | None:
     """NaN is no JSON value that every database takes."""
     return value if math.isfinite(value) else None
+
+
+def _nan(value: float | None) -> float:
+    """Back from `_number`."""
+    return math.nan if value is None else value

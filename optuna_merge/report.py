@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_merge._files import write_json
 from optuna_merge._optuna import PROMOTED_AT, lineage_root, retry_history
 from optuna_merge._tries import FAILURE, TRIES
-from optuna_merge.calibration import format_calibration, study_calibration
+from optuna_merge.calibration import FAMILY_PREVIEWS, format_calibration, study_calibration
 from optuna_merge.fitting import FittedStudy
 from optuna_merge.fronts import hypervolume
 from optuna_merge.models import evaluate_tasks, task_batches
@@ -87,7 +87,9 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
         "failures": _failures(trials, fitted.definition.names),
         "cost": {
             **fitted.costs,
-            "preview_seconds": sum(preview_seconds) + raced_out_seconds,
+            "preview_seconds": sum(preview_seconds)
+            + raced_out_seconds
+            + sum(t.user_attrs.get(f"{FAMILY_PREVIEWS}_seconds", 0.0) for t in truths),
             "raced_out_share": sum(shares) / len(shares) if shares else None,
             "refinement_steps": sum(o.refined_steps for o in outcomes),
             "refinement_seconds": sum(

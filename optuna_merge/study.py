@@ -96,6 +96,17 @@ def finetune_steps(study: optuna.Study) -> int | None:
     return None if steps is None else int(steps)
 
 
+def refinement_step_cost(study: optuna.Study) -> float:
+    """Examples of a refinement's training step, in units of those of a finetune's.
+
+    As the study's definition says; 1 without one.
+    """
+    parts = json.loads(study.user_attrs.get(DEFINITION, "{}"))
+    mine = (parts.get("refinement") or {}).get("batch_size")
+    whole = parts.get("finetuning", {}).get("batch_size")
+    return 1.0 if mine is None or whole is None else mine / whole
+
+
 def check_directions(study: optuna.Study, directions: str | Sequence[str]) -> None:
     """Raise `DefinitionMismatchError` unless the study has exactly these directions."""
     wanted = _as_tuple(directions)

@@ -9,7 +9,8 @@ working folder: the command, started again, goes on from there.
 
 A family is FAMILY, or FAMILY:RUNS:RESPONSIBILITIES for a mixture; see `PosteriorSettings`. Its
 posteriors are made as in a study, the damping chosen on held-out data. Posterior seed p takes the
-task runs of the seeds p * RUNS, ..., p * RUNS + RUNS - 1 after the definition's own.
+task runs of the seeds p * RUNS, ..., p * RUNS + RUNS - 1 after the definition's own. With +heads
+at its end the heads of its merges are solved again; see `PreviewSettings`.
 
 With `--rungs` merges are also refined by so many training steps, and compared with as many steps
 from the pretrained body: see `studies/ladder.py`.
@@ -63,6 +64,8 @@ FAMILIES = (
 )
 """What is compared if nothing else is asked for."""
 
+RESOLVED = "+heads"
+
 PACKAGES = ("torch", "optuna", "timm", "transformers", "datasets", "accelerate", "numpy")
 
 
@@ -79,12 +82,12 @@ class Cost:
 
 
 def parse_family(text: str, settings: PosteriorSettings) -> PosteriorSettings:
-    """The settings with the family that a flag names.
+    """The settings with the family that a flag names, heads apart.
 
     Raises:
         ValueError: it isn't FAMILY or FAMILY:RUNS:RESPONSIBILITIES.
     """
-    family, *more = text.split(":")
+    family, *more = text.removesuffix(RESOLVED).split(":")
     if not more:
         return replace(settings, family=family, components=1)  # type: ignore[arg-type]
     if len(more) != 2 or not more[0].isdigit():
@@ -106,13 +109,16 @@ def fit_family(
 ) -> tuple[FittedStudy, Cost]:
     """The task runs and posteriors of a family for one posterior seed."""
     settings = parse_family(text, definition.posterior)
-    finetuning = definition.finetuning
+    finetuning, preview = definition.finetuning, definition.preview
+    if text.endswith(RESOLVED):
+        preview = replace(preview, heads="resolved")
     fitted = fit(
         replace(
             definition,
             posterior=replace(settings, seed=settings.seed + seed),
             finetuning=replace(finetuning, seed=finetuning.seed + seed * settings.components),
             refinement=refinement,
+            preview=preview,
         ),
         workdir,
         progress=False,

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from optuna_merge.calibration._calibrate import Calibration, Verdict, calibrate
-from optuna_merge.calibration._estimates import MIN_TRUTHS, Estimate, rank_correlation
+from optuna_merge.calibration._estimates import (
+    MIN_TRUTHS,
+    Estimate,
+    rank_correlation,
+    rank_correlations,
+)
+from optuna_merge.calibration._families import (
+    FAMILY_PREVIEWS,
+    FamilyCalibration,
+    FamilyComparison,
+)
 from optuna_merge.calibration._study import (
     StudyCalibration,
     format_calibration,
@@ -13,14 +23,18 @@ from optuna_merge.calibration._study import (
 )
 
 __all__ = [
+    "FAMILY_PREVIEWS",
     "MIN_TRUTHS",
     "Calibration",
     "Estimate",
+    "FamilyCalibration",
+    "FamilyComparison",
     "StudyCalibration",
     "Verdict",
     "calibrate",
     "format_calibration",
     "rank_correlation",
+    "rank_correlations",
     "score_pairs",
     "study_calibration",
     "study_pairs",

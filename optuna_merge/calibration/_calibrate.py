@@ -17,6 +17,7 @@ from optuna_merge.calibration._estimates import (
     Estimate,
     bias,
     bootstrap_counts,
+    error,
     estimate,
     kendall,
     paired,
@@ -46,6 +47,7 @@ class Calibration:
             previews; about 1/4 by chance.
         argmax_regret: What is lost by taking the best preview's weights: the best truth against
             the truth there, at least 0, in the quantity's unit.
+        error: Mean absolute difference of truth and preview, in the quantity's unit.
     """
 
     count: int
@@ -56,6 +58,7 @@ class Calibration:
     kendall: Estimate | None
     top_quartile: float | None
     argmax_regret: float | None
+    error: Estimate | None = None
 
     @property
     def warning(self) -> str | None:
@@ -72,12 +75,14 @@ class Calibration:
         if self.verdict == "previews mislead":
             return (
                 f"the previews order weights the wrong way round (rank correlation {interval}); "
-                f"compare with another posterior family before trusting this study's previews"
+                f"compare with another posterior family before trusting this study's previews "
+                f"(the definition's `compare`)"
             )
         return (
             f"no evidence that the previews tell good weights from bad ones (rank correlation "
-            f"{interval}); a richer posterior family, more examples for the posteriors or more "
-            f"truths may help, or the weights hardly matter"
+            f"{interval}); another posterior family (the definition's `compare` tells which), "
+            f"more examples for the posteriors or more truths may help, or the weights hardly "
+            f"matter"
         )
 
 
@@ -110,8 +115,9 @@ def calibrate(
     if n < MIN_TRUTHS:
         return Calibration(n, "too few truths", None, None, None, None, None, None)
     counts = bootstrap_counts(n, resamples, seed)
-    offset, gain, rho, tau = (
-        estimate(statistic, x, y, counts, level) for statistic in (bias, slope, spearman, kendall)
+    offset, gain, rho, tau, distance = (
+        estimate(statistic, x, y, counts, level)
+        for statistic in (bias, slope, spearman, kendall, error)
     )
     sign = 1.0 if maximize else -1.0
     return Calibration(
@@ -123,6 +129,7 @@ def calibrate(
         kendall=tau,
         top_quartile=_top_quartile(sign * x, sign * y),
         argmax_regret=float((sign * y).max() - (sign * y)[np.argmax(sign * x)]),
+        error=distance,
     )
 
 

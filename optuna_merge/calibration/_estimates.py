@@ -72,6 +72,18 @@ def rank_correlation(
     return estimate(spearman, x, y, counts, level)
 
 
+def rank_correlations(values: Array) -> Array:
+    """Spearman's rank correlations of the columns of `n x m` values, `m x m`.
+
+    0 beside a column that doesn't vary.
+    """
+    # A mid-rank, centred and doubled, as in `spearman`.
+    ranks = np.stack([_signs(column).sum(1) for column in np.asarray(values, dtype=float).T])
+    scale = np.sqrt(np.square(ranks).sum(1))
+    ranks = ranks / np.where(scale > 0, scale, 1.0)[:, None]
+    return np.asarray(ranks @ ranks.T)
+
+
 def paired(previews: Sequence[float], truths: Sequence[float]) -> tuple[Array, Array]:
     """Both as arrays.
 
@@ -106,6 +118,11 @@ def estimate(
 def bias(x: Array, y: Array, counts: Array) -> Array:
     """Mean of truth minus preview."""
     return np.asarray(counts @ (y - x) / counts.sum(1))
+
+
+def error(x: Array, y: Array, counts: Array) -> Array:
+    """Mean absolute difference of truth and preview."""
+    return np.asarray(counts @ np.abs(y - x) / counts.sum(1))
 
 
 def slope(x: Array, y: Array, counts: Array) -> Array:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge.calibration._calibrate import Calibration, calibrate
+from optuna_merge.calibration._families import (
+    FAMILY_PREVIEWS,
+    FamilyCalibration,
+    FamilyComparison,
+    best_family,
+    format_comparison,
+    lead_over,
+)
 from optuna_merge.samplers._history import Record, TrialReader
 
 Json = dict[str, Any]
@@ -26,11 +35,13 @@ class StudyCalibration:
         score: Of the objective value; None where each task is an objective of its own.
         tasks: Of each task's metric, by task.
         refined: Of the objective value in refined previews, by their training steps.
+        compared: The posterior families that previewed the same truths; None: only the study's.
     """
 
     score: Calibration | None
     tasks: Mapping[str, Calibration]
     refined: Mapping[int, Calibration] = field(default_factory=dict)
+    compared: FamilyComparison | None = None
 
     def items(self) -> list[tuple[str, Calibration]]:
         """Names and calibrations of the previews, the score first."""
@@ -43,6 +54,7 @@ class StudyCalibration:
             "score": None if self.score is None else _as_json(self.score),
             "tasks": {task: _as_json(found) for task, found in self.tasks.items()},
             "refined": {str(step): _as_json(found) for step, found in self.refined.items()},
+            "compared": None if self.compared is None else self.compared.as_json(),
         }
 
 
@@ -59,12 +71,26 @@ def study_calibration(study: optuna.Study, tasks: Sequence[str]) -> StudyCalibra
             one objective) and hold the attributes `preview_<task>` and `truth_<task>`.
         tasks: Task names, in order.
     """
-    maximize = [d == StudyDirection.MAXIMIZE for d in study.directions]
-    several = len(maximize) > 1
+    maximize = tuple(d == StudyDirection.MAXIMIZE for d in study.directions)
     trials = study.get_trials(deepcopy=False)
     records = TrialReader(tuple(tasks)).read(study.study_name, trials).records
+    whole = _calibrated(records, tasks, maximize)
     return StudyCalibration(
-        None if several else calibrate(*score_pairs(records), maximize=maximize[0]),
+        whole.score,
+        whole.tasks,
+        {
+            step: calibrate(*_refined_pairs(records, step), maximize=maximize[0])
+            for step in sorted({step for r in records for step in r.refined})
+        },
+        _compared(trials, records, tasks, maximize),
+    )
+
+
+def _calibrated(
+    records: Sequence[Record], tasks: Sequence[str], maximize: Sequence[bool]
+) -> FamilyCalibration:
+    return FamilyCalibration(
+        None if len(maximize) > 1 else calibrate(*score_pairs(records), maximize=maximize[0]),
         {
             task: calibrate(
                 *_task_pairs(records, index),
@@ -72,10 +98,45 @@ def study_calibration(study: optuna.Study, tasks: Sequence[str]) -> StudyCalibra
             )
             for index, task in enumerate(tasks)
         },
-        {
-            step: calibrate(*_refined_pairs(records, step), maximize=maximize[0])
-            for step in sorted({step for r in records for step in r.refined})
-        },
+    )
+
+
+def _compared(
+    trials: Sequence[FrozenTrial],
+    records: Sequence[Record],
+    tasks: Sequence[str],
+    maximize: Sequence[bool],
+) -> FamilyComparison | None:
+    """The families of the latest truth, by the truths that have been previewed by all of them."""
+    known = {t.number: found for t in trials if (found := t.user_attrs.get(FAMILY_PREVIEWS))}
+    both = [r for r in records if r.number in known and r.state == TrialState.COMPLETE]
+    if not both:
+        return None
+    names = list(known[both[-1].number])
+    both = [r for r in both if set(names) <= known[r.number].keys()]
+    seen = {name: [_previewed(r, known[r.number][name], tasks) for r in both] for name in names}
+    families = {name: _calibrated(found, tasks, maximize) for name, found in seen.items()}
+    best, lead = best_family(families), None
+    if best not in (None, names[0]) and len(maximize) == 1:
+        rows = np.array(
+            [
+                row
+                for a, b in zip(seen[best], seen[names[0]])
+                if min(a.weights, default=0.0) > 0
+                and np.isfinite(row := (a.preview, b.preview, a.values[0])).all()
+            ]
+        )
+        lead = lead_over(*rows.T)
+    return FamilyComparison(families, lead)
+
+
+def _previewed(record: Record, found: Mapping[str, Any], tasks: Sequence[str]) -> Record:
+    """The record as if this had been its preview."""
+    metrics = (found["metrics"].get(task) for task in tasks)
+    return replace(
+        record,
+        preview=math.nan if found["score"] is None else found["score"],
+        preview_metrics=tuple(math.nan if value is None else value for value in metrics),
     )
 
 
@@ -147,7 +208,9 @@ def format_calibration(calibration: Mapping[str, Any]) -> str:
         )
         lines.append(f"{name:{width}}" + "".join(f"{c:>{w}}" for c, w in zip(cells, _WIDTHS)))
     told = [f"{name}: {found['warning'] or found['verdict']}" for name, found in rows.items()]
-    return "\n".join([*lines, *told])
+    compared = calibration.get("compared")
+    more = ["", *format_comparison(compared)] if compared else []
+    return "\n".join([*lines, *told, *more])
 
 
 _WIDTHS = (8, 10, 8, 24, 9, 9, 9)

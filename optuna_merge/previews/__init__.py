@@ -1,5 +1,6 @@
 """Previews: what a merge is worth, without training or refined by a few steps."""
 
+from optuna_merge.previews._heads import HeadSolver
 from optuna_merge.previews._previewer import Preview, Previewer
 from optuna_merge.previews._racing import (
     PartialPreview,
@@ -12,6 +13,7 @@ from optuna_merge.previews._settings import PreviewSettings
 
 __all__ = [
     "Choice",
+    "HeadSolver",
     "PartialPreview",
     "Preview",
     "PreviewSettings",

@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from optuna_merge.merging import merge, merge_into, merge_many
 from optuna_merge.models import MultitaskModel, evaluate_tasks, task_batches
 from optuna_merge.posteriors import Posterior
+from optuna_merge.previews._heads import HeadSolver
 from optuna_merge.previews._placement import place_posteriors
 from optuna_merge.previews._settings import PreviewSettings
 from optuna_merge.tasks import Batch, Evaluation, EvaluationBatches, Task, evaluate
@@ -43,7 +44,8 @@ class Preview:
 class Previewer:
     """Merges the tasks' posteriors at given weights and evaluates the merged model.
 
-    The body (and shared heads) are merged; every task keeps the head of its own run. Everything
+    The body (and shared heads) are merged; every task keeps the head of its own run. With
+    `PreviewSettings(heads="resolved")` the heads are then solved again for the body. Everything
     happens on the model's device: the data are moved there, and so are the posteriors if they
     take no more than a share of its free memory. Else they stay where they are, and merged
     tensors are copied one by one.
@@ -56,6 +58,10 @@ class Previewer:
         batch_size: Examples a forward pass.
         limit: Only so many validation examples a task, the first ones; default all.
         settings: How the merged models are evaluated, and that share.
+        states: By task, the trained parameters of its own run; for heads that are solved again.
+
+    Raises:
+        ValueError: heads that can't be solved again; see `HeadSolver`.
     """
 
     def __init__(
@@ -68,6 +74,7 @@ class Previewer:
         batch_size: int = 64,
         limit: int | None = None,
         settings: PreviewSettings | None = None,
+        states: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> None:
         self._model = model
         self._tasks = tuple(tasks)
@@ -81,6 +88,18 @@ class Previewer:
         self._settled: torch.device | None = None
         self._batches: dict[str, EvaluationBatches] = {}
         self._placed: dict[str, Posterior] = {}
+        self._solver: HeadSolver | None = None
+        if self._settings.heads == "resolved":
+            if states is None:
+                raise ValueError("heads='resolved' needs the states of the task runs")
+            self._solver = HeadSolver(
+                model,
+                tasks,
+                states,
+                examples=self._settings.head_examples,
+                decay=self._settings.head_decay,
+                batch_size=batch_size,
+            )
 
     @property
     def model(self) -> MultitaskModel:
@@ -99,7 +118,13 @@ class Previewer:
         )
 
     def merged(self, weights: Mapping[str, float]) -> dict[str, Tensor]:
-        """All trained parameters of the preview: the merged ones and the tasks' heads."""
+        """All trained parameters of the preview: the merged ones and the tasks' heads.
+
+        Where heads are solved again, the model is changed on the way.
+        """
+        if self._solver is not None:
+            self.load(weights)
+            return self._model.state()
         shared = merge(self._posteriors, [weights[task.name] for task in self._tasks])
         return shared | self._heads
 
@@ -110,9 +135,15 @@ class Previewer:
             weights: Task weight by name, on the simplex.
         """
         self._settle()
+        if self._solver is not None:
+            with self.autocast():
+                self._solver.prepare()
         merge_into(self._model, self._placed, [weights[task.name] for task in self._tasks])
         # Other work may have been done with the model since: its heads are not a merge's.
         self._model.load(self._heads, source="the heads of the task runs")
+        if self._solver is not None:
+            with self.autocast():
+                self._solver(weights)
 
     def release(self) -> None:
         """Take the posteriors off the model's device; the next preview puts them there again."""
@@ -149,6 +180,7 @@ class Previewer:
             or self._together_wins is False
             or count * size > _MOST_TOGETHER
             or self._model.reestimates
+            or self._solver is not None
             or any(metric.generated for task in self._tasks for metric in task.metrics)
         ):
             return [self(weights) for weights in weightings]

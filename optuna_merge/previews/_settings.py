@@ -24,12 +24,28 @@ class PreviewSettings:
             this share of its free memory; else they stay on the host, where merges are computed,
             and are copied tensor by tensor. They make room for real finetunes. Not part of the
             definition's fingerprint.
+        heads: Of the merged models. "merged": every task has the head of its own run, and shared
+            heads are merged. "resolved": the last linear layer of each head is then solved again
+            for the merged body, on `head_examples` training examples of each task; see
+            `HeadSolver`. Needs heads that end in one.
+        head_examples: Training examples per task that heads are solved on; a preview costs so
+            many forward passes more.
+        head_decay: The pull towards the merged head; larger values keep more of it.
     """
 
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     memory_share: float = 0.5
+    heads: Literal["merged", "resolved"] = "merged"
+    head_examples: int = 512
+    head_decay: float = 0.01
 
     def __post_init__(self) -> None:
+        if self.heads not in ("merged", "resolved"):
+            raise ValueError(f"heads: merged or resolved, got {self.heads!r}")
+        if self.head_examples < 1:
+            raise ValueError(f"head_examples must be at least 1, got {self.head_examples}")
+        if not self.head_decay > 0:
+            raise ValueError(f"head_decay must be positive, got {self.head_decay}")
         if self.mixed_precision not in _DTYPES:
             raise ValueError(f"mixed_precision: no, bf16 or fp16, got {self.mixed_precision!r}")
         if not 0 <= self.memory_share <= 1:
@@ -37,9 +53,14 @@ class PreviewSettings:
 
     def describe(self) -> dict[str, Any]:
         """What previews depend on, as JSON values; empty for the default."""
-        if self.mixed_precision == "no":
-            return {}
-        return {"mixed_precision": self.mixed_precision}
+        described: dict[str, Any] = {}
+        if self.mixed_precision != "no":
+            described["mixed_precision"] = self.mixed_precision
+        if self.heads != "merged":
+            described["heads"] = self.heads
+            described["head_examples"] = self.head_examples
+            described["head_decay"] = self.head_decay
+        return described
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         """The context that forward passes run in."""

@@ -11,8 +11,9 @@ that a finetune that fails each time can't eat its way through all previews.
 
 A *gate* is a step at which a trial goes on or ends: the preview, and where previews are refined,
 each refined preview. What holds of the preview's gate holds of every one: it has its own budget,
-per lineage that has come so far, and its own claims; and the best lineage that has ended there
-goes on when there is a slot, by a copy of its trial that is promoted at this gate.
+a fraction of all previews, and its own claims; and the best lineage that has ended there goes on
+when there is a slot, by a copy of its trial that is promoted at this gate. Slots are kept for what
+is on its way to a gate: who comes first does not go on merely for that.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ class Budget:
         max_seconds: Seconds of all promoted finetunes together; None for no cap.
         finetune_steps: Training steps of one finetune: a promotion reserves them all, and gives
             back what is left when its finetune is pruned at a rung.
+        reserve: Slots that are kept for each lineage on its way to the gate, in [0, 1].
     """
 
     fraction: float = 0.25
@@ -104,6 +106,7 @@ class Budget:
     max_steps: int | None = None
     max_seconds: float | None = None
     finetune_steps: int | None = None
+    reserve: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.fraction <= 1.0:  # also refuses NaN
@@ -146,7 +149,7 @@ class Budget:
             ValueError: a cap on steps, but `finetune_steps` is not known.
         """
         held = frozenset(claims)
-        free = self.cap(len(ledger.previews)) - len(held)
+        free = self.cap(ledger.total) - len(held)
         if self.max_steps is not None:
             if self.finetune_steps is None:
                 raise ValueError(
@@ -178,7 +181,7 @@ class Budget:
             return 1 if limit > 0 and not held else 0
         spent = sum(ledger.seconds.get(lineage, longest) for lineage in held)
         if longest <= 0:
-            return len(ledger.previews) if spent < limit else 0
+            return ledger.total if spent < limit else 0
         return math.floor((limit - spent) / longest + _ROUNDING)
 
 
@@ -200,15 +203,18 @@ class Ledger:
     """What the trials of a study say about previews and promotions.
 
     Attributes:
-        previews: Lineages that were previewed, or raced out. Without baselines; failed trials
-            count only where they were promoted first.
+        previews: Lineages that were previewed, or raced out; at a refined preview's gate those
+            that have come there. Without baselines; failed trials count only where they were
+            promoted first.
         kept: Lineages whose own trial holds the claim.
         copies: Lineages of which copies hold the claim -> the number of the first copy.
+        begun: Lineages of which a copy has compared its claim with the budget and goes on.
         candidates: Pruned previews with finite scores whose lineage holds no claim.
         steps: By lineage, the training steps of a finetune that was pruned at a rung.
         seconds: By lineage, the seconds of a finetune that has ended.
         longest_seconds: Of all finetunes that came to their end, baselines included; None if
             there is none.
+        total: Number of lineages that were previewed, whatever the gate: what caps count.
     """
 
     previews: frozenset[int]
@@ -218,6 +224,8 @@ class Ledger:
     steps: Mapping[int, int] = field(default_factory=dict)
     seconds: Mapping[int, float] = field(default_factory=dict)
     longest_seconds: float | None = None
+    total: int = 0
+    begun: frozenset[int] = frozenset()
 
     @property
     def claims(self) -> frozenset[int]:
@@ -295,7 +303,8 @@ def read_ledger(
     counts = _Counts(gate)
     for trial in trials:
         counts.add(trial, scores)
-    return counts.ledger()
+    total = len(read_ledger(trials).previews) if gate.step else len(counts.previews)
+    return replace(counts.ledger(), total=total)
 
 
 class LedgerReader:
@@ -315,6 +324,13 @@ class LedgerReader:
         gate: Gate = PREVIEW,
     ) -> Ledger:
         """The ledger of all trials of the study, ordered by number."""
+        counts = self._count(study_name, trials, scores, gate)
+        every = self._count(study_name, trials, step_zero, PREVIEW) if gate.step else counts
+        return replace(counts.ledger(), total=len(every.previews))
+
+    def _count(
+        self, study_name: str, trials: Sequence[FrozenTrial], scores: Scores, gate: Gate
+    ) -> _Counts:
         known = self._settled.get((study_name, gate))
         counts = _Counts(gate) if known is None or not known.begin(trials) else known.copy()
         first = next(
@@ -328,7 +344,7 @@ class LedgerReader:
         counts = counts.copy()
         for trial in trials[first:]:
             counts.add(trial, scores)
-        return counts.ledger()
+        return counts
 
 
 @dataclass
@@ -342,6 +358,7 @@ class _Counts:
     previews: set[int] = field(default_factory=set)
     kept: set[int] = field(default_factory=set)
     standing: dict[int, int] = field(default_factory=dict)  # copies that hold a claim -> lineage
+    begun: set[int] = field(default_factory=set)  # of these, those that have compared it
     candidates: dict[int, Candidate] = field(default_factory=dict)  # the first of each lineage
     ended: dict[int, FrozenTrial] = field(default_factory=dict)  # a lineage's latest finetune
     longest: float | None = None
@@ -366,6 +383,7 @@ class _Counts:
             self.previews.copy(),
             self.kept.copy(),
             self.standing.copy(),
+            self.begun.copy(),
             self.candidates.copy(),
             self.ended.copy(),
             self.longest,
@@ -392,11 +410,14 @@ class _Counts:
                 return
             if decision != "prune":
                 standing[trial.number] = lineage
+                if gate.claim in attrs:
+                    self.begun.add(trial.number)
                 if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
                     ended[lineage] = trial
             else:  # it gave the claim back, which the attempts that failed before it had held
                 for attempt in retry_history(trial):
                     standing.pop(attempt, None)
+                    self.begun.discard(attempt)
             return
         if RACED_OUT in attrs and trial.state != TrialState.FAIL and not gate.step:
             previews.add(lineage)  # it was compared and is no candidate
@@ -442,6 +463,7 @@ class _Counts:
                 if trial.user_attrs.get("truth_seconds") is not None
             },
             longest_seconds=self.longest,
+            begun=frozenset(self.standing[number] for number in self.begun),
         )
 
 
@@ -454,6 +476,7 @@ def decide(
     scores: Scores = step_zero,
     gate: Gate = PREVIEW,
     ledger: Ledger | None = None,
+    coming: int = 0,
 ) -> tuple[Promote | Prune, ...]:
     """What to promote now, given all trials of the study.
 
@@ -469,6 +492,7 @@ def decide(
         scores: A trial's preview; the intermediate value at step 0 by default.
         gate: Where it is decided.
         ledger: That of the trials at the gate, where it has been read already.
+        coming: Lineages on their way to the gate; `budget.reserve` slots are kept for each.
 
     Returns:
         `Promote` for each candidate that gets a slot, the first one first; then, for trial
@@ -485,12 +509,24 @@ def decide(
         preview = scores(current)
         if preview is not None and all(map(math.isfinite, preview)):
             candidates.append(Candidate(number, lineage, tuple(preview)))
-    free = budget.free(ledger, claims)
+    free = math.floor(max(0.0, budget.free(ledger, claims) - budget.reserve * coming) + _ROUNDING)
     first = islice(order(candidates), free) if free else ()
     promoted = [Promote(candidate.number) for candidate in first]
     if number is None or Promote(number) in promoted:
         return tuple(promoted)
     return (*promoted, Prune(number))
+
+
+def count_coming(trials: Sequence[FrozenTrial], before: Ledger, ledger: Ledger) -> int:
+    """Lineages that have passed the gate before, and run or wait to come to the next one.
+
+    Args:
+        trials: All trials of the study.
+        before: The ledger of the gate before.
+        ledger: That of the gate.
+    """
+    live = {_lineage(trials, trial) for trial in trials if not trial.state.is_finished()}
+    return len((live & before.claims) - ledger.previews)
 
 
 def claim_holds(
@@ -521,17 +557,19 @@ def is_over_budget(
 
     Numbers are given out by the storage one at a time, so all workers see one order of copies, and
     of those that were queued at once exactly as many run as there are slots. Trials that kept
-    their own claim come before copies. With no claim before its own a copy runs in any case: it
-    was queued for a slot, though the previews that opened it may have failed since; only a budget
-    of zero, as of a worker started with another one, stops it.
+    their own claim come before copies, and so do copies that go on already: one may have moved
+    back in the order since, where a copy of the same preview died before it. With no claim before
+    its own a copy runs in any case: it was queued for a slot, though the previews that opened it
+    may have failed since; only a budget of zero, as of a worker started with another one, stops
+    it.
     """
     if budget.is_zero:
         return True
     ledger = read_ledger(trials, scores, Gate.of_copy(trial))
     lineage = _lineage(trials, trial)
     first = ledger.copies.get(lineage, trial.number)
-    ahead = {other for other, copy in ledger.copies.items() if copy < first} | ledger.kept
-    ahead -= {lineage}
+    ahead = {other for other, copy in ledger.copies.items() if copy < first}
+    ahead = (ahead | ledger.kept | ledger.begun) - {lineage}
     return bool(ahead) and budget.free(ledger, ahead) < 1
 
 

@@ -33,18 +33,24 @@ from optuna_merge.pruners._decision import (
     Budget,
     Candidate,
     Gate,
+    Ledger,
     LedgerReader,
     Order,
     Promote,
     Prune,
     Scores,
     claim_holds,
+    count_coming,
     decide,
     is_duplicate_promotion,
     is_over_budget,
     preview_metrics,
-    read_ledger,
     value_at,
+)
+from optuna_merge.pruners._fractions import (
+    equal_fractions,
+    finished_ladders,
+    measured_fractions,
 )
 from optuna_merge.pruners._truth_order import (
     Aim,
@@ -52,7 +58,12 @@ from optuna_merge.pruners._truth_order import (
     most_promising_truths,
 )
 from optuna_merge.samplers._history import TrialReader
-from optuna_merge.study import finetune_steps, reference_point, task_names
+from optuna_merge.study import (
+    finetune_steps,
+    reference_point,
+    refinement_step_cost,
+    task_names,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -203,8 +214,10 @@ class PromotionPruner(BasePruner):
         steps = tuple(refinements)
         if not all(a < b for a, b in pairwise((0, *steps))):
             raise ValueError(f"refinements are {steps}, expected training steps that rise from 0")
-        budget = Budget(fraction, max_promotions, warmup, max_steps, max_seconds, finetune_steps)
-        self._budgets = _budgets(budget, steps)
+        self._budget = Budget(
+            fraction, max_promotions, warmup, max_steps, max_seconds, finetune_steps
+        )
+        self._gates = tuple(Gate(step) for step in (0, *steps))
         self._rank, self._score, self._constraints = rank, score, constraints
         self._rung_pruner = rung_pruner
         self._min_gain = min_gain
@@ -212,16 +225,14 @@ class PromotionPruner(BasePruner):
         self._reader = TrialReader(())
         self._ledgers = LedgerReader()
 
-    @property
-    def budget(self) -> Budget:
-        """How many previews may be promoted, to a refined preview or a finetune."""
-        return self._budgets[PREVIEW]
+    def preview_budget(self, study: Study) -> Budget:
+        """How many previews may be promoted now, to a refined preview or a finetune."""
+        return self._budget_of(study, study.get_trials(deepcopy=False), PREVIEW)
 
     def is_spent(self, study: Study) -> bool:
-        """Whether the caps let nothing more be promoted, however many previews come."""
-        trials = study.get_trials(deepcopy=False)
-        ledger = read_ledger(trials, self._scores(study, PREVIEW), PREVIEW)
-        return self._budget_of(study, PREVIEW).is_spent(ledger)
+        """Whether the caps let nothing more be finetuned, however many previews come."""
+        trials, last = study.get_trials(deepcopy=False), self._gates[-1]
+        return self._budget_of(study, trials, last).is_spent(self._ledger(study, trials, last))
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether the trial ends here; see the class. Called by `Trial.should_prune`."""
@@ -231,7 +242,7 @@ class PromotionPruner(BasePruner):
         gate = Gate(step or 0)
         if gate != Gate.of_copy(trial) and retry_history(trial) and _is_repeated(study, trial):
             return self._give_way(study, trial, Gate.of_copy(trial))
-        if gate not in self._budgets:
+        if gate not in self._gates:
             return self._prune_at_rung(study, trial)
         if self._scores(study, gate)(trial) is None:
             return False
@@ -252,7 +263,7 @@ class PromotionPruner(BasePruner):
             return self._give_way(study, trial, gate)
         set_trial_user_attr(study, trial, gate.claim, True)
         trials = study.get_trials(deepcopy=False)
-        budget, scores = self._budget_of(study, gate), self._scores(study, gate)
+        budget, scores = self._budget_of(study, trials, gate), self._scores(study, gate)
         if claim_holds(trials, trial.number, budget, scores, gate):
             return self._record(study, trial, "promote", gate)
         return self._give_way(study, trial, gate)
@@ -268,7 +279,7 @@ class PromotionPruner(BasePruner):
         if gate.claim in trial.user_attrs:
             return False
         by_hand = gate.decision not in trial.user_attrs
-        budget, scores = self._budget_of(study, gate), self._scores(study, gate)
+        budget, scores = self._budget_of(study, trials, gate), self._scores(study, gate)
         if not by_hand and is_over_budget(trials, trial, budget, scores):
             return self._give_way(study, trial, gate)
         # From here on it stands, also when claims that don't are written for a moment.
@@ -288,14 +299,18 @@ class PromotionPruner(BasePruner):
         if decision != "prune":
             return False
         # A worker may have died between giving way and filling the slot: its clone fills it.
-        trials = study.get_trials(deepcopy=False)
-        _queue_copies(study, trials, self._decide(study, trials, None, gate), gate)
+        for later in self._gates[self._gates.index(gate) :]:
+            trials = study.get_trials(deepcopy=False)
+            decisions = self._decide(study, trials, None, later)
+            _queue_copies(study, trials, decisions, later)
+            if decisions:
+                break  # the gates after it are filled when these come there
         return True
 
     def _prune_at_rung(self, study: Study, trial: FrozenTrial) -> bool:
         if self._rung_pruner is None or BASELINE in trial.user_attrs:
             return False
-        finetune_of = partial(_finetune_of, gates=self._budgets.keys())
+        finetune_of = partial(_finetune_of, gates=self._gates)
         seen = finetune_of(trial)
         assert seen is not None  # it has reported a step that is no gate
         return self._rung_pruner.prune(study_view(study, self._rung_pruner, finetune_of), seen)
@@ -303,21 +318,49 @@ class PromotionPruner(BasePruner):
     def _decide(
         self, study: Study, trials: list[FrozenTrial], number: int | None, gate: Gate
     ) -> tuple[Promote | Prune, ...]:
+        ledger = self._ledger(study, trials, gate)
+        coming = 0
+        if gate != PREVIEW:
+            before = self._gates[self._gates.index(gate) - 1]
+            coming = count_coming(trials, self._ledger(study, trials, before), ledger)
         return decide(
             trials,
             number,
-            budget=self._budget_of(study, gate),
+            budget=self._budget_of(study, trials, gate),
             order=self._order(study, trials, gate),
             scores=self._scores(study, gate),
             gate=gate,
-            ledger=self._ledgers.read(study.study_name, trials, self._scores(study, gate), gate),
+            ledger=ledger,
+            coming=coming,
         )
 
-    def _budget_of(self, study: Study, gate: Gate) -> Budget:
-        budget = self._budgets[gate]
-        if budget.max_steps is None or budget.finetune_steps is not None:
-            return budget
-        return replace(budget, finetune_steps=finetune_steps(study))
+    def _ledger(self, study: Study, trials: list[FrozenTrial], gate: Gate) -> Ledger:
+        return self._ledgers.read(study.study_name, trials, self._scores(study, gate), gate)
+
+    def _budget_of(self, study: Study, trials: list[FrozenTrial], gate: Gate) -> Budget:
+        """The budget of a gate, per preview; that of finetunes is the last one's."""
+        whole = self._budget
+        if whole.max_steps is not None and whole.finetune_steps is None:
+            whole = replace(whole, finetune_steps=finetune_steps(study))
+        if len(self._gates) == 1 or whole.is_zero:
+            return whole  # nothing is to be refined for finetunes that never come
+        passing = self._passing(study, trials)
+        index = self._gates.index(gate)
+        reserve = passing[index] / passing[index - 1] if index else 0.0
+        if gate == self._gates[-1]:
+            return replace(whole, reserve=reserve)
+        return Budget(passing[index], warmup=whole.warmup, reserve=reserve)
+
+    def _passing(self, study: Study, trials: list[FrozenTrial]) -> tuple[float, ...]:
+        """By gate, the fraction of the previews that pass it."""
+        fraction, steps = self._budget.fraction, [gate.step for gate in self._gates[1:]]
+        whole = self._budget.finetune_steps or finetune_steps(study)
+        if whole is None:  # what a refinement costs beside it isn't known
+            return equal_fractions(fraction, len(self._gates))
+        cost = refinement_step_cost(study)
+        costs = (*(cost * (b - a) for a, b in pairwise((0, *steps))), float(whole))
+        rows = finished_ladders(trials, steps, task_names(study))
+        return measured_fractions(fraction, rows, costs)
 
     def _scores(self, study: Study, gate: Gate) -> Scores:
         if len(study.directions) == 1:
@@ -354,22 +397,6 @@ class PromotionPruner(BasePruner):
     def _record(self, study: Study, trial: FrozenTrial, decision: str, gate: Gate) -> bool:
         set_trial_user_attr(study, trial, gate.decision, decision)
         return decision == "prune"
-
-
-def _budgets(budget: Budget, refinements: Sequence[int]) -> dict[Gate, Budget]:
-    """The budget of each gate, per lineage that comes to it; that of finetunes is the last one.
-
-    With k refinements every gate lets through the same share of what comes to it, so that
-    `budget.fraction` of the previews pass the last one.
-    """
-    gates = [Gate(step) for step in (0, *refinements)]
-    share = budget.fraction ** (1 / len(gates))
-    budgets = {gate: Budget(share, warmup=0) for gate in gates}
-    budgets[gates[-1]] = replace(budget, fraction=share, warmup=0)
-    if budget.is_zero:  # nothing is to be refined for finetunes that never come
-        budgets = {gate: replace(budget, warmup=0) for gate in gates}
-    budgets[PREVIEW] = replace(budgets[PREVIEW], warmup=budget.warmup)
-    return budgets
 
 
 def _is_repeated(study: Study, trial: FrozenTrial) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from optuna_merge.samplers._preview_aware import PreviewAware
 from optuna_merge.samplers._sampler import PreviewSampler
 
-__all__ = ["PreviewSampler"]
+__all__ = ["PreviewAware", "PreviewSampler"]

@@ -142,6 +142,24 @@ def test_it_is_met_at_every_gate(refinements: tuple[int, ...], deaths: float) ->
         _one_study(seed, 0.3, deaths, refinements=refinements)
 
 
+@pytest.mark.parametrize("previews_are_true", [False, True])
+@pytest.mark.parametrize("deaths", [0.0, 0.03])
+def test_it_is_met_while_the_gates_fractions_change(
+    previews_are_true: bool, deaths: float
+) -> None:
+    optuna.logging.get_logger("optuna")
+    # Fractions are measured from eight finetunes on: half of these previews, in long studies.
+    refined = [
+        _one_study(seed, 0.5, deaths, 2, (3,), rank="preview", previews_are_true=previews_are_true)
+        for seed in range(12)
+    ]
+    equal, measured = sum(e for e, _ in refined), sum(m for _, m in refined)
+    if deaths:  # studies are shorter
+        assert measured <= equal if previews_are_true else measured >= equal
+    else:
+        assert measured < 0.9 * equal if previews_are_true else measured > 1.1 * equal
+
+
 @pytest.mark.parametrize("deaths", [0.0, 0.04])
 @pytest.mark.parametrize("rungs", [False, True])
 def test_a_budget_in_steps_is_never_passed(rungs: bool, deaths: float) -> None:
@@ -161,7 +179,10 @@ def _one_study(
     refinements: tuple[int, ...] = (),
     max_steps: int | None = None,
     rungs: bool = False,
-) -> None:
+    rank: Any = "truth",
+    previews_are_true: bool | None = None,
+) -> tuple[int, int]:
+    """Run it; how many previews equal fractions had refined first, and how many were."""
     turns = Turns(seed, deaths)
     storage = InterleavedStorage(turns)
     draws = random.Random(seed)
@@ -182,6 +203,7 @@ def _one_study(
                 max_steps=max_steps,
                 finetune_steps=STEPS,
                 refinements=refinements,
+                rank=rank,
             ),
             load_if_exists=True,
         )
@@ -189,12 +211,13 @@ def _one_study(
     def objective(trial: optuna.Trial) -> float:
         w, *_ = [trial.suggest_float(f"w_{task}", 0, 1) for task in "ab"[:n_tasks]]
         if 0 not in storage.get_trial(trial._trial_id).intermediate_values:
-            trial.report(w, 0)
+            trial.report(w if previews_are_true is not False else (7.3 * w) % 1, 0)
         if trial.should_prune():
             raise optuna.TrialPruned
         for step in refinements:
             if step not in storage.get_trial(trial._trial_id).intermediate_values:
-                trial.report((7.3 * w * step) % 1, step)
+                refined = (7.3 * w * step) % 1 if previews_are_true is None else w
+                trial.report(refined, step)
                 if trial.should_prune():
                     raise optuna.TrialPruned
         turns.wait()
@@ -219,14 +242,14 @@ def _one_study(
             main.optimize(objective, n_trials=1)
 
     trials = main.trials
-    share = fraction ** (1 / (1 + len(refinements)))
-    for step in (0, *refinements):
-        gate = Gate(step)
+    gates = [Gate(step) for step in (0, *refinements)]
+    n_previews = len(read_ledger(trials).previews)
+    for index, gate in enumerate(gates):
         ledger = read_ledger(trials, value_at(gate), gate)
-        enough = step > 0 or len(ledger.previews) >= warmup
-        cap = int(share * len(ledger.previews) + 1e-9) if enough else 0
-        if max_steps is None:
-            assert len(ledger.claims) == cap, f"seed {seed}, step {step}"
+        passing = fraction ** ((index + 1) / len(gates))
+        cap = int(passing * n_previews + 1e-9) if n_previews >= warmup else 0
+        if max_steps is None and (previews_are_true is None or gate == gates[-1]):
+            assert len(ledger.claims) == cap, f"seed {seed}, step {gate.step}"
     complete = Counter(_lineage(trials, t) for t in trials if t.state == TrialState.COMPLETE)
     if max_steps is not None:
         stopped = Counter(
@@ -240,7 +263,7 @@ def _one_study(
         cap = min(cap, max_steps // STEPS)
         if rungs:  # what they give back is used from the next preview on, if there is one
             assert len(complete) + len(stopped) >= cap, f"seed {seed}"
-            return
+            return 0, 0
     assert len(complete) == cap, f"seed {seed}"
     assert set(complete.values()) <= {1}, f"seed {seed}"
     if deaths == 0:
@@ -248,6 +271,8 @@ def _one_study(
         copies = [trial for trial in trials if "promoted_from" in trial.user_attrs]
         ledger = read_ledger(trials)
         assert len(ledger.previews) + len(copies) == len(trials)
+    equal = int(fraction ** (1 / len(gates)) * n_previews + 1e-9)
+    return equal, len(read_ledger(trials).claims)
 
 
 def _lineage(trials: list[optuna.trial.FrozenTrial], trial: optuna.trial.FrozenTrial) -> int:

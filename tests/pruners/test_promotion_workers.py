@@ -11,32 +11,32 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
 from optuna_merge.pruners import read_ledger
+from optuna_merge.pruners._decision import Gate, value_at
 from optuna_merge.storages import create_storage
 
 WORKER = Path(__file__).with_name("_worker.py")
-N_PREVIEWS = 40
-N_KILLS = 3
+N_PREVIEWS = 24
+N_KILLS = 4
 
 
 class Workers:
     """Processes whose lines of output are gathered as they come."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, steps: tuple[int, ...]) -> None:
+        self._arguments = [url, str(N_PREVIEWS), *map(str, steps)]
         self.lines: queue.SimpleQueue[tuple[subprocess.Popen[str], str]] = queue.SimpleQueue()
         self.processes: list[subprocess.Popen[str]] = []
         self._readers: list[threading.Thread] = []
 
     def start(self) -> None:
         process = subprocess.Popen(
-            [sys.executable, WORKER, self._url, str(N_PREVIEWS)],
+            [sys.executable, WORKER, *self._arguments],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -64,17 +64,22 @@ class Workers:
                 process.wait()
 
 
-@pytest.mark.parametrize("kind", ["postgres", "sqlite"])
+@pytest.mark.parametrize(
+    ("kind", "n_workers", "steps"), [("postgres", 8, (3,)), ("sqlite", 3, ())]
+)
 def test_the_budget_is_met_exactly(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+    kind: str,
+    n_workers: int,
+    steps: tuple[int, ...],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     url = f"sqlite:///{tmp_path}/study.db"
     if kind == "postgres":
         url = request.getfixturevalue("postgres_database")
-    n_workers = 5 if kind == "postgres" else 3
     study = optuna.create_study(study_name="s", storage=create_storage(url), direction="maximize")
-    study.enqueue_trial({"w_a": 0.5}, user_attrs={"baseline": "uniform"})
-    workers = Workers(url)
+    study.enqueue_trial({"w_a": 0.5, "w_b": 0.5}, user_attrs={"baseline": "uniform"})
+    workers = Workers(url, steps)
     try:
         for _ in range(n_workers):
             workers.start()
@@ -93,23 +98,30 @@ def test_the_budget_is_met_exactly(
     previews = read_ledger(trials).previews
     assert len(previews) >= N_PREVIEWS
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    finetuned = Counter(_lineage(t) for t in complete if "baseline" not in t.user_attrs)
+    finetuned = Counter(t.params["w_a"] for t in complete if "baseline" not in t.user_attrs)
     assert set(finetuned.values()) == {1}
     assert len(finetuned) == len(previews) // 4
     assert len(complete) == len(finetuned) + 1  # the baseline
     # None lost: each failed trial has a clone.
     retried = {n for trial in trials for n in trial.system_attrs.get("retry_history", [])}
     assert {trial.number for trial in trials if trial.state == TrialState.FAIL} <= retried
-    # None twice: what the processes themselves say. Only who was killed began, or even ended
-    # before the database knew, what another one did again.
-    for word in ("begin", "end"):
-        lines = [line for line in seen if line.startswith(word)]
-        assert len(set(lines)) == len(complete)
-        assert len(lines) <= len(complete) + N_KILLS
+    # None twice: what the processes themselves say. Only who was killed, or taken for dead, began,
+    # or even ended before the database knew, what another one did again.
+    lost = sum(line.startswith("lost") for line in seen)
+    expected = {"finetune": len(complete)}
+    if steps:
+        gate = Gate(steps[-1])
+        expected["refine"] = len(read_ledger(trials, value_at(gate), gate).previews) + 1
+        assert len(finetuned) < expected["refine"] < len(previews)
+    for what, count in expected.items():
+        for word in ("begin", "end"):
+            lines = [line for line in seen if line.startswith(f"{word} {what}")]
+            assert len(set(lines)) == count
+            assert len(lines) <= count + N_KILLS + lost
 
 
 def _kill_some(workers: Workers) -> list[str]:
-    """Kill -9, by turns in a finetune and anywhere; each is replaced. Returns the lines read."""
+    """Kill -9, by turns while it trains and anywhere; each is replaced. Returns the lines read."""
     draws = random.Random(0)
     seen: list[str] = []
     ready = 0
@@ -121,12 +133,8 @@ def _kill_some(workers: Workers) -> list[str]:
             if ready > 1 and line.startswith("begin") and process.poll() is None:
                 break
         if kill % 2:
+            time.sleep(draws.random() / 10)
             process = draws.choice([p for p in workers.processes if p.poll() is None])
         process.kill()  # SIGKILL
         workers.start()
     return seen
-
-
-def _lineage(trial: Any) -> int:
-    history = trial.system_attrs.get("retry_history") or [trial.number]
-    return int(trial.user_attrs.get("promoted_from", history[0]))

@@ -279,7 +279,7 @@ def test_every_worker_decides_the_same(study: optuna.Study) -> None:
     trials = study.get_trials(deepcopy=False)
     used, fresh = study.pruner, PromotionPruner(fraction=0.9, seed=0)
     assert isinstance(used, PromotionPruner)
-    used._budgets = fresh._budgets  # slots to fill
+    used._budget = fresh._budget  # slots to fill
     decisions = fresh._decide(study, trials, None, PREVIEW)
     assert used._decide(study, trials, None, PREVIEW) == decisions
     assert len(decisions) > 3

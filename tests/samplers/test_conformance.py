@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, TPESampler
 from optuna.testing.pytest_samplers import (
     BasicSamplerTestCase,
     MultiObjectiveSamplerTestCase,
     RelativeSamplerTestCase,
 )
 
-from optuna_merge.samplers import PreviewSampler
+from optuna_merge.samplers import PreviewAware, PreviewSampler
 
 
 class TestPreviewSampler(
@@ -29,3 +29,12 @@ class TestPreviewSamplerOnItsOwnParameters(BasicSamplerTestCase, RelativeSampler
     @pytest.fixture
     def sampler(self) -> Callable[[], BaseSampler]:
         return lambda: PreviewSampler(["only"], seed=0)
+
+
+class TestPreviewAware(BasicSamplerTestCase, RelativeSamplerTestCase):
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        def make() -> BaseSampler:
+            return PreviewAware(TPESampler(n_startup_trials=0, multivariate=True), ["a", "b"])
+
+        return make

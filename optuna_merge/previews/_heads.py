@@ -1,0 +1,189 @@
+"""Heads solved again for a merged body."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from optuna_merge.models import MultitaskModel
+from optuna_merge.tasks import Batch, Loss, Task
+from optuna_merge.tasks._data import LABELS, batches_in_order, to_device
+
+_STEPS = 100  # of L-BFGS, which is done long before
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a task's last layer is given for some training examples, `n x features`, and labels."""
+
+    features: Tensor
+    labels: Tensor
+
+
+class HeadSolver:
+    """Solves the last linear layer of each head again, on the features of a merged body.
+
+    A head that was trained on its own run's features does not fit those of a merge, and a shared
+    head is merged as if it did. With the body as it is, the layer's weights W (and biases) are the
+    minimum of
+
+        sum_t a_t (loss_t(W) - <g_t, W>) + decay / 2 |W - W_0|^2
+
+    over the tasks that use it, W_0 the head of the merge: a convex problem, solved by L-BFGS on
+    the CPU in double precision. g_t is the gradient that was left of loss_t where the task's own
+    run ended, on that run's features: runs stop early, and a real multitask finetune does, too. So
+    the merge at a task alone gives back its own run's head, and a task without weight keeps its
+    head.
+
+    Args:
+        model: The model that merges are put into.
+        tasks: Its tasks, in order.
+        states: By task, the trained parameters of its own run.
+        examples: Training examples per task, drawn at random, the same ones in all processes.
+        decay: The pull towards the head of the merge, in units of the loss.
+        batch_size: Examples a forward pass.
+
+    Raises:
+        ValueError: a head that doesn't end in a linear layer of its own, from features
+            (batch, features) to the outputs.
+    """
+
+    def __init__(
+        self,
+        model: MultitaskModel,
+        tasks: Sequence[Task],
+        states: Mapping[str, Mapping[str, Tensor]],
+        *,
+        examples: int,
+        decay: float,
+        batch_size: int,
+    ) -> None:
+        self._model, self._tasks, self._states = model, tuple(tasks), states
+        self._examples, self._decay, self._batch_size = examples, decay, batch_size
+        self._layers = {task.name: _last_layer(model, task) for task in tasks}
+        self._left: dict[str, list[Tensor]] = {}
+
+    def prepare(self) -> None:
+        """Find what the task runs left of their gradients, once; changes the parameters."""
+        if self._left:
+            return
+        left = {}
+        for task in self._tasks:
+            self._model.load(self._states[task.name], source=f"the run of task {task.name!r}")
+            values = _values(self._layers[task.name])
+            for value in values:
+                value.requires_grad_(True)
+            loss = _loss(task, self._see(task), values)
+            left[task.name] = list(torch.autograd.grad(loss, values))
+        self._left = left
+
+    def __call__(self, weights: Mapping[str, float]) -> None:
+        """Solve the heads of the merge in the model, in place; `prepare` comes before it."""
+        if max(weights.values()) == 1.0:
+            return  # the task's own run
+        seen = {task.name: self._see(task) for task in self._tasks if weights[task.name]}
+        for layer in dict.fromkeys(self._layers.values()):
+            users = [t for t in self._tasks if self._layers[t.name] is layer and t.name in seen]
+            if users:
+                self._solve(layer, users, seen, weights)
+
+    def _solve(
+        self,
+        layer: nn.Linear,
+        users: Sequence[Task],
+        seen: Mapping[str, _Seen],
+        weights: Mapping[str, float],
+    ) -> None:
+        merged = _values(layer)
+        values = [value.clone().requires_grad_(True) for value in merged]
+        optimizer = torch.optim.LBFGS(
+            values, max_iter=_STEPS, tolerance_grad=1e-8, line_search_fn="strong_wolfe"
+        )
+
+        def objective() -> Tensor:
+            optimizer.zero_grad()
+            total = torch.zeros((), dtype=torch.float64)
+            for value, start in zip(values, merged):
+                total = total + self._decay / 2 * (value - start).square().sum()
+            for task in users:
+                loss = _loss(task, seen[task.name], values)
+                for value, left in zip(values, self._left[task.name]):
+                    loss = loss - (left * value).sum()
+                total = total + weights[task.name] * loss
+            total.backward()  # type: ignore[no-untyped-call]
+            return total
+
+        optimizer.step(objective)  # type: ignore[no-untyped-call]
+        if not all(bool(value.isfinite().all()) for value in values):
+            return  # features that overflow: the merge's own head says so
+        with torch.no_grad():
+            for parameter, value in zip(_parameters(layer), values):
+                parameter.copy_(value)
+
+    def _see(self, task: Task) -> _Seen:
+        """The features of the task's training examples under the model's present parameters."""
+        found: list[Tensor] = []
+        labels: list[Tensor] = []
+        handle = self._layers[task.name].register_forward_pre_hook(
+            lambda layer, arguments: found.append(arguments[0].detach())
+        )
+        self._model.prepare(task)
+        try:
+            with torch.no_grad():
+                for batch in self._batches(task):
+                    self._model(batch, task.name)
+                    labels.append(batch[LABELS])
+        finally:
+            handle.remove()
+        return _Seen(torch.cat(found).cpu().double(), torch.cat(labels).cpu())
+
+    def _batches(self, task: Task) -> Iterator[Batch]:
+        data = task.data("train")
+        rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+        for part in batches_in_order(data, self._batch_size, rows[: self._examples].tolist()):
+            yield to_device(data[part], self._model.device)
+
+
+def _loss(task: Task, seen: _Seen, values: Sequence[Tensor]) -> Tensor:
+    assert isinstance(task.loss, Loss)
+    outputs = nn.functional.linear(seen.features, *values)
+    return task.loss(outputs, seen.labels).mean()
+
+
+def _parameters(layer: nn.Linear) -> list[Tensor]:
+    bias: Tensor | None = layer.bias  # torch's stubs forget that there may be none
+    return [layer.weight] if bias is None else [layer.weight, bias]
+
+
+def _values(layer: nn.Linear) -> list[Tensor]:
+    return [parameter.detach().cpu().double() for parameter in _parameters(layer)]
+
+
+def _last_layer(model: MultitaskModel, task: Task) -> nn.Linear:
+    """The linear layer whose outputs are the task's."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    linear = [m for m in model.heads[str(task.head)].modules() if isinstance(m, nn.Linear)]
+    mine = [m for m in linear if names[id(m.weight)].startswith("heads.")]
+    given: list[Tensor] = []
+    made: list[Tensor] = []
+    if mine:
+
+        def note(layer: nn.Module, arguments: tuple[Tensor, ...], outputs: Tensor) -> None:
+            given.append(arguments[0])
+            made.append(outputs)
+
+        handle = mine[-1].register_forward_hook(note)
+        model.prepare(task)
+        with torch.no_grad():
+            outputs = model(to_device(task.data("train")[[0]], model.device), task.name)
+        handle.remove()
+        if [x.ndim for x in given] == [2] and torch.equal(made[0], outputs):
+            return mine[-1]
+    raise ValueError(
+        f"task {task.name!r}: heads='resolved' needs a head that ends in a linear layer from "
+        f"features (batch, features) to the outputs, which {str(task.head)!r} does not; use "
+        f"PreviewSettings(heads='merged')"
+    )

@@ -1,0 +1,161 @@
+"""Heads that are solved again for a merged body."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import FEATURES, same, toy_body, toy_definition, toy_task, toy_tasks
+from torch import Tensor, nn
+
+import optuna_merge as om
+from optuna_merge.exceptions import DefinitionMismatchError
+from optuna_merge.models import from_module
+from optuna_merge.previews import PreviewSettings, Racing, RacingPreviewer
+
+RESOLVED = PreviewSettings(heads="resolved", head_examples=24)
+WEIGHTS = {"red": 0.4, "blue": 0.6}
+
+
+def fitted(tmp_path: Path, settings: PreviewSettings = RESOLVED, **changes: Any) -> om.FittedStudy:
+    return om.fit(toy_definition(preview=settings, **changes), tmp_path, progress=False)
+
+
+def shared_definition(settings: PreviewSettings = RESOLVED) -> om.StudyDefinition:
+    """Two tasks with one head."""
+    tasks = [toy_task(name, seed, head="one") for seed, name in enumerate(("red", "blue"))]
+    return toy_definition(tasks, preview=settings)
+
+
+def gradient(study: om.FittedStudy, task: str) -> dict[str, Tensor]:
+    """Of the task's mean loss on all its training data, under the model's present parameters."""
+    model = study.model.eval()
+    [found] = [t for t in study.tasks if t.name == task]
+    model.zero_grad()
+    data = found.data("train")
+    batch = data[list(range(len(data)))]
+    assert not isinstance(found.loss, str)
+    found.loss(model(batch, task), batch["labels"]).mean().backward()
+    return {
+        name: parameter.grad.double().clone()
+        for name, parameter in model.named_parameters()
+        if name.startswith("heads.") and parameter.grad is not None
+    }
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_weighted_gradient_is_what_the_runs_left_and_the_pull(
+    shared: bool, tmp_path: Path
+) -> None:
+    definition = shared_definition() if shared else toy_definition(preview=RESOLVED)
+    study = om.fit(definition, tmp_path, progress=False)
+    plain = {
+        n: t.double()
+        for n, t in om.fit(
+            shared_definition(PreviewSettings()) if shared else toy_definition(),
+            tmp_path,
+            progress=False,
+        )
+        .previewer.merged(WEIGHTS)
+        .items()
+    }
+    solved = study.previewer.merged(WEIGHTS)
+    heads = [name for name in solved if name.startswith("heads.")]
+    body = [name for name in solved if name not in heads]
+    assert same({n: solved[n].double() for n in body}, {n: plain[n] for n in body})
+    total = {n: RESOLVED.head_decay * (solved[n].double() - plain[n]) for n in heads}
+    for task, weight in WEIGHTS.items():
+        study.model.load(solved)
+        for name, value in gradient(study, task).items():
+            total[name] += weight * value
+        study.model.reset()
+        study.model.load(study.runs[task].parameters())
+        for name, value in gradient(study, task).items():
+            total[name] -= weight * value
+    for name in heads:
+        assert not torch.equal(solved[name].double(), plain[name])
+        assert total[name].abs().max() < 1e-5, name
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_task_alone_gives_back_its_own_run(shared: bool, tmp_path: Path) -> None:
+    definition = shared_definition() if shared else toy_definition(preview=RESOLVED)
+    study = om.fit(definition, tmp_path, progress=False)
+    alone = study.previewer.merged({"red": 1.0, "blue": 0.0})
+    for name, tensor in study.runs["red"].parameters().items():
+        torch.testing.assert_close(alone[name], tensor)
+
+
+def test_a_task_without_weight_keeps_its_head(tmp_path: Path) -> None:
+    tasks = (*toy_tasks(), toy_task("green", 3))
+    study = fitted(tmp_path, tasks=tasks, model=toy_definition(tasks).model)
+    own = study.model.own_names("green")
+    merged = study.previewer.merged({"red": 0.5, "blue": 0.5, "green": 0.0})
+    parameters = study.runs["green"].parameters()
+    assert own and same({n: merged[n] for n in own}, {n: parameters[n] for n in own})
+
+
+def test_previews_are_the_same_however_they_are_made(tmp_path: Path) -> None:
+    study = fitted(tmp_path)
+    first = study.previewer(WEIGHTS).evaluations
+    study.previewer({"red": 0.9, "blue": 0.1})
+    study.model.reset()
+    assert study.previewer(WEIGHTS).evaluations == first
+    assert study.previewer.many([WEIGHTS, {"red": 0.9, "blue": 0.1}])[0].evaluations == first
+    racer = RacingPreviewer(study.previewer, study.scores, maximize=True, racing=Racing())
+    raced = racer(WEIGHTS).evaluations
+    assert {n: e.metric.value for n, e in raced.items()} == {
+        n: e.metric.value for n, e in first.items()
+    }
+    other = fitted(tmp_path / "another process")
+    assert other.previewer(WEIGHTS).evaluations == first
+
+
+def test_refinements_start_from_the_solved_heads(tmp_path: Path) -> None:
+    refinement = om.RefinementSettings((2,), learning_rates=(1e-9,))
+    study = fitted(tmp_path, refinement=refinement)
+    assert study.refiner is not None
+    run = study.refiner(WEIGHTS)
+    expected = study.previewer(WEIGHTS).evaluations
+    for task, found in run.evaluations.items():
+        assert found.loss.value == pytest.approx(expected[task].loss.value, abs=1e-4)
+
+
+def test_it_is_part_of_the_definition(tmp_path: Path) -> None:
+    study = om.open_study("s", om.create_storage(None), "maximize")
+    om.prepare_study(study, fitted(tmp_path))
+    with pytest.raises(DefinitionMismatchError, match="preview"):
+        om.prepare_study(study, fitted(tmp_path, PreviewSettings()))
+    assert PreviewSettings(heads="resolved").describe() != RESOLVED.describe()
+
+
+@pytest.mark.parametrize("last", [nn.ReLU(), nn.Identity()])
+def test_heads_that_do_not_end_in_a_linear_layer_are_refused(
+    last: nn.Module, tmp_path: Path
+) -> None:
+    tasks = toy_tasks()
+    heads: dict[str, nn.Module] = {
+        "red": nn.Sequential(nn.Linear(FEATURES, 2), last),
+        "blue": nn.Linear(FEATURES, 3),
+    }
+    model = from_module(toy_body(), tasks, heads=heads, inputs=["x"])
+    if isinstance(last, nn.Identity):
+        fitted(tmp_path, tasks=tasks, model=model)  # its outputs are the layer's
+        return
+    with pytest.raises(ValueError, match="'red': heads='resolved' needs a head that ends in a"):
+        fitted(tmp_path, tasks=tasks, model=model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"heads": "new"}, "heads: merged or resolved, got 'new'"),
+        ({"head_examples": 0}, "head_examples must be at least 1"),
+        ({"head_decay": 0.0}, "head_decay must be positive"),
+    ],
+)
+def test_bad_settings_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PreviewSettings(**changes)
