@@ -162,7 +162,7 @@
     return Charts.fill(host, null, svg, legend([
       [circle(6, 5, 4, inkOf.promoted), "promoted"], [square(6, 5, 4, inkOf.baseline), "baseline"],
       [circle(6, 5, 3.5, "none", { stroke: "var(--third)", "stroke-width": 1.5 }),
-        `expected front ${tasks.length > 2 ? "of all tasks, seen from one side" : ""}, ± one standard deviation`],
+        `expected front${tasks.length > 2 ? " of all tasks, seen from one side" : ""}, ± one standard deviation`],
     ]));
   }
 
@@ -190,7 +190,7 @@
     }
     return Charts.fill(host, null, svg, legend([
       [stroke("var(--promoted)"), `${data.curve_of} so far`],
-      [circle(6, 5, 4, inkOf.promoted), "promoted"], [square(6, 5, 4, inkOf.baseline), "baseline"],
+      ...(several ? [] : [[circle(6, 5, 4, inkOf.promoted), "promoted"], [square(6, 5, 4, inkOf.baseline), "baseline"]]),
     ]));
   }
 
