@@ -335,10 +335,10 @@ def _write_report(
     from optuna_merge.html_report import write_csv, write_html
 
     write_html(html, study, found, maximize=maximize)
-    typer.echo(f"As a page: {html}")
+    typer.echo(f"As a page: {html}", err=True)
     if csv is not None:
         files = write_csv(csv, study, found, maximize=maximize)
-        typer.echo(f"As tables: {', '.join(map(str, files))}")
+        typer.echo(f"As tables: {', '.join(map(str, files))}", err=True)
 
 
 def _budget(

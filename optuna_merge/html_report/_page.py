@@ -138,6 +138,7 @@ def read_page(
                 name: [_short(metrics.get(task)) for task in names]
                 for name, metrics in compared_metrics(names, outcomes, best).items()
             },
+            "limits": _limits(names, report),
             "models": _models(study, names, upwards, several),
         },
     )
@@ -327,6 +328,17 @@ def _lines(study: optuna.Study, names: Sequence[str]) -> list[Any]:
     lines = fitted_lines(study)
     found = [lines.get(quantity) for quantity in (None, *names)]
     return [None if f is None else [f.offset, f.slope, f.low, f.high] for f in found]
+
+
+def _limits(names: Sequence[str], report: Mapping[str, Any] | None) -> list[list[Any]]:
+    """Of each constraint the task's index, "at_least" or "at_most", and the bound."""
+    if report is None or report["constraints"] is None:
+        return []
+    return [
+        [names.index(limit["task"]), sense, _short(limit[sense])]
+        for limit in report["constraints"]["limits"].values()
+        for sense in limit.keys() & {"at_least", "at_most"}
+    ]
 
 
 def _curve(study: optuna.Study, outcomes: Sequence[Outcome]) -> list[list[Any]]:
