@@ -427,7 +427,7 @@ def _optimize(
         typer.echo(f"\nThe same as JSON: {path}")
     if found["counts"]["previews"] or found["counts"]["truths"]:
         page = html or path.with_suffix(".html")
-        _write_report(study, page, csv, found, definition.greater_is_better, quiet=as_json)
+        _write_report(study, page, csv, found, definition.greater_is_better)
     if dashboard is not None:
         dashboard.update()
 
@@ -447,17 +447,14 @@ def _write_report(
     csv: Path | None,
     found: dict[str, Any] | None = None,
     maximize: dict[str, bool] | None = None,
-    quiet: bool = False,
 ) -> None:
     from optuna_merge.html_report import write_csv, write_html
 
     write_html(html, study, found, maximize=maximize)
-    if not quiet:
-        typer.echo(f"As a page: {html}")
+    typer.echo(f"As a page: {html}", err=True)
     if csv is not None:
         files = write_csv(csv, study, found, maximize=maximize)
-        if not quiet:
-            typer.echo(f"As tables: {', '.join(map(str, files))}")
+        typer.echo(f"As tables: {', '.join(map(str, files))}", err=True)
 
 
 def _sharing(study: optuna.Study, artifacts: str, workdir: Path) -> Sharing:

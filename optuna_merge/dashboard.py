@@ -55,10 +55,16 @@ class Dashboard:
         self._last = -math.inf
 
     def __call__(self, trial: FrozenTrial) -> None:
-        """After a trial: update if it was finetuned and the last update is not just made."""
+        """After a trial: update if it was finetuned and the last update is not just made.
+
+        What goes wrong is logged: no worker ends because of a figure.
+        """
         due = time.monotonic() - self._last >= self._every
         if trial.state == TrialState.COMPLETE and due:
-            self.update()
+            try:
+                self.update()
+            except Exception:
+                _logger.warning("the dashboard's figures are not updated", exc_info=True)
 
     def update(self) -> None:
         """Update now, unless another worker is doing so."""

@@ -157,6 +157,15 @@ def test_it_is_updated_after_finetunes_and_not_too_often(tmp_path: Path) -> None
     assert get_note(study) != ""
 
 
+def test_no_worker_ends_because_of_a_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = study_by_hand(("red", "blue"), 8, 5)
+    monkeypatch.setattr("optuna_merge.dashboard.update_dashboard", lambda study: 1 / 0)
+    Dashboard(study, tmp_path)(study.trials[0])
+    assert "the dashboard's figures are not updated" in caplog.text
+
+
 def test_a_pareto_study_and_an_empty_one(tmp_path: Path) -> None:
     fitted = fitted_toys(tmp_path, ("red", "blue"), score="pareto")
     study = toy_study(fitted, n_trials=5)

@@ -117,7 +117,7 @@ def read_page(
         title=study.study_name,
         tasks=names,
         score=score,
-        answer=tuple(_answer(study, names, rows, outcomes, upwards)),
+        answer=tuple(_answer(study, names, rows, outcomes, upwards, report)),
         best=next((row for row in rows if best is not None and row.trial == best.trial), None),
         rows=tuple(rows),
         warnings=tuple(_warnings(study, rows, outcomes, calibration["score"], report)),
@@ -138,6 +138,7 @@ def read_page(
                 name: [_short(metrics.get(task)) for task in names]
                 for name, metrics in compared_metrics(names, outcomes, best).items()
             },
+            "limits": _limits(names, report),
             "models": _models(study, names, upwards, several),
         },
     )
@@ -195,6 +196,7 @@ def _answer(
     rows: Sequence[Row],
     outcomes: Sequence[Outcome],
     upwards: Mapping[str, bool],
+    report: Mapping[str, Any] | None,
 ) -> list[str]:
     truths = [o for o in outcomes if o.is_truth]
     if not truths:
@@ -202,10 +204,17 @@ def _answer(
     by_name = {row.name: row for row in rows}
     best, uniform = by_name.get("best"), by_name.get("uniform")
     if len(study.directions) > 1:
-        return [
+        told = [
             f"There is no single best: each task is an objective. {len(study.best_trials)} of "
             f"{len(truths)} finetunes are on the Pareto front."
         ]
+        if report is not None and report["front"] is not None:
+            front = report["front"]
+            told.append(
+                f"Hypervolume {front['hypervolume']:.4g}, of the baselines alone "
+                f"{front['hypervolume_of_baselines']:.4g}."
+            )
+        return told
     if best is None:
         return ["No finetune satisfies the constraints: there is no best one yet."]
     told = []
@@ -319,6 +328,17 @@ def _lines(study: optuna.Study, names: Sequence[str]) -> list[Any]:
     lines = fitted_lines(study)
     found = [lines.get(quantity) for quantity in (None, *names)]
     return [None if f is None else [f.offset, f.slope, f.low, f.high] for f in found]
+
+
+def _limits(names: Sequence[str], report: Mapping[str, Any] | None) -> list[list[Any]]:
+    """Of each constraint the task's index, "at_least" or "at_most", and the bound."""
+    if report is None or report["constraints"] is None:
+        return []
+    return [
+        [names.index(limit["task"]), sense, _short(limit[sense])]
+        for limit in report["constraints"]["limits"].values()
+        for sense in limit.keys() & {"at_least", "at_most"}
+    ]
 
 
 def _curve(study: optuna.Study, outcomes: Sequence[Outcome]) -> list[list[Any]]:

@@ -162,7 +162,7 @@
     return Charts.fill(host, null, svg, legend([
       [circle(6, 5, 4, inkOf.promoted), "promoted"], [square(6, 5, 4, inkOf.baseline), "baseline"],
       [circle(6, 5, 3.5, "none", { stroke: "var(--third)", "stroke-width": 1.5 }),
-        `expected front ${tasks.length > 2 ? "of all tasks, seen from one side" : ""}, ± one standard deviation`],
+        `expected front${tasks.length > 2 ? " of all tasks, seen from one side" : ""}, ± one standard deviation`],
     ]));
   }
 
@@ -190,7 +190,7 @@
     }
     return Charts.fill(host, null, svg, legend([
       [stroke("var(--promoted)"), `${data.curve_of} so far`],
-      [circle(6, 5, 4, inkOf.promoted), "promoted"], [square(6, 5, 4, inkOf.baseline), "baseline"],
+      ...(several ? [] : [[circle(6, 5, 4, inkOf.promoted), "promoted"], [square(6, 5, 4, inkOf.baseline), "baseline"]]),
     ]));
   }
 
@@ -306,6 +306,7 @@
     right.append(legend([
       [stroke("var(--promoted)"), "prediction ± one standard deviation"],
       ...(truths.length && !several ? [[node("path", { d: "M7 0V10", stroke: "var(--ink)", "stroke-width": 2 }), "best truth found"]] : []),
+      ...(data.limits.length ? [[node("path", { d: "M7 0V10", stroke: "var(--baseline)", "stroke-width": 2 }), "constraint"]] : []),
     ]));
     explorer.append(left, right);
     setWeights(weights);
@@ -326,10 +327,19 @@
     if (best.truths && best.truths[q] !== null && !several) {
       svg.append(node("rect", { x: at(best.truths[q]) - 1, y: 0, width: 3, height: 16, fill: "var(--ink)" }));
     }
+    const limits = data.limits.filter(([task]) => task === q - 1);
+    for (const [, , bound] of limits) {
+      svg.append(node("rect", { x: at(bound) - 1, y: 0, width: 3, height: 16, fill: "var(--baseline)" }));
+    }
     block.append(svg);
+    const verdict = html("small", { class: "limit" });
+    if (limits.length) block.append(verdict);
     predictions.push(() => {
       const { mean, std } = model.predict(weights);
       value.replaceChildren(`${mean.toFixed(4)} `, html("small", {}, `± ${std.toFixed(4)}`));
+      const missed = limits.filter(([, sense, bound]) => (sense === "at_least" ? mean < bound : mean > bound));
+      verdict.textContent = limits.map((limit) =>
+        `${limit[1].replace("_", " ")} ${short(limit[2])}: ${missed.includes(limit) ? "likely missed" : "likely kept"}`).join(", ");
       block.dataset.mean = mean;
       block.dataset.std = std;
       spread.setAttribute("x", at(mean - std));

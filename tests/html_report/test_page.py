@@ -181,6 +181,19 @@ def test_a_study_alone_is_enough(
     assert tab.page.locator(".prediction").count() == n_predictions
 
 
+def test_constraints_are_shown_with_the_predictions(
+    tmp_path: Path, open_page: Callable[..., Any]
+) -> None:
+    limits = (om.Constraint("red", at_least=0.01), om.Constraint("red", at_most=0.02))
+    fitted = fitted_toys(tmp_path, ("red", "blue"), constraints=limits)
+    study = toy_study(fitted, n_trials=4)
+    write_html(tmp_path / "page.html", study, om.make_report(study, fitted))
+    tab = open_page((tmp_path / "page.html").as_uri())
+    (shown,) = tab.page.locator(".limit").all_inner_texts()
+    assert shown == "at least 0.01: likely kept, at most 0.02: likely missed"
+    assert tab.errors == []
+
+
 def test_previews_only_and_a_score_to_be_minimised(
     tmp_path: Path, open_page: Callable[..., Any]
 ) -> None:
