@@ -39,7 +39,8 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
         `best` (the best truth that satisfies the constraints; None without one), `front` (of a
         Pareto study, with its hypervolume; else None), `constraints` (None without any),
         `baselines`, `counts`, `failures` (weightings that were given up), `cost`,
-        `rank_correlation` of the score and of each task (None: too few truths), `calibration` (the same and more, see `Calibration`), `definition`.
+        `rank_correlation` of the score and of each task (None: too few truths), `calibration` (the
+        same and more, see `Calibration`), `definition`.
     """
     trials = study.get_trials(deepcopy=False)
     previewed = [t for t in trials if _is_preview(t)]
