@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 from torch import Tensor
 
-from optuna_merge._files import canonical_json, sha256_text
+from optuna_merge._files import canonical_json, remove_leftovers, sha256_text
 from optuna_merge._tensors import load_tensors, save_tensors
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.finetuning._loop import OnRung, finetune
@@ -156,6 +156,7 @@ class FinetuneStore:
         path = self.path(weights, settings, start)
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.parent / "lock"):
+            remove_leftovers(path.parent)
             found = self.find(weights, settings, start)
             if found is not None:
                 for step, evaluations in sorted(found.rungs.items()):
