@@ -130,6 +130,9 @@ class FinetuneStore:
         except CorruptFileError as error:
             _logger.warning("training again: %s", error)
             return None
+        if not {"rungs", "steps", "seconds"} <= metadata.keys():
+            _logger.warning("training again: %s is no finished finetune", path)
+            return None
         rungs = {
             int(step): {name: Evaluation.from_json(value) for name, value in evaluations.items()}
             for step, evaluations in json.loads(metadata["rungs"]).items()
@@ -155,8 +158,10 @@ class FinetuneStore:
         """
         path = self.path(weights, settings, start)
         path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint = path.with_name("checkpoint.safetensors")
         with FileLock(path.parent / "lock"):
-            remove_leftovers(path.parent)
+            remove_leftovers(path)
+            remove_leftovers(checkpoint)
             found = self.find(weights, settings, start)
             if found is not None:
                 for step, evaluations in sorted(found.rungs.items()):
@@ -170,7 +175,6 @@ class FinetuneStore:
                 if on_rung is not None:
                     on_rung(step, evaluations)
 
-            checkpoint = path.with_name("checkpoint.safetensors")
             result = finetune(
                 model,
                 tasks,
