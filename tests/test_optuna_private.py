@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
+from optuna.testing.storages import StorageSupplier
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from optuna_merge._optuna import (
@@ -28,10 +29,13 @@ from optuna_merge._optuna import (
 from optuna_merge.storages import create_storage
 
 
-@pytest.fixture(params=["memory", "sqlite", "journal", "postgres"])
+@pytest.fixture(params=["memory", "sqlite", "journal", "postgres", "mariadb", "grpc"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BaseStorage]:
-    if request.param == "postgres":
-        yield create_storage(request.getfixturevalue("postgres_database"))
+    if request.param in ("postgres", "mariadb"):
+        yield create_storage(request.getfixturevalue(f"{request.param}_database"))
+    elif request.param == "grpc":
+        with StorageSupplier("grpc_rdb") as proxy:
+            yield proxy
     elif request.param == "memory":
         yield create_storage(None)
     else:
@@ -178,13 +182,13 @@ print(sum(fail_and_requeue(study, number) for number in range(20)))
 """
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "journal", "postgres"])
+@pytest.mark.parametrize("kind", ["sqlite", "journal", "postgres", "mariadb"])
 def test_processes_that_requeue_the_same_trials(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     url = f"{kind}:///{tmp_path}/study"
-    if kind == "postgres":
-        url = request.getfixturevalue("postgres_database")
+    if kind in ("postgres", "mariadb"):
+        url = request.getfixturevalue(f"{kind}_database")
     study = optuna.create_study(study_name="s", storage=create_storage(url))
     for _ in range(20):
         study.ask()
