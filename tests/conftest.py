@@ -32,19 +32,20 @@ def postgres_url() -> Iterator[str]:
     Without PostgreSQL's programs the test is skipped; with OPTUNA_MERGE_REQUIRE_POSTGRES=1 it
     fails instead.
     """
-    with _postgres() as server:
+    with postgres() as server:
         yield server.url
 
 
 @pytest.fixture
 def postgres_server() -> Iterator[PostgreSQL]:
     """A server of the test's own, which it may restart."""
-    with _postgres() as server:
+    with postgres() as server:
         yield server
 
 
 @contextmanager
-def _postgres() -> Iterator[PostgreSQL]:
+def postgres() -> Iterator[PostgreSQL]:
+    """A new server, on the loopback interface."""
     programs = _postgres_programs()
     if programs is None:
         reason = "initdb and postgres were not found: install PostgreSQL (apt-get postgresql)"
