@@ -24,6 +24,7 @@ from optuna_merge._optuna import (
     lineage_root,
     only_reading,
     set_trial_user_attr,
+    set_user_attrs,
     study_view,
 )
 from optuna_merge.storages import create_storage
@@ -65,6 +66,18 @@ def test_set_trial_user_attr(storage: BaseStorage, by_number: bool) -> None:
         set_trial_user_attr(study, 1, "key", 2)
     with pytest.raises(KeyError):
         set_trial_user_attr(study, 7, "key", 2)
+
+
+def test_set_user_attrs(storage: BaseStorage) -> None:
+    study = optuna.create_study(storage=storage)
+    trial = study.ask()
+    set_user_attrs(trial, {"a": 1})
+    set_user_attrs(trial, {"a": 2, "b": [1.5, "ä", None]})
+    assert study.trials[0].user_attrs == trial.user_attrs == {"a": 2, "b": [1.5, "ä", None]}
+    study.tell(trial, 1.0)
+    with pytest.raises(UpdateFinishedTrialError):
+        set_user_attrs(trial, {"a": 3})
+    assert study.trials[0].user_attrs["a"] == 2
 
 
 def test_the_latest_view_is_what_pruners_get(storage: BaseStorage) -> None:
