@@ -12,7 +12,7 @@ import datetime
 import functools
 import time
 import warnings
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -53,6 +53,21 @@ def set_trial_user_attr(study: Study, trial: FrozenTrial | int, key: str, value:
     study._storage.set_trial_user_attr(_trial_id(study, trial), key, value)
     if isinstance(trial, FrozenTrial):
         trial.user_attrs[key] = value
+
+
+def set_user_attrs(trial: Trial, attrs: Mapping[str, Any]) -> None:
+    """`trial.set_user_attr` for several, in one transaction in the storages of `create_storage`.
+
+    Raises:
+        optuna.exceptions.UpdateFinishedTrialError: the trial has finished.
+    """
+    backend = getattr(trial.study._storage, "_backend", None)
+    if not isinstance(backend, RequeuingStorage):
+        for key, value in attrs.items():
+            trial.set_user_attr(key, value)
+        return
+    backend.set_trial_user_attrs(trial._trial_id, attrs)
+    trial._cached_frozen_trial.user_attrs.update(attrs)
 
 
 def is_running(study: Study, trial: FrozenTrial | int) -> bool:
@@ -334,6 +349,18 @@ class RequeuingStorage(RetriedStorage):
             return True
 
         return self.persist(transaction)
+
+    def set_trial_user_attrs(self, trial_id: int, attrs: Mapping[str, Any]) -> None:
+        """Write several user attributes of a trial, all or none."""
+
+        def transaction() -> None:
+            with _create_scoped_session(self.scoped_session) as session:
+                for key, value in attrs.items():
+                    self._set_trial_attr_without_commit(
+                        session, models.TrialUserAttributeModel, trial_id, key, value
+                    )
+
+        self.persist(transaction)
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:
         """Fail and requeue the stale trials, so that none are left for Optuna to fail."""

@@ -10,7 +10,13 @@ from typing import Any
 
 import optuna
 
-from optuna_merge._optuna import PROMOTED_FROM, is_running, latest_view, reported_steps
+from optuna_merge._optuna import (
+    PROMOTED_FROM,
+    is_running,
+    latest_view,
+    reported_steps,
+    set_user_attrs,
+)
 from optuna_merge._tries import FAILURE, TRIES
 from optuna_merge.calibration import FAMILY_PREVIEWS
 from optuna_merge.exceptions import (
@@ -198,8 +204,7 @@ class Objective:
         else:
             attrs = {"preview_seconds": 0.0, "preview_taken_from": twin.number}
             attrs |= {key: twin.user_attrs[key] for key in self._preview_keys}
-        for key, value in attrs.items():
-            trial.set_user_attr(key, value)
+        set_user_attrs(trial, attrs)
         # Last: a preview that is killed half-way has no step 0 and is done again. (In a Pareto
         # study it lacks some task's metric, which were written last.)
         if self._is_pareto:
@@ -253,8 +258,7 @@ class Objective:
             attrs[f"weight_{name}"] = found.weights[name]
             attrs[f"partial_preview_{name}"] = _number(metric.value)
             attrs[f"partial_preview_{name}_se"] = _number(metric.standard_error)
-        for key, value in attrs.items():
-            trial.set_user_attr(key, value)
+        set_user_attrs(trial, attrs)
         # Last: with it the trial is raced out, also for a retry.
         trial.set_user_attr(RACED_OUT, bar)
 
@@ -290,9 +294,11 @@ class Objective:
         def on_rung(step: int, evaluations: dict[str, Evaluation]) -> None:
             _fence(trial)
             if step not in reported:
-                for name in self._names:
-                    metric = evaluations[name].metric.value
-                    trial.set_user_attr(REFINED.format(step=step, task=name), _number(metric))
+                refined = {
+                    REFINED.format(step=step, task=name): _number(evaluations[name].metric.value)
+                    for name in self._names
+                }
+                set_user_attrs(trial, refined)
                 trial.report(self._score(evaluations), step=step)
             if trial.should_prune() and BASELINE not in trial.user_attrs:
                 self._set_constraints(trial, {n: e.metric.value for n, e in evaluations.items()})
@@ -341,12 +347,11 @@ class Objective:
         except optuna.TrialPruned:
             trial.set_user_attr("truth_seconds", time.perf_counter() - started)
             raise
-        for name in self._names:
-            trial.set_user_attr(f"truth_{name}", _number(run.evaluations[name].metric.value))
-        trial.set_user_attr("truth_seconds", run.seconds)
-        trial.set_user_attr("truth_reused", run.reused)
         metrics = {name: run.evaluations[name].metric.value for name in self._names}
         self._compare_families(trial, weights)
+        attrs: dict[str, Any] = {f"truth_{name}": _number(v) for name, v in metrics.items()}
+        attrs |= {"truth_seconds": run.seconds, "truth_reused": run.reused}
+        set_user_attrs(trial, attrs)
         self._set_constraints(trial, metrics)
         return fitted.values(metrics) if self._is_pareto else fitted.score(metrics)
 

@@ -1,4 +1,4 @@
-"""Fixtures for all tests; above all a real PostgreSQL server, for the tests of several workers."""
+"""Fixtures for all tests; above all real PostgreSQL and MariaDB servers, for several workers."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from browser import chromium, open_page, shots  # noqa: F401
 
 PASSWORD = "pa ss/wo@rd{1}%"  # what a URL, a template or a configuration file trips over
 REQUIRED = "OPTUNA_MERGE_REQUIRE_POSTGRES"
+MARIADB_REQUIRED = "OPTUNA_MERGE_REQUIRE_MARIADB"
 
 
 @pytest.fixture(scope="session")
@@ -32,19 +33,20 @@ def postgres_url() -> Iterator[str]:
     Without PostgreSQL's programs the test is skipped; with OPTUNA_MERGE_REQUIRE_POSTGRES=1 it
     fails instead.
     """
-    with _postgres() as server:
+    with postgres() as server:
         yield server.url
 
 
 @pytest.fixture
 def postgres_server() -> Iterator[PostgreSQL]:
     """A server of the test's own, which it may restart."""
-    with _postgres() as server:
+    with postgres() as server:
         yield server
 
 
 @contextmanager
-def _postgres() -> Iterator[PostgreSQL]:
+def postgres() -> Iterator[PostgreSQL]:
+    """A new server, on the loopback interface."""
     programs = _postgres_programs()
     if programs is None:
         reason = "initdb and postgres were not found: install PostgreSQL (apt-get postgresql)"
@@ -72,6 +74,98 @@ def postgres_module_database(postgres_url: str) -> Iterator[str]:
     """The same, one for all tests of a module."""
     with _database(postgres_url) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def mariadb_url() -> Iterator[str]:
+    """`mysql://` URL of a MariaDB server of its own, on the loopback interface; as `postgres_url`.
+
+    With OPTUNA_MERGE_REQUIRE_MARIADB=1 the test fails where MariaDB is missing.
+    """
+    if not all(map(shutil.which, ("mariadbd", "mariadb-install-db"))):
+        reason = "mariadbd was not found: install MariaDB (apt-get mariadb-server)"
+        if os.environ.get(MARIADB_REQUIRED) == "1":
+            pytest.fail(f"{MARIADB_REQUIRED}=1, but {reason}")
+        pytest.skip(reason)
+    folder = Path(tempfile.mkdtemp(prefix="optuna-merge-mariadb-"))
+    try:
+        with _mariadb(folder) as url:
+            yield url
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def mariadb_database(mariadb_url: str) -> Iterator[str]:
+    """URL of a fresh, empty database on that server, for one test."""
+    with _mariadb_database(mariadb_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def mariadb_module_database(mariadb_url: str) -> Iterator[str]:
+    """The same, one for all tests of a module."""
+    with _mariadb_database(mariadb_url) as url:
+        yield url
+
+
+@contextmanager
+def _mariadb_database(mariadb_url: str) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    server = sqlalchemy.make_url(mariadb_url)
+    admin = sqlalchemy.create_engine(server.set(drivername="mysql+pymysql"))
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    yield server.set(database=name).render_as_string(hide_password=False)
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name}")
+    admin.dispose()
+
+
+@contextmanager
+def _mariadb(folder: Path) -> Iterator[str]:
+    import pymysql
+
+    as_user = _other_user(folder)
+    data, socket_file = folder / "data", folder / "socket"
+    with (folder / "log").open("w+") as log:
+        common: dict[str, Any] = {"stdout": log, "stderr": subprocess.STDOUT, "cwd": folder}
+        subprocess.run(
+            [
+                *f"mariadb-install-db --no-defaults --datadir={data} --skip-test-db".split(),
+                "--auth-root-authentication-method=normal",
+            ],
+            check=True, **common, **as_user,
+        )  # fmt: skip
+        port = _free_port()
+        process = subprocess.Popen(
+            [
+                *f"mariadbd --no-defaults --datadir={data} --socket={socket_file}".split(),
+                *f"--port={port} --bind-address=127.0.0.1 --pid-file={folder}/pid".split(),
+                *["--innodb-flush-log-at-trx-commit=0", "--skip-name-resolve"],
+            ],
+            **common, **as_user,
+        )  # fmt: skip
+        try:
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    root = pymysql.connect(unix_socket=str(socket_file), user="root")
+                    break
+                except pymysql.err.OperationalError:
+                    if process.poll() is not None or time.monotonic() > deadline:
+                        log.seek(0)
+                        raise RuntimeError(f"MariaDB did not start:\n{log.read()}") from None
+                    time.sleep(0.1)
+            with root, root.cursor() as cursor:
+                cursor.execute("CREATE USER merge@'127.0.0.1' IDENTIFIED BY %s", (PASSWORD,))
+                cursor.execute("GRANT ALL ON *.* TO merge@'127.0.0.1'")
+            yield sqlalchemy.URL.create(
+                "mysql", "merge", PASSWORD, "127.0.0.1", port
+            ).render_as_string(hide_password=False)
+        finally:
+            process.kill()  # nothing on it is worth an orderly end
+            process.wait()
 
 
 @contextmanager
@@ -145,7 +239,7 @@ class PostgreSQL:
         raise RuntimeError(f"PostgreSQL did not start:\n{self._log.read()}")
 
     def __exit__(self, *_error: object) -> None:
-        self._stop(signal.SIGINT)  # does not wait for its clients to go
+        self.stop()  # does not wait for its clients to go
         self._log.close()
 
     @property
@@ -156,8 +250,11 @@ class PostgreSQL:
 
     def restart(self, *, seconds_away: float, crash: bool) -> None:
         """Stop the server, fast (its clients are cut off) or by a crash, and start it again."""
-        self._stop(signal.SIGQUIT if crash else signal.SIGINT)
+        self.stop(signal.SIGQUIT if crash else signal.SIGINT)
         time.sleep(seconds_away)
+        self.start()
+
+    def start(self) -> None:
         assert self._start(), "PostgreSQL did not start again"
 
     def _start(self) -> bool:
@@ -174,7 +271,7 @@ class PostgreSQL:
         )
         return self._answers()
 
-    def _stop(self, how: signal.Signals) -> None:
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         self._process.send_signal(how)
         try:
             self._process.wait(timeout=20)

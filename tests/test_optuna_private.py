@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
+from optuna.testing.storages import StorageSupplier
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from optuna_merge._optuna import (
@@ -25,16 +26,20 @@ from optuna_merge._optuna import (
     only_reading,
     optimize_claimed,
     set_trial_user_attr,
+    set_user_attrs,
     study_view,
 )
 from optuna_merge._tries import RUN
 from optuna_merge.storages import create_storage
 
 
-@pytest.fixture(params=["memory", "sqlite", "journal", "postgres"])
+@pytest.fixture(params=["memory", "sqlite", "journal", "postgres", "mariadb", "grpc"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BaseStorage]:
-    if request.param == "postgres":
-        yield create_storage(request.getfixturevalue("postgres_database"))
+    if request.param in ("postgres", "mariadb"):
+        yield create_storage(request.getfixturevalue(f"{request.param}_database"))
+    elif request.param == "grpc":
+        with StorageSupplier("grpc_rdb") as proxy:
+            yield proxy
     elif request.param == "memory":
         yield create_storage(None)
     else:
@@ -64,6 +69,18 @@ def test_set_trial_user_attr(storage: BaseStorage, by_number: bool) -> None:
         set_trial_user_attr(study, 1, "key", 2)
     with pytest.raises(KeyError):
         set_trial_user_attr(study, 7, "key", 2)
+
+
+def test_set_user_attrs(storage: BaseStorage) -> None:
+    study = optuna.create_study(storage=storage)
+    trial = study.ask()
+    set_user_attrs(trial, {"a": 1})
+    set_user_attrs(trial, {"a": 2, "b": [1.5, "ä", None]})
+    assert study.trials[0].user_attrs == trial.user_attrs == {"a": 2, "b": [1.5, "ä", None]}
+    study.tell(trial, 1.0)
+    with pytest.raises(UpdateFinishedTrialError):
+        set_user_attrs(trial, {"a": 3})
+    assert study.trials[0].user_attrs["a"] == 2
 
 
 def test_the_latest_view_is_what_pruners_get(storage: BaseStorage) -> None:
@@ -181,13 +198,13 @@ print(sum(fail_and_requeue(study, number) for number in range(20)))
 """
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "journal", "postgres"])
+@pytest.mark.parametrize("kind", ["sqlite", "journal", "postgres", "mariadb"])
 def test_processes_that_requeue_the_same_trials(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     url = f"{kind}:///{tmp_path}/study"
-    if kind == "postgres":
-        url = request.getfixturevalue("postgres_database")
+    if kind in ("postgres", "mariadb"):
+        url = request.getfixturevalue(f"{kind}_database")
     study = optuna.create_study(study_name="s", storage=create_storage(url))
     for _ in range(20):
         study.ask()

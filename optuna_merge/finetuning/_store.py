@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 from torch import Tensor
 
-from optuna_merge._files import canonical_json, sha256_text
+from optuna_merge._files import canonical_json, remove_leftovers, sha256_text
 from optuna_merge._tensors import load_tensors, save_tensors
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.finetuning._loop import OnRung, finetune
@@ -135,6 +135,9 @@ class FinetuneStore:
         except CorruptFileError as error:
             _logger.warning("training again: %s", error)
             return None
+        if not {"rungs", "steps", "seconds"} <= metadata.keys():
+            _logger.warning("training again: %s is no finished finetune", path)
+            return None
         rungs = {
             int(step): {name: Evaluation.from_json(value) for name, value in evaluations.items()}
             for step, evaluations in json.loads(metadata["rungs"]).items()
@@ -160,7 +163,10 @@ class FinetuneStore:
         """
         path = self.path(weights, settings, start)
         path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint = path.with_name("checkpoint.safetensors")
         with FileLock(path.parent / "lock"):
+            remove_leftovers(path)
+            remove_leftovers(checkpoint)
             found = self.find(weights, settings, start)
             if found is not None:
                 for step, evaluations in sorted(found.rungs.items()):
@@ -174,7 +180,6 @@ class FinetuneStore:
                 if on_rung is not None:
                     on_rung(step, evaluations)
 
-            checkpoint = path.with_name("checkpoint.safetensors")
             result = finetune(
                 model,
                 tasks,

@@ -273,6 +273,9 @@ def _files(path: Path) -> list[Path]:
             shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
         except (ValueError, KeyError, AttributeError) as error:
             raise CorruptFileError(f"{path} is not an index of safetensors files") from error
+        for shard in shards:
+            if Path(shard).name != shard:
+                raise CorruptFileError(f"{path} names a file outside its folder: {shard!r}")
         return [path.parent / shard for shard in shards]
     return [path]
 

@@ -297,6 +297,9 @@ def _read(path: Path) -> dict[str, Tensor]:
         index = path / "model.safetensors.index.json"
         if index.is_file():
             shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            for shard in shards:
+                if Path(shard).name != shard:
+                    raise CorruptFileError(f"{index} names a file outside its folder: {shard!r}")
             return {k: v for shard in shards for k, v in _read(path / shard).items()}
         for name in ("model.safetensors", "pytorch_model.bin"):
             if (path / name).is_file():

@@ -20,19 +20,24 @@ from optuna.storages.journal import JournalFileBackend
 
 from optuna_merge._tries import MAX_RETRY
 from optuna_merge.exceptions import StorageUnavailableError
+from optuna_merge.storages._mysql import ISOLATION, MySQLStorage
 from optuna_merge.storages._rdb import LOCK_TIMEOUT, SQLiteStorage, SteadyStorage
 
+_FROM_ENVIRONMENT = "env:"
 _CONNECT_TIMEOUT = 10  # seconds; unreachable servers shall not look like a hang
 
 _DRIVERS = {
     "postgresql": "postgresql+psycopg",
     "postgres": "postgresql+psycopg",
     "mysql": "mysql+pymysql",
-    "mariadb": "mariadb+pymysql",
+    "mariadb": "mysql+pymysql",  # Optuna's upserts are for a dialect of that name only
 }
 """Scheme of the URL -> scheme and driver, when the URL names none."""
 
-_TO_INSTALL = {"postgresql+psycopg": "optuna-merge[postgres]"}
+_TO_INSTALL = {
+    "postgresql+psycopg": "optuna-merge[postgres]",
+    "mysql+pymysql": "optuna-merge[mysql]",
+}
 """What brings a driver; by default the package of the driver's name."""
 
 _EXPECTED = (
@@ -58,6 +63,10 @@ def create_storage(
     | `postgresql://user:password@host:port/database` | PostgreSQL, by psycopg 3 |
     | `mysql://user:password@host:port/database` | MySQL or MariaDB, by PyMySQL |
     | `journal:///study.log`, `journal:////folder/study.log` | Optuna's journal file |
+    | `env:NAME` | what the environment variable NAME says, one of the above |
+
+    A password in a URL on the command line is seen by all users of the machine: use `env:NAME`,
+    `PGPASSWORD`, or `~/.pgpass`.
 
     SQLite files are those of a plain `optuna create-study --storage sqlite:///study.db`; they are
     locked as transactions begin, without which several processes execute waiting trials twice. All
@@ -89,6 +98,8 @@ def create_storage(
         StorageUnavailableError: the database, file or folder can't be reached or written;
             passwords are masked.
     """
+    if isinstance(url, str) and url.startswith(_FROM_ENVIRONMENT):
+        url = _read_environment(url.removeprefix(_FROM_ENVIRONMENT))
     _check_heartbeat(heartbeat_interval, grace_period, max_retry)
     if not patience >= 0:  # also refuses NaN
         raise ValueError(f"patience is {patience}, expected seconds, 0 or more")
@@ -114,6 +125,16 @@ def masked(url: str) -> str:
     """`url` with its password, also one among the query's settings, shown as `***`."""
     url = re.sub(r"(?<=://)([^/:@]*):.*@", r"\1:***@", url)
     return re.sub(r"(?i)([?&][^=&]*pass[^=&]*=)[^&]*", r"\1***", url)
+
+
+def _read_environment(name: str) -> str:
+    url = os.environ.get(name, "")
+    if not url or url.startswith(_FROM_ENVIRONMENT):
+        raise ValueError(
+            f"the storage is {_FROM_ENVIRONMENT}{name}, but the environment variable {name!r} "
+            f"holds no URL: {_EXPECTED}"
+        )
+    return url
 
 
 def _check_heartbeat(interval: int | None, grace_period: int, max_retry: int) -> None:
@@ -142,6 +163,8 @@ def _parse(url: str) -> sqlalchemy.URL:
         raise ValueError(f"unknown scheme {location.drivername!r} of the storage URL: {_EXPECTED}")
     if location.drivername in _DRIVERS:
         location = location.set(drivername=_DRIVERS[location.drivername])
+    if backend == "mariadb":
+        location = location.set(drivername=location.drivername.replace("mariadb", "mysql"))
     return location
 
 
@@ -188,8 +211,13 @@ def _open_server(location: sqlalchemy.URL, options: dict[str, Any]) -> BaseStora
     # Other drivers, which the URL may name, spell it differently.
     if location.drivername in _DRIVERS.values() and "connect_timeout" not in location.query:
         connect_args["connect_timeout"] = _CONNECT_TIMEOUT
-    options["engine_kwargs"] = {"pool_pre_ping": True, "connect_args": connect_args}
-    return _open(SteadyStorage, location, options, "host, port, database, user and password")
+    engine: dict[str, Any] = {"pool_pre_ping": True, "connect_args": connect_args}
+    options["engine_kwargs"] = engine
+    to_check = "host, port, database, user and password"
+    if location.get_backend_name() != "mysql":
+        return _open(SteadyStorage, location, options, to_check)
+    engine["isolation_level"] = ISOLATION
+    return _open(MySQLStorage, location, options, to_check)
 
 
 def _open(

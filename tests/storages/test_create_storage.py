@@ -50,6 +50,19 @@ class TestPostgreSQLConformance(StorageTestCase):
         return postgres_storage
 
 
+@pytest.fixture(scope="module")
+def mariadb_storage(mariadb_module_database: str) -> optuna.storages.BaseStorage:
+    return create_storage(mariadb_module_database)
+
+
+class TestMariaDBConformance(StorageTestCase):
+    @pytest.fixture
+    def storage(self, mariadb_storage: optuna.storages.BaseStorage) -> optuna.storages.BaseStorage:
+        for study in mariadb_storage.get_all_studies():
+            mariadb_storage.delete_study(study._study_id)
+        return mariadb_storage
+
+
 @pytest.mark.parametrize("url", [None, "sqlite://", "sqlite:///:memory:"])
 def test_memory(url: str | None) -> None:
     assert isinstance(create_storage(url), InMemoryStorage)
@@ -130,13 +143,13 @@ def test_heartbeat_and_retry(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+@pytest.mark.parametrize("kind", ["sqlite", "postgres", "mariadb"])
 def test_a_worker_killed_before_the_first_heartbeat_is_noticed(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     url = f"sqlite:///{tmp_path}/study.db"
-    if kind == "postgres":
-        url = request.getfixturevalue("postgres_database")
+    if kind != "sqlite":
+        url = request.getfixturevalue(f"{kind}_database")
     storage = create_storage(url)
     study = optuna.create_study(storage=storage)
     study.enqueue_trial({"x": 0.5})
@@ -186,6 +199,26 @@ def test_postgres_url_gets_psycopg_and_pre_ping(postgres_database: str) -> None:
     admin.dispose()
 
 
+@pytest.mark.parametrize("scheme", ["mysql", "mariadb", "mysql+pymysql", "mariadb+pymysql"])
+def test_mysql_takes_long_attributes(scheme: str, mariadb_database: str) -> None:
+    url = sqlalchemy.make_url(mariadb_database).set(drivername=scheme)
+    storage = create_storage(url.render_as_string(hide_password=False))
+    assert storage.engine.url.drivername == "mysql+pymysql"
+    study = optuna.create_study(storage=storage)
+    text = "ä" * 300_000  # TEXT holds 65,535 bytes
+    study.set_user_attr("long", text)
+    trial = study.ask()
+    trial.set_user_attr("long", text)
+    study.tell(trial, 1.0)
+    again = optuna.load_study(
+        study_name=study.study_name,
+        storage=create_storage(url.render_as_string(hide_password=False)),
+    )
+    assert again.user_attrs["long"] == again.trials[0].user_attrs["long"] == text
+    with storage.engine.connect() as connection:
+        assert connection.get_isolation_level() == "READ COMMITTED"
+
+
 def test_a_study_made_by_plain_optuna_goes_on(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/study.db"
     cli = "from optuna.cli import main; main()"
@@ -233,7 +266,8 @@ def test_missing_driver_names_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     monkeypatch.setitem(sys.modules, "pymysql", None)
-    package = "pymysql" if scheme == "mysql" else r"optuna-merge\[postgres\]"
+    extra = "mysql" if scheme == "mysql" else "postgres"
+    package = rf"optuna-merge\[{extra}\]"
     with pytest.raises(ImportError, match=f"pip install '{package}'") as caught:
         create_storage(f"{scheme}://user:{SECRET}@127.0.0.1/db")
     assert SECRET not in _all_text(caught.value)
@@ -373,7 +407,7 @@ while study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.WAITING])
 """
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "journal", "postgres"])
+@pytest.mark.parametrize("kind", ["sqlite", "journal", "postgres", "mariadb"])
 def test_waiting_trials_run_once_each(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -381,7 +415,7 @@ def test_waiting_trials_run_once_each(
     url = {
         "sqlite": f"sqlite:///{tmp_path}/study.db",
         "journal": f"journal:///{tmp_path}/study.log",
-    }.get(kind) or request.getfixturevalue("postgres_database")
+    }.get(kind) or request.getfixturevalue(f"{kind}_database")
     workers = [
         subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", _WORKER, url],
