@@ -136,19 +136,18 @@ def fail_stale_trials(study: Study) -> None:
 
 
 def retry_callback(max_retry: int) -> StaleTrialCallback:
-    """Optuna's retry of stale trials, with their intermediate values (the preview is kept).
-
-    The clone is not of the dead worker's run: whoever claims it has not said of which yet.
-    """
+    """Optuna's retry of stale trials, with their intermediate values (the preview is kept)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        retry = RetryHeartbeatStaleTrialCallback(max_retry, inherit_intermediate_values=True)
+        return _Retry(max_retry, inherit_intermediate_values=True)
 
-    def callback(study: Study, trial: FrozenTrial) -> None:
+
+class _Retry(RetryHeartbeatStaleTrialCallback):
+    """The clone is not of the dead worker's run: whoever claims it has not said of which yet."""
+
+    def __call__(self, study: Study, trial: FrozenTrial) -> None:
         trial.user_attrs.pop(RUN, None)
-        retry(study, trial)
-
-    return callback
+        super().__call__(study, trial)
 
 
 def lineage_root(trial: FrozenTrial) -> int:
