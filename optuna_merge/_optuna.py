@@ -168,6 +168,12 @@ def first_attempt(trial: FrozenTrial) -> int:
     return history[0] if history else trial.number
 
 
+def known_params(trial: FrozenTrial) -> dict[str, Any]:
+    """The trial's parameters, those that an enqueued one is going to get included."""
+    fixed: dict[str, Any] = trial.system_attrs.get("fixed_params", {})  # by `enqueue_trial`
+    return fixed | trial.params
+
+
 def retry_history(trial: FrozenTrial) -> list[int]:
     """Numbers of the failed attempts that a retry clone goes on from, the first one in front."""
     history: list[int] = trial.system_attrs.get(_RETRY_HISTORY, [])

@@ -56,6 +56,10 @@ Role = Annotated[
         "baselines), or any."
     ),
 ]
+KeepBest = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(help="Keep only the models of so many of the best finetunes; default: of all."),
+]
 Race = Annotated[
     bool,
     typer.Option(
@@ -121,6 +125,7 @@ def optimize(
     seed: Seed = None,
     artifacts: Artifacts = None,
     role: Role = "any",
+    keep_best: KeepBest = None,
     race: Race = False,
     debug: Debug = False,
 ) -> None:
@@ -141,6 +146,7 @@ def optimize(
             seed,
             artifacts,
             role,
+            keep_best,
             race,
         ),
     )
@@ -171,6 +177,7 @@ def report(
             None,
             None,
             "any",
+            None,
             False,
         ),
     )
@@ -188,6 +195,30 @@ def diagnose(
     Example: optuna-merge diagnose --study-name digits --storage sqlite:///digits.db
     """
     _guarded(debug, lambda: _diagnose(study_name, storage, as_json))
+
+
+@app.command()
+def gc(
+    definition: Definition,
+    study_name: StudyName = "optuna_merge",
+    storage: Storage = "sqlite:///optuna_merge.db",
+    workdir: Workdir = Path("workdir"),
+    keep_best: KeepBest = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Remove finetunes and checkpoints that the study can't go on from.
+
+    Task runs and posteriors stay, and what running workers hold.
+
+    Example: optuna-merge gc studies/digits/optimize.py --workdir work --keep-best 5 --dry-run
+    """
+    _guarded(
+        debug,
+        lambda: _gc(
+            _load_definition(definition), study_name, storage, workdir, keep_best, dry_run
+        ),
+    )
 
 
 def script(
@@ -215,6 +246,7 @@ def script(
         seed: Seed = None,
         artifacts: Artifacts = None,
         role: Role = "any",
+        keep_best: KeepBest = None,
         race: Race = False,
         debug: Debug = False,
     ) -> None:
@@ -231,6 +263,7 @@ def script(
                 seed,
                 artifacts,
                 role,
+                keep_best,
                 race,
             ),
         )
@@ -281,10 +314,12 @@ def _optimize(
     seed: int | None,
     artifacts: str | None,
     role: str,
+    keep_best: int | None,
     race: bool,
 ) -> None:
     from optuna_merge._files import write_json
     from optuna_merge.fitting import check_writable, fit
+    from optuna_merge.garbage import Collector, check_keep_best
     from optuna_merge.objective import Objective
     from optuna_merge.previews import Racing, racing_obstacle
     from optuna_merge.pruners import PromotionPruner
@@ -297,6 +332,7 @@ def _optimize(
 
     # What can be wrong is looked at first: before the task runs, which take long.
     does = check_role(role)
+    check_keep_best(keep_best)
     check_writable(workdir)
     obstacle = racing_obstacle(definition.tasks) if race else None
     if obstacle is not None:
@@ -316,12 +352,17 @@ def _optimize(
     study.sampler = PreviewSampler(definition.names, **search)
     study.pruner = PromotionPruner(**budget, **search, refinements=definition.refinement_steps)
     racing = Racing() if race else None
+    tidy = None
+    if keep_best is not None:
+        collector = Collector(study, definition, workdir, keep_best=keep_best)
+        tidy = lambda trial: collector.remove()  # noqa: E731
     run_trials(
         study,
         Objective(fitted, racing=racing, progress=sys.stderr.isatty(), role=does),
         workdir=workdir,
         n_trials=n_trials,
         timeout=timeout,
+        after_trial=tidy,
         role=does,
     )
     found = make_report(study, fitted)
@@ -331,6 +372,28 @@ def _optimize(
     typer.echo(f"\nThe same as JSON: {path}")
     if found["counts"]["truths"]:
         _show_in_dashboard(study)
+
+
+def _gc(
+    definition: StudyDefinition,
+    study_name: str,
+    storage: str,
+    workdir: Path,
+    keep_best: int | None,
+    dry_run: bool,
+) -> None:
+    from optuna_merge.garbage import Collector
+    from optuna_merge.storages import create_storage
+    from optuna_merge.study import load_study
+
+    study = load_study(study_name, create_storage(storage))
+    collector = Collector(study, definition, workdir, keep_best=keep_best)
+    found = collector.find() if dry_run else collector.remove()
+    for garbage in found:
+        made_for = ", ".join(map(str, garbage.trials))
+        typer.echo(f"{garbage.path}: {garbage.what} of trial {made_for}, {garbage.size:,} bytes")
+    verb = "could be removed" if dry_run else "removed"
+    typer.echo(f"{len(found)} files, {sum(g.size for g in found):,} bytes {verb}")
 
 
 def _sharing(study: optuna.Study, artifacts: str, workdir: Path) -> Sharing:

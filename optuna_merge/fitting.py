@@ -146,7 +146,8 @@ def fit(
     # Also where every run is found and none trains: previews are made where the model is.
     model.to(training_device(definition.finetuning))
     parts = definition.describe()
-    key = sha256_text(canonical_json({name: parts[name] for name in ("tasks", "body")}))
+    store = finetune_store(definition, workdir)
+    key = store.key
     tasks = cache_trunk(
         model,
         definition.tasks,
@@ -155,7 +156,6 @@ def fit(
     )
     if tasks != definition.tasks:
         _logger.info("the frozen layers below the trained ones were run once over all data")
-    store = FinetuneStore(workdir / "finetunes", key)
     made: dict[tuple[str, int], _TaskRun] = {}
 
     def make(task: Task, component: int) -> list[Path]:
@@ -186,6 +186,18 @@ def fit(
     everything = sha256_text(canonical_json(parts))[:24]
     sharing.work_off([Unit("posteriors", everything, assemble)])
     return fitted[0]
+
+
+def finetune_store(definition: StudyDefinition, workdir: Path) -> FinetuneStore:
+    """The definition's finetunes in a working folder."""
+    parts = definition.describe()
+    key = sha256_text(canonical_json({name: parts[name] for name in ("tasks", "body")}))
+    return FinetuneStore(workdir / "finetunes", key)
+
+
+def merges_key(parts: Mapping[str, Any]) -> str:
+    """Identifies what merges are made of, from a `FittedStudy`'s parts."""
+    return sha256_text(canonical_json([parts["posteriors"], parts["heads"]]))
 
 
 @dataclass(frozen=True)
@@ -260,7 +272,7 @@ def _assemble(
         settings=definition.preview,
     )
     files = [*(run.path for run in every), *made.files]
-    merges = sha256_text(canonical_json([parts["posteriors"], parts["heads"]]))
+    merges = merges_key(parts)
 
     def merge(weights: Mapping[str, float]) -> Start:
         return Start(merges, lambda: previewer.merged(weights))

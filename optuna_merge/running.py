@@ -36,7 +36,7 @@ def run_trials(
     workdir: Path,
     n_trials: int | None,
     timeout: float | None = None,
-    after_trial: Callable[[FrozenTrial], None] | None = None,
+    after_trial: Callable[[FrozenTrial], object] | None = None,
     role: Role = "any",
     patience: float = 600.0,
 ) -> int:
