@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -279,6 +281,21 @@ def main() -> None:
     app()
 
 
+def _led(work: Callable[..., None]) -> Callable[..., None]:
+    """`work` on a definition, by the main process of a launch; the other ones train along."""
+
+    @functools.wraps(work)
+    def wrapped(definition: StudyDefinition, *arguments: Any) -> None:
+        from optuna_merge.distributed import process_group
+
+        with process_group(definition) as leads:
+            if leads:
+                work(definition, *arguments)
+
+    return wrapped
+
+
+@_led
 def _fit(
     definition: StudyDefinition,
     study_name: str,
@@ -303,6 +320,7 @@ def _fit(
         typer.echo(f"{name}: {metric:.4f} alone, {run.steps} steps, {run.seconds:.1f} s")
 
 
+@_led
 def _optimize(
     definition: StudyDefinition,
     study_name: str,
@@ -455,6 +473,10 @@ def _guarded(debug: bool, work: Callable[[], None]) -> None:
     for noisy in ("httpx", "filelock", "urllib3", "matplotlib", "fsspec", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
+        if "LOCAL_RANK" in os.environ:
+            from optuna_merge.distributed import meet
+
+            meet()
         work()
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on from here", err=True)

@@ -20,7 +20,13 @@ from optuna_merge._tensors import content_hash
 from optuna_merge.constraints import Limits
 from optuna_merge.damping import Damping
 from optuna_merge.definition import StudyDefinition
-from optuna_merge.finetuning import FinetuneStore, FinishedRun, Start, training_device
+from optuna_merge.finetuning import (
+    FinetuneStore,
+    FinishedRun,
+    Start,
+    current_group,
+    training_device,
+)
 from optuna_merge.fronts import below_nadir
 from optuna_merge.models import MultitaskModel, cache_trunk
 from optuna_merge.previews import Previewer, Refiner, choose_rate
@@ -148,12 +154,10 @@ def fit(
     parts = definition.describe()
     store = finetune_store(definition, workdir)
     key = store.key
-    tasks = cache_trunk(
-        model,
-        definition.tasks,
-        batch_size=definition.finetuning.evaluation_batch_size,
-        folder=workdir / "trunk",
-    )
+    group = current_group()
+    if group is not None:
+        group.broadcast(["fit", str(workdir)])
+    tasks = cached_tasks(definition, workdir)
     if tasks != definition.tasks:
         _logger.info("the frozen layers below the trained ones were run once over all data")
     made: dict[tuple[str, int], _TaskRun] = {}
@@ -186,6 +190,19 @@ def fit(
     everything = sha256_text(canonical_json(parts))[:24]
     sharing.work_off([Unit("posteriors", everything, assemble)])
     return fitted[0]
+
+
+def cached_tasks(definition: StudyDefinition, workdir: Path) -> tuple[Task, ...]:
+    """The tasks as they run: on the frozen trunk's output, kept in the folder, where that applies.
+
+    For the process that fits, and those that train along with it.
+    """
+    return cache_trunk(
+        definition.model,
+        definition.tasks,
+        batch_size=definition.finetuning.evaluation_batch_size,
+        folder=workdir / "trunk",
+    )
 
 
 def finetune_store(definition: StudyDefinition, workdir: Path) -> FinetuneStore:
