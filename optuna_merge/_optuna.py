@@ -20,7 +20,7 @@ from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCal
 from optuna.storages import fail_stale_trials as optuna_fail_stale_trials
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages._rdb import models
-from optuna.study import Study
+from optuna.study import Study, create_study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.orm import Session
 
@@ -95,6 +95,11 @@ def fail_and_requeue(study: Study, trial: FrozenTrial | int, *, max_retry: int =
     failed = copy.deepcopy(storage.get_trial(trial_id))
     (callback or retry_callback(max_retry))(study, failed)
     return True
+
+
+def companion_study(study: Study, name: str) -> Study:
+    """A study of this name in the storage of another one; made if it is missing."""
+    return create_study(study_name=name, storage=study._storage, load_if_exists=True)
 
 
 def claim_waiting(study: Study, wanted: Callable[[FrozenTrial], bool]) -> int | None:

@@ -362,7 +362,9 @@ def _optimize(
         pruner=PromotionPruner(**budget, refinements=definition.refinement_steps, seed=seed),
     )
     check_definition(study, definition.describe())
-    sharing = None if artifacts is None else _sharing(study, artifacts, workdir)
+    sharing = None
+    if artifacts is not None:
+        sharing = _sharing(study, artifacts, workdir, claims=does != "preview")
     fitted = fit(definition, workdir, progress=sys.stderr.isatty(), sharing=sharing)
     prepare_study(study, fitted)
     search: dict[str, Any] = {"seed": seed, "constraints": fitted.constraints}
@@ -414,13 +416,15 @@ def _gc(
     typer.echo(f"{len(found)} files, {sum(g.size for g in found):,} bytes {verb}")
 
 
-def _sharing(study: optuna.Study, artifacts: str, workdir: Path) -> Sharing:
+def _sharing(
+    study: optuna.Study, artifacts: str, workdir: Path, *, claims: bool = True
+) -> Sharing:
     """The fit's work, shared out among the machines of the study."""
     from optuna_merge.artifacts import SharedFiles, open_artifact_store
     from optuna_merge.sharing import StudySharing
 
     files = SharedFiles(study, open_artifact_store(artifacts), workdir)
-    return StudySharing(study, files, workdir)
+    return StudySharing(study, files, workdir, claims=claims)
 
 
 def _budget(
