@@ -58,6 +58,13 @@ Role = Annotated[
         "baselines), or any."
     ),
 ]
+Patience = Annotated[
+    float,
+    typer.Option(
+        help="Seconds without any change in the study after which a finetuning worker ends; a "
+        "tenth of them, once all previewing workers have ended."
+    ),
+]
 KeepBest = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(help="Keep only the models of so many of the best finetunes; default: of all."),
@@ -127,6 +134,7 @@ def optimize(
     seed: Seed = None,
     artifacts: Artifacts = None,
     role: Role = "any",
+    patience: Patience = 600.0,
     keep_best: KeepBest = None,
     race: Race = False,
     debug: Debug = False,
@@ -148,6 +156,7 @@ def optimize(
             seed,
             artifacts,
             role,
+            patience,
             keep_best,
             race,
         ),
@@ -179,6 +188,7 @@ def report(
             None,
             None,
             "any",
+            0.0,
             None,
             False,
         ),
@@ -248,6 +258,7 @@ def script(
         seed: Seed = None,
         artifacts: Artifacts = None,
         role: Role = "any",
+        patience: Patience = 600.0,
         keep_best: KeepBest = None,
         race: Race = False,
         debug: Debug = False,
@@ -265,6 +276,7 @@ def script(
                 seed,
                 artifacts,
                 role,
+                patience,
                 keep_best,
                 race,
             ),
@@ -332,6 +344,7 @@ def _optimize(
     seed: int | None,
     artifacts: str | None,
     role: str,
+    patience: float,
     keep_best: int | None,
     race: bool,
 ) -> None:
@@ -384,6 +397,7 @@ def _optimize(
         timeout=timeout,
         after_trial=tidy,
         role=does,
+        patience=patience,
     )
     found = make_report(study, fitted)
     path = workdir / f"report-{study_name}.json"

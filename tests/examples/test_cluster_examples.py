@@ -52,6 +52,7 @@ def test_the_slurm_script(tmp_path: Path) -> None:
         "ARTIFACTS": str(tmp_path / "artifacts"),
         "WORKDIR": str(tmp_path / "work"),
         "TRIALS": "10",
+        "PATIENCE": "60",
         "SLURM_ARRAY_TASK_ID": "0",
         "SLURM_ARRAY_TASK_COUNT": "1",
     }
