@@ -14,6 +14,7 @@ from optuna_merge._version import __version__
 if TYPE_CHECKING:
     from optuna_merge.constraints import Constraint
     from optuna_merge.definition import PosteriorSettings, StudyDefinition
+    from optuna_merge.distributed import process_group
     from optuna_merge.exporting import export_model
     from optuna_merge.finetuning import FinetuneSettings
     from optuna_merge.fitting import FittedStudy, fit
@@ -50,6 +51,7 @@ _PUBLIC = {
     "make_report": "report",
     "open_study": "study",
     "prepare_study": "study",
+    "process_group": "distributed",
     "run_trials": "running",
 }
 
@@ -76,6 +78,7 @@ __all__ = [
     "make_report",
     "open_study",
     "prepare_study",
+    "process_group",
     "run_trials",
 ]
 

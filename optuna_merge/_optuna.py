@@ -24,7 +24,7 @@ from optuna.storages import fail_stale_trials as optuna_fail_stale_trials
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
-from optuna.study import Study
+from optuna.study import Study, create_study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.orm import Session
 
@@ -133,6 +133,11 @@ def fail_and_requeue(
     return True
 
 
+def companion_study(study: Study, name: str) -> Study:
+    """A study of this name in the storage of another one; made if it is missing."""
+    return create_study(study_name=name, storage=study._storage, load_if_exists=True)
+
+
 def claim_waiting(study: Study, wanted: Callable[[FrozenTrial], bool]) -> int | None:
     """Make the first WAITING trial that is `wanted` this worker's, RUNNING; return its number.
 
@@ -187,6 +192,12 @@ def first_attempt(trial: FrozenTrial) -> int:
     """Number of the first trial of a chain of retry clones, or the trial's own number."""
     history = retry_history(trial)
     return history[0] if history else trial.number
+
+
+def known_params(trial: FrozenTrial) -> dict[str, Any]:
+    """The trial's parameters, those that an enqueued one is going to get included."""
+    fixed: dict[str, Any] = trial.system_attrs.get("fixed_params", {})  # by `enqueue_trial`
+    return fixed | trial.params
 
 
 def retry_history(trial: FrozenTrial) -> list[int]:

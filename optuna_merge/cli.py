@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -60,6 +61,17 @@ Role = Annotated[
         help="What this worker does: preview (no finetunes), finetune (what is promoted, and the "
         "baselines), or any."
     ),
+]
+Patience = Annotated[
+    float,
+    typer.Option(
+        help="Seconds without any change in the study after which a finetuning worker ends; a "
+        "tenth of them, once all previewing workers have ended."
+    ),
+]
+KeepBest = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(help="Keep only the models of so many of the best finetunes; default: of all."),
 ]
 Race = Annotated[
     bool,
@@ -147,6 +159,8 @@ def optimize(
     seed: Seed = None,
     artifacts: Artifacts = None,
     role: Role = "any",
+    patience: Patience = 600.0,
+    keep_best: KeepBest = None,
     race: Race = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -168,6 +182,8 @@ def optimize(
             seed,
             artifacts,
             role,
+            patience,
+            keep_best,
             race,
             as_json=as_json,
         ),
@@ -215,6 +231,8 @@ def report(
             None,
             None,
             "any",
+            0.0,
+            None,
             False,
             html,
             csv,
@@ -268,6 +286,30 @@ def export(
     )
 
 
+@app.command()
+def gc(
+    definition: Definition,
+    study_name: StudyName = "optuna_merge",
+    storage: Storage = "sqlite:///optuna_merge.db",
+    workdir: Workdir = Path("workdir"),
+    keep_best: KeepBest = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Remove finetunes and checkpoints that the study can't go on from.
+
+    Task runs and posteriors stay, and what running workers hold.
+
+    Example: optuna-merge gc studies/digits/optimize.py --workdir work --keep-best 5 --dry-run
+    """
+    _guarded(
+        debug,
+        lambda: _gc(
+            _load_definition(definition), study_name, storage, workdir, keep_best, dry_run
+        ),
+    )
+
+
 def script(
     build: Callable[[], StudyDefinition], *, name: str, n_trials: int, fraction: float = 0.25
 ) -> None:
@@ -293,6 +335,8 @@ def script(
         seed: Seed = None,
         artifacts: Artifacts = None,
         role: Role = "any",
+        patience: Patience = 600.0,
+        keep_best: KeepBest = None,
         race: Race = False,
         debug: Debug = False,
     ) -> None:
@@ -309,6 +353,8 @@ def script(
                 seed,
                 artifacts,
                 role,
+                patience,
+                keep_best,
                 race,
             ),
         )
@@ -324,6 +370,21 @@ def main() -> None:
     app()
 
 
+def _led(work: Callable[..., None]) -> Callable[..., None]:
+    """`work` on a definition, by the main process of a launch; the other ones train along."""
+
+    @functools.wraps(work)
+    def wrapped(definition: StudyDefinition, *arguments: Any) -> None:
+        from optuna_merge.distributed import process_group
+
+        with process_group(definition) as leads:
+            if leads:
+                work(definition, *arguments)
+
+    return wrapped
+
+
+@_led
 def _fit(
     definition: StudyDefinition,
     study_name: str,
@@ -352,6 +413,7 @@ def _fit(
         typer.echo(f"{name}: {metric:.4f} alone, {run.steps} steps, {run.seconds:.1f} s")
 
 
+@_led
 def _optimize(
     definition: StudyDefinition,
     study_name: str,
@@ -363,6 +425,8 @@ def _optimize(
     seed: int | None,
     artifacts: str | None,
     role: str,
+    patience: float,
+    keep_best: int | None,
     race: bool,
     html: Path | None = None,
     csv: Path | None = None,
@@ -371,6 +435,7 @@ def _optimize(
     from optuna_merge._files import write_json
     from optuna_merge.commands._display import shown
     from optuna_merge.fitting import check_writable, fit
+    from optuna_merge.garbage import Collector, check_keep_best
     from optuna_merge.objective import Objective
     from optuna_merge.previews import Racing
     from optuna_merge.pruners import PromotionPruner
@@ -383,6 +448,7 @@ def _optimize(
 
     # What can be wrong is looked at first: before the task runs, which take long.
     does = check_role(role)
+    check_keep_best(keep_best)
     check_writable(workdir)
     obstacle = definition.racing_obstacle if race else None
     if obstacle is not None:
@@ -394,7 +460,9 @@ def _optimize(
         pruner=PromotionPruner(**budget, refinements=definition.refinement_steps, seed=seed),
     )
     check_definition(study, definition.describe())
-    sharing = None if artifacts is None else _sharing(study, artifacts, workdir)
+    sharing = None
+    if artifacts is not None:
+        sharing = _sharing(study, artifacts, workdir, claims=does != "preview")
     fitted = fit(definition, workdir, progress=sys.stderr.isatty(), sharing=sharing)
     prepare_study(study, fitted)
     search: dict[str, Any] = {"seed": seed, "constraints": fitted.constraints}
@@ -403,12 +471,17 @@ def _optimize(
     study.pruner = PromotionPruner(**budget, **search, refinements=definition.refinement_steps)
     racing = Racing() if race else None
     dashboard = _open_dashboard(study, workdir)
+    collector = None
+    if keep_best is not None:
+        collector = Collector(study, definition, workdir, keep_best=keep_best)
     with shown(study, n_trials) as show:
 
         def after_trial(trial: optuna.trial.FrozenTrial) -> None:
             show(trial)
             if dashboard is not None:
                 dashboard(trial)
+            if collector is not None:
+                collector.remove()
 
         run_trials(
             study,
@@ -418,6 +491,7 @@ def _optimize(
             timeout=timeout,
             after_trial=after_trial,
             role=does,
+            patience=patience,
         )
     found = make_report(study, fitted)
     path = workdir / f"report-{study_name}.json"
@@ -457,13 +531,35 @@ def _write_report(
         typer.echo(f"As tables: {', '.join(map(str, files))}", err=True)
 
 
-def _sharing(study: optuna.Study, artifacts: str, workdir: Path) -> Sharing:
+def _gc(
+    definition: StudyDefinition,
+    study_name: str,
+    storage: str,
+    workdir: Path,
+    keep_best: int | None,
+    dry_run: bool,
+) -> None:
+    from optuna_merge.garbage import Collector
+
+    study = existing_study(study_name, storage)
+    collector = Collector(study, definition, workdir, keep_best=keep_best)
+    found = collector.find() if dry_run else collector.remove()
+    for garbage in found:
+        made_for = ", ".join(map(str, garbage.trials))
+        typer.echo(f"{garbage.path}: {garbage.what} of trial {made_for}, {garbage.size:,} bytes")
+    verb = "could be removed" if dry_run else "removed"
+    typer.echo(f"{len(found)} files, {sum(g.size for g in found):,} bytes {verb}")
+
+
+def _sharing(
+    study: optuna.Study, artifacts: str, workdir: Path, *, claims: bool = True
+) -> Sharing:
     """The fit's work, shared out among the machines of the study."""
     from optuna_merge.artifacts import SharedFiles, open_artifact_store
     from optuna_merge.sharing import StudySharing
 
     files = SharedFiles(study, open_artifact_store(artifacts), workdir)
-    return StudySharing(study, files, workdir)
+    return StudySharing(study, files, workdir, claims=claims)
 
 
 def _budget(

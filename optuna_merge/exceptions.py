@@ -20,7 +20,7 @@ class TrainingDivergedError(OptunaMergeError):
 
 
 class StorageUnavailableError(OptunaMergeError):
-    """The study's storage can't be opened or reached."""
+    """The study's storage, or its artifact store, can't be opened or reached."""
 
 
 class TrialLostError(OptunaMergeError):

@@ -20,7 +20,13 @@ from optuna_merge._tensors import content_hash
 from optuna_merge.constraints import Limits
 from optuna_merge.damping import Damping
 from optuna_merge.definition import PosteriorSettings, StudyDefinition
-from optuna_merge.finetuning import FinetuneStore, FinishedRun, Start, training_device
+from optuna_merge.finetuning import (
+    FinetuneStore,
+    FinishedRun,
+    Start,
+    current_group,
+    training_device,
+)
 from optuna_merge.fronts import below_nadir
 from optuna_merge.models import MultitaskModel, cache_trunk
 from optuna_merge.previews import Previewer, Refiner, choose_rate
@@ -148,16 +154,14 @@ def fit(
     # Also where every run is found and none trains: previews are made where the model is.
     model.to(training_device(definition.finetuning))
     parts = definition.describe()
-    key = sha256_text(canonical_json({name: parts[name] for name in ("tasks", "body")}))
-    tasks = cache_trunk(
-        model,
-        definition.tasks,
-        batch_size=definition.finetuning.evaluation_batch_size,
-        folder=workdir / "trunk",
-    )
+    store = finetune_store(definition, workdir)
+    key = store.key
+    group = current_group()
+    if group is not None:
+        group.broadcast(["fit", str(workdir)])
+    tasks = cached_tasks(definition, workdir)
     if tasks != definition.tasks:
         _logger.info("the frozen layers below the trained ones were run once over all data")
-    store = FinetuneStore(workdir / "finetunes", key)
     made: dict[tuple[str, int], _TaskRun] = {}
 
     def make(task: Task, component: int) -> list[Path]:
@@ -188,6 +192,34 @@ def fit(
     everything = sha256_text(canonical_json(parts))[:24]
     sharing.work_off([Unit("posteriors", everything, assemble)])
     return fitted[0]
+
+
+def cached_tasks(definition: StudyDefinition, workdir: Path) -> tuple[Task, ...]:
+    """The tasks as they run: on the frozen trunk's output, kept in the folder, where that applies.
+
+    For the process that fits, and those that train along with it.
+    """
+    return cache_trunk(
+        definition.model,
+        definition.tasks,
+        batch_size=definition.finetuning.evaluation_batch_size,
+        folder=workdir / "trunk",
+    )
+
+
+def finetune_store(definition: StudyDefinition, workdir: Path) -> FinetuneStore:
+    """The definition's finetunes in a working folder."""
+    parts = definition.describe()
+    key = sha256_text(canonical_json({name: parts[name] for name in ("tasks", "body")}))
+    return FinetuneStore(workdir / "finetunes", key)
+
+
+def merges_key(parts: Mapping[str, Any]) -> str:
+    """Identifies what merges are made of, from a `FittedStudy`'s parts."""
+    made_of = [parts["posteriors"], parts["heads"]]
+    if "heads" in parts.get("preview", {}):  # they are solved again for every merge
+        made_of.append(parts["preview"])
+    return sha256_text(canonical_json(made_of))
 
 
 @dataclass(frozen=True)
@@ -276,10 +308,7 @@ def _assemble(
     }
     files = [*(run.path for run in every), *made.files]
     files += [path for other in others.values() for path in other.made.files]
-    made_of = [parts["posteriors"], parts["heads"]]
-    if definition.preview.heads != "merged":
-        made_of.append(parts["preview"])
-    merges = sha256_text(canonical_json(made_of))
+    merges = merges_key(parts)
 
     def merge(weights: Mapping[str, float]) -> Start:
         return Start(merges, lambda: previewer.merged(weights))

@@ -81,8 +81,9 @@ def sign_off(study: optuna.Study, run: str) -> None:
 class Watch:
     """When a finetuning worker may go: nothing is left to finetune, and nothing more will come.
 
-    Nothing more will come once all runs that said that they preview have ended, once the caps on
-    promotions are reached, or when nothing has changed in the study for `patience` seconds.
+    Nothing more will come once the caps on promotions are reached, or when nothing has changed in
+    the study for `patience` seconds; for a tenth of that, where all runs that said that they
+    preview have ended (others may be about to begin).
 
     Args:
         study: The study.
@@ -98,7 +99,7 @@ class Watch:
 
     def is_over(self) -> bool:
         """Whether the worker may go; ask while there is nothing to claim."""
-        # First: whoever ends after this look has queued what it promoted before.
+        # Before the trials: who has ended by now has queued what it promoted.
         attrs = self._study.user_attrs
         runs = [value for key, value in attrs.items() if key.startswith(_PREVIEW_RUN)]
         trials = self._study.get_trials(deepcopy=False)
@@ -112,9 +113,8 @@ class Watch:
             return True
         if TrialState.RUNNING in states:  # its preview may be promoted
             return False
-        if runs and _OPEN not in runs:
-            return True
         if not self._told:
             _logger.info("waiting for previews that are promoted")
             self._told = True
-        return time.monotonic() - self._changed >= self._patience
+        share = 0.1 if runs and _OPEN not in runs else 1.0
+        return time.monotonic() - self._changed >= share * self._patience

@@ -47,7 +47,7 @@ def run_trials(
     workdir: Path,
     n_trials: int | None,
     timeout: float | None = None,
-    after_trial: Callable[[FrozenTrial], None] | None = None,
+    after_trial: Callable[[FrozenTrial], object] | None = None,
     role: Role = "any",
     patience: float = 600.0,
 ) -> int:
@@ -65,9 +65,9 @@ def run_trials(
 
     With `role="preview"` promoted trials and baselines are left to others; give the objective the
     same role. With `role="finetune"` only those are run, up to `n_trials`; the call waits for them
-    and ends early when no more will come: when all runs with `role="preview"` have ended, when the
-    caps of the study's `PromotionPruner` are reached, or when the study has not changed for
-    `patience` seconds.
+    and ends early when no more will come: when the caps of the study's `PromotionPruner` are
+    reached, or when the study has not changed for `patience` seconds, or for a tenth of them once
+    all runs with `role="preview"` have ended.
 
     Args:
         study: The study.

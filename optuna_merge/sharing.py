@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge._optuna import (
     claim_waiting,
+    companion_study,
     fail_stale_trials,
     is_running,
     optimize_claimed,
@@ -96,14 +97,16 @@ class StudySharing:
         study: The study.
         files: Its shared files.
         workdir: This worker's folder.
+        claims: Whether this worker does units; else it waits until others have done them.
     """
 
-    def __init__(self, study: optuna.Study, files: SharedFiles, workdir: Path) -> None:
+    def __init__(
+        self, study: optuna.Study, files: SharedFiles, workdir: Path, *, claims: bool = True
+    ) -> None:
         self._files = files
         self._workdir = workdir
-        self._units = optuna.create_study(
-            study_name=f"{study.study_name}/fit", storage=study._storage, load_if_exists=True
-        )
+        self._claims = claims
+        self._units = companion_study(study, f"{study.study_name}/fit")
 
     def work_off(self, units: Sequence[Unit]) -> None:
         """Do what no other worker is at, then download what the others have made."""
@@ -117,14 +120,17 @@ class StudySharing:
                 requeue_dead_trials(self._units, folder)
                 fail_stale_trials(self._units)
                 trials = _standing(self._units)
-                self._enqueue([unit for key, unit in pending.items() if key not in trials])
+                if self._claims:
+                    self._enqueue([unit for key, unit in pending.items() if key not in trials])
                 done = [k for k in pending if k in trials and trials[k].state.is_finished()]
                 if done:
                     self._files.pull()
                     for key in done:
                         pending.pop(key).work()
                     continue
-                number = claim_waiting(self._units, lambda t: t.user_attrs.get(UNIT) in pending)
+                number = None
+                if self._claims:
+                    number = claim_waiting(self._units, lambda t: t.user_attrs[UNIT] in pending)
                 if number is not None:
                     optimize = partial(optimize_claimed, self._units, number=number)
                     run_one(self._units, self._objective(pending), run, optimize)

@@ -88,6 +88,7 @@ def test_two_processes(kind: str, tmp_path: Path, request: pytest.FixtureRequest
     command = [
         sys.executable, "-W", "ignore", "-c", MAIN, "optimize", str(definition),
         "--storage", url, "--workdir", str(tmp_path / "work"), "--fraction", "0.5", "--seed", "0",
+        "--max-promotions", "6",  # then the finetuner need not wait whether more will come
     ]  # fmt: skip
     workers = [
         subprocess.Popen(
@@ -214,9 +215,14 @@ def previewed() -> FrozenTrial:
     )
 
 
-def test_a_finetuner_waits_until_the_previewers_have_ended() -> None:
+def test_a_finetuner_waits_until_the_previewers_have_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("optuna_merge.roles.time.monotonic", lambda: clock[0])
     study = optuna.create_study(pruner=PromotionPruner())
-    watch = Watch(study, patience=1e6)
+    watch = Watch(study, patience=100.0)
+    clock[0] = 50.0
     assert not watch.is_over(), "nobody has begun"
     announce(study, "one")
     announce(study, "two")
@@ -224,7 +230,19 @@ def test_a_finetuner_waits_until_the_previewers_have_ended() -> None:
     assert not watch.is_over()
     sign_off(study, "two")
     assert watch.is_over()
+    study.add_trial(previewed())
+    assert not watch.is_over(), "something has happened"
+    clock[0] = 59.0
+    assert not watch.is_over(), "another one may be about to begin"
+    clock[0] = 60.0
+    assert watch.is_over()
+    announce(study, "three")
+    clock[0] = 149.0
+    assert not watch.is_over()
+    clock[0] = 150.0
+    assert watch.is_over(), "it was killed, and nobody has started it again"
     study.add_trial(copy_of(0, TrialState.WAITING))
+    clock[0] = 1e6
     assert not watch.is_over(), "there is something to finetune"
 
 

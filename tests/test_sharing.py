@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,11 +116,11 @@ def test_processes_with_one_folder_share_the_task_runs(tmp_path: Path) -> None:
     assert lines[-1].startswith("done")
 
 
-def shared(folder: Path, url: str, name: str) -> tuple[StudySharing, SharedFiles]:
+def shared(folder: Path, url: str, name: str, **options: bool) -> tuple[StudySharing, SharedFiles]:
     storage = create_storage(url)
     study = optuna.create_study(study_name="s", storage=storage, load_if_exists=True)
     files = SharedFiles(study, open_artifact_store(str(folder / "store")), folder / name)
-    return StudySharing(study, files, folder / name), files
+    return StudySharing(study, files, folder / name, **options), files
 
 
 def test_other_settings_are_other_units(tmp_path: Path) -> None:
@@ -174,6 +176,19 @@ def test_the_later_of_two_equal_units_gives_way(tmp_path: Path) -> None:
     assert states[:2] == [TrialState.COMPLETE, TrialState.COMPLETE]
     assert TrialState.RUNNING not in states
     assert sorted(set(made)) == ["a", "b"]
+
+
+def test_a_worker_that_only_previews_waits(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    made: list[str] = []
+    waits, does = shared(tmp_path, url, "one", claims=False)[0], shared(tmp_path, url, "two")[0]
+    waiting = threading.Thread(target=waits.work_off, args=([noting(made, "a")],))
+    waiting.start()
+    time.sleep(0.5)
+    assert made == []
+    does.work_off([noting(made, "a")])
+    waiting.join(timeout=30)
+    assert made[0] == "a" and not waiting.is_alive()
 
 
 def test_a_folder_shares_units_out_in_any_order(tmp_path: Path) -> None:

@@ -8,16 +8,21 @@ from urllib.parse import urlsplit
 from optuna.artifacts import Backoff, FileSystemArtifactStore
 from optuna.artifacts._protocol import ArtifactStore
 
+from optuna_merge.exceptions import StorageUnavailableError
+
 
 def open_artifact_store(url: str) -> ArtifactStore:
     """Open an artifact store that retries what fails for a while.
 
     Args:
-        url: A folder (made if missing), `s3://bucket` (extra `s3`), or `gs://bucket`.
+        url: A folder (made if missing), `s3://bucket` (extra `s3`), or `gs://bucket` (extra `gcs`;
+            not tested yet). Credentials, region and endpoint are those that boto3 finds, so
+            AWS_ENDPOINT_URL names another service than AWS.
 
     Raises:
         ValueError: another scheme, or a bucket with a path behind it.
         ImportError: the store's client library is missing; the message names the extra.
+        StorageUnavailableError: the S3 bucket can't be reached.
     """
     parts = urlsplit(url)
     if parts.scheme in ("", "file"):
@@ -31,14 +36,36 @@ def open_artifact_store(url: str) -> ArtifactStore:
         )
     if not parts.netloc or parts.path.strip("/"):
         raise ValueError(f"artifact store {url!r}: name a bucket and nothing behind it")
-    if parts.scheme == "s3":
-        try:
-            import boto3  # noqa: F401
-        except ImportError as error:
-            raise ImportError(f"{url!r} needs boto3: pip install 'optuna-merge[s3]'") from error
-        from optuna.artifacts import Boto3ArtifactStore
+    store = _open_s3 if parts.scheme == "s3" else _open_gcs
+    return Backoff(store(url, parts.netloc))
 
-        return Backoff(Boto3ArtifactStore(parts.netloc))
+
+def _open_s3(url: str, bucket: str) -> ArtifactStore:
+    try:
+        import boto3
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError as error:
+        raise ImportError(f"{url!r} needs boto3: pip install 'optuna-merge[s3]'") from error
+    from optuna.artifacts import Boto3ArtifactStore
+
+    try:
+        client = boto3.client("s3")
+        client.head_bucket(Bucket=bucket)  # now, and not after the task runs
+    except (BotoCoreError, ClientError, ValueError) as error:
+        raise StorageUnavailableError(
+            f"can't open the artifact store {url!r}: {error}; check the bucket's name, the "
+            f"credentials, and AWS_ENDPOINT_URL where it is not at AWS"
+        ) from error
+    return Boto3ArtifactStore(bucket, client)
+
+
+def _open_gcs(url: str, bucket: str) -> ArtifactStore:
+    try:
+        import google.cloud.storage  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"{url!r} needs google-cloud-storage: pip install 'optuna-merge[gcs]'"
+        ) from error
     from optuna.artifacts import GCSArtifactStore
 
-    return Backoff(GCSArtifactStore(parts.netloc))
+    return GCSArtifactStore(bucket)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 
 import typer
@@ -26,6 +27,10 @@ def guarded(debug: bool, work: Callable[[], None]) -> None:
     for noisy in ("httpx", "filelock", "urllib3", "matplotlib", "fsspec", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
+        if "LOCAL_RANK" in os.environ:
+            from optuna_merge.distributed import meet
+
+            meet()
         work()
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on from here", err=True)

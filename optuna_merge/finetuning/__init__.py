@@ -1,7 +1,8 @@
 """Finetuning: one loop for a task's own run and for the real, weighted multitask run."""
 
+from optuna_merge.finetuning._group import Group, current_group, joined_group, make_accelerator
 from optuna_merge.finetuning._ivon import IVON
-from optuna_merge.finetuning._loop import FinetuneResult, finetune, training_device
+from optuna_merge.finetuning._loop import FinetuneResult, finetune, train_along, training_device
 from optuna_merge.finetuning._settings import FinetuneSettings
 from optuna_merge.finetuning._store import FinetuneStore, FinishedRun, Start
 from optuna_merge.finetuning._tensorboard import TensorBoard
@@ -13,11 +14,16 @@ __all__ = [
     "FinetuneSettings",
     "FinetuneStore",
     "FinishedRun",
+    "Group",
     "RunInfo",
     "Start",
     "TensorBoard",
     "Watcher",
+    "current_group",
     "finetune",
+    "joined_group",
+    "make_accelerator",
+    "train_along",
     "training_device",
     "watched_by",
 ]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from optuna_merge._files import canonical_json, sha256_text
@@ -24,6 +23,7 @@ from optuna_merge.finetuning._checkpoint import (
     restore_moments,
     save_checkpoint,
 )
+from optuna_merge.finetuning._group import Group, current_group, make_accelerator
 from optuna_merge.finetuning._ivon import IVON
 from optuna_merge.finetuning._optimizers import make_optimizer, warn_if_constant
 from optuna_merge.finetuning._order import Order, derived_seed
@@ -80,6 +80,9 @@ def finetune(
     CPU bit for bit as if it had never stopped: data order, dropout and IVON's noise depend on the
     step alone.
 
+    Within `joined_group` the other processes take their shares of every batch, and gradients are
+    summed: without dropout that is the run of one process but for rounding.
+
     Args:
         model: Is reset, trained and left in evaluation mode.
         tasks: All tasks; the model's.
@@ -101,21 +104,10 @@ def finetune(
     active = [task for task in tasks if weights[task.name] > 0]
     key = sha256_text(canonical_json([key, dict(weights), settings.describe()]))
 
-    accelerator = _accelerator(settings.mixed_precision)
-    device = accelerator.device
-    model.to(device)
-    model.reset()
-    if start is not None:
-        model.load(start, source="the start of the finetune")
-    model.zero_grad()  # a run that failed in the middle of a step left its gradients
-    names = model.trained_names([task.name for task in active])
-    examples = sum(len(task.data("train")) for task in active)
-    bare, ordered = make_optimizer(model, names, settings, examples)
-    optimizer = accelerator.prepare(bare)
-    orders = {
-        task.name: Order(task.name, len(task.data("train")), settings.batch_size, settings.seed)
-        for task in active
-    }
+    group = current_group()
+    training = _Training(model, active, weights, settings, group, start)
+    optimizer, ordered = training.optimizer, training.ordered
+    accelerator, names = training.accelerator, training.names
 
     done, seconds, history = 0, 0.0, {}
     resumed = load_checkpoint(checkpoint, key) if checkpoint is not None else None
@@ -136,31 +128,20 @@ def finetune(
     rungs = set(settings.rungs())
     validation = task_batches(model, tasks, batch_size=settings.evaluation_batch_size)
     started = time.perf_counter()
+    if group is not None:
+        group.broadcast(["finetune", dict(weights), settings.describe(), done])
+        training.share()
     with (
-        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        training.own_random_numbers(),
         told(RunInfo(progress, weights, settings.steps, done)) as watchers,
     ):
         for step in range(done, settings.steps):
-            torch.manual_seed(derived_seed("step", settings.seed, step))
-            model.train()
-            _set_rate(optimizer, settings.rate(step))
-            total = torch.zeros((), device=device)
-            with bare.sampled() if isinstance(bare, IVON) else nullcontext():
-                for task in active:
-                    batch = to_device(task.data("train")[orders[task.name].rows(step)], device)
-                    with accelerator.autocast():
-                        outputs = model(batch, task.name)
-                    assert isinstance(task.loss, Loss)
-                    loss = weights[task.name] * task.loss(outputs.float(), batch[LABELS]).mean()
-                    accelerator.backward(loss)
-                    total += loss.detach()
-                norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-            _check_finite(total, norm, accelerator, step, weights)
-            optimizer.step()
-            optimizer.zero_grad()
+            loss = training.step(step)
             for watcher in watchers:
-                watcher.stepped(step + 1, total)
-            if step + 1 in rungs:
+                watcher.stepped(step + 1, loss)
+            if step + 1 not in rungs:
+                continue
+            with nullcontext() if group is None else group.verdict():
                 evaluations = evaluate_tasks(model, tasks, validation)
                 for watcher in watchers:
                     watcher.evaluated(step + 1, evaluations)
@@ -182,22 +163,146 @@ def finetune(
     accelerator.free_memory()
     total_seconds = seconds + time.perf_counter() - started
     curvature = None
-    if isinstance(bare, IVON):
-        curvature = dict(zip(ordered, bare.curvature()))
+    if isinstance(training.bare, IVON):
+        curvature = dict(zip(ordered, training.bare.curvature()))
         warn_if_constant({name: curvature[name] for name in model.shared_names()})
     return FinetuneResult(evaluations, settings.steps, total_seconds, done, curvature)
 
 
-def _accelerator(mixed_precision: str) -> Accelerator:
-    # Accelerate holds one precision for the whole process, but runs may differ in theirs.
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
-        AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=mixed_precision)
+def train_along(
+    model: MultitaskModel,
+    tasks: Sequence[Task],
+    weights: Mapping[str, float],
+    settings: FinetuneSettings,
+    done: int,
+    group: Group,
+) -> None:
+    """The part of the other processes in a `finetune` of the main one, from its step `done` on."""
+    active = [task for task in tasks if weights[task.name] > 0]
+    training = _Training(model, active, weights, settings, group)
+    training.share()
+    rungs = set(settings.rungs())
+    with training.own_random_numbers():
+        for step in range(done, settings.steps):
+            try:
+                training.step(step)
+            except TrainingDivergedError:  # the main process says so, too
+                return
+            if step + 1 in rungs and not group.broadcast():
+                return
+    training.accelerator.free_memory()
+
+
+class _Training:
+    """A run between two steps.
+
+    Args:
+        model: Is reset.
+        active: The tasks with weight.
+        weights: Task weights.
+        settings: The run's settings.
+        group: The processes that share the steps out; None: this one alone.
+        start: Parameters to start from in place of the initial ones.
+    """
+
+    def __init__(
+        self,
+        model: MultitaskModel,
+        active: Sequence[Task],
+        weights: Mapping[str, float],
+        settings: FinetuneSettings,
+        group: Group | None,
+        start: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.accelerator = make_accelerator(settings.mixed_precision)
+        self._device = self.accelerator.device
+        self._model, self._active, self._weights = model, active, weights
+        self._settings, self._group = settings, group
+        model.to(self._device)
+        model.reset()
+        if start is not None:
+            model.load(start, source="the start of the finetune")
+        model.zero_grad()  # a run that failed in the middle of a step left its gradients
+        self.names = model.trained_names([task.name for task in active])
+        examples = sum(len(task.data("train")) for task in active)
+        self.bare, self.ordered = make_optimizer(model, self.names, settings, examples)
+        self.optimizer = self.accelerator.prepare(self.bare)
+        parameters = dict(model.named_parameters())
+        self._parameters = [parameters[name] for name in self.ordered]
+        self._orders = {
+            task.name: Order(
+                task.name, len(task.data("train")), settings.batch_size, settings.seed
+            )
+            for task in active
+        }
+
+    def share(self) -> None:
+        """Take the main process's parameters and optimizer state."""
+        assert self._group is not None
+        state = self._group.broadcast_tensors(self._model.state(self.names))
+        moments = optimizer_moments(self.optimizer, self.ordered)
+        moments = self._group.broadcast_tensors(moments)
+        scaler = self.accelerator.scaler
+        known = self._group.broadcast(scaler.state_dict() if scaler else {})
+        if self._group.is_main:
+            return
+        self._model.load(state, source="the main process")
+        restore_moments(self.optimizer, self.ordered, moments)
+        if scaler is not None and known:
+            scaler.load_state_dict(known)
+
+    @contextmanager
+    def own_random_numbers(self) -> Iterator[None]:
+        """Within this block random numbers are the run's, the process's own come back after it."""
+        device = self._device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+
+    def step(self, step: int) -> Tensor:
+        """Take the step of this number, counted from 0, on this process's share of the batches.
+
+        Returns:
+            The weighted loss of the whole batches, on the device.
+        """
+        with nullcontext() if self._group is None else self._group.lockstep():
+            total, norm = self._gradients(step)
+            _check_finite(total, norm, self.accelerator, step, self._weights)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return total
+
+    def _gradients(self, step: int) -> tuple[Tensor, Tensor | None]:
+        settings, accelerator, group = self._settings, self.accelerator, self._group
+        rank, size = (0, 1) if group is None else (group.rank, group.size)
+        torch.manual_seed(derived_seed("step", settings.seed, step))
+        self._model.train()
+        _set_rate(self.optimizer, settings.rate(step))
+        total = torch.zeros((), device=self._device)
+        with self.bare.sampled() if isinstance(self.bare, IVON) else nullcontext():
+            if rank:  # other dropout than elsewhere; IVON's noise was the same
+                torch.manual_seed(derived_seed("step", settings.seed, step, rank))
+            for task in self._active:
+                rows = self._orders[task.name].rows(step)
+                own = rows[rank::size]
+                if not own:
+                    continue
+                batch = to_device(task.data("train")[own], self._device)
+                with accelerator.autocast():
+                    outputs = self._model(batch, task.name)
+                assert isinstance(task.loss, Loss)
+                loss = self._weights[task.name] * task.loss(outputs.float(), batch[LABELS]).mean()
+                loss = loss * (len(own) / len(rows))  # its part of the whole batch's mean
+                accelerator.backward(loss)
+                total += loss.detach()
+            if group is not None:
+                group.sum_gradients(self._parameters, total)
+            norm = accelerator.clip_grad_norm_(self._model.parameters(), settings.max_grad_norm)
+        return total, norm
 
 
 def training_device(settings: FinetuneSettings) -> torch.device:
     """Where runs of these settings train, by accelerate's choice."""
-    device: torch.device = _accelerator(settings.mixed_precision).device
+    device: torch.device = make_accelerator(settings.mixed_precision).device
     return device
 
 

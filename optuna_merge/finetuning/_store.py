@@ -108,6 +108,11 @@ class FinetuneStore:
         """Where the finetunes are."""
         return self._folder
 
+    @property
+    def key(self) -> str:
+        """What identifies tasks, data and body."""
+        return self._key
+
     def path(
         self,
         weights: Mapping[str, float],

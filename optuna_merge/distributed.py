@@ -1,0 +1,91 @@
+"""Finetunes on several GPUs: one worker of a study, made of all processes of a launch."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from optuna_merge._files import canonical_json, sha256_text
+from optuna_merge.definition import StudyDefinition
+from optuna_merge.exceptions import DefinitionMismatchError
+from optuna_merge.finetuning import (
+    FinetuneSettings,
+    Group,
+    joined_group,
+    make_accelerator,
+    train_along,
+    training_device,
+)
+from optuna_merge.fitting import cached_tasks
+
+_logger = logging.getLogger(__name__)
+
+
+def meet() -> None:
+    """Connect with the other processes of a launch by `accelerate launch` or `torchrun`, if any.
+
+    All processes must come to it, so it is called before one makes the others wait for a file.
+    """
+    if "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        make_accelerator("no")
+
+
+@contextmanager
+def process_group(definition: StudyDefinition) -> Iterator[bool]:
+    """Make one worker of all processes that were launched together.
+
+        with process_group(definition) as leads:
+            if leads:
+                fitted = fit(definition, "workdir")
+                ...
+
+    The main process leads: it alone talks to the study, writes files, previews, and decides at
+    rungs. The others enter the block, with False, after it has left its own; until then they take
+    their shares of every training batch (data parallelism, every process holds the whole model).
+    `batch_size` is that of all processes together, so that a study means the same on one process.
+
+    All processes must be given the same definition. Without a launch the process leads alone.
+
+    Raises:
+        ValueError: they were launched for FSDP, DeepSpeed or Megatron-LM.
+        DefinitionMismatchError: the processes have different definitions.
+    """
+    with joined_group() as group:
+        if group is None:
+            yield True
+            return
+        described = definition.describe()
+        mine = sha256_text(canonical_json(described))
+        if not group.agree(group.broadcast(mine) == mine):
+            raise DefinitionMismatchError(
+                "the processes of this launch have different definitions (data, body, settings); "
+                "initial parameters must not depend on the process"
+            )
+        if not group.is_main:
+            _follow(group, definition)
+            yield False
+            return
+        _logger.info("finetunes are shared out among %d processes", group.size)
+        try:
+            yield True
+        finally:
+            group.end()
+
+
+def _follow(group: Group, definition: StudyDefinition) -> None:
+    """Do what the main process says until it ends."""
+    model, tasks = definition.model, definition.tasks
+    model.to(training_device(definition.finetuning))
+    while True:
+        command, *arguments = group.broadcast()
+        if command == "end":
+            return
+        if command == "fit":
+            tasks = cached_tasks(definition, Path(arguments[0]))
+        else:
+            weights, described, done = arguments
+            settings = FinetuneSettings.of(described)
+            train_along(model, tasks, weights, settings, done, group)
