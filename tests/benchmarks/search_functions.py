@@ -181,24 +181,26 @@ def previews_only(problem: Problem, seed: int, n_previews: int) -> float:
 
 
 def without_previews(
-    problem: Problem, seed: int, n_truths: int, baselines: bool
-) -> dict[str, float]:
-    """Regrets of the simplex GP, GPSampler, TPE and random search."""
+    problem: Problem, method: str, seed: int, n_truths: int, baselines: bool
+) -> float:
+    """The regret of the simplex GP, GPSampler, TPE or random search."""
     n_tasks = len(problem.tasks)
     uniform = np.random.default_rng(seed).dirichlet(np.ones(n_tasks), n_truths)
-    # Vertices are rarely good: the simplex GP starts from spread points, like the others.
-    simplex_gp = PreviewSampler(problem.tasks, seed=seed, n_startup_trials=6)
-    gp_sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=6)
-    tpe = optuna.samplers.TPESampler(seed=seed, n_startup_trials=6)
     start, n_all = uniform[:6], n_truths
     if baselines:
         start, n_all = baseline_points(n_tasks), n_truths + n_tasks + 1
-    return {
-        "simplex GP": truths_alone(problem, simplex_gp, n_all, start),
-        "GPSampler": truths_alone(problem, gp_sampler, n_all, start if baselines else start[:0]),
-        "TPE": truths_alone(problem, tpe, n_all, start if baselines else start[:0]),
-        "random": problem.regret(uniform, [problem.see_truth(w[None]) for w in uniform]),
-    }
+    if method == "random":
+        return problem.regret(uniform, [problem.see_truth(w[None]) for w in uniform])
+    sampler: optuna.samplers.BaseSampler
+    if method == "simplex GP":
+        # Vertices are rarely good: it starts from spread points, like the others.
+        sampler = PreviewSampler(problem.tasks, seed=seed, n_startup_trials=6)
+    elif method == "GPSampler":
+        sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=6)
+    else:
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=6)
+    given = baselines or method == "simplex GP"
+    return truths_alone(problem, sampler, n_all, start if given else start[:0])
 
 
 def worst_metric(metrics: Array) -> Array:
@@ -326,10 +328,10 @@ def measure(
         results.add(key, regret)
     if (key := (n_tasks, optimum, correlation, seed, "previews")) not in results:
         results.add(key, previews_only(problem(), seed, args.previews))
-    if (n_tasks, optimum, ANY, seed, "random") not in results:
-        found = without_previews(problem(), seed, args.truths, args.baselines)
-        for method, regret in found.items():
-            results.add((n_tasks, optimum, ANY, seed, method), regret)
+    for method in METHODS[2:]:
+        if (key := (n_tasks, optimum, ANY, seed, method)) not in results:
+            regret = without_previews(problem(), method, seed, args.truths, args.baselines)
+            results.add(key, regret)
 
 
 class Arguments(argparse.Namespace):
