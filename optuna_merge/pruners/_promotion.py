@@ -32,6 +32,7 @@ from optuna_merge.pruners._decision import (
     Budget,
     Candidate,
     Gate,
+    Ledger,
     LedgerReader,
     Order,
     Promote,
@@ -244,8 +245,8 @@ class PromotionPruner(BasePruner):
             return self._give_way(study, trial, gate)
         set_trial_user_attr(study, trial, gate.claim, True)
         trials = study.get_trials(deepcopy=False)
-        budget, scores = self._budget_of(study, gate), self._scores(study, gate)
-        if claim_holds(trials, trial.number, budget, scores, gate):
+        ledger = self._ledger(study, trials, gate)
+        if claim_holds(trials, trial.number, self._budget_of(study, gate), ledger=ledger):
             return self._record(study, trial, "promote", gate)
         return self._give_way(study, trial, gate)
 
@@ -295,15 +296,19 @@ class PromotionPruner(BasePruner):
     def _decide(
         self, study: Study, trials: list[FrozenTrial], number: int | None, gate: Gate
     ) -> tuple[Promote | Prune, ...]:
+        ledger = self._ledger(study, trials, gate)
         return decide(
             trials,
             number,
             budget=self._budget_of(study, gate),
-            order=self._order(study, trials, gate),
+            order=self._order(study, trials, gate, ledger),
             scores=self._scores(study, gate),
             gate=gate,
-            ledger=self._ledgers.read(study.study_name, trials, self._scores(study, gate), gate),
+            ledger=ledger,
         )
+
+    def _ledger(self, study: Study, trials: list[FrozenTrial], gate: Gate) -> Ledger:
+        return self._ledgers.read(study.study_name, trials, self._scores(study, gate), gate)
 
     def _budget_of(self, study: Study, gate: Gate) -> Budget:
         budget = self._budgets[gate]
@@ -316,7 +321,7 @@ class PromotionPruner(BasePruner):
             return value_at(gate)
         return preview_metrics(task_names(study))
 
-    def _order(self, study: Study, trials: list[FrozenTrial], gate: Gate) -> Order:
+    def _order(self, study: Study, trials: list[FrozenTrial], gate: Gate, ledger: Ledger) -> Order:
         def order(candidates: Sequence[Candidate]) -> Iterable[Candidate]:
             tasks = task_names(study)
             if self._reader.tasks != tasks:
@@ -339,6 +344,7 @@ class PromotionPruner(BasePruner):
                 seed=self._seed,
                 scores=self._scores(study, gate),
                 gate=gate,
+                ledger=ledger,
             )
 
         return order

@@ -12,8 +12,8 @@ worker, in milliseconds of wall-clock time:
     tell      the trial's end
     total     all of it, with the attributes and values that the objective writes
     CPU       the worker's part of the total (the database server's is not in it)
-    slot      the pruner's decision in trials for which the budget has a free slot: it then
-              compares all candidates, in one trial of fifty here
+    slot      the pruner's decision where the budget has a free slot: it then compares all
+              candidates, in as many trials as are promoted
     first     seconds of a fresh worker's first trial: it reads the study
     peak RSS  of the worker, in megabytes, with torch and all other libraries
 
@@ -37,6 +37,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -186,12 +187,12 @@ class Worker:
 
     def __init__(self, folder: str, name: str, url: str) -> None:
         fitted = fit(folder)
-        self.search: dict[str, Any] = {"seed": 0, "score": fitted.scores}
+        search: dict[str, Any] = {"seed": 0, "score": fitted.scores}
         self.study = optuna.load_study(
             study_name=name,
             storage=om.create_storage(url),
-            sampler=om.PreviewSampler(fitted.definition.names, **self.search),
-            pruner=om.PromotionPruner(fraction=FRACTION, **self.search),
+            sampler=om.PreviewSampler(fitted.definition.names, **search),
+            pruner=om.PromotionPruner(fraction=FRACTION, **search),
         )
         self.objective = om.Objective(fitted, progress=False)
 
@@ -212,11 +213,18 @@ class Worker:
         spent["CPU"] = time.process_time() - used
         return spent
 
-    def open_slot(self) -> None:
-        """A pruner whose budget has room for one more."""
+    def slot(self) -> float:
+        """Seconds of the pruner's decision when its budget has room for one more."""
         ledger = read_ledger(self.study.get_trials(deepcopy=False))
-        fraction = (len(ledger.claims) + 1.5) / (len(ledger.previews) + 1)
-        self.study.pruner = om.PromotionPruner(fraction=fraction, **self.search)
+        self._set_fraction((len(ledger.claims) + 1.5) / (len(ledger.previews) + 1))
+        seconds = self.trial()["promote"]
+        if self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            self.trial()
+        return seconds
+
+    def _set_fraction(self, fraction: float) -> None:
+        # Of the pruner that there is: a new one would have to read the study first.
+        self.study.pruner._budgets = om.PromotionPruner(fraction=fraction)._budgets  # type: ignore[attr-defined]
 
 
 def measure(folder: str, name: str, url: str, repeats: int) -> dict[str, float]:
@@ -224,20 +232,14 @@ def measure(folder: str, name: str, url: str, repeats: int) -> dict[str, float]:
     first = worker.trial()["total"]
     rows = [row for _ in range(repeats) if not (row := worker.trial())["finetune"]]
     found = {part: 1e3 * statistics.median(row[part] for row in rows) for part in PARTS}
-    slots = []
-    for _ in range(3):
-        worker.open_slot()
-        slots.append(worker.trial()["promote"])
-        worker.study.pruner = om.PromotionPruner(fraction=1.0, **worker.search)
-        if worker.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            worker.trial()
+    slots = [worker.slot() for _ in range(4)][1:]
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return found | {"slot": 1e3 * statistics.median(slots), "first (s)": first, "peak RSS": rss}
 
 
 def in_own_process(*arguments: Any) -> dict[str, float]:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, arguments)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, *arguments).result()
 
 
 @contextmanager
