@@ -535,14 +535,16 @@ def claim_holds(
     budget: Budget,
     scores: Scores = step_zero,
     gate: Gate = PREVIEW,
+    ledger: Ledger | None = None,
 ) -> bool:
     """Whether the claim that trial `number` has just written may stand beside all others.
 
     Of several workers that write their claims and then read all, the last one to write sees every
     claim that stands. So if each gives way as soon as it sees more claims than slots, never too
-    many stand; where more than needed gave way, the slots are filled again by copies.
+    many stand; where more than needed gave way, the slots are filled again by copies. `ledger` is
+    that of the trials at the gate, where it has been read already.
     """
-    ledger = read_ledger(trials, scores, gate)
+    ledger = read_ledger(trials, scores, gate) if ledger is None else ledger
     others = ledger.claims - {_lineage(trials, _find(trials, number))}
     return budget.free(ledger, others) > 0
 

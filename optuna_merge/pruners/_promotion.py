@@ -263,8 +263,9 @@ class PromotionPruner(BasePruner):
             return self._give_way(study, trial, gate)
         set_trial_user_attr(study, trial, gate.claim, True)
         trials = study.get_trials(deepcopy=False)
-        budget, scores = self._budget_of(study, trials, gate), self._scores(study, gate)
-        if claim_holds(trials, trial.number, budget, scores, gate):
+        ledger = self._ledger(study, trials, gate)
+        budget = self._budget_of(study, trials, gate)
+        if claim_holds(trials, trial.number, budget, ledger=ledger):
             return self._record(study, trial, "promote", gate)
         return self._give_way(study, trial, gate)
 
@@ -327,7 +328,7 @@ class PromotionPruner(BasePruner):
             trials,
             number,
             budget=self._budget_of(study, trials, gate),
-            order=self._order(study, trials, gate),
+            order=self._order(study, trials, gate, ledger),
             scores=self._scores(study, gate),
             gate=gate,
             ledger=ledger,
@@ -367,7 +368,7 @@ class PromotionPruner(BasePruner):
             return value_at(gate)
         return preview_metrics(task_names(study))
 
-    def _order(self, study: Study, trials: list[FrozenTrial], gate: Gate) -> Order:
+    def _order(self, study: Study, trials: list[FrozenTrial], gate: Gate, ledger: Ledger) -> Order:
         def order(candidates: Sequence[Candidate]) -> Iterable[Candidate]:
             tasks = task_names(study)
             if self._reader.tasks != tasks:
@@ -390,6 +391,7 @@ class PromotionPruner(BasePruner):
                 seed=self._seed,
                 scores=self._scores(study, gate),
                 gate=gate,
+                ledger=ledger,
             )
 
         return order

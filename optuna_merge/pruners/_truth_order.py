@@ -27,6 +27,7 @@ from optuna_merge.pruners._decision import (
     PREVIEW,
     Candidate,
     Gate,
+    Ledger,
     Order,
     Scores,
     best_fronts_first,
@@ -122,6 +123,7 @@ def most_promising_truths(
     seed: int = 0,
     scores: Scores = step_zero,
     gate: Gate = PREVIEW,
+    ledger: Ledger | None = None,
 ) -> Iterator[Candidate]:
     """Candidates in the order in which they are to be finetuned; each is found when asked for.
 
@@ -152,6 +154,7 @@ def most_promising_truths(
         seed: Of the side's draw, together with the number of promotions so far.
         scores: A trial's preview, as for `decide`.
         gate: Where they are promoted.
+        ledger: That of the trials at the gate, where it has been read already.
     """
     by_preview = most_promising_previews(aim, history)
     weights = {record.number: record.weights for record in history.records}
@@ -172,7 +175,8 @@ def most_promising_truths(
     busy = [weights.get(trial.number) for trial in trials if _is_finetuning(trial)]
     pending = [w for w in busy if w]
     done = {r.weights for r in history.records if r.state == TrialState.COMPLETE}
-    n_promoted = len(read_ledger(trials, scores, gate).claims)
+    ledger = read_ledger(trials, scores, gate) if ledger is None else ledger
+    n_promoted = len(ledger.claims)
     while left:
         points = np.array([weights[c.number] for c in left])
         coming = np.array(pending, dtype=float).reshape(-1, points.shape[1])

@@ -68,7 +68,6 @@ def _truths(model: TruthModel) -> Json:
 def _below(process: Any) -> Json:
     if not isinstance(process, PreviewProcess):
         return _truths(process._model)
-    noise = process._chol.square().sum(1) - (process._amplitude + 1.0)
     return {
         "kind": "previews",
         "tasks": process._x.shape[1],
@@ -76,7 +75,7 @@ def _below(process: Any) -> Json:
         "scale": process.scale,
         "amplitude": process._amplitude,
         "length": _packed(process._length),
-        "noise": _packed(noise),
+        "noise": _packed(process._noise),
         "x": _packed(process._x * process._length),
         "alpha": _packed(process._alpha),
     }

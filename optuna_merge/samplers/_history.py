@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import NamedTuple
 
@@ -17,7 +17,11 @@ from optuna_merge._optuna import PROMOTED_AT, PROMOTED_FROM
 from optuna_merge.weights import canonical_weights, param_name
 
 Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.intp]
 
+_PREVIEWED = (TrialState.PRUNED, TrialState.COMPLETE, TrialState.RUNNING)
+_MIN_LEVEL = 2  # refined previews of which a model can be made
 
 REFINED = "refined_{step}_{task}"
 """User attribute of a task's metric in the preview that was refined by `step` training steps."""
@@ -132,6 +136,92 @@ def _read_refined(trial: FrozenTrial, tasks: Sequence[str]) -> dict[int, Refined
     }
 
 
+_MASKS = ("placed", "live", "previewed", "done")
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Records as arrays, a row each; where there is no record, `placed` is False.
+
+    Attributes:
+        placed: Whether there are task weights.
+        live: Whether the trial runs or waits.
+        previewed: Whether its preview counts: of a trial that failed, or of a copy, it doesn't.
+        done: Whether it is COMPLETE.
+        weights, preview_metrics, preview_se, truth_metrics, partial_metrics, partial_se: `n x T`.
+        preview: `n`.
+        values: `n x K`, K objectives at least 1.
+    """
+
+    placed: Mask
+    live: Mask
+    previewed: Mask
+    done: Mask
+    weights: Array
+    preview: Array
+    values: Array
+    preview_metrics: Array
+    preview_se: Array
+    truth_metrics: Array
+    partial_metrics: Array
+    partial_se: Array
+
+    @classmethod
+    def empty(cls, n: int, n_tasks: int, n_values: int) -> _Columns:
+        shapes = {"preview": (n,), "values": (n, n_values)}
+        arrays = {
+            column.name: np.zeros(n, dtype=bool)
+            if column.name in _MASKS
+            else np.full(shapes.get(column.name, (n, n_tasks)), math.nan)
+            for column in fields(cls)
+        }
+        return cls(**arrays)
+
+    def take(self, rows: Indices) -> _Columns:
+        return _Columns(*(getattr(self, column.name)[rows] for column in fields(self)))
+
+    def resized(self, n: int, n_values: int) -> _Columns:
+        """A copy of n rows and at least `n_values` values; new ones are empty."""
+        n_tasks = self.weights.shape[1]
+        new = _Columns.empty(n, n_tasks, max(n_values, self.values.shape[1]))
+        for column in fields(self):
+            old = getattr(self, column.name)[:n]
+            getattr(new, column.name)[tuple(map(slice, old.shape))] = old
+        return new
+
+    def put(self, row: int, record: Record | None) -> None:
+        self.placed[row] = record is not None and bool(record.weights)
+        if record is None or not record.weights:
+            return
+        self.live[row] = record.state in (TrialState.RUNNING, TrialState.WAITING)
+        self.previewed[row] = record.state in _PREVIEWED and not record.is_copy
+        self.done[row] = record.state == TrialState.COMPLETE
+        self.weights[row] = record.weights
+        self.preview[row] = record.preview
+        self.values[row] = math.nan
+        self.values[row, : len(record.values)] = record.values
+        for name in ("preview", "partial"):
+            getattr(self, f"{name}_metrics")[row] = getattr(record, f"{name}_metrics")
+            getattr(self, f"{name}_se")[row] = getattr(record, f"{name}_se")
+        self.truth_metrics[row] = record.truth_metrics
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The trials of a study as they were read last. Never changed: threads share a reader."""
+
+    ended: tuple[datetime.datetime | None, ...]  # None: it may change
+    records: tuple[Record | None, ...]
+    columns: _Columns
+
+    def has(self, trial: FrozenTrial) -> bool:
+        """Whether the trial was read when it had ended already."""
+        if trial.number >= len(self.ended):
+            return False
+        when = self.ended[trial.number]
+        return when is not None and when == trial.datetime_complete
+
+
 @dataclass
 class TrialReader:
     """Turns trials into a `History`, remembering those that can't change any more.
@@ -140,31 +230,34 @@ class TrialReader:
     """
 
     tasks: tuple[str, ...]
-    _seen: dict[str, dict[int, tuple[datetime.datetime | None, Record | None]]] = field(
-        default_factory=dict
-    )
+    _known: dict[str, _Known] = field(default_factory=dict)
 
     def read(self, study_name: str, trials: Sequence[FrozenTrial], skip: int = -1) -> History:
-        """History of the trials given, except the one numbered `skip`."""
-        seen = self._seen.setdefault(study_name, {})
-        records = []
-        for trial in trials:
-            if trial.number == skip:
-                continue
-            hit = seen.get(trial.number)
-            if hit is not None and hit[0] == trial.datetime_complete:
-                record = hit[1]
-            else:
-                record = read_trial(trial, self.tasks)
-                if trial.state.is_finished():
-                    seen[trial.number] = (trial.datetime_complete, record)
-            if record is not None:
-                records.append(record)
-        return History(self.tasks, records)
+        """History of all trials of the study, ordered by number, without the one numbered `skip`.
 
+        Args:
+            study_name: The study's name.
+            trials: All of them, numbered from 0 without a gap, as studies number them.
+            skip: The trial to leave out.
+        """
+        known = self._known.get(study_name)
+        if known is None:
+            known = _Known((), (), _Columns.empty(0, len(self.tasks), 1))
+        known = self._known[study_name] = self._update(known, trials)
+        rows = [i for i, r in enumerate(known.records) if r is not None and i != skip]
+        records = [r for i in rows if (r := known.records[i]) is not None]
+        return History(self.tasks, records, known.columns.take(np.array(rows, dtype=np.intp)))
 
-_PREVIEWED = (TrialState.PRUNED, TrialState.COMPLETE, TrialState.RUNNING)
-_MIN_LEVEL = 2  # refined previews of which a model can be made
+    def _update(self, known: _Known, trials: Sequence[FrozenTrial]) -> _Known:
+        ended = tuple(trial.datetime_complete for trial in trials)  # first: others write
+        changed = [trial for trial in trials if not known.has(trial)]
+        n_values = max((len(trial.values or ()) for trial in changed), default=1)
+        records = [*known.records, *[None] * len(trials)][: len(trials)]
+        columns = known.columns.resized(len(trials), n_values)
+        for trial in changed:
+            records[trial.number] = read_trial(trial, self.tasks)
+            columns.put(trial.number, records[trial.number])
+        return _Known(ended, tuple(records), columns)
 
 
 @dataclass(frozen=True)
@@ -173,94 +266,73 @@ class History:
 
     tasks: tuple[str, ...]
     records: list[Record]
+    _columns: _Columns = field(compare=False, repr=False)
 
     def _series(
         self,
-        preview: Callable[[Record], float],
-        truth: Callable[[Record], float],
+        preview: Array,
+        truth: Array,
         sign: float,
-        noise: Callable[[Record], float] | None = None,
+        noise: Array | None = None,
         refined: Callable[[Refined], float] = lambda r: math.nan,
     ) -> Series:
-        valid, weights = self._placed
-        low = [
-            (i, p)
-            for i, r in enumerate(valid)
-            if r.state in _PREVIEWED and not r.is_copy and not math.isnan(p := preview(r))
-        ]
-        high = [
-            (i, v)
-            for i, r in enumerate(valid)
-            if r.state == TrialState.COMPLETE and not math.isnan(v := truth(r))
-        ]
+        columns = self._columns
+        low = columns.placed & columns.previewed & ~np.isnan(preview)
+        high = columns.placed & columns.done & ~np.isnan(truth)
         return Series(
-            preview_weights=weights[[i for i, _ in low]],
-            previews=np.array([p for _, p in low], dtype=float),
-            truth_weights=weights[[i for i, _ in high]],
-            truths=np.array([v for _, v in high], dtype=float),
-            preview_noise=None if noise is None else np.array([noise(valid[i]) for i, _ in low]),
+            preview_weights=columns.weights[low],
+            previews=preview[low],
+            truth_weights=columns.weights[high],
+            truths=truth[high],
+            preview_noise=None if noise is None else noise[low],
             pending=self.pending(),
             sign=sign,
-            refined=tuple(self._levels(valid, weights, refined)),
+            refined=tuple(self._levels(refined)),
         )
 
-    def _levels(
-        self, records: Sequence[Record], weights: Array, value: Callable[[Refined], float]
-    ) -> Iterator[Level]:
-        for step in sorted({step for r in records for step in r.refined}):
+    @cached_property
+    def _refined(self) -> list[Record]:
+        return [r for r in self.records if r.refined and r.weights and r.state in _PREVIEWED]
+
+    def _levels(self, value: Callable[[Refined], float]) -> Iterator[Level]:
+        for step in sorted({step for r in self._refined for step in r.refined}):
             found = [
-                (i, v)
-                for i, r in enumerate(records)
-                if r.state in _PREVIEWED
-                and step in r.refined
-                and not math.isnan(v := value(r.refined[step]))
+                (r.weights, v)
+                for r in self._refined
+                if step in r.refined and not math.isnan(v := value(r.refined[step]))
             ]
             if len(found) >= _MIN_LEVEL:
-                values = np.array([v for _, v in found], dtype=float)
-                yield Level(weights[[i for i, _ in found]], values)
-
-    @cached_property
-    def _placed(self) -> tuple[list[Record], Array]:
-        """The records with task weights, and these as an array: once, in a study of thousands."""
-        valid = [r for r in self.records if r.weights]
-        weights = np.array([r.weights for r in valid], dtype=float)
-        return valid, weights.reshape(-1, len(self.tasks))
+                yield Level(np.array([w for w, _ in found]), np.array([v for _, v in found]))
 
     def pending(self) -> Array:
         """Weights of the trials that run or wait, `k x T`."""
-        live = (TrialState.RUNNING, TrialState.WAITING)
-        valid, weights = self._placed
-        return weights[[i for i, r in enumerate(valid) if r.state in live]]
+        return self._columns.weights[self._columns.placed & self._columns.live]
 
     def visited(self) -> Array:
         """Weights of all trials, failed and waiting ones included, `n x T`."""
-        return self._placed[1]
+        return self._columns.weights[self._columns.placed]
 
     def score(self, sign: float) -> Series:
         """The single objective: step 0 is the preview, the value of COMPLETE is the truth."""
-        return self._series(
-            lambda r: r.preview,
-            lambda r: r.values[0] if r.values else math.nan,
-            sign,
-            refined=lambda r: r.score,
-        )
+        columns = self._columns
+        return self._series(columns.preview, columns.values[:, 0], sign, refined=lambda r: r.score)
 
     def metric(self, task: int, sign: float = 1.0) -> Series:
         """The metric of one task, from the numeric user attributes of the trials.
 
         Previews that were raced out count with the larger error of their estimates.
         """
-
-        def is_partial(record: Record) -> bool:
-            return math.isnan(record.preview_metrics[task])
-
-        return self._series(
-            lambda r: r.partial_metrics[task] if is_partial(r) else r.preview_metrics[task],
-            lambda r: r.truth_metrics[task],
-            sign,
-            lambda r: (r.partial_se[task] if is_partial(r) else r.preview_se[task]) ** 2,
-            lambda r: r.metrics[task],
+        columns = self._columns
+        partial = np.isnan(columns.preview_metrics[:, task])
+        preview, error = (
+            np.where(partial, estimates[:, task], full[:, task])
+            for estimates, full in (
+                (columns.partial_metrics, columns.preview_metrics),
+                (columns.partial_se, columns.preview_se),
+            )
         )
+        truth = columns.truth_metrics[:, task]
+        return self._series(preview, truth, sign, error**2, lambda r: r.metrics[task])
 
     def objective(self, index: int, n_objectives: int, sign: float) -> Series:
         """One of several objectives.
@@ -268,33 +340,41 @@ class History:
         With as many objectives as tasks, objective i is taken to be task i's, and the attributes
         `preview_<task>` are its previews; otherwise there are no previews.
         """
-        per_task = n_objectives == len(self.tasks)
-        return self._series(
-            lambda r: r.preview_metrics[index] if per_task else math.nan,
-            lambda r: r.values[index] if len(r.values) == n_objectives else math.nan,
-            sign,
-            (lambda r: r.preview_se[index] ** 2) if per_task else None,
-        )
+        columns = self._columns
+        nothing = np.full(len(columns.placed), math.nan)
+        values = columns.values[:, index] if index < columns.values.shape[1] else nothing
+        if n_objectives != len(self.tasks):
+            return self._series(nothing, values, sign)
+        noise = columns.preview_se[:, index] ** 2
+        return self._series(columns.preview_metrics[:, index], values, sign, noise)
 
 
-def spread_subset(weights: Array, values: Array, n: int) -> npt.NDArray[np.intp]:
+_MAX_SPREAD = 2000
+
+
+def spread_subset(weights: Array, values: Array, n: int) -> Indices:
     """Indices of the `n` most informative points, ascending; deterministic.
 
-    A third are the best, a third the most recent, the rest the farthest from all chosen before.
+    A third are the best, a third the most recent, the rest the farthest from all chosen before (of
+    thousands of points those of every second, fourth, ... number).
     """
     if len(values) <= n:
         return np.arange(len(values))
     best = np.argsort(-values, kind="stable")[: n // 3]
     chosen = np.union1d(best, np.arange(len(values) - n // 3, len(values)))
-    square = np.einsum("nt,nt->n", weights, weights)
-    distance = np.full(len(values), np.inf)
-    for i in chosen:
-        np.minimum(distance, square + square[i] - 2 * weights @ weights[i], out=distance)
-    distance[chosen] = -np.inf
-    picked = list(chosen)
-    while len(picked) < n:
+    stride = 1
+    while len(values) > stride * max(_MAX_SPREAD, 4 * n):
+        stride *= 2
+    others = np.setdiff1d(np.arange(0, len(values), stride), chosen)
+    points = weights[others]
+    square = np.einsum("nt,nt->n", points, points)
+    distance = np.full(len(others), np.inf)
+    for centre in weights[chosen]:
+        np.minimum(distance, square + centre @ centre - 2 * points @ centre, out=distance)
+    picked = []
+    for _ in range(n - len(chosen)):
         i = int(np.argmax(distance))
         picked.append(i)
+        np.minimum(distance, square + square[i] - 2 * points @ points[i], out=distance)
         distance[i] = -np.inf
-        np.minimum(distance, square + square[i] - 2 * weights @ weights[i], out=distance)
-    return np.sort(np.array(picked))
+    return np.sort(np.concatenate([chosen, others[picked]]))

@@ -80,6 +80,13 @@ def _square_distances(a: Tensor, b: Tensor) -> Tensor:
     return (a.square().sum(-1)[:, None] + b.square().sum(-1) - 2 * a @ b.T).clamp_min(0.0)
 
 
+def _inverse_factor(chol: Tensor) -> Tensor:
+    """Inverse of a triangular factor: thousands of points are whitened faster by a product."""
+    eye = torch.eye(chol.shape[-1], dtype=chol.dtype).expand_as(chol)
+    inverse: Tensor = torch.linalg.solve_triangular(chol, eye, upper=False)
+    return inverse
+
+
 def _without_outliers(values: Array, reference: Array) -> Array:
     """Values far below the bulk of the reference are raised: one collapse must not set the scale.
 
@@ -96,15 +103,17 @@ def _location_and_scale(values: Array) -> tuple[float, float]:
 
 @functools.lru_cache(maxsize=64)
 def _fit_previews(
-    x_bytes: bytes, y_bytes: bytes, noise_bytes: bytes, n_tasks: int
+    weights_bytes: bytes, y_bytes: bytes, noise_bytes: bytes, n_tasks: int
 ) -> tuple[float, ...]:
     """Maximum a posteriori log length scales, log amplitude and log noise variance.
 
-    A pure function of the data; the cache only saves time.
+    A pure function of the data, of which a subset is used; the cache only saves time.
     """
-    y = torch.frombuffer(bytearray(y_bytes), dtype=torch.float64)
-    x = torch.frombuffer(bytearray(x_bytes), dtype=torch.float64).reshape(len(y), n_tasks)
-    known_noise = torch.frombuffer(bytearray(noise_bytes), dtype=torch.float64)
+    weights = np.frombuffer(weights_bytes).reshape(-1, n_tasks)
+    values = np.frombuffer(y_bytes)
+    subset = spread_subset(weights, values, _MAX_FIT)
+    x, y = _features(weights[subset]), torch.as_tensor(values[subset])
+    known_noise = torch.as_tensor(np.frombuffer(noise_bytes)[subset])
     n = len(y)
     squares = (x[:, None, :] - x[None, :, :]).square().reshape(n * n, n_tasks)
     prior_mean = np.array([math.log(1.5)] * n_tasks + [math.log(2.0), math.log(1e-4)])
@@ -168,28 +177,27 @@ class PreviewProcess:
         self.location, self.scale = _location_and_scale(values[first])
         y = (values - self.location) / self.scale
         known = np.zeros_like(y) if noise is None else np.nan_to_num(noise) / self.scale**2
-        x = _features(weights)
-        fit = spread_subset(weights[first], y[first], _MAX_FIT)
         theta = _fit_previews(
-            x.numpy()[fit].tobytes(), y[fit].tobytes(), known[fit].tobytes(), n_tasks
+            weights[first].tobytes(), y[first].tobytes(), known[first].tobytes(), n_tasks
         )
         self._length = torch.tensor(theta[:n_tasks], dtype=torch.float64).exp()
         self._amplitude, own_noise = math.exp(theta[n_tasks]), math.exp(theta[n_tasks + 1])
 
         keep = spread_subset(weights, y, MAX_PREVIEWS)
         self.anchors = weights[keep]
-        self._x = x[keep] / self._length
-        noise_all = torch.as_tensor(known[keep]) + (own_noise + _JITTER)
+        self._x = _features(self.anchors) / self._length
+        self._noise = noise_all = torch.as_tensor(known[keep]) + (own_noise + _JITTER)
         chol = torch.linalg.cholesky(self._kernel(self._x, self._x) + torch.diag(noise_all))
         self._alpha = torch.cholesky_solve(torch.as_tensor(y[keep])[:, None], chol)[:, 0]
-        self._x_var, self._chol = self._x, chol
+        self._x_var = self._x
         if len(pending):
             self._x_var = torch.cat([self._x, _features(pending) / self._length])
             noise_all = torch.cat(
                 [noise_all, noise_all.new_full((len(pending),), own_noise + 1e-6)]
             )
             kernel = self._kernel(self._x_var, self._x_var) + torch.diag(noise_all)
-            self._chol = torch.linalg.cholesky(kernel)
+            chol = torch.linalg.cholesky(kernel)
+        self._whiten = _inverse_factor(chol)
 
     def _kernel(self, a: Tensor, b: Tensor) -> Tensor:
         return self._amplitude * torch.exp(-0.5 * _square_distances(a, b)) + 1.0
@@ -198,7 +206,7 @@ class PreviewProcess:
         """Standardised mean and variance at `q x T`; two tensors of length q."""
         x = _features(weights) / self._length
         kernel = self._kernel(self._x_var, x)
-        white = torch.linalg.solve_triangular(self._chol, kernel, upper=False)
+        white = self._whiten @ kernel
         variance = self._amplitude + 1.0 - white.square().sum(0)
         return kernel[: len(self._x)].T @ self._alpha, variance.clamp_min(1e-12)
 
@@ -212,6 +220,8 @@ _SLOPE_MEAN, _SLOPE_VARIANCE = 0.7, 0.5
 _OFFSET_VARIANCE = 1.0
 _ODDS_OF_PREVIEW = 3.0
 _MAX_MEMBERS = 24
+_NEGLIGIBLE = 6.0  # log probability that a member may lie below the best one
+_SCREENED = 40  # truths that choose those members out of the whole grid
 
 
 @dataclass(frozen=True)
@@ -245,11 +255,11 @@ class _Members:
 
     def kernel(self, xa: Tensor, xb: Tensor, pa: Tensor, pb: Tensor) -> Tensor:
         """`S x a x b`; `pa`, `pb` are the standardised preview means at `xa`, `xb`."""
-        squares = _square_distances(xa, xb) / self.length[:, None, None].square()
-        return (
-            self.amplitude[:, None, None] * torch.exp(-0.5 * squares)
-            + _OFFSET_VARIANCE
-            + _SLOPE_VARIANCE * self.use_preview[:, None, None] * pa[:, None] * pb
+        lengths, which = torch.unique(self.length, return_inverse=True)  # few: one exp for each
+        shapes = torch.exp(-0.5 * _square_distances(xa, xb) / lengths[:, None, None].square())
+        slopes = self.use_preview[:, None, None] * (_SLOPE_VARIANCE * pa[:, None] * pb)
+        return torch.addcmul(
+            slopes.add_(_OFFSET_VARIANCE), self.amplitude[:, None, None], shapes[which]
         )
 
 
@@ -257,7 +267,7 @@ class TruthModel:
     """Posterior of the truth at any task weights, from all previews and truths so far.
 
     Make one with `TruthModel.fit`. It is a mixture of Gaussians, one per point of the grid that
-    the module's text describes (the 24 best are kept).
+    the module's text describes (at most the 24 best are kept).
 
     Attributes:
         log_weights: log probabilities of the members, `S`.
@@ -283,19 +293,17 @@ class TruthModel:
         self._x = _features(self.truth_weights)
         self._p, p_variance = self._preview(self.truth_weights)
         self._n = len(truths)
-        if self._n:
-            y = torch.as_tensor((truths - self._location) / self._scale)
-            covariance = self._covariance(members, self._x, self._p, p_variance)
-            residual = y - _SLOPE_MEAN * members.use_preview[:, None] * self._p
-            inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
-            alpha = (inverse @ residual[..., None])[..., 0]
-            precision = inverse.diagonal(dim1=-2, dim2=-1)
-            log_weights += 0.5 * (precision.log() - alpha.square() / precision).sum(-1)
-            best = log_weights.argsort(descending=True, stable=True)[:_MAX_MEMBERS]
-            self._alpha = alpha[best]
-        else:
-            best = log_weights.argsort(descending=True, stable=True)[:_MAX_MEMBERS]
-        self._members = members.take(best)
+        y = torch.as_tensor((truths - self._location) / self._scale)
+        if self._n > _SCREENED:  # some of the truths tell which members are worth the cost of all
+            some = torch.as_tensor(spread_subset(self.truth_weights, truths, _SCREENED))
+            likelihood, _ = self._leave_one_out(members, y, p_variance, some)
+            best = (log_weights + likelihood).argsort(descending=True, stable=True)[:_MAX_MEMBERS]
+            members, log_weights = members.take(best), log_weights[best]
+        likelihood, alpha = self._leave_one_out(members, y, p_variance, torch.arange(self._n))
+        log_weights = log_weights + likelihood
+        best = log_weights.argsort(descending=True, stable=True)[:_MAX_MEMBERS]
+        best = best[log_weights[best] > log_weights[best[0]] - _NEGLIGIBLE]
+        self._members, self._alpha = members.take(best), alpha[best]
         self.log_weights = torch.log_softmax(log_weights[best], 0)
         self._set_variance_points(pending, p_variance)
 
@@ -325,6 +333,18 @@ class TruthModel:
         noise = noise + members.use_preview[:, None] * _SLOPE_MEAN**2 * p_variance
         return members.kernel(x, x, p, p) + torch.diag_embed(noise)
 
+    def _leave_one_out(
+        self, members: _Members, y: Tensor, p_variance: Tensor, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Log predictive likelihood of the truths in `rows`, `S`, and dual weights, `S x n`."""
+        p = self._p[rows]
+        covariance = self._covariance(members, self._x[rows], p, p_variance[rows])
+        residual = y[rows] - _SLOPE_MEAN * members.use_preview[:, None] * p
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+        alpha = (inverse @ residual[..., None])[..., 0]
+        precision = inverse.diagonal(dim1=-2, dim2=-1)
+        return 0.5 * (precision.log() - alpha.square() / precision).sum(-1), alpha
+
     def _set_variance_points(self, pending: Array, p_variance: Tensor) -> None:
         """Pending points count as truths at their predicted mean: only the variance shrinks."""
         self._x_var, self._p_var = self._x, self._p
@@ -334,7 +354,7 @@ class TruthModel:
             self._p_var, p_variance = torch.cat([self._p, p]), torch.cat([p_variance, v])
         if len(self._x_var):
             covariance = self._covariance(self._members, self._x_var, self._p_var, p_variance)
-            self._chol = torch.linalg.cholesky(covariance)
+            self._whiten = _inverse_factor(torch.linalg.cholesky(covariance))
 
     def standardise(self, values: Array) -> Array:
         """Truths in their own unit as the members' means are: larger is better."""
@@ -380,8 +400,7 @@ class TruthModel:
         variance = m.amplitude[:, None] + _OFFSET_VARIANCE + _SLOPE_VARIANCE * use * p.square()
         if len(self._x_var):
             kernel = m.kernel(self._x_var, x, self._p_var, p)
-            white = torch.linalg.solve_triangular(self._chol, kernel, upper=False)
-            variance = variance - white.square().sum(1)
+            variance = variance - (self._whiten @ kernel).square().sum(1)
             if self._n:
                 mean = mean + (self._alpha[:, None, :] @ kernel[:, : self._n])[:, 0]
                 slope = slope + _SLOPE_VARIANCE * use * (self._alpha @ self._p)[:, None]

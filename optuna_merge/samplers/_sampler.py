@@ -140,10 +140,18 @@ class PreviewSampler(BaseSampler):
             trials = study._get_trials(deepcopy=False, use_cache=True)
             history = self._reader.read(study.study_name, trials, skip=trial.number)
             face = _Face.of(self._names, bounds, history)
-            starting = sum(t.number < trial.number and _is_starting(t) for t in trials)
+            starting = sum(t.number < trial.number and self._is_starting(t) for t in trials)
             shares = self._shares(study, trial.number, history, face, starting)
             params |= face.params(self._names, shares, bounds)
         return {name: params[name] for name in search_space}
+
+    def _is_starting(self, trial: FrozenTrial) -> bool:
+        """Whether its weights, or some of them, are still to come: they are written one by one."""
+        return (
+            trial.state == TrialState.RUNNING
+            and not trial.params.keys() >= set(self._names)
+            and "fixed_params" not in trial.system_attrs
+        )
 
     def _shares(
         self, study: Study, number: int, history: History, face: _Face, starting: int
@@ -213,14 +221,6 @@ def _fresh_seed() -> int:
 
 def _n_values(series: Series) -> int:
     return len(series.previews) + len(series.truths)
-
-
-def _is_starting(trial: FrozenTrial) -> bool:
-    return (
-        trial.state == TrialState.RUNNING
-        and not trial.params
-        and "fixed_params" not in trial.system_attrs
-    )
 
 
 class _Face:

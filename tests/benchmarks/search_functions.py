@@ -1,11 +1,12 @@
 """Search on known functions of task weights: regret after 15 truths.
 
-    python tests/benchmarks/search_functions.py --tasks 4 8 --seeds 4
+    python tests/benchmarks/search_functions.py --tasks 4 8 --seeds 4 --csv functions.csv
     python tests/benchmarks/search_functions.py --composite --tasks 3 6 --seeds 4
 
 A problem has a truth whose optimum is known (inside the simplex, or sparse: on a face) and a
-preview that is biased, flatter, and correlated with the truth at .95, .8, .5 or 0 over uniform
-random weights. The rest of a preview is another smooth function, so it misleads in earnest.
+preview that is biased, flatter, and correlated with the truth at .95, .8, .5, 0, or below zero,
+over uniform random weights. The rest of a preview is another smooth function, so it misleads in
+earnest.
 
 Methods, all with the same number of truths:
     ours         60 previews by PreviewSampler, of which PromotionPruner promotes a fourth
@@ -29,9 +30,11 @@ and a fifth of it is another function.
 from __future__ import annotations
 
 import argparse
-import time
+import csv
+import logging
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -124,14 +127,7 @@ def baseline_points(n_tasks: int) -> Array:
     return np.concatenate([np.full((1, n_tasks), 1 / n_tasks), np.eye(n_tasks)])
 
 
-def ours(
-    problem: Problem,
-    seed: int,
-    n_truths: int,
-    n_previews: int,
-    baselines: bool,
-    report: list[float],
-) -> float:
+def ours(problem: Problem, seed: int, n_truths: int, n_previews: int, baselines: bool) -> float:
     tasks = problem.tasks
     study = optuna.create_study(
         direction="maximize",
@@ -150,9 +146,7 @@ def ours(
             raise optuna.TrialPruned
         return problem.see_truth(w)
 
-    start = time.perf_counter()
     run(study, objective, n_previews)
-    report.append((time.perf_counter() - start) / len(study.trials))
     return regret_of(problem, study)
 
 
@@ -186,23 +180,27 @@ def previews_only(problem: Problem, seed: int, n_previews: int) -> float:
     return problem.regret(points, [t.intermediate_values[0] for t in study.trials])
 
 
-def without_previews(problem: Problem, seed: int, n_truths: int, baselines: bool) -> list[float]:
-    """Regrets of the simplex GP, GPSampler, TPE and random search."""
+def without_previews(
+    problem: Problem, method: str, seed: int, n_truths: int, baselines: bool
+) -> float:
+    """The regret of the simplex GP, GPSampler, TPE or random search."""
     n_tasks = len(problem.tasks)
     uniform = np.random.default_rng(seed).dirichlet(np.ones(n_tasks), n_truths)
-    # Vertices are rarely good: the simplex GP starts from spread points, like the others.
-    simplex_gp = PreviewSampler(problem.tasks, seed=seed, n_startup_trials=6)
-    gp_sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=6)
-    tpe = optuna.samplers.TPESampler(seed=seed, n_startup_trials=6)
     start, n_all = uniform[:6], n_truths
     if baselines:
         start, n_all = baseline_points(n_tasks), n_truths + n_tasks + 1
-    return [
-        truths_alone(problem, simplex_gp, n_all, start),
-        truths_alone(problem, gp_sampler, n_all, start if baselines else start[:0]),
-        truths_alone(problem, tpe, n_all, start if baselines else start[:0]),
-        problem.regret(uniform, [problem.see_truth(w[None]) for w in uniform]),
-    ]
+    if method == "random":
+        return problem.regret(uniform, [problem.see_truth(w[None]) for w in uniform])
+    sampler: optuna.samplers.BaseSampler
+    if method == "simplex GP":
+        # Vertices are rarely good: it starts from spread points, like the others.
+        sampler = PreviewSampler(problem.tasks, seed=seed, n_startup_trials=6)
+    elif method == "GPSampler":
+        sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=6)
+    else:
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=6)
+    given = baselines or method == "simplex GP"
+    return truths_alone(problem, sampler, n_all, start if given else start[:0])
 
 
 def worst_metric(metrics: Array) -> Array:
@@ -250,7 +248,7 @@ def composite(n_tasks: int, seed: int, n_truths: int, n_previews: int, use_metri
     return optimum - study.best_value
 
 
-def composite_table(args: argparse.Namespace) -> None:
+def composite_table(args: Arguments) -> None:
     print(f"{'median (worst) regret':22s}{'scalar':>20s}{'metrics':>20s}")
     for n_tasks in args.tasks:
         for n_truths in (5, args.truths):
@@ -268,6 +266,86 @@ def composite_table(args: argparse.Namespace) -> None:
             )
 
 
+METHODS = ("ours", "previews", "simplex GP", "GPSampler", "TPE", "random")
+FIELDS = ("tasks", "optimum", "correlation", "seed", "method", "regret")
+ANY = "any"
+"""The correlation of methods that see no preview."""
+
+
+class Results:
+    """Regrets by problem and method, in a CSV file if one is given, which is gone on with."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._regrets: dict[tuple[str, ...], float] = {}
+        if path is not None and path.exists():
+            with path.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    key = tuple(row[field] for field in FIELDS[:-1])
+                    self._regrets[key] = float(row["regret"])
+        elif path is not None:
+            self._write(FIELDS)
+
+    def __contains__(self, key: tuple[object, ...]) -> bool:
+        return tuple(map(str, key)) in self._regrets
+
+    def add(self, key: tuple[object, ...], regret: float) -> None:
+        self._regrets[tuple(map(str, key))] = regret
+        self._write((*key, f"{regret:.6g}"))
+
+    def _write(self, row: Sequence[object]) -> None:
+        if self._path is not None:
+            with self._path.open("a", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerow(row)
+
+    def show(self, n_tasks: int, correlation: float) -> None:
+        """Medians and ninth deciles over all optima and seeds that there are."""
+        cells = []
+        for method in METHODS:
+            found = [
+                regret
+                for (tasks, _, by, _, name), regret in self._regrets.items()
+                if tasks == str(n_tasks) and name == method and by in (ANY, str(correlation))
+            ]
+            cells.append(f"{np.median(found):.5f} ({np.quantile(found, 0.9):.4f})")
+        print(
+            f"T={n_tasks:<3d} correlation {correlation:<5}" + "".join(f"{c:>20s}" for c in cells),
+            flush=True,
+        )
+
+
+def measure(
+    results: Results, n_tasks: int, sparse: bool, correlation: float, seed: int, args: Arguments
+) -> None:
+    """Add the regrets of one problem that are missing."""
+    optimum = "sparse" if sparse else "interior"
+
+    def problem() -> Problem:  # each method sees the same noise
+        return Problem(n_tasks, correlation, sparse, seed, args.noise)
+
+    if (key := (n_tasks, optimum, correlation, seed, "ours")) not in results:
+        regret = ours(problem(), seed, args.truths, args.previews, args.baselines)
+        results.add(key, regret)
+    if (key := (n_tasks, optimum, correlation, seed, "previews")) not in results:
+        results.add(key, previews_only(problem(), seed, args.previews))
+    for method in METHODS[2:]:
+        if (key := (n_tasks, optimum, ANY, seed, method)) not in results:
+            regret = without_previews(problem(), method, seed, args.truths, args.baselines)
+            results.add(key, regret)
+
+
+class Arguments(argparse.Namespace):
+    tasks: list[int]
+    seeds: int
+    correlations: list[float]
+    truths: int
+    previews: int
+    noise: float
+    baselines: bool
+    composite: bool
+    csv: Path | None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tasks", type=int, nargs="+", default=[4, 8])
@@ -278,36 +356,23 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=0.0)
     parser.add_argument("--baselines", action="store_true")
     parser.add_argument("--composite", action="store_true")
-    args = parser.parse_args()
+    parser.add_argument("--csv", type=Path, help="file of all regrets; goes on where it ends")
+    args = parser.parse_args(namespace=Arguments())
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     if args.composite:
         composite_table(args)
         return
-
-    names = ["ours", "previews", "simplex GP", "GPSampler", "TPE", "random"]
-    print(f"{'median (worst) regret':22s}" + "".join(f"{n:>20s}" for n in names) + "  s/trial")
-    alone: dict[tuple[int, bool, int], list[float]] = {}  # regrets that need no preview
+    results = Results(args.csv)
+    print(f"{'median (90%) regret':22s}" + "".join(f"{n:>20s}" for n in METHODS))
     for n_tasks in args.tasks:
         for correlation in args.correlations:
-            rows, seconds = [], list[float]()
             for seed in range(args.seeds):
                 for sparse in (False, True):
-                    problem = Problem(n_tasks, correlation, sparse, seed, args.noise)
-                    key = (n_tasks, sparse, seed)
-                    if key not in alone:
-                        alone[key] = without_previews(problem, seed, args.truths, args.baselines)
-                    mine = ours(problem, seed, args.truths, args.previews, args.baselines, seconds)
-                    rows.append([mine, previews_only(problem, seed, args.previews), *alone[key]])
-            table = np.array(rows)
-            cells = zip(np.median(table, axis=0), table.max(axis=0))
-            print(
-                f"T={n_tasks:<3d} correlation {correlation:<5}"
-                + "".join(f"{f'{m:.5f} ({w:.4f})':>20s}" for m, w in cells)
-                + f"  {np.mean(seconds):.3f}",
-                flush=True,
-            )
+                    measure(results, n_tasks, sparse, correlation, seed, args)
+            results.show(n_tasks, correlation)
 
 
 if __name__ == "__main__":
