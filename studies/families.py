@@ -10,7 +10,7 @@ working folder: the command, started again, goes on from there.
 A family is FAMILY, or FAMILY:RUNS:RESPONSIBILITIES for a mixture; see `PosteriorSettings`. Its
 posteriors are made as in a study, the damping chosen on held-out data. Posterior seed p takes the
 task runs of the seeds p * RUNS, ..., p * RUNS + RUNS - 1 after the definition's own. With +heads
-at its end the heads of its merges are solved again; see `PreviewSettings`.
+at its end, or +headsDECAY, the heads of its merges are solved again; see `PreviewSettings`.
 
 With `--rungs` merges are also refined by so many training steps, and compared with as many steps
 from the pretrained body: see `studies/ladder.py`.
@@ -87,7 +87,7 @@ def parse_family(text: str, settings: PosteriorSettings) -> PosteriorSettings:
     Raises:
         ValueError: it isn't FAMILY or FAMILY:RUNS:RESPONSIBILITIES.
     """
-    family, *more = text.removesuffix(RESOLVED).split(":")
+    family, *more = text.partition(RESOLVED)[0].split(":")
     if not more:
         return replace(settings, family=family, components=1)  # type: ignore[arg-type]
     if len(more) != 2 or not more[0].isdigit():
@@ -110,8 +110,9 @@ def fit_family(
     """The task runs and posteriors of a family for one posterior seed."""
     settings = parse_family(text, definition.posterior)
     finetuning, preview = definition.finetuning, definition.preview
-    if text.endswith(RESOLVED):
-        preview = replace(preview, heads="resolved")
+    if RESOLVED in text:
+        decay = float(text.partition(RESOLVED)[2] or preview.head_decay)
+        preview = replace(preview, heads="resolved", head_decay=decay)
     fitted = fit(
         replace(
             definition,

@@ -30,14 +30,15 @@ class PreviewSettings:
             `HeadSolver`. Needs heads that end in one.
         head_examples: Training examples per task that heads are solved on; a preview costs so
             many forward passes more.
-        head_decay: The pull towards the merged head; larger values keep more of it.
+        head_decay: The pull towards the merged head; larger values keep more of it. A tenth of
+            the default is truer for shared heads, and not for tasks' own (studies/README.md).
     """
 
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     memory_share: float = 0.5
     heads: Literal["merged", "resolved"] = "merged"
     head_examples: int = 512
-    head_decay: float = 0.01
+    head_decay: float = 0.1
 
     def __post_init__(self) -> None:
         if self.heads not in ("merged", "resolved"):
