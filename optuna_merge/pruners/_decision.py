@@ -170,9 +170,9 @@ class Budget:
         """
         if self.is_zero:
             return True
-        plenty = frozenset(range(len(ledger.claims) + 1))
         endless = replace(self, fraction=1.0, warmup=0)
-        return endless.free(replace(ledger, previews=plenty), ledger.claims) == 0
+        plenty = replace(ledger, total=len(ledger.claims) + 1)
+        return endless.free(plenty, ledger.claims) == 0
 
     @staticmethod
     def _free_by_time(ledger: Ledger, held: frozenset[int], limit: float) -> int:
