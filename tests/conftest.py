@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 import sqlalchemy
 from browser import chromium, open_page, shots  # noqa: F401
+from helpers import PASSWORD
 
-PASSWORD = "pa ss/wo@rd{1}%"  # what a URL, a template or a configuration file trips over
 REQUIRED = "OPTUNA_MERGE_REQUIRE_POSTGRES"
 MARIADB_REQUIRED = "OPTUNA_MERGE_REQUIRE_MARIADB"
 

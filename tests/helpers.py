@@ -23,6 +23,9 @@ gc.freeze()  # every finetune ends with a garbage collection: leave the librarie
 
 FEATURES = 8
 
+PASSWORD = "pa ss/wo@rd{1}%"  # what a URL, a template or a configuration file trips over
+"""Of the test databases."""
+
 
 def toy_columns(size: int = 24, classes: int = 2, seed: int = 0) -> dict[str, Tensor]:
     """Points whose class is the largest of some linear functions; all classes occur."""

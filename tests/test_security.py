@@ -16,8 +16,7 @@ import optuna
 import pytest
 import sqlalchemy
 import torch
-from conftest import PASSWORD
-from helpers import flip_byte, toy_definition
+from helpers import PASSWORD, flip_byte, toy_definition
 from safetensors.torch import save_file
 
 import optuna_merge as om
