@@ -1,6 +1,6 @@
 """The tasks of `digits` with a head of their own each, for `studies/families.py`.
 
-    python studies/families.py studies/digits/own_heads.py --families diagonal,diagonal+heads
+python studies/families.py studies/digits/own_heads.py --families diagonal,diagonal+heads
 """
 
 from __future__ import annotations
