@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import qmc
 
 from optuna_merge.weights import MIN_WEIGHT
 
@@ -35,6 +34,8 @@ def startup_design(n_tasks: int, n: int, seed: int) -> Array:
     Returns:
         Array `n x n_tasks` of rows that add up to 1.
     """
+    from scipy.stats import qmc  # half of the room's import time
+
     corners = np.concatenate([np.full((1, n_tasks), 1.0 / n_tasks), np.eye(n_tasks)])
     n_sobol = max(n - len(corners), 0)
     if n_sobol == 0 or n_tasks == 1:

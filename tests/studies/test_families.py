@@ -76,7 +76,8 @@ def test_families_are_named_as_in_the_flag() -> None:
     assert (one.family, one.components, one.examples) == ("kronecker", 1, 7)
     several = parse_family("diagonal:3:layer", settings)
     assert (several.components, several.responsibilities) == (3, "layer")
-    assert parse_family("diagonal:3:layer+heads", settings) == several
+    for text in ("diagonal:3:layer+heads", "diagonal:3:layer+heads0.01"):
+        assert parse_family(text, settings) == several
     for text in ("diagonal:3", "diagonal:x:layer", "diagonal:3:layer:1"):
         with pytest.raises(ValueError, match="FAMILY:RUNS:RESPONSIBILITIES"):
             parse_family(text, settings)
