@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from optuna_merge.sharing import Sharing
 
 StudyName = Annotated[str, typer.Option(help="Name of the study; made if it is missing.")]
-Storage = Annotated[str, typer.Option(help="sqlite:///FILE, postgresql+psycopg://..., ...")]
+Storage = Annotated[str, typer.Option(help="sqlite:///FILE, postgresql://..., or env:NAME.")]
 NTrials = Annotated[
     Optional[int],  # noqa: UP045 (typer reads it)
     typer.Option(help="Trials to finish; a killed run, started again, finishes what is missing."),

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import BinaryIO
 
 import optuna
 import pytest
 from helpers import files_below, toy_definition
+from optuna.artifacts import FileSystemArtifactStore
 
 import optuna_merge as om
-from optuna_merge.artifacts import SharedFiles, open_artifact_store
+from optuna_merge.artifacts import SharedFiles, _shared_files, open_artifact_store
 from optuna_merge.exceptions import CorruptFileError
 
 
@@ -47,6 +50,42 @@ def test_altered_bytes_are_refused(
     with pytest.raises(CorruptFileError, match=r"a\.bin.*SHA-256"):
         there.pull()
     assert list((tmp_path / "there").iterdir()) == []
+
+
+class Breaking(io.BytesIO):
+    """A download that breaks off half-way."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise ConnectionError("the connection broke")
+
+
+def test_a_download_that_breaks_off_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Store(FileSystemArtifactStore):
+        opened = 0
+
+        def open_reader(self, artifact_id: str) -> BinaryIO:
+            self.opened += 1
+            if self.opened == 1:
+                return Breaking()
+            if self.opened == 2:
+                return io.BytesIO(b"on")
+            return super().open_reader(artifact_id)
+
+    waits: list[float] = []
+    monkeypatch.setattr(_shared_files.time, "sleep", waits.append)
+    (tmp_path / "store").mkdir()
+    store = Store(tmp_path / "store")
+    study = optuna.create_study()
+    (tmp_path / "here").mkdir()
+    path = tmp_path / "here" / "a.bin"
+    path.write_bytes(b"one")
+    SharedFiles(study, store, tmp_path / "here").push([path])
+    assert SharedFiles(study, store, tmp_path / "there").pull() == ["a.bin"]
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["a.bin"]
+    assert (tmp_path / "there" / "a.bin").read_bytes() == b"one"
+    assert waits == [0.1, 0.4]
 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil"])

@@ -51,9 +51,9 @@ class SleepingPreviewer(FreePreviewer):
 
 
 def work(
-    fitted: om.FittedStudy, url: str, name: str, sampler: str, seed: int, end: float
-) -> tuple[int, float]:
-    """Trials, and CPU seconds for them."""
+    fitted: om.FittedStudy, url: str, name: str, sampler: str, seed: int, ready: int, go: int
+) -> tuple[int, float, float]:
+    """Trials, CPU seconds and seconds for them, from when all workers are ready."""
     search: dict[str, Any] = {"seed": seed, "score": fitted.scores}
     study = optuna.load_study(
         study_name=name,
@@ -65,13 +65,13 @@ def work(
     )
     objective = om.Objective(fitted, progress=False)
     study.optimize(objective, n_trials=1)  # connections and imports, before the clock
-    while time.time() < end - arguments.seconds:
-        time.sleep(0.001)
-    count, begun = 0, time.process_time()
-    while time.time() < end:
+    os.write(ready, b"r")
+    os.read(go, 1)
+    count, begun, cpu = 0, time.perf_counter(), time.process_time()
+    while time.perf_counter() - begun < arguments.seconds:
         study.optimize(objective, n_trials=1)
         count += 1
-    return count, time.process_time() - begun
+    return count, time.process_time() - cpu, time.perf_counter() - begun
 
 
 def measure(fitted: om.FittedStudy, url: str, sampler: str, workers: int) -> tuple[float, float]:
@@ -80,26 +80,29 @@ def measure(fitted: om.FittedStudy, url: str, sampler: str, workers: int) -> tup
     study = om.open_study(name, om.create_storage(url), fitted.definition.directions)
     om.prepare_study(study, fitted)
     study.optimize(om.Objective(fitted, progress=False), n_trials=len(fitted.definition.names) + 1)
-    study._storage.remove_session()
-    end = time.time() + arguments.warmup + arguments.seconds
     reading, writing = os.pipe()
+    ready, say_ready = os.pipe()
+    go, say_go = os.pipe()
     for seed in range(workers):
         if os.fork() == 0:
             code = 1
             try:
-                count, spent = work(fitted, url, name, sampler, seed, end)
-                os.write(writing, f"{count} {spent} {time.time() - end}\n".encode())
+                found = work(fitted, url, name, sampler, seed, say_ready, go)
+                os.write(writing, (" ".join(map(str, found)) + "\n").encode())
                 code = 0
             finally:
                 os._exit(code)
+    for _ in range(workers):
+        assert os.read(ready, 1) == b"r"
+    os.write(say_go, b"g" * workers)
     codes = [os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(workers)]
-    os.close(writing)
+    for descriptor in (writing, ready, say_ready, go, say_go):
+        os.close(descriptor)
     with os.fdopen(reading) as lines:
         rows = [tuple(map(float, line.split())) for line in lines]
     assert codes == [0] * workers and len(rows) == workers, codes
-    trials = sum(row[0] for row in rows)
-    rate = sum(row[0] / (arguments.seconds + row[2]) for row in rows)
-    return rate, sum(row[1] for row in rows) / trials
+    rate = sum(count / seconds for count, _, seconds in rows)
+    return rate, sum(cpu for _, cpu, _ in rows) / sum(count for count, _, _ in rows)
 
 
 def main() -> None:
@@ -146,7 +149,6 @@ if __name__ == "__main__":
     parser.add_argument("--samplers", nargs="+", default=["random", "preview"])
     parser.add_argument("--preview", type=float, default=0.05, help="seconds")
     parser.add_argument("--seconds", type=float, default=15.0, help="measured, per worker")
-    parser.add_argument("--warmup", type=float, default=10.0, help="seconds before")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     main()
