@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from optuna_merge.constraints import Constraint, make_constraints
@@ -252,7 +254,14 @@ class StudyDefinition:
         return (self.score_of(metrics, alone),)
 
     def describe(self) -> dict[str, Any]:
-        """The definition as JSON values: names, settings, hashes of data and parameters."""
+        """The definition as JSON values: names, settings, hashes of data and parameters.
+
+        Data and parameters are read through once.
+        """
+        return copy.deepcopy(self._described)
+
+    @cached_property
+    def _described(self) -> dict[str, Any]:
         assert not isinstance(self.constraints, (int, float))
         # What is not given has no part: studies made before there was such a choice stay valid.
         more: dict[str, Any] = {}

@@ -77,7 +77,7 @@ def check(trials: list[FrozenTrial], n_previews: int, n_promoted: int) -> None:
     assert sorted(baselines) == ["blue", "red", "uniform"]
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+@pytest.mark.parametrize("kind", [pytest.param("sqlite", marks=pytest.mark.slow), "postgres"])
 def test_two_processes(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     url = f"sqlite:///{tmp_path}/study.db"
     if kind == "postgres":
