@@ -3,8 +3,8 @@
     python examples/wandb_tracking.py
 
 An optuna_merge study is an Optuna study, and its objective an ordinary one: callbacks just work.
-`wandb sync` uploads what an offline run has written. Needs wandb and optuna-integration, which calls this
-callback deprecated and will drop it in its version 6.
+`wandb sync` uploads what an offline run has written. Needs wandb and
+optuna-integration, which calls this callback deprecated and will drop it in its version 6.
 """
 
 from __future__ import annotations
