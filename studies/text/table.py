@@ -19,7 +19,7 @@ import typer
 
 from optuna_merge._files import atomic_path
 from studies.fetch import default_cache
-from studies.text.data import load_tasks
+from studies.text.data import body_path, load_tasks
 
 LABELS = {"movies": "sentiment", "tweets": "author", "newsgroups": "topic"}
 
@@ -41,10 +41,12 @@ def write_table(path: Path, cache: Path, *, size: int) -> int:
 
 def main(
     path: Annotated[Path, typer.Argument(help="The CSV file; is replaced.")],
-    size: Annotated[int, typer.Option(help="Texts a task.")] = 1500,
+    size: Annotated[int, typer.Option(help="Texts a task.")] = 600,
 ) -> None:
     """Write the three text tasks as one CSV file."""
-    print(f"{path}: {write_table(path, default_cache(), size=size)} rows")
+    cache = default_cache()
+    print(f"{path}: {write_table(path, cache, size=size)} rows")
+    print(f"a small pretrained body for them: {body_path(cache)}")
 
 
 if __name__ == "__main__":
