@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -106,6 +107,8 @@ def shown(
         every: Seconds between two lines where there is no terminal.
         console: Where to draw; default: standard error.
     """
+    # By what botorch imports; for its developers, not for who looks on.
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(max(verbosity, optuna.logging.WARNING))
     tally = Tally(study, total)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable
 
 import typer
@@ -26,7 +25,6 @@ def guarded(debug: bool, work: Callable[[], None]) -> None:
     )
     for noisy in ("httpx", "filelock", "urllib3", "matplotlib", "fsspec", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # botorch
     try:
         work()
     except KeyboardInterrupt:
