@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from torch import Tensor
@@ -105,6 +107,8 @@ def shown(
         every: Seconds between two lines where there is no terminal.
         console: Where to draw; default: standard error.
     """
+    # By what botorch imports; for its developers, not for who looks on.
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(max(verbosity, optuna.logging.WARNING))
     tally = Tally(study, total)
@@ -144,17 +148,18 @@ def _live(console: Console, total: int | None, tally: Tally) -> Iterator[AfterTr
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[told]}"),
         console=console,
-        transient=True,
     )
-    row = progress.add_task("trials", total=total, told="")
+    row = progress.add_task("trials", total=total)
+    line = Text()
 
     def after_trial(trial: FrozenTrial) -> None:
         tally.add(trial)
-        progress.update(row, completed=tally.trials, told=tally.told())
+        progress.update(row, completed=tally.trials)
+        line.plain = tally.told()
 
-    with progress, _logs_above(console), watched_by(StepBar(progress)):
+    live = Live(Group(progress, line), console=console, transient=True)
+    with live, _logs_above(console), watched_by(StepBar(progress)):
         yield after_trial
 
 
@@ -169,7 +174,7 @@ class StepBar(Watcher):
 
     def started(self, run: RunInfo) -> None:
         self._row = self._progress.add_task(
-            run.title or "finetune", total=run.steps, completed=run.done, told=""
+            run.title or "finetune", total=run.steps, completed=run.done
         )
 
     def stepped(self, step: int, loss: Tensor) -> None:

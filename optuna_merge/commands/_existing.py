@@ -23,7 +23,10 @@ def existing_study(study_name: str, storage: str) -> optuna.Study:
 
     file = Path(storage.removeprefix(_SQLITE).partition("?")[0])
     if storage.startswith(_SQLITE) and not file.is_file():
-        raise ValueError(f"no database {file}; give that of the study with --storage")
+        raise ValueError(
+            f"no database {file}; give that of the study with --storage, or run "
+            f"optuna-merge optimize first"
+        )
     return load_study(study_name, create_storage(storage))
 
 

@@ -40,7 +40,7 @@ def _title(export: Export) -> str:
 def _front_matter(export: Export, source: Source) -> str:
     library = export.models[0].format if export.models else PLAIN
     lines = ["---", f"library_name: {'pytorch' if library == PLAIN else library}"]
-    if source.is_pretrained:
+    if source.is_on_hub:
         lines.append(f"base_model: {source.name}")
     if source.licence:
         lines.append(f"license: {source.licence}")

@@ -18,29 +18,34 @@ class Source:
     """Where a body is from.
 
     Attributes:
-        name: Its name on the hub, its folder, timm's name, or the class of the module.
+        name: Its name on the hub, timm's name, that of its folder, or the module's class.
         licence: As its own card has it; None: unknown.
-        is_pretrained: Whether `name` is something to load from.
+        path: What transformers loads it from: the name on the hub, or a folder.
         revision: Commit on the hub, where one is known.
     """
 
     name: str
     licence: str | None = None
-    is_pretrained: bool = False
+    path: str | None = None
     revision: str | None = None
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether others find it by its name."""
+        return self.path is not None and self.path == self.name
 
     def processors(self) -> Sequence[Any]:
         """Tokenizer and image processor of a transformers model, as far as it has them."""
         from transformers import AutoImageProcessor, AutoTokenizer
 
-        if not self.is_pretrained:
+        if self.path is None:
             return ()
         found: list[Any] = []
         tokens = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model")
         for kind, files in ((AutoTokenizer, tokens), (AutoImageProcessor, _IMAGES)):
-            if any(_file(self.name, file, self.revision) for file in files):
+            if any(_file(self.path, file, self.revision) for file in files):
                 try:
-                    found.append(kind.from_pretrained(self.name, revision=self.revision))
+                    found.append(kind.from_pretrained(self.path, revision=self.revision))
                 except (OSError, ValueError, ImportError) as error:
                     _logger.warning("no %s of %s: %s", kind.__name__, self.name, error)
         return found
@@ -56,7 +61,8 @@ def find_source(model: MultitaskModel) -> Source:
     name = getattr(config, "_name_or_path", "")
     if name:
         revision = getattr(config, "_commit_hash", None)
-        return Source(str(name), _licence(name, revision), True, revision)
+        shown = Path(name).name if Path(name).is_dir() else name  # no paths of this machine
+        return Source(shown, _licence(name, revision), name, revision)
     timm = getattr(body, "pretrained_cfg", None)
     if isinstance(timm, dict) and timm.get("architecture"):
         tag = f".{timm['tag']}" if timm.get("tag") else ""

@@ -10,11 +10,14 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from helpers import toy_definition
 from rich.console import Console
+from rich.progress import Progress
 
 import optuna_merge as om
-from optuna_merge.commands._display import Tally, shown
+from optuna_merge.commands._display import StepBar, Tally, shown
+from optuna_merge.finetuning import RunInfo
 
 
 def study_of(workdir: Path) -> tuple[optuna.Study, om.Objective]:
@@ -37,11 +40,22 @@ def test_a_terminal_gets_live_rows(tmp_path: Path, caplog: pytest.LogCaptureFixt
     with shown(study, 6, console=console) as after_trial:
         run(study, objective, after_trial)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
-    assert "finetune 0" in text
     assert "6/6" in text
     done = len(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
     assert f"{done} finetunes ({done - 3} promoted), best {study.best_value:.4f}" in text
     assert "it/s" not in text, "tqdm's bar as well"
+
+
+def test_a_finetune_has_a_row_while_it_trains() -> None:
+    progress = Progress()
+    bar = StepBar(progress)
+    bar.started(RunInfo("finetune 3", {"red": 1.0}, steps=7, done=2))
+    (row,) = progress.tasks
+    assert (row.description, row.total, row.completed) == ("finetune 3", 7, 2)
+    bar.stepped(3, torch.zeros(()))
+    assert progress.tasks[0].completed == 3
+    bar.ended()
+    assert not progress.tasks
 
 
 def test_without_a_terminal_lines_are_few(

@@ -1,0 +1,51 @@
+"""Trials in MLflow, by the callback of optuna-integration.
+
+    python examples/mlflow_tracking.py                       # keeps nothing
+    python examples/mlflow_tracking.py sqlite:///mlflow.db
+    mlflow ui --backend-store-uri sqlite:///mlflow.db
+
+An optuna_merge study is an Optuna study, and its objective an ordinary one: callbacks just work.
+Needs mlflow and optuna-integration, which calls this callback deprecated and will drop it in its
+version 6; what it does is a dozen lines around `mlflow.log_metric`.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import mlflow
+from optuna_integration import MLflowCallback
+from tiny.points import point_study
+
+import optuna_merge as om
+
+
+def search(callback: object, workdir: Path) -> None:
+    """A search with one callback after every trial."""
+    fitted = om.fit(point_study(), workdir, progress=False)
+    study = om.open_study(
+        "tracked",
+        om.create_storage(None),
+        fitted.definition.directions,
+        sampler=om.PreviewSampler(fitted.definition.names, seed=0, score=fitted.scores),
+        pruner=om.PromotionPruner(fraction=0.25, score=fitted.scores, seed=0),
+    )
+    om.prepare_study(study, fitted)
+    study.optimize(om.Objective(fitted, progress=False), n_trials=8, callbacks=[callback])
+    print(om.format_report(om.make_report(study, fitted)))
+
+
+def main() -> None:
+    """Every trial is a run, with its preview, truth and task weights as tags."""
+    with tempfile.TemporaryDirectory() as folder:
+        uri = sys.argv[1] if len(sys.argv) > 1 else f"sqlite:///{folder}/mlflow.db"
+        search(MLflowCallback(uri, metric_name="score"), Path(folder) / "work")
+        mlflow.set_tracking_uri(uri)
+        runs = mlflow.search_runs(search_all_experiments=True)
+        print(f"\nMLflow has {len(runs)} runs")
+
+
+if __name__ == "__main__":
+    main()
