@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 import optuna_merge as om
 import optuna_merge.exceptions
+from optuna_merge._optuna import fail_and_requeue
 from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.weights import suggest_weights, weight_params
 
@@ -251,6 +252,25 @@ def test_a_run_ends_when_every_trial_fails(fitted: om.FittedStudy, tmp_path: Pat
 
     with pytest.raises(om.exceptions.OptunaMergeError, match=r"10 trials in a row.*disk is full"):
         om.run_trials(study, failing, workdir=tmp_path, n_trials=3)
+
+
+def test_a_trial_lost_after_its_last_step_does_not_end_the_worker(
+    fitted: om.FittedStudy, tmp_path: Path
+) -> None:
+    study = made_study(fitted)
+    objective = om.Objective(fitted, progress=False)
+
+    def lost(trial: optuna.Trial) -> float:
+        value = objective(trial)
+        if trial.number == 0:
+            assert fail_and_requeue(study, 0)  # as another worker does; this one is stopped here
+        assert isinstance(value, float)
+        return value
+
+    assert om.run_trials(study, lost, workdir=tmp_path, n_trials=4) == 4
+    assert study.trials[0].state == TrialState.FAIL
+    again = next(t for t in study.trials if t.system_attrs.get("retry_history") == [0])
+    assert again.user_attrs["baseline"] == study.trials[0].user_attrs["baseline"]
 
 
 def test_timeout_starts_no_new_trial(fitted: om.FittedStudy, tmp_path: Path) -> None:
