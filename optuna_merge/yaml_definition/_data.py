@@ -149,7 +149,11 @@ def _table_rows(path: Path) -> list[Row]:
         raise FileNotFoundError(f"no file {path}; expected {_TABLES}")
     if path.suffix in (".csv", ".tsv"):
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+            header = file.readline()
+            file.seek(0)
+            # Spreadsheets of many countries write semicolons; the comma is theirs in numbers.
+            delimiter = next((sign for sign in "\t,;" if sign in header), ",")
+            rows = csv.DictReader(file, delimiter=delimiter)
             found: list[Row] = list(rows)
             ragged = [i for i, row in enumerate(found) if None in row or None in row.values()]
             if ragged:

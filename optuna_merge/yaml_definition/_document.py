@@ -95,6 +95,10 @@ def read_document(path: Path) -> Document:
         mark = error.problem_mark
         place = "" if mark is None else f":{mark.line + 1}:{mark.column + 1}"
         raise ValueError(f"{path}{place}: not YAML: {error.problem}") from None
+    except RecursionError:
+        raise ValueError(
+            f"{path}: a value contains itself, by an anchor (&) and an alias (*)"
+        ) from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML: {error}") from None
     finally:

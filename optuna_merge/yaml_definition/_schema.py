@@ -181,7 +181,7 @@ def _told(document: Document, error: ValidationError) -> list[str]:
         kind, message = found["type"], found["msg"].removeprefix("Value error, ")
         if kind == "extra_forbidden":
             where = document.where(keys, key=True)
-            message = _unknown(str(keys[-1]), _names(document, found["loc"]))
+            message = _unknown(str(found["loc"][-1]), _names(document, found["loc"]))
         elif kind == "missing":
             where = document.where(keys)
             message = f"the key {found['loc'][-1]!r} is missing"
@@ -241,8 +241,8 @@ def _names(document: Document, location: tuple[Key, ...]) -> list[str]:
 def _unknown(key: str, known: list[str]) -> str:
     close = difflib.get_close_matches(key, known, 1)
     if close:
-        return f"unknown key; did you mean {close[0]!r}?"
-    return f"unknown key; there are {', '.join(known)}"
+        return f"unknown key {key!r}; did you mean {close[0]!r}?"
+    return f"unknown key {key!r}; there are {', '.join(known)}"
 
 
 def _short(value: Any) -> str:

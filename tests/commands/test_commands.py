@@ -177,6 +177,8 @@ def test_a_wrong_password(folder: Path, postgres_database: str) -> None:
 def test_a_sigint_in_the_middle_ends_with_130(folder: Path) -> None:
     Path("slow.py").write_text(
         DEFINITION.replace("return toy_definition()", "import os, signal, threading\n"
+        # Shells let jobs in the background ignore it, and children inherit that.
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         "    from helpers import toy_settings\n"
         "    return toy_definition(finetuning=toy_settings(steps=10**6, num_rungs=1))")
@@ -186,6 +188,7 @@ def test_a_sigint_in_the_middle_ends_with_130(folder: Path) -> None:
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])},
+        timeout=300,
     )
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr

@@ -283,7 +283,7 @@ def test_the_template_is_a_definition(folder: Path) -> None:
     lines = str(told.value).splitlines()
     assert len(lines) == 2, lines  # not for texts; and the second choice of constraints
     assert "pretrained is for models of kind: image" in lines[0]
-    assert "ignored: unknown key" in lines[1]
+    assert "ignored: unknown key 'ignored'" in lines[1]
 
 
 @pytest.mark.parametrize(
@@ -294,14 +294,19 @@ def test_the_template_is_a_definition(folder: Path) -> None:
         ("model: [\n", ["study.yaml:2:1: not YAML"]),
         ("model: 1\nmodel: 2\n", ["study.yaml:2:1: the key 'model' stands here a second time"]),
         ("model: !!python/object:os.system {}\n", ["study.yaml:1:8: not YAML"]),
+        ("model: &m [*m]\n", ["study.yaml: a value contains itself"]),
+        (
+            "model: &m {kind: text}\ntasks: [{name: a, <<: *m}]\n",
+            ["study.yaml:2:9: tasks[0]: unknown key 'kind'; there are dataset"],
+        ),
         (MODEL, ["study.yaml:1:1: the key 'tasks' is missing"]),
         (
             MODEL + TASKS + "finetunning: {}\n",
-            ["study.yaml:3:1: finetunning: unknown key; did you mean 'finetuning'?"],
+            ["study.yaml:3:1: finetunning: unknown key 'finetunning'; did you mean 'finetuning'?"],
         ),
         (
             MODEL + TASKS + "finetuning:\n  steps: 3\n  learning_rat: 5e-5\n",
-            ["study.yaml:5:3: finetuning.learning_rat: unknown key; did you mean 'learning_"],
+            ["study.yaml:5:3: finetuning.learning_rat: unknown key 'learning_rat'; did"],
         ),
         (
             MODEL + TASKS + "finetuning:\n  steps: many\n  batch_size: 2.5\n",
@@ -409,6 +414,13 @@ def test_bad_tables_are_named(folder: Path, name: str, text: str, told: str) -> 
     with pytest.raises(ValueError, match=told) as error:
         load_yaml(path)
     assert name in str(error.value) or "'tone'" in str(error.value)
+
+
+def test_semicolons_and_a_byte_order_mark_as_spreadsheets_write_them(folder: Path) -> None:
+    lines = [f'"{row["text"]}, or so";{row["tone"]}' for row in ROWS]
+    (folder / "a.csv").write_text("\ufefftext;tone\n" + "\n".join(lines), encoding="utf-8")
+    path = written(folder, MODEL + "data: {train: a.csv, validation: 0.5}\n" + TASKS)
+    assert load_yaml(path).tasks[0].label_names == ("bad", "good")
 
 
 def test_a_label_that_was_never_trained_is_named(folder: Path) -> None:
