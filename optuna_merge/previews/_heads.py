@@ -100,7 +100,11 @@ class HeadSolver:
         merged = _values(layer)
         values = [value.clone().requires_grad_(True) for value in merged]
         optimizer = torch.optim.LBFGS(
-            values, max_iter=_STEPS, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+            values,
+            max_iter=_STEPS,
+            tolerance_grad=1e-6,
+            tolerance_change=1e-12,
+            line_search_fn="strong_wolfe",
         )
 
         def objective() -> Tensor:

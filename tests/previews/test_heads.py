@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import FEATURES, same, toy_body, toy_definition, toy_task, toy_tasks
+from helpers import (
+    FEATURES,
+    bert_model,
+    same,
+    save_bert,
+    token_task,
+    toy_body,
+    toy_definition,
+    toy_task,
+    toy_tasks,
+)
 from torch import Tensor, nn
 
 import optuna_merge as om
@@ -121,6 +131,17 @@ def test_refinements_start_from_the_solved_heads(tmp_path: Path) -> None:
     expected = study.previewer(WEIGHTS).evaluations
     for task, found in run.evaluations.items():
         assert found.loss.value == pytest.approx(expected[task].loss.value, abs=1e-4)
+
+
+def test_a_transformer_on_its_cached_trunk(tmp_path: Path) -> None:
+    tasks = (token_task("red", 1), token_task("blue", 2, classes=3))
+    model = bert_model(save_bert(tmp_path / "bert"), tasks)
+    study = fitted(tmp_path, tasks=tasks, model=model)
+    assert "trunk_activations" in study.tasks[0].data("train")[[0]]
+    merged = om.fit(toy_definition(tasks, model=model), tmp_path, progress=False)
+    found, plain = (s.previewer.merged(WEIGHTS) for s in (study, merged))
+    changed = {name for name, tensor in found.items() if not torch.equal(tensor, plain[name])}
+    assert changed == {n for task in WEIGHTS for n in model.own_names(task)}
 
 
 def test_it_is_part_of_the_definition(tmp_path: Path) -> None:
