@@ -374,12 +374,12 @@ def _led(work: Callable[..., None]) -> Callable[..., None]:
     """`work` on a definition, by the main process of a launch; the other ones train along."""
 
     @functools.wraps(work)
-    def wrapped(definition: StudyDefinition, *arguments: Any) -> None:
+    def wrapped(definition: StudyDefinition, *arguments: Any, **options: Any) -> None:
         from optuna_merge.distributed import process_group
 
         with process_group(definition) as leads:
             if leads:
-                work(definition, *arguments)
+                work(definition, *arguments, **options)
 
     return wrapped
 
