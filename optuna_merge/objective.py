@@ -234,11 +234,12 @@ class Objective:
 
         The study's fingerprint says that posteriors, data and metrics are the same for all.
         """
-        wanted = [(f"weight_{name}", weights[name]) for name in self._names]
+        (first, its_weight), *wanted = [(f"weight_{name}", weights[name]) for name in self._names]
         for other in trial.study.get_trials(deepcopy=False):
             attrs = other.user_attrs
             if (
-                all(attrs.get(key) == weight for key, weight in wanted)
+                attrs.get(first) == its_weight  # of thousands hardly one: no loop for the others
+                and all(attrs.get(key) == weight for key, weight in wanted)
                 and other.number != trial.number
                 and self._has_preview(other)
             ):

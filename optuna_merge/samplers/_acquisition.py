@@ -76,7 +76,7 @@ class TruthImprovement:
         self.anchors = model.anchors
         seen = _incumbents(model, coming)
         with single_thread(), torch.no_grad():
-            self._best = model.members(seen)[0].amax(1, keepdim=True)
+            self._best = model.means(seen).amax(1, keepdim=True)
 
     def __call__(self, weights: Array) -> Array:
         with single_thread(), torch.no_grad():
@@ -90,7 +90,7 @@ class TruthImprovement:
 
     def merit(self, weights: Array) -> Array:
         with single_thread(), torch.no_grad():
-            return (self._model.log_weights.exp() @ self._model.members(weights)[0]).numpy()
+            return (self._model.log_weights.exp() @ self._model.means(weights)).numpy()
 
 
 class Feasibility:
@@ -148,10 +148,10 @@ class ScoreImprovement:
     ) -> None:
         self._model, self._sign = model, sign
         self.anchors = model.anchors
-        metrics = model.moments(self.anchors)[0]
+        metrics = model.means(self.anchors)
         self._width = max(1e-3 * float(np.std(sign * model.score(metrics))), 1e-12)
         self._feasibility = None if constraints is None else Feasibility(constraints, metrics)
-        seen = model.moments(_incumbents(model, coming))[0]
+        seen = model.means(_incumbents(model, coming))
         quality = sign * model.score(seen)
         if self._feasibility is not None:
             quality = quality[self._feasibility.violation(seen) <= 0]
@@ -179,7 +179,7 @@ class ScoreImprovement:
         return np.asarray(gain.mean(axis=0))
 
     def merit(self, weights: Array) -> Array:
-        metrics = self._model.moments(weights)[0]
+        metrics = self._model.means(weights)
         quality = self._sign * self._model.score(metrics)
         if self._feasibility is None:
             return quality

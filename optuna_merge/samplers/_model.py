@@ -76,8 +76,11 @@ def _features(weights: Array) -> Tensor:
     return w * math.sqrt(w.shape[-1] / 2)
 
 
-def _square_distances(a: Tensor, b: Tensor) -> Tensor:
-    return (a.square().sum(-1)[:, None] + b.square().sum(-1) - 2 * a @ b.T).clamp_min(0.0)
+def _similarities(a: Tensor, b: Tensor) -> Tensor:
+    """exp(-|a - b|^2 / 2) of each pair of rows, in one piece of memory: these are large."""
+    exponent = torch.addmm(-0.5 * b.square().sum(-1), a, b.T)
+    exponent -= 0.5 * a.square().sum(-1)[:, None]
+    return exponent.clamp_max_(0.0).exp_()
 
 
 def _inverse_factor(chol: Tensor) -> Tensor:
@@ -200,15 +203,17 @@ class PreviewProcess:
         self._whiten = _inverse_factor(chol)
 
     def _kernel(self, a: Tensor, b: Tensor) -> Tensor:
-        return self._amplitude * torch.exp(-0.5 * _square_distances(a, b)) + 1.0
+        return _similarities(a, b).mul_(self._amplitude).add_(1.0)
 
     def predict(self, weights: Array) -> tuple[Tensor, Tensor]:
         """Standardised mean and variance at `q x T`; two tensors of length q."""
-        x = _features(weights) / self._length
-        kernel = self._kernel(self._x_var, x)
-        white = self._whiten @ kernel
-        variance = self._amplitude + 1.0 - white.square().sum(0)
+        kernel = self._kernel(self._x_var, _features(weights) / self._length)
+        variance = self._amplitude + 1.0 - (self._whiten @ kernel).square_().sum(0)
         return kernel[: len(self._x)].T @ self._alpha, variance.clamp_min(1e-12)
+
+    def mean(self, weights: Array) -> Tensor:
+        """The mean alone, for a fraction of the cost."""
+        return self._kernel(_features(weights) / self._length, self._x) @ self._alpha
 
 
 # The grid. Variances are in units of the standardised truth, lengths in units of `_features`.
@@ -255,8 +260,8 @@ class _Members:
 
     def kernel(self, xa: Tensor, xb: Tensor, pa: Tensor, pb: Tensor) -> Tensor:
         """`S x a x b`; `pa`, `pb` are the standardised preview means at `xa`, `xb`."""
-        lengths, which = torch.unique(self.length, return_inverse=True)  # few: one exp for each
-        shapes = torch.exp(-0.5 * _square_distances(xa, xb) / lengths[:, None, None].square())
+        lengths, which = torch.unique(self.length, return_inverse=True)  # few: each once
+        shapes = torch.stack([_similarities(xa / length, xb / length) for length in lengths])
         slopes = self.use_preview[:, None, None] * (_SLOPE_VARIANCE * pa[:, None] * pb)
         return torch.addcmul(
             slopes.add_(_OFFSET_VARIANCE), self.amplitude[:, None, None], shapes[which]
@@ -400,11 +405,22 @@ class TruthModel:
         variance = m.amplitude[:, None] + _OFFSET_VARIANCE + _SLOPE_VARIANCE * use * p.square()
         if len(self._x_var):
             kernel = m.kernel(self._x_var, x, self._p_var, p)
-            variance = variance - (self._whiten @ kernel).square().sum(1)
+            variance = variance - (self._whiten @ kernel).square_().sum(1)
             if self._n:
                 mean = mean + (self._alpha[:, None, :] @ kernel[:, : self._n])[:, 0]
                 slope = slope + _SLOPE_VARIANCE * use * (self._alpha @ self._p)[:, None]
         return mean, (variance + slope.square() * p_variance).clamp_min(1e-10)
+
+    def means(self, weights: Array) -> Tensor:
+        """The members' means alone, `S x q`, for a fraction of the cost."""
+        p = torch.zeros(len(weights), dtype=torch.float64)
+        if self._previews is not None:
+            p = self._previews.mean(weights)
+        mean = _SLOPE_MEAN * self._members.use_preview[:, None] * p
+        if self._n:
+            kernel = self._members.kernel(self._x, _features(weights), self._p, p)
+            mean = mean + (self._alpha[:, None, :] @ kernel)[:, 0]
+        return mean
 
     def moments(self, weights: Array) -> tuple[Tensor, Tensor]:
         """Mean and variance of the mixture at `q x T`: two tensors of length q, standardised."""
@@ -426,6 +442,12 @@ class TruthModel:
             mean, variance = self.moments(np.atleast_2d(weights))
         return self.unstandardise(mean.numpy()), variance.sqrt().numpy() * self._scale
 
+    def predict_mean(self, weights: Array) -> Array:
+        """The mean of `predict` alone, for a fraction of the cost."""
+        with single_thread(), torch.no_grad():
+            mean = self.log_weights.exp() @ self.means(weights)
+        return self.unstandardise(mean.numpy())
+
 
 class _RefinedProcess:
     """The posterior of the refined previews, in the place of a `PreviewProcess`.
@@ -441,6 +463,10 @@ class _RefinedProcess:
     def predict(self, weights: Array) -> tuple[Tensor, Tensor]:
         """Standardised mean and variance at `q x T`; two tensors of length q."""
         return self._model.moments(weights)
+
+    def mean(self, weights: Array) -> Tensor:
+        """The mean alone."""
+        return self._model.log_weights.exp() @ self._model.means(weights)
 
 
 def _fidelity_below(series: Series, pending: Array) -> PreviewProcess | _RefinedProcess | None:
@@ -510,6 +536,10 @@ class ScoreModel:
             np.stack([mean for mean, _ in predictions], axis=-1),
             np.stack([std for _, std in predictions], axis=-1),
         )
+
+    def means(self, weights: Array) -> Array:
+        """Means of the tasks' metrics, `q x T`."""
+        return np.stack([m.predict_mean(weights) for m in self.models], axis=-1)
 
     def metric_draws(self, weights: Array) -> Array:
         """Draws of the tasks' metrics, `n_draws x q x T`."""
