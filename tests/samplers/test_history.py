@@ -115,6 +115,54 @@ def test_reader_follows_changes_and_equals_a_fresh_one() -> None:
     assert len(reader.read("s", study.trials, skip=5).records) == 5
 
 
+def test_an_older_list_of_trials_is_read_as_it_is() -> None:
+    """Threads share a reader, and one of them may still hold the trials of a moment ago."""
+    study = optuna.create_study()
+    for i in range(4):
+        study.add_trial(make(TrialState.PRUNED, preview=float(i)))
+    running = study.ask({f"w_{t}": FloatDistribution(0, 1) for t in TASKS})
+    older = study.get_trials(deepcopy=False)
+    study.tell(running, 5.0)
+    study.add_trial(make(TrialState.PRUNED, preview=9.0))
+    reader = TrialReader(TASKS)
+    newer = study.get_trials(deepcopy=False)
+    for trials in (newer, older, older[:2], newer):
+        found, fresh = reader.read("s", trials), TrialReader(TASKS).read("s", trials)
+        assert found == fresh
+        np.testing.assert_array_equal(found.score(1.0).previews, fresh.score(1.0).previews)
+        np.testing.assert_array_equal(found.score(1.0).truths, fresh.score(1.0).truths)
+        np.testing.assert_array_equal(found.pending(), fresh.pending())
+
+
+def test_values_of_several_objectives_are_told_apart() -> None:
+    study = optuna.create_study(directions=["maximize"] * 2)
+    reader = TrialReader(TASKS)
+    one = create_trial(values=[0.1, 0.2], params={}, distributions={})
+    study.add_trial(one)  # without weights
+    assert len(reader.read("s", study.get_trials(deepcopy=False)).records) == 0
+    space = {f"w_{t}": FloatDistribution(0, 1) for t in TASKS}
+    params = {f"w_{t}": 0.5 for t in TASKS}
+    study.add_trial(create_trial(values=[0.3, 0.4], params=params, distributions=space))
+    history = reader.read("s", study.get_trials(deepcopy=False))
+    np.testing.assert_array_equal(history.objective(0, 2, 1.0).truths, [0.3])
+    np.testing.assert_array_equal(history.objective(1, 2, 1.0).truths, [0.4])
+    assert len(history.objective(2, 3, 1.0).truths) == 0
+
+
+def test_spread_subset_of_thousands() -> None:
+    rng = np.random.default_rng(0)
+    weights, values = rng.dirichlet(np.ones(3), 9000), rng.normal(size=9000)
+    chosen = spread_subset(weights, values, 300)
+    assert len(set(chosen.tolist())) == 300
+    assert {int(np.argmax(values)), 8999} <= set(chosen.tolist())
+    probes = weights[::9, None]
+    gap, gap_of_random = (
+        np.abs(probes - weights[some]).max(axis=2).min(axis=1).max()
+        for some in (chosen, slice(300))
+    )
+    assert gap < gap_of_random
+
+
 @pytest.mark.parametrize("n", [3, 30, 299])
 def test_spread_subset(n: int) -> None:
     rng = np.random.default_rng(0)

@@ -165,6 +165,27 @@ def test_no_global_state_of_torch_changes() -> None:
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.parametrize("m", [0, 5, 60])
+def test_means_alone(m: int) -> None:
+    refined = (Level(GRID[:20], truth(GRID[:20])),)
+    for s in (series(80, m), replace(series(80, m), refined=refined)):
+        model = TruthModel.fit(s)
+        np.testing.assert_allclose(model.predict_mean(GRID), model.predict(GRID)[0], atol=1e-9)
+
+
+def test_some_truths_choose_the_members_that_all_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = series(150, 90)
+    noise = 0.05 * np.random.default_rng(1).standard_normal(90)
+    many = replace(many, truths=many.truths + noise)
+    screened = TruthModel.fit(many)
+    monkeypatch.setattr(_model, "_SCREENED", 90)
+    of_all = TruthModel.fit(many)
+    assert len(screened.log_weights) <= 24
+    unit = truth(GRID).std()
+    for found, wanted in zip(screened.predict(GRID), of_all.predict(GRID)):
+        np.testing.assert_allclose(found, wanted, atol=0.02 * unit)
+
+
 def test_score_model() -> None:
     w = np.random.default_rng(0).dirichlet(np.ones(3), 30)
     metrics = [1 - np.square(1 - w[:, i]) for i in range(3)]

@@ -218,6 +218,15 @@ def test_threads() -> None:
     assert len(set(params_of(study))) == 16
 
 
+def test_weights_that_are_half_written_are_still_to_come() -> None:
+    """Another worker's point of the design, of which one weight is in the storage yet."""
+    study = optuna.create_study(sampler=PreviewSampler(TASKS, seed=0))
+    other = study.ask()
+    other.suggest_float(f"w_{TASKS[0]}", 0.0, 1.0)
+    mine = [study.ask().suggest_float(f"w_{task}", 0.0, 1.0) for task in TASKS[:1]]
+    assert mine != [other.params[f"w_{TASKS[0]}"]]
+
+
 def test_promoted_copies_and_waiting_trials() -> None:
     study = make_study(12)
     original = next(t for t in study.trials if t.state == TrialState.PRUNED)
