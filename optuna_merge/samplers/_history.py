@@ -233,13 +233,7 @@ class TrialReader:
     _known: dict[str, _Known] = field(default_factory=dict)
 
     def read(self, study_name: str, trials: Sequence[FrozenTrial], skip: int = -1) -> History:
-        """History of all trials of the study, ordered by number, without the one numbered `skip`.
-
-        Args:
-            study_name: The study's name.
-            trials: All of them, numbered from 0 without a gap, as studies number them.
-            skip: The trial to leave out.
-        """
+        """History of the trials given, ordered by number, without the one numbered `skip`."""
         known = self._known.get(study_name)
         if known is None:
             known = _Known((), (), _Columns.empty(0, len(self.tasks), 1))
@@ -249,15 +243,22 @@ class TrialReader:
         return History(self.tasks, records, known.columns.take(np.array(rows, dtype=np.intp)))
 
     def _update(self, known: _Known, trials: Sequence[FrozenTrial]) -> _Known:
-        ended = tuple(trial.datetime_complete for trial in trials)  # first: others write
-        changed = [trial for trial in trials if not known.has(trial)]
+        size = max((trial.number for trial in trials), default=-1) + 1
+        ended: list[datetime.datetime | None] = [None] * size
+        records: list[Record | None] = [None] * size
+        changed = []
+        for trial in trials:
+            ended[trial.number] = trial.datetime_complete  # before it is read: others write
+            if known.has(trial):
+                records[trial.number] = known.records[trial.number]
+            else:
+                changed.append(trial)
         n_values = max((len(trial.values or ()) for trial in changed), default=1)
-        records = [*known.records, *[None] * len(trials)][: len(trials)]
-        columns = known.columns.resized(len(trials), n_values)
+        columns = known.columns.resized(size, n_values)
         for trial in changed:
-            records[trial.number] = read_trial(trial, self.tasks)
-            columns.put(trial.number, records[trial.number])
-        return _Known(ended, tuple(records), columns)
+            record = records[trial.number] = read_trial(trial, self.tasks)
+            columns.put(trial.number, record)
+        return _Known(tuple(ended), tuple(records), columns)
 
 
 @dataclass(frozen=True)
