@@ -30,7 +30,6 @@ import json
 import logging
 import multiprocessing
 import resource
-import shutil
 import statistics
 import tempfile
 import time
@@ -45,7 +44,7 @@ from typing import Any
 import numpy as np
 import optuna
 import sqlalchemy
-from conftest import _postgres_programs, _Server, _url
+from conftest import postgres
 from helpers import toy_definition, toy_task
 from optuna.distributions import FloatDistribution, distribution_to_json
 from optuna.storages._rdb import models
@@ -248,16 +247,8 @@ def opened(storage: str, folder: str) -> Iterator[str]:
     if storage == "sqlite":
         yield f"sqlite:///{folder}/study.db"
     elif storage == "postgresql":
-        programs = _postgres_programs()
-        if programs is None:
-            raise SystemExit("initdb and postgres were not found: install PostgreSQL")
-        # Not in `folder`: PostgreSQL's user may not enter that.
-        own = Path(tempfile.mkdtemp(prefix="optuna-merge-postgres-"))
-        try:
-            with _Server(programs, own) as port:
-                yield str(_url(port))
-        finally:
-            shutil.rmtree(own, ignore_errors=True)
+        with postgres() as server:
+            yield server.url
     else:
         yield storage
 
