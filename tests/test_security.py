@@ -198,7 +198,7 @@ def test_the_password_of_the_storage_is_nowhere(
     def optimize() -> None:
         cli._optimize(
             toy_definition(), "s", "env:SECRET_URL", 5, None, tmp_path / "work",
-            {"warmup": 2}, 0, str(tmp_path / "store"), False,
+            {"warmup": 2}, 0, str(tmp_path / "store"), "any", 0.0, None, False,
         )  # fmt: skip
 
     with caplog.at_level(logging.DEBUG):
