@@ -175,16 +175,16 @@ def optimize(
             _load_definition(definition),
             study_name,
             storage,
-            n_trials,
-            timeout,
             workdir,
-            _budget(fraction, max_promotions, max_steps, max_seconds),
-            seed,
-            artifacts,
-            role,
-            patience,
-            keep_best,
-            race,
+            n_trials=n_trials,
+            timeout=timeout,
+            budget=_budget(fraction, max_promotions, max_steps, max_seconds),
+            seed=seed,
+            artifacts=artifacts,
+            role=role,
+            patience=patience,
+            keep_best=keep_best,
+            race=race,
             as_json=as_json,
         ),
     )
@@ -217,28 +217,13 @@ def report(
     if definition is None:
         _guarded(debug, lambda: _report_study(study_name, storage, html, csv, as_json))
         return
-    _guarded(debug, lambda: check_there(study_name, storage, workdir))
-    _guarded(
-        debug,
-        lambda: _optimize(
-            _load_definition(definition),
-            study_name,
-            storage,
-            0,
-            None,
-            workdir,
-            {},
-            None,
-            None,
-            "any",
-            0.0,
-            None,
-            False,
-            html,
-            csv,
-            as_json=as_json,
-        ),
-    )
+
+    def again(path: Path) -> None:
+        check_there(study_name, storage, workdir)
+        found = _load_definition(path)
+        _optimize(found, study_name, storage, workdir, html=html, csv=csv, as_json=as_json)
+
+    _guarded(debug, functools.partial(again, definition))
 
 
 @app.command()
@@ -346,16 +331,16 @@ def script(
                 build(),
                 study_name,
                 storage,
-                n_trials,
-                timeout,
                 workdir,
-                _budget(fraction, max_promotions, max_steps, max_seconds),
-                seed,
-                artifacts,
-                role,
-                patience,
-                keep_best,
-                race,
+                n_trials=n_trials,
+                timeout=timeout,
+                budget=_budget(fraction, max_promotions, max_steps, max_seconds),
+                seed=seed,
+                artifacts=artifacts,
+                role=role,
+                patience=patience,
+                keep_best=keep_best,
+                race=race,
             ),
         )
 
@@ -418,16 +403,17 @@ def _optimize(
     definition: StudyDefinition,
     study_name: str,
     storage: str,
-    n_trials: int | None,
-    timeout: float | None,
     workdir: Path,
-    budget: dict[str, Any],
-    seed: int | None,
-    artifacts: str | None,
-    role: str,
-    patience: float,
-    keep_best: int | None,
-    race: bool,
+    *,
+    n_trials: int | None = 0,
+    timeout: float | None = None,
+    budget: dict[str, Any] | None = None,
+    seed: int | None = None,
+    artifacts: str | None = None,
+    role: str = "any",
+    patience: float = 0.0,
+    keep_best: int | None = None,
+    race: bool = False,
     html: Path | None = None,
     csv: Path | None = None,
     as_json: bool = False,
@@ -446,6 +432,7 @@ def _optimize(
     from optuna_merge.storages import create_storage
     from optuna_merge.study import check_definition, open_study, prepare_study
 
+    budget = budget or {}
     # What can be wrong is looked at first: before the task runs, which take long.
     does = check_role(role)
     check_keep_best(keep_best)

@@ -197,9 +197,15 @@ def test_the_password_of_the_storage_is_nowhere(
 
     def optimize() -> None:
         cli._optimize(
-            toy_definition(), "s", "env:SECRET_URL", 5, None, tmp_path / "work",
-            {"warmup": 2}, 0, str(tmp_path / "store"), "any", 0.0, None, False,
-        )  # fmt: skip
+            toy_definition(),
+            "s",
+            "env:SECRET_URL",
+            tmp_path / "work",
+            n_trials=5,
+            budget={"warmup": 2},
+            seed=0,
+            artifacts=str(tmp_path / "store"),
+        )
 
     with caplog.at_level(logging.DEBUG):
         cli._guarded(True, optimize)
