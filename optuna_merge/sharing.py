@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -122,6 +122,10 @@ class StudySharing:
                 trials = _standing(self._units)
                 if self._claims:
                     self._enqueue([unit for key, unit in pending.items() if key not in trials])
+                    late = claim_waiting(self._units, partial(_gives_way, pending, trials))
+                    if late is not None:  # before its unit counts as done, or nobody takes it up
+                        self._run(late, pending, run)
+                        continue
                 done = [k for k in pending if k in trials and trials[k].state.is_finished()]
                 if done:
                     self._files.pull()
@@ -132,8 +136,7 @@ class StudySharing:
                 if self._claims:
                     number = claim_waiting(self._units, lambda t: t.user_attrs[UNIT] in pending)
                 if number is not None:
-                    optimize = partial(optimize_claimed, self._units, number=number)
-                    run_one(self._units, self._objective(pending), run, optimize)
+                    self._run(number, pending, run)
                     continue
                 if not told:
                     names = ", ".join(unit.name for unit in pending.values())
@@ -145,6 +148,10 @@ class StudySharing:
         """Two workers may do this at once: the later of two trials of one unit gives way."""
         for unit in units:
             self._units.enqueue_trial({}, user_attrs={UNIT: unit.key, _NAME: unit.name})
+
+    def _run(self, number: int, units: Mapping[str, Unit], run: str) -> None:
+        optimize = partial(optimize_claimed, self._units, number=number)
+        run_one(self._units, self._objective(units), run, optimize)
 
     def _objective(self, units: Mapping[str, Unit]) -> Callable[[optuna.Trial], float]:
         def objective(trial: optuna.Trial) -> float:
@@ -171,3 +178,11 @@ def _standing(units: optuna.Study) -> dict[str, FrozenTrial]:
         if UNIT in trial.user_attrs and trial.state not in (TrialState.FAIL, TrialState.PRUNED):
             found.setdefault(trial.user_attrs[UNIT], trial)
     return found
+
+
+def _gives_way(
+    pending: Collection[str], standing: Mapping[str, FrozenTrial], trial: FrozenTrial
+) -> bool:
+    """Whether another trial does the pending unit of this one."""
+    key = trial.user_attrs.get(UNIT, "")
+    return key in pending and key in standing and standing[key].number != trial.number

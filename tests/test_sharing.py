@@ -173,9 +173,12 @@ def test_the_later_of_two_equal_units_gives_way(tmp_path: Path) -> None:
     sharing._enqueue(units)
     sharing.work_off(units)
     states = [trial.state for trial in sharing._units.get_trials()]
-    assert states[:2] == [TrialState.COMPLETE, TrialState.COMPLETE]
-    assert TrialState.RUNNING not in states
+    assert states == [TrialState.COMPLETE] * 2 + [TrialState.PRUNED] * 2
     assert sorted(set(made)) == ["a", "b"]
+    # One that is enqueued when its unit is done already does not wait for ever, either.
+    sharing._enqueue(units[:1])
+    sharing.work_off(units)
+    assert sharing._units.get_trials()[-1].state == TrialState.PRUNED
 
 
 def test_a_worker_that_only_previews_waits(tmp_path: Path) -> None:
