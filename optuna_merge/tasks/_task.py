@@ -36,6 +36,12 @@ class Task:
     Raises:
         ValueError: no examples, no `labels` column, a class outside the head, one class only, a
             name that can't be used, other label names than outputs.
+
+    Examples:
+        >>> columns = {"x": torch.randn(4, 8), "labels": torch.tensor([0, 1, 0, 1])}
+        >>> task = Task("sign", train=columns, validation=columns, num_outputs=2)
+        >>> task.metric.name, sorted(task.data("train")[[0, 3]])
+        ('accuracy', ['labels', 'x'])
     """
 
     name: str
