@@ -6,7 +6,6 @@ import logging
 import math
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -111,8 +110,6 @@ def shown(
         every: Seconds between two lines where there is no terminal.
         console: Where to draw; default: standard error.
     """
-    # By what botorch imports; for its developers, not for who looks on.
-    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(max(verbosity, optuna.logging.WARNING))
     tally = Tally(study, total)
