@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,10 @@ class Harness:
 
     def describe(self) -> dict[str, Any]:
         """What is asked, as JSON values; see `lm_eval_metric`."""
+        return copy.deepcopy(self._described)
+
+    @cached_property
+    def _described(self) -> dict[str, Any]:
         return {
             "value": ",".join(filter(None, (self._value, self._filter))),
             "limit": self._limit,
