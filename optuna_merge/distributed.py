@@ -14,6 +14,7 @@ from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.finetuning import (
     FinetuneSettings,
     Group,
+    hollow_shards,
     joined_group,
     make_accelerator,
     train_along,
@@ -60,7 +61,8 @@ def process_group(definition: StudyDefinition) -> Iterator[bool]:
 
     Raises:
         ValueError: they were launched for DeepSpeed or Megatron-LM, or with settings of FSDP that
-            finetunes can't follow (FSDP 1, offloading, activation checkpointing).
+            finetunes can't follow (FSDP 1, offloading, activation checkpointing), or FSDP can't
+            cut the model.
         DefinitionMismatchError: the processes have different definitions.
     """
     with joined_group() as group:
@@ -74,6 +76,9 @@ def process_group(definition: StudyDefinition) -> Iterator[bool]:
                 "the processes of this launch have different definitions (data, body, settings); "
                 "initial parameters must not depend on the process"
             )
+        if group.sharding is not None:  # what can't be cut is told now, on all processes
+            device = training_device(definition.finetuning)
+            hollow_shards(definition.model, group.sharding, device)
         if not group.is_main:
             _follow(group, definition)
             yield False

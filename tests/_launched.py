@@ -12,22 +12,27 @@ from dataclasses import replace
 from pathlib import Path
 
 import optuna
+import pytest
+import torch
 from helpers import (
     bert_model,
+    same,
     token_task,
     toy_definition,
     toy_model,
     toy_settings,
     toy_tasks,
 )
+from torch import nn
 
 import optuna_merge as om
 from optuna_merge._tensors import save_tensors
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.exceptions import TrainingDivergedError
-from optuna_merge.finetuning import FinetuneStore
+from optuna_merge.finetuning import FinetuneStore, hollow_shards
+from optuna_merge.finetuning._shards import Sharding, in_shards, whole
 from optuna_merge.fitting import FittedStudy, finetune_store
-from optuna_merge.models import LastLayers
+from optuna_merge.models import LastLayers, from_module
 from optuna_merge.pruners import PromotionPruner
 
 WEIGHTS = {"red": 0.3, "blue": 0.7}
@@ -127,9 +132,34 @@ def copies(folder: Path) -> None:
     save_tensors(made.model.state(), folder / f"rank-{os.environ['RANK']}.safetensors", {})
 
 
+def check_cuts() -> None:
+    """Each process holds its part, and what can't be cut is refused."""
+    device, tasks = torch.device("cpu"), toy_tasks()
+    model = toy_model(tasks)
+    cut = in_shards(model, Sharding(), device)
+    held = sum(p.to_local().numel() for p in cut.parameters())
+    assert held < 0.6 * sum(p.numel() for p in model.parameters())
+    assert same(
+        {name: whole(p) for name, p in cut.named_parameters()}, dict(model.named_parameters())
+    )
+
+    def refused(made: nn.Module, sharding: Sharding, reason: str) -> None:
+        model = from_module(made, tasks, features=6, inputs=["x"])
+        with pytest.raises(ValueError, match=reason):
+            hollow_shards(model, sharding, device)
+
+    tied = nn.Sequential(nn.ModuleList([nn.Tanh(), nn.Tanh()]), nn.Linear(6, 6), nn.Linear(6, 6))
+    tied[1].weight = tied[2].weight
+    refused(tied, Sharding(layers=("Linear",)), "in common")
+    refused(tied, Sharding(layers=("Layer",)), "no such module")
+    tied.scale = nn.Parameter(torch.ones(()))
+    refused(tied, Sharding(), "scalar")
+
+
 def shards(folder: Path) -> None:
     """In shards, as if launched with `--use_fsdp --fsdp_version 2`."""
     os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    check_cuts()
     made = definition()
     with om.process_group(made) as leads:
         if leads:

@@ -67,6 +67,24 @@ def in_shards(model: MultitaskModel, sharding: Sharding, device: torch.device) -
     beside it there never is more than one whole tensor.
 
     Raises:
+        ValueError: as `hollow_shards`.
+    """
+    copy = hollow_shards(model, sharding, device)
+    copy.to_empty(device=device)
+    with torch.no_grad():
+        for source, parameter in zip(model.parameters(), copy.parameters()):
+            _fill(parameter, source)
+        for known, buffer in zip(model.buffers(), copy.buffers()):
+            buffer.copy_(known)
+    return copy
+
+
+def hollow_shards(
+    model: MultitaskModel, sharding: Sharding, device: torch.device
+) -> MultitaskModel:
+    """`in_shards` without values, which tells whether the model can be cut.
+
+    Raises:
         ValueError: layers that aren't there, or parameters that can't be cut: scalars, and those
             that a layer has in common with something else.
     """
@@ -84,19 +102,13 @@ def in_shards(model: MultitaskModel, sharding: Sharding, device: torch.device) -
     for layer in _layers(copy, sharding.layers):
         fully_shard(layer, mesh=mesh, reshard_after_forward=sharding.frees)
     fully_shard(copy, mesh=mesh)
-    names = [name for name, _ in model.named_parameters()]
-    if (extra := [name for name, _ in copy.named_parameters()]) != names:
+    names = {name for name, _ in model.named_parameters()}
+    if split := {name for name, _ in copy.named_parameters()} ^ names:
         raise ValueError(
-            f"the parameters {sorted(set(extra) ^ set(names))} belong to a layer and to something "
-            f"outside of it, so that FSDP would train two copies; launch with "
-            f"`accelerate launch --multi_gpu`"
+            f"{sorted(split)}: a parameter that a layer has in common with something outside of "
+            f"it, of which FSDP would train two copies; launch with `accelerate launch "
+            f"--multi_gpu`"
         )
-    copy.to_empty(device=device)
-    with torch.no_grad():
-        for source, target in zip(model.parameters(), copy.parameters()):
-            _fill(target, source)
-        for source, target in zip(model.buffers(), copy.buffers()):
-            target.copy_(source)
     return copy
 
 
@@ -112,7 +124,7 @@ def part_like(tensor: Tensor, like: Tensor) -> Tensor:
 
 def whole(tensor: Tensor) -> Tensor:
     """The whole of a tensor in shards, which all processes must ask for; else the tensor."""
-    return tensor.full_tensor() if _is_cut(tensor) else tensor  # type: ignore[attr-defined, no-any-return]
+    return tensor.full_tensor() if _is_cut(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def _layers(model: MultitaskModel, classes: tuple[str, ...]) -> list[nn.Module]:
