@@ -55,7 +55,8 @@ class Sharding:
                 )
         layers = os.environ.get("FSDP_TRANSFORMER_CLS_TO_WRAP", "")
         return cls(
-            frees=_is_set("FSDP_RESHARD_AFTER_FORWARD", default="true"),
+            # Unless told otherwise `accelerate launch` sets FSDP 1's word for "true".
+            frees=os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() != "false",
             layers=tuple(name.strip() for name in layers.split(",") if name.strip()),
         )
 
@@ -162,5 +163,5 @@ def _is_cut(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
-def _is_set(variable: str, default: str = "false") -> bool:
-    return os.environ.get(variable, default).lower() in ("true", "1", "yes")
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("true", "1", "yes")
