@@ -233,7 +233,7 @@ class PosteriorMaker:
         posteriors = {task: damped(posterior, delta) for task, posterior in undamped.items()}
         previewer = Previewer(
             self._model,
-            [_without_texts(task) for task in self._tasks],
+            [_only_cheap(task) for task in self._tasks],
             posteriors,
             self._heads,
             batch_size=self._batch_size,
@@ -248,11 +248,11 @@ class PosteriorMaker:
         return total / len(weightings) if math.isfinite(total) else math.inf
 
 
-def _without_texts(task: Task) -> Task:
-    """The task without metrics of generated texts, where only its loss is looked at."""
-    if not any(metric.generated for metric in task.metrics):
+def _only_cheap(task: Task) -> Task:
+    """The task without metrics that cost more than its loss, where only that is looked at."""
+    left = tuple(metric for metric in task.metrics if metric.in_one_pass)
+    if left == task.metrics:
         return task
-    left = tuple(metric for metric in task.metrics if not metric.generated)
     return replace(task, metrics=left or (_NOTHING,))
 
 

@@ -323,6 +323,7 @@ def script(
         patience: Patience = 600.0,
         keep_best: KeepBest = None,
         race: Race = False,
+        as_json: AsJson = False,
         debug: Debug = False,
     ) -> None:
         _guarded(
@@ -341,6 +342,7 @@ def script(
                 patience=patience,
                 keep_best=keep_best,
                 race=race,
+                as_json=as_json,
             ),
         )
 
@@ -378,6 +380,7 @@ def _fit(
     artifacts: str | None,
     as_json: bool,
 ) -> None:
+    from optuna_merge.commands._display import fit_shown
     from optuna_merge.fitting import check_writable
     from optuna_merge.fitting import fit as fit_definition
     from optuna_merge.storages import create_storage
@@ -389,7 +392,8 @@ def _fit(
         study = open_study(study_name, create_storage(storage), definition.directions)
         check_definition(study, definition.describe())
         sharing = _sharing(study, artifacts, workdir)
-    fitted = fit_definition(definition, workdir, progress=sys.stderr.isatty(), sharing=sharing)
+    with fit_shown():
+        fitted = fit_definition(definition, workdir, progress=sys.stderr.isatty(), sharing=sharing)
     if as_json:
         typer.echo(json.dumps(fit_summary(fitted), indent=1))
         return
@@ -419,7 +423,7 @@ def _optimize(
     as_json: bool = False,
 ) -> None:
     from optuna_merge._files import write_json
-    from optuna_merge.commands._display import shown
+    from optuna_merge.commands._display import fit_shown, shown
     from optuna_merge.fitting import check_writable, fit
     from optuna_merge.garbage import Collector, check_keep_best
     from optuna_merge.objective import Objective
@@ -450,7 +454,8 @@ def _optimize(
     sharing = None
     if artifacts is not None:
         sharing = _sharing(study, artifacts, workdir, claims=does != "preview")
-    fitted = fit(definition, workdir, progress=sys.stderr.isatty(), sharing=sharing)
+    with fit_shown():
+        fitted = fit(definition, workdir, progress=sys.stderr.isatty(), sharing=sharing)
     prepare_study(study, fitted)
     search: dict[str, Any] = {"seed": seed, "constraints": fitted.constraints}
     search["score"] = None if definition.is_pareto else fitted.scores

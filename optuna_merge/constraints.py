@@ -28,6 +28,12 @@ class Constraint:
     Raises:
         ValueError: none or several of the numbers, one that is not finite, or `of_alone` not
             above zero.
+
+    Examples:
+        >>> Constraint("news", of_alone=0.95).limit({"news": 0.8}, greater_is_better=True)
+        (1.0, 0.76)
+        >>> Constraint("news", at_least=0.9).name
+        'news_at_least_0.9'
     """
 
     task: str

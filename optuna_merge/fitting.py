@@ -161,7 +161,7 @@ def fit(
         group.broadcast(["fit", str(workdir)])
     tasks = cached_tasks(definition, workdir)
     if tasks != definition.tasks:
-        _logger.info("the frozen layers below the trained ones were run once over all data")
+        _logger.info("the frozen layers' outputs for all data are kept in %s", workdir / "trunk")
     made: dict[tuple[str, int], _TaskRun] = {}
 
     def make(task: Task, component: int) -> list[Path]:

@@ -24,6 +24,10 @@ def non_dominated(points: Array) -> Mask:
     """Which points no other one dominates: is as good everywhere and better somewhere.
 
     Equal points don't dominate each other. A point with NaN is dominated.
+
+    Examples:
+        >>> non_dominated(np.array([[0.9, 0.5], [0.7, 0.7], [0.6, 0.6]]))
+        array([ True,  True, False])
     """
     found: Mask = np.asarray(np.isfinite(points).all(axis=1))
     # The best sums first: nothing after a point dominates it, and most fall to the first ones.
@@ -58,6 +62,10 @@ def hypervolume(points: Array, reference: Array) -> float:
     """Volume between the reference point and the front of the points.
 
     Points that are not better than the reference in all objectives add nothing.
+
+    Examples:
+        >>> hypervolume(np.array([[2.0, 1.0], [1.0, 2.0]]), np.zeros(2))
+        3.0
     """
     import torch
     from botorch.utils.multi_objective.hypervolume import Hypervolume

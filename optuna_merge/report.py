@@ -352,7 +352,7 @@ def _test_metrics(weights: Mapping[str, float], fitted: FittedStudy) -> dict[str
         batches = task_batches(
             fitted.model, tasks, "test", batch_size=settings.evaluation_batch_size
         )
-        evaluations = evaluate_tasks(fitted.model, tasks, batches)
+        evaluations = evaluate_tasks(fitted.model, tasks, batches, "test")
         write_json(path, {name: e.metric.value for name, e in evaluations.items()})
     found: dict[str, float] = json.loads(path.read_text())
     return found

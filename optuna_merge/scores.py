@@ -71,6 +71,14 @@ def make_score(
 
     Raises:
         ValueError: another word, or a target that is no task.
+
+    Examples:
+        >>> score = make_score("relative", ["news", "reviews"])
+        >>> score({"news": 0.6, "reviews": 0.25}, alone={"news": 0.8, "reviews": 0.5})
+        0.625
+        >>> score = make_score(lambda metrics: min(metrics.values()), ["news", "reviews"])
+        >>> score({"news": 0.72, "reviews": 0.45}, alone={})
+        0.45
     """
     pick = np.minimum if greater_is_better else np.maximum
 

@@ -77,6 +77,15 @@ def canonical_weights(
 
     Raises:
         ValueError: A negative, NaN or infinite value, no value, or another length than `tasks`.
+
+    Examples:
+        >>> canonical_weights([1, 3])
+        (0.25, 0.75)
+        >>> canonical_weights([0, 0])
+        (0.5, 0.5)
+        >>> canonical_weights([1, -1], ["news", "reviews"])
+        Traceback (most recent call last):
+        ValueError: The weight of task 'reviews' is -1.0; weights must be finite and not negative.
     """
     numbers = [float(v) for v in values]
     if tasks is not None and len(numbers) != len(tasks):
@@ -117,6 +126,12 @@ def suggest_weights(trial: BaseTrial, tasks: Sequence[str]) -> dict[str, float]:
 
     Raises:
         ValueError: Bad task names; see `check_tasks`.
+
+    Examples:
+        >>> import optuna
+        >>> trial = optuna.trial.FixedTrial({"w_news": 0.2, "w_reviews": 0.2})
+        >>> suggest_weights(trial, ["news", "reviews"])
+        {'news': 0.5, 'reviews': 0.5}
     """
     names = check_tasks(tasks)
     values = [trial.suggest_float(param_name(name), 0.0, 1.0) for name in names]
@@ -126,11 +141,12 @@ def suggest_weights(trial: BaseTrial, tasks: Sequence[str]) -> dict[str, float]:
 def weight_params(weights: Mapping[str, float]) -> dict[str, float]:
     """Parameters for `study.enqueue_trial` that stand for the task weights given.
 
-    Example:
-        `study.enqueue_trial(weight_params({"news": 1, "reviews": 3}))` asks for .25 and .75.
-
     Raises:
         ValueError: Bad task names or weights; see `check_tasks` and `canonical_weights`.
+
+    Examples:
+        >>> weight_params({"news": 1, "reviews": 3})
+        {'w_news': 0.25, 'w_reviews': 0.75}
     """
     names = check_tasks(tuple(weights))
     values = canonical_weights(tuple(weights.values()), names)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import optuna
 import pytest
-from helpers import save_bert
+from helpers import save_bert, toy_definition
 from language_helpers import TOKENIZER
 from typer.testing import CliRunner
 
 from optuna_merge import __version__
-from optuna_merge.cli import app
+from optuna_merge.cli import app, script
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "transformers", "botorch", "datasets", "timm", "accelerate")
@@ -105,6 +105,19 @@ def test_fit_optimize_report(definition: Path) -> None:
     assert again[again.index("Study ") :] == text[text.index("Study ") :]
     assert report.is_file()
     assert "Best task weights" in report.with_suffix(".html").read_text()
+
+
+def test_a_script_prints_nothing_but_json_if_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["optimize.py", "--json", "--n-trials", "4", "--seed", "0"])
+    with pytest.raises(SystemExit) as ended:
+        script(toy_definition, name="toys", n_trials=50)
+    assert ended.value.code == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == json.loads((tmp_path / "workdir" / "toys" / "report-toys.json").read_text())
+    assert found["study"] == "toys"
 
 
 def test_the_report_of_a_study_alone_as_a_page_and_as_tables(definition: Path) -> None:

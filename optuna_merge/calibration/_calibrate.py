@@ -28,6 +28,7 @@ from optuna_merge.calibration._estimates import (
 Verdict = Literal[
     "previews are true", "no evidence of correlation", "previews mislead", "too few truths"
 ]
+"""What the interval of the rank correlation says: above zero, around it, below it, or none yet."""
 
 
 @dataclass(frozen=True)

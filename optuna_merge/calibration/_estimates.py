@@ -64,6 +64,11 @@ def rank_correlation(
 
     Raises:
         ValueError: sequences of different lengths.
+
+    Examples:
+        >>> found = rank_correlation([0.1, 0.2, 0.3, 0.4, 0.5], [0.2, 0.1, 0.3, 0.4, 0.6])
+        >>> round(found.value, 3), found.count
+        (0.9, 5)
     """
     x, y = paired(previews, truths)
     if len(x) < MIN_TRUTHS:

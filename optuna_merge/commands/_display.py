@@ -1,11 +1,11 @@
-"""What is seen while a study runs: one live line in a terminal, a few log lines elsewhere."""
+"""What is seen while a study is fitted or runs: live rows in a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +24,9 @@ from optuna_merge.study import BASELINE
 _logger = logging.getLogger(__name__)
 
 AfterTrial = Callable[[FrozenTrial], None]
+
+_EVERY = 0.5
+"""Seconds between two losses that are shown."""
 
 
 class Tally:
@@ -107,8 +110,6 @@ def shown(
         every: Seconds between two lines where there is no terminal.
         console: Where to draw; default: standard error.
     """
-    # By what botorch imports; for its developers, not for who looks on.
-    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(max(verbosity, optuna.logging.WARNING))
     tally = Tally(study, total)
@@ -142,15 +143,40 @@ def _logging(tally: Tally, total: int | None, every: float) -> AfterTrial:
 
 
 @contextmanager
-def _live(console: Console, total: int | None, tally: Tally) -> Iterator[AfterTrial]:
-    progress = Progress(
+def fit_shown(console: Console | None = None) -> Iterator[None]:
+    """Within this block a terminal has a row a training run: task, steps, loss, time left.
+
+    Runs that are over keep their rows until the end of the block. Elsewhere nothing is drawn: the
+    fit's own log lines tell of each run.
+
+    Args:
+        console: Where to draw; default: standard error.
+    """
+    console = console or Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    progress = _rows(console)
+    live = Live(progress, console=console, transient=True)
+    with live, _logs_above(console), watched_by(StepBar(progress, keep=True)):
+        yield
+
+
+def _rows(console: Console) -> Progress:
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
         TimeRemainingColumn(),
         console=console,
     )
-    row = progress.add_task("trials", total=total)
+
+
+@contextmanager
+def _live(console: Console, total: int | None, tally: Tally) -> Iterator[AfterTrial]:
+    progress = _rows(console)
+    row = progress.add_task("trials", total=total, loss="")
     line = Text()
 
     def after_trial(trial: FrozenTrial) -> None:
@@ -164,24 +190,39 @@ def _live(console: Console, total: int | None, tally: Tally) -> Iterator[AfterTr
 
 
 class StepBar(Watcher):
-    """A second row over the steps of the finetune that is being trained."""
+    """A row over the steps of the finetune that is being trained.
+
+    Args:
+        progress: Its rows have the field `loss`.
+        keep: Whether the row stays when the finetune is over.
+    """
 
     shows_progress = True
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, *, keep: bool = False) -> None:
         self._progress = progress
+        self._keep = keep
         self._row: Any = None
+        self._read = -math.inf
 
     def started(self, run: RunInfo) -> None:
         self._row = self._progress.add_task(
-            run.title or "finetune", total=run.steps, completed=run.done
+            run.title or "finetune", total=run.steps, completed=run.done, loss=""
         )
+        self._read = -math.inf
 
     def stepped(self, step: int, loss: Tensor) -> None:
         self._progress.update(self._row, completed=step)
+        now = time.monotonic()
+        if now - self._read >= _EVERY:  # reading it waits for the device
+            self._read = now
+            self._progress.update(self._row, loss=f"loss {loss.item():.4f}")
 
     def ended(self) -> None:
-        self._progress.remove_task(self._row)
+        if self._keep:
+            self._progress.stop_task(self._row)
+        else:
+            self._progress.remove_task(self._row)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable
 
 import typer
@@ -24,6 +25,8 @@ def guarded(debug: bool, work: Callable[[], None]) -> None:
         format="%(asctime)s %(levelname).1s %(message)s",
         datefmt="%H:%M:%S",
     )
+    # By what botorch imports; for its developers, not for who looks on.
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
     for noisy in ("httpx", "filelock", "urllib3", "matplotlib", "fsspec", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:

@@ -23,6 +23,7 @@ def export(
     force: bool,
     as_json: bool,
 ) -> None:
+    from optuna_merge.commands._display import fit_shown
     from optuna_merge.exporting import check_free, export_model
     from optuna_merge.fitting import fit
 
@@ -32,7 +33,8 @@ def export(
     given = None if weights is None else _parse_weights(weights)
     study = None if given is not None else existing_study(study_name, storage)
     check_fitted(workdir)  # else the tasks would be trained now
-    fitted = fit(load_definition(definition), workdir, progress=sys.stderr.isatty())
+    with fit_shown():
+        fitted = fit(load_definition(definition), workdir, progress=sys.stderr.isatty())
     found = export_model(fitted, out, study=study, trial=trial, weights=given, overwrite=force)
     if as_json:
         typer.echo(json.dumps(found.as_json(), indent=1))

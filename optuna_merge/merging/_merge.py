@@ -50,6 +50,18 @@ def merge(
         ValueError: tensors that differ in name, shape or dtype, NaN or infinite values, negative
             precisions, unfit weights. The message names the task and the tensor, and nothing was
             merged.
+
+    Examples:
+        The second task knows its second parameter nine times as well:
+
+        >>> import torch
+        >>> from optuna_merge.posteriors import DiagonalGaussian
+        >>> news = DiagonalGaussian({"w": torch.tensor([0., 0.])}, {"w": torch.tensor([1., 1.])})
+        >>> books = DiagonalGaussian({"w": torch.tensor([1., 1.])}, {"w": torch.tensor([1., 9.])})
+        >>> merge([news, books], [0.5, 0.5])
+        {'w': tensor([0.5000, 0.9000])}
+        >>> merge({"news": news, "books": books}, {"news": 0, "books": 1})
+        {'w': tensor([1., 1.])}
     """
     return merge_many(posteriors, [weights], prior=prior)[0]
 
@@ -76,6 +88,13 @@ def merge_many(
 
     Raises:
         TypeError, ValueError: as in `merge`, or an `out` that does not fit.
+
+    Examples:
+        >>> import torch
+        >>> from optuna_merge.posteriors import IsotropicGaussian
+        >>> means = [IsotropicGaussian({"w": torch.tensor([value])}) for value in (0.0, 1.0)]
+        >>> merge_many(means, [(0.5, 0.5), (0.25, 0.75)])
+        [{'w': tensor([0.5000])}, {'w': tensor([0.7500])}]
     """
     problem = check_merge(posteriors, weightings, prior)
     if out is not None:
@@ -107,6 +126,15 @@ def merge_into(
     Raises:
         TypeError, ValueError: as in `merge`, or a name or shape that the module does not have; the
             module is unchanged then.
+
+    Examples:
+        >>> from optuna_merge.posteriors import IsotropicGaussian
+        >>> first, second, merged = (nn.Linear(1, 1, bias=False) for _ in range(3))
+        >>> _ = nn.init.constant_(first.weight, 1), nn.init.constant_(second.weight, 3)
+        >>> posteriors = [IsotropicGaussian(net.state_dict()) for net in (first, second)]
+        >>> merge_into(merged, posteriors, [0.5, 0.5])
+        >>> merged.weight.item()
+        2.0
     """
     problem = check_merge(posteriors, [weights], prior)
     targets = _targets(module, problem.posteriors[0].mean, names or {})

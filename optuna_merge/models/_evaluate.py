@@ -12,7 +12,10 @@ from optuna_merge.tasks import Batch, Evaluation, EvaluationBatches, Task, evalu
 
 
 def evaluate_tasks(
-    model: MultitaskModel, tasks: Sequence[Task], batches: Mapping[str, Iterable[Batch]]
+    model: MultitaskModel,
+    tasks: Sequence[Task],
+    batches: Mapping[str, Iterable[Batch]],
+    split: str = "validation",
 ) -> dict[str, Evaluation]:
     """Loss and metrics of every task, each with its own head; leaves the model in evaluation mode.
 
@@ -22,6 +25,7 @@ def evaluate_tasks(
         model: The model.
         tasks: The model's tasks, or some of them.
         batches: Each task's data, such as `task_batches` makes them.
+        split: Which data these are; for metrics of whole models, which have data of their own.
     """
     found = {}
     for task in tasks:
@@ -31,6 +35,7 @@ def evaluate_tasks(
             task,
             batches[task.name],
             generate=partial(model.generate, task=task.name),
+            measure=partial(model.measure, task=task.name, split=split),
         )
     return found
 

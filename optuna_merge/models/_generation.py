@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -89,6 +90,18 @@ class LanguageModel(nn.Module):
     def describe_generation(self) -> dict[str, Any]:
         """Settings and what is kept of the model's own."""
         return self._kept | asdict(self._settings)
+
+    @contextmanager
+    def greedy(self) -> Iterator[Any]:
+        """The transformers model, for others to use: it generates greedily unless told not to."""
+        from transformers import GenerationConfig
+
+        before = self.network.generation_config
+        self.network.generation_config = GenerationConfig(**self._kept, do_sample=False)
+        try:
+            yield self.network
+        finally:
+            self.network.generation_config = before
 
     @property
     def ends(self) -> list[int]:

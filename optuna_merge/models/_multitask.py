@@ -16,9 +16,9 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from optuna_merge._batch_norm import reestimate_batch_norm, running_batch_norms
-from optuna_merge.models._generation import Writer
+from optuna_merge.models._generation import LanguageModel, Writer
 from optuna_merge.models._trainable import Trainable, trainable_names
-from optuna_merge.tasks import Batch, Task, check_tasks
+from optuna_merge.tasks import Batch, Measurement, Metric, Task, check_tasks
 from optuna_merge.tasks._data import to_device
 
 TRUNK = "trunk_activations"
@@ -92,8 +92,7 @@ class MultitaskModel(nn.Module):
                 f"only {sorted(heads)}"
             )
         for task in tasks:
-            if not isinstance(heads[str(task.head)], Writer):
-                _check_reads_only(task)
+            _check_metrics(task, heads[str(task.head)])
         self.body = body
         self.heads = nn.ModuleDict(heads)
         self.inputs = tuple(inputs)
@@ -181,6 +180,19 @@ class MultitaskModel(nn.Module):
         if not isinstance(network, Writer):
             raise ValueError(f"the network of task {task!r} can't generate; {_WRITERS}")
         return network.write(batch)
+
+    def measure(self, metric: Metric, task: str, split: str) -> Measurement:
+        """The value of a metric of the whole model, on its own data of a split.
+
+        Args:
+            metric: Has `of_model`.
+            task: The name of the task whose network is measured.
+            split: "validation" or "test".
+        """
+        network = self.heads[self._head_of[task]]
+        assert isinstance(network, LanguageModel) and metric.of_model is not None
+        with network.greedy() as inner, _seeded(self.device):
+            return metric.of_model(inner, split)
 
     def functional(
         self, parameters: Mapping[str, Tensor], batch: Mapping[str, Tensor], task: str
@@ -349,13 +361,18 @@ def _seeded(device: torch.device) -> Iterator[None]:
             random.setstate(before)
 
 
-def _check_reads_only(task: Task) -> None:
-    generated = [metric.name for metric in task.metrics if metric.generated]
-    if generated:
-        raise ValueError(
-            f"task {task.name!r} has the metric {generated[0]!r} of generated texts, but its "
-            f"network can't generate; {_WRITERS}"
-        )
+def _check_metrics(task: Task, network: nn.Module) -> None:
+    for metric in task.metrics:
+        if metric.generated and not isinstance(network, Writer):
+            raise ValueError(
+                f"task {task.name!r} has the metric {metric.name!r} of generated texts, but its "
+                f"network can't generate; {_WRITERS}"
+            )
+        if metric.of_model is not None and not isinstance(network, LanguageModel):
+            raise ValueError(
+                f"task {task.name!r} has the metric {metric.name!r} of a whole language model; "
+                f"make the model with from_language_model"
+            )
 
 
 def _no_trunk(activations: Tensor) -> AbstractContextManager[None]:

@@ -33,6 +33,12 @@ def damped(posterior: Posterior, delta: float) -> Posterior:
         posterior: Any family; its precision is the data part alone.
         delta: The prior's precision, on the scale of the averaged loss's curvature. Large values
             lead to simple averaging, small ones to Fisher merging.
+
+    Examples:
+        >>> curvature = {"w": torch.tensor([0.0, 2.0])}
+        >>> posterior = DiagonalGaussian({"w": torch.zeros(2)}, curvature)
+        >>> damped(posterior, 0.5).precision
+        {'w': tensor([0.5000, 2.5000])}
     """
     match posterior:
         case IsotropicGaussian(precision=precision):

@@ -11,6 +11,7 @@ from optuna_merge.posteriors._low_rank import LowRankGaussian
 from optuna_merge.posteriors._mixture import Gaussian, Mixture
 
 Posterior = Gaussian | Mixture
+"""Any of the families."""
 
 FAMILIES: dict[str, Any] = {
     family.__name__: family

@@ -29,7 +29,10 @@ def full_fisher(
     The mean of g g' over examples with gradients g, of which `squared_gradients` is the diagonal.
 
     Args:
-        predict, params, batches, chunk_size: As in `squared_gradients`.
+        predict: As in `squared_gradients`.
+        params: As in `squared_gradients`.
+        batches: As in `squared_gradients`.
+        chunk_size: As in `squared_gradients`.
         labelling: `loss`, `sample_labels`, `classes` and `generator`, as in `squared_gradients`.
 
     Returns:

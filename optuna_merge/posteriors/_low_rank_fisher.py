@@ -33,7 +33,9 @@ def low_rank_fisher(
     examples than `rank` it is exact.
 
     Args:
-        predict, params, batches: As in `squared_gradients`.
+        predict: As in `squared_gradients`.
+        params: As in `squared_gradients`.
+        batches: As in `squared_gradients`.
         rank: Columns of U.
         chunk_size: Memory is this plus `rank`, times the parameters.
         labelling: `loss`, `sample_labels`, `classes` and `generator`, as in `squared_gradients`.

@@ -61,6 +61,23 @@ def squared_gradients(
     Raises:
         ValueError: no examples, a batch without labels, bad chunk size, dropout that is on, or
             both sample_labels and classes.
+
+    Examples:
+        Of a linear regression with the loss 1/2 (output - label)^2 it is the mean of x^2:
+
+        >>> from optuna_merge.posteriors import gaussian_labels
+        >>> x = torch.tensor([[1.0], [3.0]]).repeat(5000, 1)
+        >>> fisher = squared_gradients(
+        ...     lambda params, batch: batch["x"] @ params["w"],
+        ...     {"w": torch.zeros(1)},
+        ...     [{"x": x, "labels": torch.zeros(10000)}],
+        ...     loss=lambda outputs, labels: 0.5 * (outputs - labels).square(),
+        ...     sample_labels=gaussian_labels,
+        ...     chunk_size=1000,
+        ...     generator=torch.Generator().manual_seed(0),
+        ... )
+        >>> round(fisher["w"].item())
+        5
     """
     total = {name: torch.zeros_like(p, dtype=wide(p)) for name, p in params.items()}
     count = 0.0

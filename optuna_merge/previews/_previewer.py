@@ -167,7 +167,8 @@ class Previewer:
         One pass wins where a single forward pass doesn't fill the machine: small bodies, GPUs.
         The first call with at least two weightings measures both ways and keeps the faster one;
         bodies of which the copies would take more than 256 MiB are previewed one by one, and so
-        are those whose batch norms are re-estimated, and tasks with metrics of generated texts.
+        are those whose batch norms are re-estimated, and tasks with metrics of generated texts
+        or of whole models.
 
         Returns:
             One preview per weighting, equal to single ones up to rounding; `seconds` is each
@@ -181,7 +182,7 @@ class Previewer:
             or count * size > _MOST_TOGETHER
             or self._model.reestimates
             or self._solver is not None
-            or any(metric.generated for task in self._tasks for metric in task.metrics)
+            or not all(metric.in_one_pass for task in self._tasks for metric in task.metrics)
         ):
             return [self(weights) for weights in weightings]
         if self._together_wins is None:

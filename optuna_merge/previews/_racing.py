@@ -208,6 +208,9 @@ def racing_obstacle(model: MultitaskModel, tasks: Sequence[Task]) -> str | None:
                 f"previews can't be raced: metric {task.metric.name!r} of task {task.name!r} is "
                 f"no mean over examples (it has no per_example)"
             )
-        if any(metric.generated for metric in task.metrics):
-            return f"previews can't be raced: task {task.name!r} has metrics of generated texts"
+        if not all(metric.in_one_pass for metric in task.metrics):
+            return (
+                f"previews can't be raced: task {task.name!r} has metrics of generated texts or "
+                f"of whole models"
+            )
     return None

@@ -128,16 +128,8 @@ class PromotionPruner(BasePruner):
     successive halving (arXiv 1502.07943), and f the last one; the caps are caps of finetunes. What
     is refined tells the models of the truth more than the preview does.
 
-    Example:
-        >>> def objective(trial):
-        ...     w = [trial.suggest_float(f"w_{task}", 0, 1) for task in tasks]
-        ...     if "promoted_from" not in trial.user_attrs:  # a copy has its preview already
-        ...         trial.report(preview(w), step=0)
-        ...     if trial.should_prune():
-        ...         raise optuna.TrialPruned
-        ...     return finetune(w)
-
-    Reporting step 0 again in a copy does no harm: Optuna keeps the first value and warns.
+    A copy has its preview already; reporting it again does no harm: Optuna keeps the first value
+    and warns.
 
     Args:
         fraction: Promotions per preview, in [0, 1]. With 0 only baselines are finetuned.
@@ -178,6 +170,29 @@ class PromotionPruner(BasePruner):
     Raises:
         ValueError: an argument is out of its range.
         TypeError: `rung_pruner` is no pruner, or `score` no function.
+
+    Examples:
+        Of the previews of an objective, the most promising eighth goes on to a finetune:
+
+        >>> from optuna_merge.samplers import PreviewSampler
+        >>> tasks = ["news", "reviews"]
+        >>> def objective(trial):
+        ...     w_news, w_reviews = (trial.suggest_float(f"w_{task}", 0, 1) for task in tasks)
+        ...     preview = 0.8 - (w_news / (w_news + w_reviews) - 0.6) ** 2
+        ...     trial.report(preview, step=0)
+        ...     if trial.should_prune():
+        ...         raise optuna.TrialPruned
+        ...     return preview + 0.1  # what a finetune would give
+        >>> study = optuna.create_study(
+        ...     direction="maximize",
+        ...     sampler=PreviewSampler(tasks, seed=0),
+        ...     pruner=PromotionPruner(fraction=0.125, seed=0),
+        ... )
+        >>> study.optimize(objective, n_trials=18)
+        >>> len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))
+        2
+        >>> round(study.best_value, 2)
+        0.9
     """
 
     def __init__(

@@ -37,9 +37,6 @@ class PreviewAware(BaseSampler):
     beside the task weights: it is no better than they are, and `PreviewSampler` knows more of
     where a truth is worth its cost.
 
-    Example:
-        >>> sampler = PreviewAware(optuna.samplers.GPSampler(seed=0), ["reviews", "topics"])
-
     Args:
         sampler: The sampler to wrap.
         tasks: Task names, in order.
@@ -47,6 +44,10 @@ class PreviewAware(BaseSampler):
     Raises:
         TypeError: `sampler` is no Optuna sampler.
         ValueError: No task, empty or repeated names; in a trial, a study of several objectives.
+
+    Examples:
+        >>> import optuna
+        >>> sampler = PreviewAware(optuna.samplers.TPESampler(seed=0), ["reviews", "topics"])
     """
 
     def __init__(self, sampler: BaseSampler, tasks: Sequence[str]) -> None:

@@ -69,6 +69,21 @@ class PreviewSampler(BaseSampler):
     Raises:
         ValueError: No task, empty or repeated names; counts below 1; in a trial, constraints
             without what they need.
+
+    Examples:
+        The first weights are uniform ones and each task alone; `PromotionPruner` has a whole
+        objective.
+
+        >>> import optuna
+        >>> tasks = ["news", "reviews"]
+        >>> study = optuna.create_study(sampler=PreviewSampler(tasks, seed=0))
+        >>> for _ in range(3):
+        ...     trial = study.ask()
+        ...     weights = [trial.suggest_float(f"w_{task}", 0, 1) for task in tasks]
+        ...     print(weights)
+        [0.5, 0.5]
+        [1.0, 0.0]
+        [0.0, 1.0]
     """
 
     def __init__(

@@ -123,13 +123,26 @@ class Tally:
         task: Gives loss and metrics.
         generate: Batch to generated token ids (batch, tokens), without the prompt; needed for
             metrics of generated texts, and called only for them.
+        measure: A metric's value, for metrics of the whole model; needed and called only for
+            them.
 
     Raises:
-        ValueError: a metric wants generated texts, and `generate` is missing.
+        ValueError: a metric wants generated texts, and `generate` is missing, or the whole model,
+            and `measure` is.
     """
 
-    def __init__(self, task: Task, generate: Callable[[Batch], Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        generate: Callable[[Batch], Tensor] | None = None,
+        measure: Callable[[Metric], Measurement] | None = None,
+    ) -> None:
         self._task = task
+        self._measure = measure
+        if measure is None and any(metric.of_model is not None for metric in task.metrics):
+            raise ValueError(
+                f"task {task.name!r} has metrics of the whole model; give evaluate() a measure="
+            )
         self._generate = generate if any(metric.generated for metric in task.metrics) else None
         if self._generate is None and any(metric.generated for metric in task.metrics):
             raise ValueError(
@@ -137,7 +150,7 @@ class Tally:
             )
         self._losses: list[Tensor] = []
         self._condensed: dict[str, list[tuple[Tensor, Tensor]]] = {
-            metric.name: [] for metric in task.metrics
+            metric.name: [] for metric in task.metrics if metric.of_model is None
         }
 
     def add(self, predict: Callable[[Batch], Tensor], batches: Iterable[Batch]) -> None:
@@ -151,6 +164,8 @@ class Tally:
                 self._losses.append(loss(predicted.float(), labels))
                 written = None if self._generate is None else self._generate(batch)
                 for metric in self._task.metrics:
+                    if metric.of_model is not None:
+                        continue
                     outputs = written if metric.generated and written is not None else predicted
                     self._condensed[metric.name].append(metric.condense(outputs, labels))
 
@@ -163,6 +178,8 @@ class Tally:
         """Loss and metrics of the examples so far; at least one."""
         metrics = {
             metric.name: metric.function(*self._transferred(metric))
+            if metric.of_model is None or self._measure is None
+            else self._measure(metric)
             for metric in self._task.metrics
         }
         losses = torch.cat(self._losses).cpu()
@@ -190,6 +207,7 @@ def evaluate(
     batches: Iterable[Batch],
     *,
     generate: Callable[[Batch], Tensor] | None = None,
+    measure: Callable[[Metric], Measurement] | None = None,
 ) -> Evaluation:
     """Evaluate `predict` in one pass without gradients.
 
@@ -198,10 +216,11 @@ def evaluate(
         task: Gives loss and metrics.
         batches: The data, such as `EvaluationBatches`.
         generate: See `Tally`.
+        measure: See `Tally`.
 
     Raises:
-        ValueError: a metric wants generated texts, and `generate` is missing.
+        ValueError: as `Tally`.
     """
-    tally = Tally(task, generate)
+    tally = Tally(task, generate, measure)
     tally.add(predict, batches)
     return tally.evaluation()

@@ -36,6 +36,12 @@ class Task:
     Raises:
         ValueError: no examples, no `labels` column, a class outside the head, one class only, a
             name that can't be used, other label names than outputs.
+
+    Examples:
+        >>> columns = {"x": torch.randn(4, 8), "labels": torch.tensor([0, 1, 0, 1])}
+        >>> task = Task("sign", train=columns, validation=columns, num_outputs=2)
+        >>> task.metric.name, sorted(task.data("train")[[0, 3]])
+        ('accuracy', ['labels', 'x'])
     """
 
     name: str
@@ -70,6 +76,7 @@ class Task:
             data = getattr(self, split)
             if data is None and split == "test":
                 continue
+            self._check_metrics(split)
             object.__setattr__(self, split, as_data(data))
             self._check_split(split)
 
@@ -98,13 +105,22 @@ class Task:
             "head": self.head,
             "num_outputs": self.num_outputs,
             "loss": loss.name,
-            "metrics": [metric.name for metric in self.metrics],
+            "metrics": [metric.describe() for metric in self.metrics],
             "data": {
                 split: fingerprint(getattr(self, split))
                 for split in SPLITS
                 if getattr(self, split) is not None
             },
         }
+
+    def _check_metrics(self, split: str) -> None:
+        for metric in self.metrics:
+            own = metric.of_model
+            if own is not None and split != "train" and split not in own.splits:
+                raise ValueError(
+                    f"task {self.name!r} has {split} data, but its metric {metric.name!r} has "
+                    f"none: give the metric {split} data of its own, or the task no {split} data"
+                )
 
     def _check_split(self, split: str) -> None:
         data: Data = getattr(self, split)

@@ -100,7 +100,8 @@ def read_examples(
             raise fail(
                 "label",
                 f"task {task!r}, {split} data: the label {unseen[0]!r} does not occur in the "
-                f"training data, where there are {_some(found)}",
+                f"training data, where there are {_some(found)}; rows whose label is empty are "
+                f"left out, as those of rare labels may be",
             )
     return Examples(parts, labels, names or found, names is not None)
 
@@ -147,6 +148,13 @@ def _take_shares(
 def _table_rows(path: Path) -> list[Row]:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; expected {_TABLES}")
+    try:
+        return _read_table(path)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); save it in that encoding") from error
+
+
+def _read_table(path: Path) -> list[Row]:
     if path.suffix in (".csv", ".tsv"):
         with path.open(encoding="utf-8-sig", newline="") as file:
             header = file.readline()

@@ -52,3 +52,4 @@ score: mean                         # or relative, worst, worst_relative, target
 # constraints: 0.95                 # example: no task below 95 % of what it reaches alone, or
 # constraints: [{task: tone, at_least: 0.8}]
 """
+"""What `optuna-merge init` writes: a definition with every choice explained in its comments."""

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import optuna_merge as om
-from optuna_merge.commands._display import StepBar, Tally, shown
+from optuna_merge.commands._display import StepBar, Tally, fit_shown, shown
 from optuna_merge.finetuning import RunInfo
 
 
@@ -46,16 +46,41 @@ def test_a_terminal_gets_live_rows(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert "it/s" not in text, "tqdm's bar as well"
 
 
-def test_a_finetune_has_a_row_while_it_trains() -> None:
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_finetune_has_a_row_while_it_trains(keep: bool) -> None:
     progress = Progress()
-    bar = StepBar(progress)
+    bar = StepBar(progress, keep=keep)
     bar.started(RunInfo("finetune 3", {"red": 1.0}, steps=7, done=2))
     (row,) = progress.tasks
     assert (row.description, row.total, row.completed) == ("finetune 3", 7, 2)
-    bar.stepped(3, torch.zeros(()))
+    bar.stepped(3, torch.full((), 0.25))
     assert progress.tasks[0].completed == 3
+    assert progress.tasks[0].fields["loss"] == "loss 0.2500"
     bar.ended()
-    assert not progress.tasks
+    assert len(progress.tasks) == keep
+
+
+def test_a_fit_in_a_terminal_has_a_row_a_task(tmp_path: Path) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=160)
+    with fit_shown(console):
+        om.fit(toy_definition(), tmp_path)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    for task in ("red", "blue"):
+        assert re.search(rf"task {task} +\S+ 7/7 +loss \d\.\d{{4}} +0:00:00", text)
+    assert "it/s" not in text, "tqdm's bar as well"
+
+
+def test_a_fit_without_a_terminal_logs_a_line_a_task(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    screen = io.StringIO()
+    with caplog.at_level(logging.INFO), fit_shown(Console(file=screen, force_terminal=False)):
+        om.fit(toy_definition(), tmp_path, progress=False)
+    lines = [r.getMessage() for r in caplog.records if " alone: " in r.getMessage()]
+    assert [line.split(" alone")[0] for line in lines] == ["task red", "task blue"]
+    assert screen.getvalue() == ""
+    assert capfd.readouterr().out == ""
 
 
 def test_without_a_terminal_lines_are_few(

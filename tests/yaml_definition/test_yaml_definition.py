@@ -423,6 +423,13 @@ def test_semicolons_and_a_byte_order_mark_as_spreadsheets_write_them(folder: Pat
     assert load_yaml(path).tasks[0].label_names == ("bad", "good")
 
 
+def test_a_table_in_another_encoding_is_named(folder: Path) -> None:
+    (folder / "a.csv").write_bytes("text,tone\ncaf\u00e9,good\n".encode("latin-1"))
+    path = written(folder, MODEL + "data: {train: a.csv, validation: 0.5}\n" + TASKS)
+    with pytest.raises(ValueError, match=r"a\.csv is not UTF-8 .* save it in that encoding"):
+        load_yaml(path)
+
+
 def test_a_label_that_was_never_trained_is_named(folder: Path) -> None:
     write_csv(folder / "other.csv", [{"text": "w1", "tone": "ugly"}])
     path = written(folder, MODEL + "data: {train: data.csv, validation: other.csv}\n" + TASKS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -14,6 +15,23 @@ class Measurement:
 
     value: float
     standard_error: float
+
+
+class ModelMeasure(Protocol):
+    """Measures a whole network, on data of its own."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits, of "validation" and "test", that it has data for."""
+        ...
+
+    def describe(self) -> Any:
+        """What must be the same on all workers, as JSON values: names, and hashes of the data."""
+        ...
+
+    def __call__(self, network: Any, split: str) -> Measurement:
+        """Its value for the network, in evaluation mode and on the device where it is."""
+        ...
 
 
 def _as_they_are(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,6 +60,8 @@ class Metric:
         per_example: `(outputs, labels) -> (n,)`, of what `condense` made: values of which the
             metric is the plain mean. None where it is no mean over examples; previews scored by
             it can't be raced then.
+        of_model: Takes the place of `function` where the metric is no matter of outputs and
+            labels; see `lm_eval_metric`.
     """
 
     name: str
@@ -50,6 +70,18 @@ class Metric:
     condense: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = _as_they_are
     generated: bool = False
     per_example: Callable[[Tensor, Tensor], Tensor] | None = None
+    of_model: ModelMeasure | None = None
+
+    @property
+    def in_one_pass(self) -> bool:
+        """Whether the outputs of one forward pass are all that it needs."""
+        return not self.generated and self.of_model is None
+
+    def describe(self) -> Any:
+        """How it stands in the study's definition: its name, and what else makes it."""
+        if self.of_model is None:
+            return self.name
+        return {"name": self.name, "of_model": self.of_model.describe()}
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Measurement:
         return self.function(*self.condense(outputs, labels))

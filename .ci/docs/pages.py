@@ -1,0 +1,218 @@
+"""Pages of the documentation, made when it is built: from the READMEs, examples and docstrings.
+
+The reference has a page a public module. What is public is what `__all__` says, else every
+function and class without a leading underscore, and every constant with a docstring.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import griffe
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = "optuna_merge"
+TEXTS = {
+    "README.md": "Home",
+    "studies/README.md": "Studies",
+    "optuna_merge/posteriors/README.md": "Posteriors",
+    "CONTRIBUTING.md": "Contributing",
+    "CHANGELOG.md": "Changelog",
+}
+COMMAND_LINE = (f"{PACKAGE}.cli", f"{PACKAGE}.commands")  # has a page of its own
+
+LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
+"""What a relative link of a Markdown text leads to, without the anchor."""
+_CODE = re.compile(
+    r"<(?P<tag>a|autoref|pre|h\d)\b.*?</(?P=tag)>|<code>(?P<name>[\w.]+)(?:\(\))?</code>", re.S
+)
+
+
+@cache
+def public_modules() -> dict[str, griffe.Module]:
+    """Modules of the package without a leading underscore, by path."""
+
+    def walk(module: griffe.Module) -> Iterator[griffe.Module]:
+        yield module
+        for name, inner in sorted(module.modules.items()):
+            if not name.startswith("_") and inner.path not in COMMAND_LINE:
+                yield from walk(inner)
+
+    package = griffe.load(PACKAGE, search_paths=[ROOT])
+    return {module.path: module for module in walk(package)}
+
+
+def public_names(module: griffe.Module) -> list[str]:
+    """Names that a module offers, in the order of `__all__`, or of the file."""
+    if module.exports is not None:
+        return [str(name) for name in module.exports]
+    return [
+        name
+        for name, member in module.members.items()
+        if not name.startswith("_")
+        and not member.is_alias
+        and (member.is_function or member.is_class or member.docstring)
+    ]
+
+
+def summary(thing: griffe.Object | griffe.Alias) -> str:
+    """The first sentence or line of its docstring."""
+    text = thing.docstring.value if thing.docstring else ""
+    return text.strip().split("\n\n")[0].replace("\n", " ")
+
+
+def home(name: str, found: griffe.Object | griffe.Alias) -> str:
+    """The public path under which a name of the package itself is documented."""
+    path = found.target_path if found.is_alias else found.path
+    return f"{'.'.join(p for p in path.split('.')[:-1] if not p.startswith('_'))}.{name}"
+
+
+def module_page(module: griffe.Module) -> str:
+    """The page of one module: its docstring, and everything public in it."""
+    lines = [f"# `{module.path}`", "", module.docstring.value if module.docstring else "", ""]
+    names = public_names(module)
+    if module.path == PACKAGE:  # its names live elsewhere, each in one place
+        lines += ["| name | what it is |", "|---|---|"]
+        for name in names:
+            if name != "__version__":
+                text = summary(module[name])
+                lines.append(f"| [`{name}`][{home(name, module[name])}] | {text} |")
+        return "\n".join([*lines, ""])
+    return "\n".join(lines + [f"::: {module.path}.{name}\n" for name in names])
+
+
+def command_page() -> str:
+    """The page of the command line: every command with its flags."""
+    from typer.main import get_command
+
+    from optuna_merge.cli import app
+
+    group: Any = get_command(app)
+    lines = ["# Command line", ""]
+    for name, command in group.commands.items():
+        lines += [
+            f"## optuna-merge {name}",
+            "",
+            command.help,
+            "",
+            "| flag | what it does |",
+            "|---|---|",
+        ]
+        for parameter in command.params:
+            default = parameter.default
+            told = parameter.help or ""
+            if default not in (None, False) and not callable(default) and not parameter.required:
+                told += f" Default: `{default}`."
+            flags = " ".join(f"`{o}`" for o in [*parameter.opts, *parameter.secondary_opts])
+            lines.append(f"| {flags} | {told} |")
+        lines.append("")
+    lines += ["## Scripts with the same flags", "", f"::: {PACKAGE}.cli.script", ""]
+    return "\n".join(lines)
+
+
+def example_page(folder: Path) -> str:
+    """The page of a folder of examples: what each shows, and its text."""
+    lines = [f"# {folder.name.capitalize()}", ""]
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".py", ".sh", ".yaml"):
+            lines += [f"## {path.name}", "", f"```{path.suffix[1:]}", path.read_text().rstrip()]
+            lines += ["```", ""]
+    return "\n".join(lines)
+
+
+def pages() -> dict[str, str]:
+    """All pages: path on the site, as if it were one in the repository, and Markdown text."""
+    made = {name: (ROOT / name).read_text() for name in TEXTS}
+    for folder in (ROOT / "examples", ROOT / "examples" / "cluster"):
+        made[f"{folder.relative_to(ROOT).as_posix()}/README.md"] = example_page(folder)
+    made["reference/command_line.md"] = command_page()
+    for path, module in public_modules().items():
+        name = path.partition(".")[2] or "README"
+        made[f"reference/{name}.md"] = module_page(module)
+    return made
+
+
+def linked_files(texts: dict[str, str]) -> set[str]:
+    """Files of the repository that the pages link to and that are no pages themselves."""
+    found = set()
+    for page, text in texts.items():
+        for target in LINK.findall(text):
+            path = (ROOT / page).parent.joinpath(target).resolve()
+            if path.is_file() and path.suffix != ".md":
+                found.add(path.relative_to(ROOT).as_posix())
+    return found
+
+
+def on_config(config: Any) -> Any:
+    """mkdocs: the order of the pages."""
+    reference = [f"reference/{path.partition('.')[2] or 'README'}.md" for path in public_modules()]
+    config.nav = [
+        {TEXTS["README.md"]: "README.md"},
+        {"Examples": ["examples/README.md", {"Cluster": "examples/cluster/README.md"}]},
+        {"Command line": "reference/command_line.md"},
+        {"Reference": [{Path(p).stem: p} if p != "reference/README.md" else p for p in reference]},
+        *({title: name} for name, title in list(TEXTS.items())[1:]),
+    ]
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """mkdocs: the pages in place of what lies in its folder, and the files that they show."""
+    from mkdocs.structure.files import File, Files
+
+    made = pages()
+    found = [file for file in files if file.src_dir != config.docs_dir]  # the theme's
+    found += [File.generated(config, name, content=text) for name, text in made.items()]
+    found += [
+        File.generated(config, name, abs_src_path=str(ROOT / name))
+        for name in sorted(linked_files(made))
+    ]
+    return Files(found)
+
+
+def on_post_build(config: Any) -> None:
+    """mkdocs: fails where a public name is not in the reference."""
+    from mkdocs.exceptions import PluginError
+
+    for path, module in public_modules().items():
+        page = Path(config.site_dir, "reference", path.partition(".")[2], "index.html").read_text()
+        for name in public_names(module) if path != PACKAGE else ():
+            if f'id="{path}.{name}"' not in page or not module[name].docstring:
+                raise PluginError(f"{path}.{name} has no docstring, or is not in the reference")
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """mkdocs: a link to a folder leads to its page."""
+
+    def to_page(link: re.Match[str]) -> str:
+        path = (ROOT / page.file.src_uri).parent / link[1]
+        return f"{link[1].rstrip('/')}/README.md" if path.is_dir() else link[1]
+
+    return LINK.sub(to_page, markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """mkdocs: public names in `code` are links to where they are documented."""
+
+    def linked(code: re.Match[str]) -> str:
+        target = _targets().get((code["name"] or "").removeprefix("om."))
+        return f'<autoref identifier="{target}">{code[0]}</autoref>' if target else code[0]
+
+    return _CODE.sub(linked, html)
+
+
+@cache
+def _targets() -> dict[str, str]:
+    """Where names are documented, by long name, and by short name where one module has it."""
+    long, short = {}, defaultdict(list)
+    for path, module in public_modules().items():
+        for name in public_names(module) if path != PACKAGE else ():
+            target = f"{path}.{name}"
+            long[target] = long[target.removeprefix(f"{PACKAGE}.")] = target
+            short[name].append(target)
+    return long | {name: found[0] for name, found in short.items() if len(found) == 1}
