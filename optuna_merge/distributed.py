@@ -14,6 +14,7 @@ from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.finetuning import (
     FinetuneSettings,
     Group,
+    hollow_shards,
     joined_group,
     make_accelerator,
     train_along,
@@ -44,13 +45,24 @@ def process_group(definition: StudyDefinition) -> Iterator[bool]:
 
     The main process leads: it alone talks to the study, writes files, previews, and decides at
     rungs. The others enter the block, with False, after it has left its own; until then they take
-    their shares of every training batch (data parallelism, every process holds the whole model).
-    `batch_size` is that of all processes together, so that a study means the same on one process.
+    their shares of every training batch. `batch_size` is that of all processes together, so that
+    a study means the same on one process.
+
+    Launched by `accelerate launch --use_fsdp --fsdp_version 2`, the processes train in shards:
+    each holds a part of the parameters, gradients and optimizer state. A layer's parameters are
+    put together while it is passed through; what is outside of layers (embeddings, heads) for a
+    whole step. Of accelerate's other settings for FSDP, `reshard_after_forward` and
+    `transformer_layer_cls_to_wrap` are followed. Checkpoints are whole, so that a run may go on
+    under another launch or none. Only finetunes are in shards: the main process previews, merges,
+    estimates curvature and evaluates at rungs with whole parameters, on its device; and every
+    process keeps a whole model in the CPU's memory. Else every process trains a whole model.
 
     All processes must be given the same definition. Without a launch the process leads alone.
 
     Raises:
-        ValueError: they were launched for FSDP, DeepSpeed or Megatron-LM.
+        ValueError: they were launched for DeepSpeed or Megatron-LM, or with settings of FSDP that
+            finetunes can't follow (FSDP 1, offloading, activation checkpointing), or FSDP can't
+            cut the model.
         DefinitionMismatchError: the processes have different definitions.
     """
     with joined_group() as group:
@@ -64,11 +76,15 @@ def process_group(definition: StudyDefinition) -> Iterator[bool]:
                 "the processes of this launch have different definitions (data, body, settings); "
                 "initial parameters must not depend on the process"
             )
+        if group.sharding is not None:  # what can't be cut is told now, on all processes
+            device = training_device(definition.finetuning)
+            hollow_shards(definition.model, group.sharding, device)
         if not group.is_main:
             _follow(group, definition)
             yield False
             return
-        _logger.info("finetunes are shared out among %d processes", group.size)
+        how = "run in shards on" if group.sharding else "are shared out among"
+        _logger.info("finetunes %s %d processes", how, group.size)
         try:
             yield True
         finally:

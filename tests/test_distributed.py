@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
@@ -11,12 +12,25 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
-from _launched import IVON, WEIGHTS, all_finetunes
-from helpers import same, toy_definition
+from _launched import (
+    ALONE_FIRST,
+    IVON,
+    SHARDS_FIRST,
+    WEIGHTS,
+    all_finetunes,
+    begin,
+    bert_definition,
+    bert_finetunes,
+    definition,
+    end,
+)
+from helpers import same, save_bert, toy_definition
 from optuna.trial import TrialState
 
 import optuna_merge as om
 from optuna_merge._tensors import load_tensors
+from optuna_merge.finetuning import FinetuneStore
+from optuna_merge.fitting import finetune_store
 from optuna_merge.storages import create_storage
 
 LAUNCHED = Path(__file__).with_name("_launched.py")
@@ -47,27 +61,50 @@ def launch(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     return subprocess.CompletedProcess(arguments, max(map(abs, codes)), "\n".join(outputs))
 
 
-def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
-    done = launch(str(LAUNCHED), str(tmp_path / "two"))
+def check_runs(found: Path, expected: FinetuneStore, count: int) -> None:
+    """The finished finetunes in the folder are those of one process."""
+    files = sorted(expected.folder.glob("*/model.safetensors"))
+    for path in files:
+        whole = load_tensors(path)[0]
+        other = load_tensors(found / path.relative_to(expected.folder.parent))[0]
+        assert whole.keys() == other.keys()
+        for name, tensor in whole.items():
+            if not name.endswith("key.bias"):  # softmax ignores them: their gradients are noise
+                torch.testing.assert_close(other[name], tensor, rtol=1e-4, atol=1e-6)
+    assert len(files) == count
+
+
+def test_two_processes_do_what_one_does(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_bert(tmp_path / "bert", dropout=0.0)
+    begin(definition(), tmp_path / "shards", ALONE_FIRST)
+    done = launch(str(LAUNCHED), str(tmp_path))
     assert done.returncode == 0, done.stdout
-    ranks = [load_tensors(tmp_path / "two" / f"rank-{rank}.safetensors")[0] for rank in (0, 1)]
+    ranks = [load_tensors(tmp_path / f"rank-{rank}.safetensors")[0] for rank in (0, 1)]
     assert same(*ranks), "all processes have the same parameters"
 
-    store = all_finetunes(tmp_path / "one")
-    compared = 0
-    for path in sorted(store.folder.glob("*/model.safetensors")):
-        other = tmp_path / "two" / path.relative_to(tmp_path / "one")
-        expected, found = load_tensors(path)[0], load_tensors(other)[0]
-        assert expected.keys() == found.keys()
-        for name, tensor in expected.items():
-            torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6)
-        compared += 1
-    assert compared == 5, "two task runs, uniform, interior, IVON"
+    store = all_finetunes(definition(), tmp_path / "one")
+    for folder in ("copies", "shards"):  # two task runs, uniform, interior, IVON
+        check_runs(tmp_path / folder, store, 5)
     assert store.find(WEIGHTS, IVON) is not None
     assert not same(ranks[0], store.find(WEIGHTS, toy_definition().finetuning).parameters())
+    bert = bert_finetunes(bert_definition(tmp_path), tmp_path / "bert-one")
+    check_runs(tmp_path / "bert-shards", bert, 3)
+
+    # Runs that one process has begun and two have ended in shards, and the other way round.
+    with caplog.at_level(logging.INFO, logger="optuna_merge"):
+        end(definition(), tmp_path / "shards", SHARDS_FIRST)
+    assert "going on after step 3" in caplog.text
+    assert done.stdout.count("going on after step 3") == 3, "copies, shards, ALONE_FIRST"
+    for settings in (ALONE_FIRST, SHARDS_FIRST):
+        end(definition(), tmp_path / "alone", settings)
+        tensors = [
+            finetune_store(definition(), tmp_path / folder).find(WEIGHTS, settings).parameters()
+            for folder in ("shards", "alone")
+        ]
+        torch.testing.assert_close(*tensors, rtol=1e-4, atol=1e-6)
 
     study = optuna.load_study(
-        study_name="s", storage=create_storage(f"sqlite:///{tmp_path}/two/study.db")
+        study_name="s", storage=create_storage(f"sqlite:///{tmp_path}/study.db")
     )
     states = [trial.state for trial in study.get_trials()]
     assert len(states) == 8, "one trial at a time for both processes"
@@ -76,7 +113,8 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_line_is_launched(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variables", [{}, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}])
+def test_the_command_line_is_launched(variables: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "definition.py"
     path.write_text(
         f"import sys\nsys.path.insert(0, {str(LAUNCHED.parent)!r})\n"
@@ -84,10 +122,11 @@ def test_the_command_line_is_launched(tmp_path: Path) -> None:
     )
     main = "from optuna_merge.cli import main; main()"
     flags = ["--storage", f"sqlite:///{tmp_path}/study.db", "--workdir", str(tmp_path / "work")]
-    done = launch("-c", main, "optimize", str(path), *flags, "--n-trials", "4")
+    done = launch("-c", main, "optimize", str(path), *flags, "--n-trials", "4", **variables)
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("Best task weights") == 1, "one process reports"
-    assert "shared out among 2 processes" in done.stdout
+    how = "run in shards on" if variables else "are shared out among"
+    assert f"finetunes {how} 2 processes" in done.stdout
 
 
 def test_one_process_leads_alone() -> None:
@@ -95,13 +134,30 @@ def test_one_process_leads_alone() -> None:
         assert leads
 
 
-@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
-def test_shards_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["DEEPSPEED", "MEGATRON_LM"])
+def test_other_launches_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
     with (
-        pytest.raises(ValueError, match=r"data parallelism only.*--multi_gpu"),
+        pytest.raises(ValueError, match=r"data parallelism or in shards.*--multi_gpu"),
         om.process_group(toy_definition()),
     ):
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"FSDP_VERSION": "1"}, "FSDP 1.*--fsdp_version 2"),
+        ({"FSDP_OFFLOAD_PARAMS": "true"}, "--fsdp_offload_params"),
+        ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "--fsdp_activation_checkpointing"),
+    ],
+)
+def test_other_shards_are_refused(
+    variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"} | variables).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=expected), om.process_group(toy_definition()):
         raise AssertionError
 
 

@@ -10,19 +10,22 @@ from optuna.artifacts._protocol import ArtifactStore
 
 from optuna_merge.exceptions import StorageUnavailableError
 
+_GCS_PATIENCE = 20.0
+"""Seconds in which opening a bucket is tried again."""
+
 
 def open_artifact_store(url: str) -> ArtifactStore:
     """Open an artifact store that retries what fails for a while.
 
     Args:
-        url: A folder (made if missing), `s3://bucket` (extra `s3`), or `gs://bucket` (extra `gcs`;
-            not tested yet). Credentials, region and endpoint are those that boto3 finds, so
-            AWS_ENDPOINT_URL names another service than AWS.
+        url: A folder (made if missing), `s3://bucket` (extra `s3`), or `gs://bucket` (extra
+            `gcs`). Credentials, region and endpoint are those that boto3 and Google's client
+            find, so AWS_ENDPOINT_URL names another service than AWS.
 
     Raises:
         ValueError: another scheme, or a bucket with a path behind it.
         ImportError: the store's client library is missing; the message names the extra.
-        StorageUnavailableError: the S3 bucket can't be reached.
+        StorageUnavailableError: the bucket can't be reached.
     """
     parts = urlsplit(url)
     if parts.scheme in ("", "file"):
@@ -61,11 +64,25 @@ def _open_s3(url: str, bucket: str) -> ArtifactStore:
 
 def _open_gcs(url: str, bucket: str) -> ArtifactStore:
     try:
-        import google.cloud.storage  # noqa: F401
+        from google.api_core.exceptions import GoogleAPIError
+        from google.auth.exceptions import GoogleAuthError
+        from google.cloud.storage import Client
+        from google.cloud.storage.retry import DEFAULT_RETRY
     except ImportError as error:
         raise ImportError(
             f"{url!r} needs google-cloud-storage: pip install 'optuna-merge[gcs]'"
         ) from error
     from optuna.artifacts import GCSArtifactStore
 
-    return GCSArtifactStore(bucket)
+    try:
+        client = Client()
+        patient = DEFAULT_RETRY.with_timeout(_GCS_PATIENCE)
+        # Now, and not after the task runs; who may only read and write objects may not ask for
+        # the bucket itself.
+        list(client.list_blobs(bucket, max_results=1, retry=patient))
+    except (GoogleAPIError, GoogleAuthError, OSError, ValueError) as error:
+        raise StorageUnavailableError(
+            f"can't open the artifact store {url!r}: {error}; check the bucket's name and the "
+            f"credentials (`gcloud auth application-default login`)"
+        ) from error
+    return GCSArtifactStore(bucket, client)

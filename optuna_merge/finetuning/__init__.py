@@ -4,6 +4,7 @@ from optuna_merge.finetuning._group import Group, current_group, joined_group, m
 from optuna_merge.finetuning._ivon import IVON
 from optuna_merge.finetuning._loop import FinetuneResult, finetune, train_along, training_device
 from optuna_merge.finetuning._settings import FinetuneSettings
+from optuna_merge.finetuning._shards import hollow_shards
 from optuna_merge.finetuning._store import FinetuneStore, FinishedRun, Start
 from optuna_merge.finetuning._tensorboard import TensorBoard
 from optuna_merge.finetuning._watchers import RunInfo, Watcher, watched_by
@@ -21,6 +22,7 @@ __all__ = [
     "Watcher",
     "current_group",
     "finetune",
+    "hollow_shards",
     "joined_group",
     "make_accelerator",
     "train_along",

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from optuna_merge._tensors import load_tensors, save_tensors
 from optuna_merge.exceptions import CorruptFileError
+from optuna_merge.finetuning._shards import part_like
 
 _logger = logging.getLogger(__name__)
 
@@ -80,22 +81,28 @@ def load_checkpoint(path: Path, key: str) -> Checkpoint | None:
 
 
 def optimizer_moments(optimizer: Optimizer, names: list[str]) -> dict[str, Tensor]:
-    """The optimizer's state as named tensors; `names` are its parameters', in its order."""
+    """The optimizer's state as named tensors; `names` are its parameters', in its order.
+
+    They are in shards where the parameters are.
+    """
     state = optimizer.state_dict()["state"]
     return {
-        f"{moment}.{names[index]}": value.detach().cpu()
+        f"{moment}.{names[index]}": value.detach()
         for index, moments in state.items()
         for moment, value in moments.items()
     }
 
 
 def restore_moments(optimizer: Optimizer, names: list[str], moments: dict[str, Tensor]) -> None:
-    """The inverse of `optimizer_moments`."""
+    """The inverse of `optimizer_moments`, from whole tensors."""
     position = {name: index for index, name in enumerate(names)}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in moments.items():
         moment, _, name = key.partition(".")
-        state.setdefault(position[name], {})[moment] = value
+        index = position[name]
+        own = value if moment == "step" else part_like(value, parameters[index])
+        state.setdefault(index, {})[moment] = own
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 

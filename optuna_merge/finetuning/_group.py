@@ -14,16 +14,17 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
+from accelerate.utils import patch_environment
 from torch import Tensor
 
 from optuna_merge.exceptions import TrainingDivergedError
+from optuna_merge.finetuning._shards import Sharding
 
 _logger = logging.getLogger(__name__)
 
 _FOREVER = datetime.timedelta(weeks=8)  # the others wait while the main process previews
 _BUCKET = 1 << 24  # gradients summed at once
-_SHARDED = {
-    "ACCELERATE_USE_FSDP": "FSDP",
+_REFUSED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
@@ -35,7 +36,10 @@ def make_accelerator(mixed_precision: str) -> Accelerator:
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
         AcceleratorState._reset_state()
     patient = InitProcessGroupKwargs(timeout=_FOREVER)
-    return Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[patient])
+    if Sharding.of_launch() is not None:  # else transformers fills bodies in one process only
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+    with patch_environment(ACCELERATE_USE_FSDP="false"):  # the training loop cuts models itself
+        return Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[patient])
 
 
 class Group:
@@ -43,12 +47,17 @@ class Group:
 
     Messages from the main process are JSON and tensors, over a connection of the CPUs.
 
+    Args:
+        sharding: How models are cut for training; None: every process trains a whole one.
+
     Attributes:
         rank: Of this process; 0 is the main one.
         size: Number of processes.
+        sharding: As given.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sharding: Sharding | None = None) -> None:
+        self.sharding = sharding
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self._commands: Any = dist.new_group(backend="gloo", timeout=_FOREVER)
         self._is_broken = False
@@ -159,19 +168,22 @@ def joined_group() -> Iterator[Group | None]:
     """Within this block the processes of the launch train together; None: there is only one.
 
     Raises:
-        ValueError: they were launched with parameters in shards.
+        ValueError: they were launched for DeepSpeed or Megatron-LM, or with settings of FSDP that
+            finetunes can't follow.
     """
     global _current
-    for variable, name in _SHARDED.items():
+    for variable, name in _REFUSED.items():
         if os.environ.get(variable, "").lower() == "true":
             raise ValueError(
-                f"launched with {name}, but finetunes run by data parallelism only: every process "
-                f"holds the whole model; launch with `accelerate launch --multi_gpu`"
+                f"launched with {name}, but finetunes run by data parallelism or in shards of "
+                f"FSDP; launch with `accelerate launch --multi_gpu`, or with `--use_fsdp "
+                f"--fsdp_version 2`"
             )
+    sharding = Sharding.of_launch()
     if make_accelerator("no").num_processes == 1:
         yield None
         return
-    _current = Group()
+    _current = Group(sharding)
     try:
         yield _current
     finally:

@@ -54,7 +54,7 @@ const Surrogate = (() => {
 
     function kernelAt(point) {
       const kernel = squareDistances(x, n, point, tasks, length);
-      for (let i = 0; i < n; i++) kernel[i] = amplitude * Math.exp(-0.5 * kernel[i]) + 1;
+      for (let i = 0; i < n; i++) kernel[i] = amplitude / Math.sqrt(1 + kernel[i]) + 1;
       return kernel;
     }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
+import torch
+
 from optuna_merge.models._multitask import MultitaskModel
 from optuna_merge.tasks import Batch, Evaluation, EvaluationBatches, Task, evaluate
 
@@ -46,11 +48,13 @@ def task_batches(
     batch_size: int = 64,
     limit: int | None = None,
     ends: Sequence[float] = (1.0,),
+    device: torch.device | None = None,
 ) -> dict[str, EvaluationBatches]:
-    """Every task's data in batches on the model's device; see `EvaluationBatches`."""
+    """Every task's data in batches, on the model's device by default; see `EvaluationBatches`."""
+    device = model.device if device is None else device
     return {
         task.name: EvaluationBatches(
-            task, split, batch_size=batch_size, device=model.device, limit=limit, ends=ends
+            task, split, batch_size=batch_size, device=device, limit=limit, ends=ends
         )
         for task in tasks
     }

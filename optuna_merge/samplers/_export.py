@@ -24,8 +24,8 @@ def export_model(model: TruthModel) -> Json:
     Arrays are base64 of little-endian float64, row by row. With `sqrt(T/2)` times the task weights
     as inputs `x`, and each process's standardised mean and variance as `p` and `v`:
 
-    - kind "previews": kernel `amplitude exp(-|x - x'|^2 / 2 length^2) + 1`, a length per task, at
-      the inputs `x` with the variances `noise`; `alpha` are the kernels' weights in the mean.
+    - kind "previews": kernel `amplitude / sqrt(1 + |x - x'|^2 / length^2) + 1`, a length per task,
+      at the inputs `x` with the variances `noise`; `alpha` are the kernels' weights in the mean.
     - kind "truths": members with shares, the kernel
       `amplitude exp(-|x - x'|^2 / 2 length^2) + offset_variance + slope_variance use p p'` and the
       prior mean `slope_mean use p`; `noise` is a member's own, to which `jitter` and

@@ -223,7 +223,9 @@ class Worker:
 
     def _set_fraction(self, fraction: float) -> None:
         # Of the pruner that there is: a new one would have to read the study first.
-        self.study.pruner._budgets = om.PromotionPruner(fraction=fraction)._budgets  # type: ignore[attr-defined]
+        pruner = self.study.pruner
+        assert isinstance(pruner, om.PromotionPruner)
+        pruner._budget = dataclasses.replace(pruner._budget, fraction=fraction)
 
 
 def measure(folder: str, name: str, url: str, repeats: int) -> dict[str, float]:

@@ -34,13 +34,30 @@ def check_command(arguments: list[str]) -> None:
     assert {"--storage", "--artifacts", "--role"} <= given
 
 
-def test_the_slurm_script(tmp_path: Path) -> None:
-    """Its command lines run, two array jobs at once, under Slurm's variables."""
-    definition = tmp_path / "definition.py"
-    definition.write_text(
+def toy_definition_file(folder: Path) -> Path:
+    path = folder / "definition.py"
+    path.write_text(
         f"import sys\nsys.path.insert(0, {str(ROOT / 'tests')!r})\n"
         "from helpers import toy_definition as definition\n"
     )
+    return path
+
+
+def check_roles(storage: str, name: str) -> None:
+    """One worker has previewed at least ten trials, and the other finetuned."""
+    study = optuna.load_study(study_name=name, storage=create_storage(storage))
+    trials = study.get_trials()
+    runs = {t.user_attrs["run"][:8] for t in trials if t.state == TrialState.COMPLETE}
+    assert runs == {"finetune"}
+    assert (
+        sum(t.user_attrs["run"].startswith("preview") for t in trials if t.state.is_finished())
+        >= 10
+    )
+
+
+def test_the_slurm_script(tmp_path: Path) -> None:
+    """Its command lines run, two array jobs at once, under Slurm's variables."""
+    definition = toy_definition_file(tmp_path)
     storage = f"sqlite:///{tmp_path}/study.db"
     create_storage(storage)
     environment = os.environ | {
@@ -69,14 +86,7 @@ def test_the_slurm_script(tmp_path: Path) -> None:
     outputs = [job.communicate(timeout=300)[0] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], outputs
     assert {path.name for path in (tmp_path / "work").iterdir()} == {"preview-0", "finetune-0"}
-    study = optuna.load_study(study_name="text", storage=create_storage(storage))
-    trials = study.get_trials()
-    runs = {t.user_attrs["run"][:8] for t in trials if t.state == TrialState.COMPLETE}
-    assert runs == {"finetune"}
-    assert (
-        sum(t.user_attrs["run"].startswith("preview") for t in trials if t.state.is_finished())
-        >= 10
-    )
+    check_roles(storage, "text")
 
 
 def test_the_slurm_script_has_flags_that_slurm_reads() -> None:
@@ -112,7 +122,32 @@ def test_the_ray_workers() -> None:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    check_command(module.command("definition.py", "sqlite:///x.db", "s3://b", "preview", 0, 5))
+    flags = module.arguments(["definition.py", "sqlite:///x.db", "s3://b", "--trials", "9"])
+    check_command(command := module.command(flags, "preview", 0))
+    assert command[command.index("--n-trials") + 1] == "2", "9 shared by 8, rounded up"
     if importlib.util.find_spec("ray") is None:
         with pytest.raises(SystemExit, match="pip install ray"):
-            module.main("definition.py", "sqlite:///x.db", "s3://b")
+            module.main(flags)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="pip install ray")
+def test_ray_runs_the_workers(tmp_path: Path) -> None:
+    definition = toy_definition_file(tmp_path)
+    storage = f"sqlite:///{tmp_path}/study.db"
+    create_storage(storage)
+    done = subprocess.run(
+        [
+            sys.executable, str(CLUSTER / "ray_workers.py"), str(definition), storage,
+            str(tmp_path / "artifacts"), "--workdir", str(tmp_path / "work"), "--trials", "10",
+            "--previewers", "1", "--finetuners", "1", "--cpus", "1", "--gpus", "0",
+            "--patience", "60",
+        ],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 of 2 workers ended well" in done.stdout
+    assert {path.name for path in (tmp_path / "work").iterdir()} == {"preview-0", "finetune-0"}
+    check_roles(storage, "optuna_merge")

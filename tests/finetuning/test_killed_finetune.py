@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers import same, toy_model, toy_settings, toy_tasks
 
-from optuna_merge.finetuning import FinetuneStore, FinishedRun, _loop
+from optuna_merge.finetuning import FinetuneStore, FinishedRun, _training
 
 WEIGHTS = {"red": 0.3, "blue": 0.7}
 N_KILLS = 12
@@ -63,7 +63,7 @@ def _kill_at(at: int) -> None:
 
         return call
 
-    _loop._set_rate = counted(_loop._set_rate)
+    _training._set_rate = counted(_training._set_rate)
     os.fsync = counted(os.fsync)
     Path.replace = counted(Path.replace)  # type: ignore[method-assign]
 
