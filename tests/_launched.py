@@ -133,15 +133,22 @@ def copies(folder: Path) -> None:
 
 
 def check_cuts() -> None:
-    """Each process holds its part, and what can't be cut is refused."""
+    """Each process holds its part of all that is trained; what can't be cut is refused."""
     device, tasks = torch.device("cpu"), toy_tasks()
     model = toy_model(tasks)
     cut = in_shards(model, Sharding(), device)
-    held = sum(p.to_local().numel() for p in cut.parameters())
-    assert held < 0.6 * sum(p.numel() for p in model.parameters())
+    parameters = list(cut.parameters())
     assert same(
         {name: whole(p) for name, p in cut.named_parameters()}, dict(model.named_parameters())
     )
+    batch = tasks[0].data("train")[[0, 1, 2]]
+    sum(cut(batch, task.name).square().sum() for task in tasks).backward()
+    optimizer = torch.optim.AdamW(parameters)
+    optimizer.step()
+    moments = [optimizer.state[p]["exp_avg"] for p in parameters]
+    for held in (parameters, [p.grad for p in parameters], moments):
+        numbers = sum(part.to_local().numel() for part in held)
+        assert numbers < 0.6 * sum(p.numel() for p in model.parameters())
 
     def refused(made: nn.Module, sharding: Sharding, reason: str) -> None:
         model = from_module(made, tasks, features=6, inputs=["x"])

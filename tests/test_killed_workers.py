@@ -56,49 +56,49 @@ def finished(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in trials if trial.state in FINISHED]
 
 
-@pytest.mark.parametrize("point", ["task_run", "preview", "finetune"])
-def test_the_same_command_goes_on_after_kill_9(point: str, tmp_path: Path, cache: Path) -> None:
+def test_the_same_command_goes_on_after_every_kill_9(tmp_path: Path, cache: Path) -> None:
     n_trials = 16
-    killed = subprocess.run(
-        command(tmp_path, n_trials, kill_at=point),
-        env=environment(cache),
-        capture_output=True,
-        text=True,
-    )
-    assert killed.returncode == -9, killed.stderr
-    before = finished(trials_of(tmp_path))
     runs = tmp_path / "work" / "finetunes"
-    models = {path: path.stat().st_mtime_ns for path in runs.glob("*/model.safetensors")}
-    checkpoints = list(runs.glob("*/checkpoint.safetensors"))
-    assert len(checkpoints) == (0 if point == "preview" else 1)
+    trials: list[FrozenTrial] = []
+    models: dict[Path, int] = {}
 
+    def check_nothing_is_repeated() -> None:
+        after = trials_of(tmp_path)
+        for trial in trials:
+            assert after[trial.number] == trial
+        for path, changed in models.items():
+            assert path.stat().st_mtime_ns == changed, f"{path} was trained again"
+        trials[:] = finished(after)
+        models.update({path: path.stat().st_mtime_ns for path in runs.glob("*/model.*")})
+
+    errors = []
+    for point in ("task_run", "preview", "finetune"):
+        killed = subprocess.run(
+            command(tmp_path, n_trials, kill_at=point),
+            env=environment(cache),
+            capture_output=True,
+            text=True,
+        )
+        errors.append(killed.stderr)
+        assert killed.returncode == -9, killed.stderr
+        assert len(list(runs.glob("*/checkpoint.*"))) == (0 if point == "preview" else 1)
+        check_nothing_is_repeated()
     done = run(tmp_path, cache, n_trials)
-
-    after = trials_of(tmp_path)
-    assert len(finished(after)) == n_trials
-    assert not [trial for trial in after if trial.state == TrialState.RUNNING]
-    for trial in before:
-        assert after[trial.number] == trial
-    for path, changed in models.items():
-        assert path.stat().st_mtime_ns == changed, f"{path} was trained again"
-    assert not list(runs.glob("*/checkpoint.safetensors"))
-    if point != "preview":
-        assert "going on after step 20 of 60" in done.stderr
+    check_nothing_is_repeated()
+    errors.append(done.stderr)
+    goes_on = ["going on after step 20 of 60" in error for error in errors]
+    assert goes_on == [False, True, False, True], "with the task run, and with the finetune"
+    assert len(trials) == n_trials
+    assert not [t for t in trials_of(tmp_path) if t.state == TrialState.RUNNING]
+    assert not list(runs.glob("*/checkpoint.*"))
     report = json.loads((tmp_path / "work" / "report-digits.json").read_text())
     assert report["best"]["tasks"]["rotated"]["test"] > 0.2
 
-
-def test_a_second_command_adds_trials_and_repeats_nothing(tmp_path: Path, cache: Path) -> None:
-    run(tmp_path, cache, 6)
-    first = trials_of(tmp_path)
-    done = run(tmp_path, cache, 3)
-    after = trials_of(tmp_path)
-    for trial in finished(first):
-        assert after[trial.number] == trial
-    assert len(finished(after)) == 9
-    assert [t.user_attrs["baseline"] for t in after if "baseline" in t.user_attrs] == [
-        "uniform", "upright", "rotated", "mirrored",
-    ]  # fmt: skip
+    done = run(tmp_path, cache, 3)  # a command that was not killed adds its trials
+    check_nothing_is_repeated()
+    assert len(trials) == n_trials + 3
+    baselines = [t.user_attrs["baseline"] for t in trials if "baseline" in t.user_attrs]
+    assert sorted(baselines) == ["mirrored", "rotated", "uniform", "upright"]
     assert "Best task weights" in done.stdout
 
 

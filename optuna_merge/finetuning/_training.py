@@ -93,7 +93,8 @@ class Training:
         Random numbers are the run's in it; the process's own come back after it.
         """
         if self._group is not None:
-            self._share(self._group)
+            with self._together():
+                self._share(self._group)
         device = self.device
         try:
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
