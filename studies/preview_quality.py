@@ -64,7 +64,8 @@ class Point:
     def kind(self) -> str:
         """What it is a case of in a table: the family, and with it steps and batch size."""
         name = self.family if self.start == "merged" else self.start
-        return f"{name} + {self.steps} x {self.batch_size}" if self.steps else name
+        size = f" x {self.batch_size}" if self.batch_size else ""
+        return f"{name} + {self.steps}{size}" if self.steps else name
 
     @property
     def examples(self) -> int:
@@ -328,5 +329,6 @@ def _spread(values: Sequence[float]) -> float:
 
 
 def _spearman(x: Sequence[float], y: Sequence[float]) -> float:
-    found = rank_correlation(x, y, resamples=1)
+    # Metrics that are equal are ties: the rounding of a mean over seeds must not order them.
+    found = rank_correlation(np.round(x, 6).tolist(), np.round(y, 6).tolist(), resamples=1)
     return math.nan if found is None else found.value

@@ -1,0 +1,278 @@
+"""What a study's tables say about its previews, as Markdown: task by task, then score by score.
+
+    python studies/judge.py studies/mnist/results
+
+Reads truth.csv and previews.csv (see `families.py`). Only interior weights count. The first table
+has a row for each kind of previews: the share of a finetune's steps, errors as in
+`preview_quality`, then Spearman's rank correlation of each task's metric with the truth: the mean
+over posterior seeds, with a 90 % bootstrap interval over the weightings. "stopped" rows are the
+truths themselves at an earlier rung: what stopping the very same finetunes early is worth.
+
+The second table has a column for each score. It varies by the standard deviation of the truths
+(means over seeds) between weightings; its noise is that of one finetune between seeds. Then the
+regret of each kind of previews, the mean over posterior seeds: the best truth less the truth at
+the weights whose previews score best; in brackets the rank correlation of the score. "random"
+weights have the mean of all, "uniform" those that are nearest to equal weights; "another finetune"
+chooses by one seed and is judged by the others. The best of noisy truths is too good by chance:
+not more than a regret of about the noise can be hoped for.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import numpy.typing as npt
+import typer
+
+from optuna_merge.calibration._estimates import (
+    LEVEL,
+    MIN_TRUTHS,
+    RESAMPLES,
+    Estimate,
+    bootstrap_counts,
+    spearman,
+)
+from optuna_merge.cli import Debug
+from optuna_merge.commands import guarded
+from optuna_merge.scores import Score, make_score
+from studies.preview_quality import FINETUNE, Point, last_rungs, qualities, read_points
+
+Array = npt.NDArray[np.float64]
+
+RANDOM, UNIFORM = "random", "uniform"
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """A score of the truths, and what choosing by previews loses of it.
+
+    Attributes:
+        name: As `make_score` names it.
+        variation: Standard deviation of the truths between weightings.
+        noise: Standard deviation of a truth between seeds; NaN with one seed.
+        regrets: By kind of previews, by `FINETUNE`, `RANDOM` and `UNIFORM`.
+        correlations: Spearman's rank correlation of the score by kind of previews.
+    """
+
+    name: str
+    variation: float
+    noise: float
+    regrets: Mapping[str, float]
+    correlations: Mapping[str, float]
+
+    @property
+    def varies(self) -> bool:
+        """Whether its truths differ by more than three times their noise."""
+        return self.variation > 3 * self.noise
+
+
+def inside(points: Sequence[Point]) -> dict[str, dict[int, list[Point]]]:
+    """The interior points by kind and seed, each in the order of the weights."""
+    found: dict[str, dict[int, list[Point]]] = {}
+    for p in sorted(points, key=lambda p: p.weights):
+        if min(p.weights) > 0:
+            found.setdefault(p.kind, {}).setdefault(p.seed, []).append(p)
+    return found
+
+
+def stopped(truths: Sequence[Point]) -> list[Point]:
+    """The earlier rungs of the truths, as previews of the last."""
+    ends = {(t.seed, t.weights): t.rung for t in last_rungs(truths)}
+    return [
+        replace(t, family="none", start="stopped")
+        for t in truths
+        if t.rung < ends[t.seed, t.weights]
+    ]
+
+
+def check_grids(truths: Sequence[Point], previews: Sequence[Point]) -> None:
+    """Every kind and seed must have the interior weights of the others.
+
+    Raises:
+        ValueError: one hasn't.
+    """
+    grids = {
+        f"{kind}, seed {seed}": [p.weights for p in points]
+        for found in (inside(truths), inside(previews))
+        for kind, by_seed in found.items()
+        for seed, points in by_seed.items()
+    }
+    first, *others = grids
+    for name in others:
+        if grids[name] != grids[first]:
+            raise ValueError(f"{name} has other interior weights than {first}")
+
+
+def task_correlations(
+    truths: Sequence[Point], previews: Sequence[Point]
+) -> dict[str, list[Estimate | None]]:
+    """By kind of previews an estimate for each task; None where a side doesn't vary."""
+    expected = _metrics(inside(truths))
+    return {
+        kind: [
+            _correlation([m[:, task] for m in by_seed], expected[:, task])
+            for task in range(expected.shape[1])
+        ]
+        for kind, by_seed in _stacked(inside(previews)).items()
+    }
+
+
+def judge_score(
+    score: Score, alone: Mapping[str, float], truths: Sequence[Point], previews: Sequence[Point]
+) -> ScoreRow:
+    """One score's row; `alone` is each task's metric in the run on that task only."""
+    (by_seed,) = _stacked(inside(truths)).values()
+    sign = 1.0 if score.maximize else -1.0  # so that more is better
+    each = sign * np.stack([score.over(metrics, alone) for metrics in by_seed])
+    expected = each.mean(0)
+    (of_seed,) = inside(truths).values()
+    weights = np.array([p.weights for p in next(iter(of_seed.values()))])
+    distance = np.abs(weights - 1 / weights.shape[1]).max(1)
+    near = distance < distance.min() + 1e-9
+    regrets = {
+        RANDOM: float(expected.max() - expected.mean()),
+        UNIFORM: float(expected.max() - expected[near].mean()),
+    }
+    if len(each) > 1:
+        lost = []
+        for seed, mine in enumerate(each):
+            others = np.delete(each, seed, 0).mean(0)
+            lost.append(others.max() - others[mine.argmax()])
+        regrets[FINETUNE] = float(np.mean(lost))
+    correlations = {}
+    for kind, found in _stacked(inside(previews)).items():
+        scores = [sign * score.over(metrics, alone) for metrics in found]
+        regrets[kind] = float(np.mean([expected.max() - expected[s.argmax()] for s in scores]))
+        estimate = _correlation(scores, expected)
+        correlations[kind] = math.nan if estimate is None else estimate.value
+    noise = float(np.sqrt(each.var(0, ddof=1).mean())) if len(each) > 1 else math.nan
+    return ScoreRow(score.name, float(expected.std(ddof=1)), noise, regrets, correlations)
+
+
+def scores_of(tasks: Sequence[str]) -> list[Score]:
+    """The scores that are judged."""
+    names = ("mean", "relative", "worst", "worst_relative", *(f"target:{t}" for t in tasks))
+    return [make_score(name, tasks) for name in names]
+
+
+def alone_of(truths: Sequence[Point], tasks: Sequence[str]) -> dict[str, float] | None:
+    """Each task's metric in the finetunes on it alone, mean over seeds; None without them."""
+    found = {}
+    for index, task in enumerate(tasks):
+        values = [t.metrics[index] for t in truths if t.weights[index] == 1]
+        if not values:
+            return None
+        found[task] = float(np.mean(values))
+    return found
+
+
+def markdown(truths: Sequence[Point], previews: Sequence[Point], tasks: Sequence[str]) -> str:
+    """Both tables."""
+    previews, truths = [*previews, *stopped(truths)], last_rungs(truths)
+    check_grids(truths, previews)
+    whole = truths[0].steps
+    kinds = {p.kind: p for p in previews}
+    correlations = task_correlations(truths, previews)
+    lines = _head(["previews", "steps", "error", "bias", "loss gap", *tasks])
+    for row in qualities(truths, previews):
+        if row.kind in correlations:
+            found = [_interval(estimate) for estimate in correlations[row.kind]]
+        else:
+            found = [f"{value:.2f}" for value in row.correlations[:-1]]
+        share = f"{kinds[row.kind].steps / whole:.0%}" if row.kind in kinds else "100%"
+        error = f"{row.error:.3f}" + _spread(row.error_spread, 3)
+        gap = f"{row.gap:.2f}" + _spread(row.gap_spread, 2)
+        lines.append(_line([row.kind, share, error, f"{row.bias:+.3f}", gap, *found]))
+    alone = alone_of(truths, tasks)
+    if alone is None:
+        return "\n".join(lines)
+    rows = [judge_score(score, alone, truths, previews) for score in scores_of(tasks)]
+    lines += ["", *_head(["", *(row.name for row in rows)])]
+    lines.append(_line(["varies by", *(f"{row.variation:.4f}" for row in rows)]))
+    lines.append(_line(["noise", *(f"{row.noise:.4f}" for row in rows)]))
+    for kind in rows[0].regrets:
+        cells = [
+            f"{row.regrets[kind]:.4f}"
+            + (f" ({row.correlations[kind]:.2f})" if kind in row.correlations else "")
+            for row in rows
+        ]
+        lines.append(_line([kind, *cells]))
+    return "\n".join(lines)
+
+
+def _metrics(found: Mapping[str, Mapping[int, Sequence[Point]]]) -> Array:
+    """Truths, mean over seeds, `weightings x tasks`."""
+    (by_seed,) = _stacked(found).values()
+    return np.asarray(np.mean(by_seed, 0))
+
+
+def _stacked(found: Mapping[str, Mapping[int, Sequence[Point]]]) -> dict[str, list[Array]]:
+    """By kind, for each seed the metrics, `weightings x tasks`."""
+    return {
+        kind: [np.array([p.metrics for p in points]) for points in by_seed.values()]
+        for kind, by_seed in found.items()
+    }
+
+
+def _correlation(by_seed: Sequence[Array], expected: Array) -> Estimate | None:
+    """The mean over seeds, each with the same resamples of the weightings."""
+    if len(expected) < MIN_TRUTHS:
+        return None
+    expected = np.round(expected, 6)  # equal metrics are ties
+    by_seed = [np.round(x, 6) for x in by_seed]
+    counts = bootstrap_counts(len(expected), RESAMPLES, 0)
+    value = np.mean([spearman(x, expected, np.ones((1, len(x))))[0] for x in by_seed])
+    drawn = np.mean([spearman(x, expected, counts) for x in by_seed], 0)
+    drawn = drawn[np.isfinite(drawn)]
+    if not np.isfinite(value) or not len(drawn):
+        return None
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = np.percentile(drawn, [tail, 100 - tail])
+    return Estimate(float(value), float(low), float(high), len(expected))
+
+
+def _interval(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+
+
+def _spread(value: float, digits: int) -> str:
+    return "" if math.isnan(value) else f" ± {value:.{digits}f}"
+
+
+def _head(names: Sequence[str]) -> list[str]:
+    return [_line(names), "|" + "---|" * len(names)]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main(
+    results: Annotated[Path, typer.Argument(help="Folder with truth.csv and previews.csv.")],
+    debug: Debug = False,
+) -> None:
+    """Print what the tables of a study say, as Markdown.
+
+    Example: python studies/judge.py studies/fashion/results
+    """
+
+    def work() -> None:
+        truths, tasks = read_points(results / "truth.csv")
+        previews, _ = read_points(results / "previews.csv")
+        typer.echo(markdown(truths, previews, tasks))
+
+    guarded(debug, work)
+
+
+if __name__ == "__main__":
+    typer.run(main)
