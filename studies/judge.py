@@ -14,7 +14,8 @@ regret of each kind of previews, the mean over posterior seeds: the best truth l
 the weights whose previews score best; in brackets the rank correlation of the score. "random"
 weights have the mean of all, "uniform" those that are nearest to equal weights; "another finetune"
 chooses by one seed and is judged by the others. The best of noisy truths is too good by chance:
-not more than a regret of about the noise can be hoped for.
+not more than a regret of about the noise can be hoped for. Scores relative to the tasks alone are
+judged where the truths have these.
 """
 
 from __future__ import annotations
@@ -157,9 +158,11 @@ def judge_score(
     return ScoreRow(score.name, float(expected.std(ddof=1)), noise, regrets, correlations)
 
 
-def scores_of(tasks: Sequence[str]) -> list[Score]:
-    """The scores that are judged."""
-    names = ("mean", "relative", "worst", "worst_relative", *(f"target:{t}" for t in tasks))
+def scores_of(tasks: Sequence[str], *, relative: bool = True) -> list[Score]:
+    """The scores that are judged; those relative to the tasks alone need these."""
+    names = ["mean", "worst", *(f"target:{task}" for task in tasks)]
+    if relative:
+        names[1:2] = ["relative", "worst", "worst_relative"]
     return [make_score(name, tasks) for name in names]
 
 
@@ -186,22 +189,24 @@ def markdown(truths: Sequence[Point], previews: Sequence[Point], tasks: Sequence
         if row.kind in correlations:
             found = [_interval(estimate) for estimate in correlations[row.kind]]
         else:
-            found = [f"{value:.2f}" for value in row.correlations[:-1]]
+            found = [_number(value, 2) for value in row.correlations[:-1]]
         share = f"{kinds[row.kind].steps / whole:.0%}" if row.kind in kinds else "100%"
-        error = f"{row.error:.3f}" + _spread(row.error_spread, 3)
-        gap = f"{row.gap:.2f}" + _spread(row.gap_spread, 2)
-        lines.append(_line([row.kind, share, error, f"{row.bias:+.3f}", gap, *found]))
+        error = _number(row.error, 3) + _spread(row.error_spread, 3)
+        gap = _number(row.gap, 2) + _spread(row.gap_spread, 2)
+        lines.append(_line([row.kind, share, error, _number(row.bias, 3), gap, *found]))
     alone = alone_of(truths, tasks)
-    if alone is None:
-        return "\n".join(lines)
-    rows = [judge_score(score, alone, truths, previews) for score in scores_of(tasks)]
+    scores = scores_of(tasks, relative=alone is not None)
+    rows = [
+        judge_score(score, alone or dict.fromkeys(tasks, 1.0), truths, previews)
+        for score in scores
+    ]
     lines += ["", *_head(["", *(row.name for row in rows)])]
-    lines.append(_line(["varies by", *(f"{row.variation:.4f}" for row in rows)]))
-    lines.append(_line(["noise", *(f"{row.noise:.4f}" for row in rows)]))
+    lines.append(_line(["varies by", *(_number(row.variation, 4) for row in rows)]))
+    lines.append(_line(["noise", *(_number(row.noise, 4) for row in rows)]))
     for kind in rows[0].regrets:
         cells = [
-            f"{row.regrets[kind]:.4f}"
-            + (f" ({row.correlations[kind]:.2f})" if kind in row.correlations else "")
+            _number(row.regrets[kind], 4)
+            + (f" ({_number(row.correlations[kind], 2)})" if kind in row.correlations else "")
             for row in rows
         ]
         lines.append(_line([kind, *cells]))
@@ -242,11 +247,18 @@ def _correlation(by_seed: Sequence[Array], expected: Array) -> Estimate | None:
 def _interval(estimate: Estimate | None) -> str:
     if estimate is None:
         return "-"
-    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+    value, low, high = (_number(x, 2) for x in (estimate.value, estimate.low, estimate.high))
+    return f"{value} ({low} to {high})"
+
+
+def _number(value: float, digits: int) -> str:
+    """Rounded, without the zero before the point and the sign of a zero."""
+    text = f"{value:.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.{digits}f}"
+    return text.removeprefix("-") if not text.strip("-.0") else text
 
 
 def _spread(value: float, digits: int) -> str:
-    return "" if math.isnan(value) else f" ± {value:.{digits}f}"
+    return "" if math.isnan(value) else f" ± {_number(value, digits)}"
 
 
 def _head(names: Sequence[str]) -> list[str]:
