@@ -16,6 +16,9 @@ weights have the mean of all, "uniform" those that are nearest to equal weights;
 chooses by one seed and is judged by the others. The best of noisy truths is too good by chance:
 not more than a regret of about the noise can be hoped for. Scores relative to the tasks alone are
 judged where the truths have these.
+
+The third table says how many previews it takes: the same regret, where only so many weightings
+drawn at random are previewed, by the merges of the lowest error, expected over the draws.
 """
 
 from __future__ import annotations
@@ -49,6 +52,8 @@ from studies.preview_quality import FINETUNE, Point, last_rungs, qualities, read
 Array = npt.NDArray[np.float64]
 
 RANDOM, UNIFORM = "random", "uniform"
+COUNTS = (1, 3, 5, 10, 20)
+"""Numbers of previews in the third table, as far as there are so many."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,33 @@ def judge_score(
     return ScoreRow(score.name, float(expected.std(ddof=1)), noise, regrets, correlations)
 
 
+def regret_of_draws(previews: Array, truths: Array, count: int) -> float:
+    """Expected regret of the best preview among `count` points, drawn without repetition."""
+    order = np.argsort(-previews, kind="stable")
+    total = math.comb(len(order), count)
+    # The best of the draw is the point of rank r with so many ways to draw the others after it.
+    ways = np.array([math.comb(len(order) - 1 - rank, count - 1) for rank in range(len(order))])
+    return float(truths.max() - ways @ truths[order] / total)
+
+
+def draws(
+    score: Score,
+    alone: Mapping[str, float],
+    truths: Sequence[Point],
+    previews: Sequence[Point],
+    counts: Sequence[int],
+) -> list[float]:
+    """`regret_of_draws` of one kind of previews, mean over posterior seeds, for each count."""
+    sign = 1.0 if score.maximize else -1.0
+    (by_seed,) = _stacked(inside(truths)).values()
+    expected = sign * np.mean([score.over(metrics, alone) for metrics in by_seed], 0)
+    (found,) = _stacked(inside(previews)).values()
+    scores = [sign * score.over(metrics, alone) for metrics in found]
+    return [
+        float(np.mean([regret_of_draws(s, expected, count) for s in scores])) for count in counts
+    ]
+
+
 def scores_of(tasks: Sequence[str], *, relative: bool = True) -> list[Score]:
     """The scores that are judged; those relative to the tasks alone need these."""
     names = ["mean", "worst", *(f"target:{task}" for task in tasks)]
@@ -210,6 +242,20 @@ def markdown(truths: Sequence[Point], previews: Sequence[Point], tasks: Sequence
             for row in rows
         ]
         lines.append(_line([kind, *cells]))
+    merges = [row for row in qualities(truths, previews) if row.kind in kinds]
+    merges = [row for row in merges if not kinds[row.kind].steps]
+    if merges:
+        best = min(merges, key=lambda row: row.error).kind
+        mine = [p for p in previews if p.kind == best]
+        number = len({p.weights for p in mine if min(p.weights) > 0})
+        counts = [*(n for n in COUNTS if n < number), number]
+        lines += ["", *_head([f"previews, {best}", *(row.name for row in rows)])]
+        columns = [
+            draws(score, alone or dict.fromkeys(tasks, 1.0), truths, mine, counts)
+            for score in scores
+        ]
+        for count, cells in zip(counts, zip(*columns)):
+            lines.append(_line([str(count), *(_number(cell, 4) for cell in cells)]))
     return "\n".join(lines)
 
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import studies.judge
-from studies.judge import alone_of, judge_score, markdown, scores_of, stopped, task_correlations
+from studies.judge import (
+    alone_of,
+    judge_score,
+    markdown,
+    regret_of_draws,
+    scores_of,
+    stopped,
+    task_correlations,
+)
 from studies.preview_quality import FINETUNE, Point, grid, last_rungs, write_points
 
 TASKS = ["a", "b"]
@@ -70,6 +80,18 @@ def test_regret_is_what_the_previews_choice_loses() -> None:
     assert flat.regrets["turned"] == pytest.approx(0, abs=1e-9)
 
 
+def test_regret_of_draws_is_that_of_all_draws() -> None:
+    rng = np.random.default_rng(0)
+    previews, truths = rng.normal(size=(2, 6))
+    for count in (1, 2, 4, 6):
+        found = [
+            truths.max() - truths[max(draw, key=lambda i: previews[i])]
+            for draw in itertools.combinations(range(6), count)
+        ]
+        expected = float(np.mean(found))
+        assert regret_of_draws(previews, truths, count) == pytest.approx(expected)
+
+
 def test_other_weights_are_refused() -> None:
     with pytest.raises(ValueError, match="good, seed 1 has other interior weights than"):
         markdown(TRUTHS, PREVIEWS[:15], TASKS)
@@ -90,9 +112,16 @@ def test_the_command_prints_both_tables(tmp_path: Path) -> None:
     app.command()(studies.judge.main)
     result = CliRunner().invoke(app, [str(tmp_path)])
     assert result.exit_code == 0, result.output
-    tasks, scores = result.output.split("\n\n")
+    tasks, scores, numbers = result.output.split("\n\n")
     assert "| good | 0% | .125 ± .000 |" in tasks
     assert "| stopped + 5 | 25% |" in tasks
     assert "| another finetune | 100% | .020 |" in tasks
     assert "| turned | .0000 (" in scores
     assert ".4000 (-1.00) |" in scores
+    assert [line.split(" | ")[0] for line in numbers.strip().splitlines()[2:]] == [
+        "| 1",
+        "| 3",
+        "| 5",
+        "| 9",
+    ]
+    assert numbers.startswith("| previews, good | mean |")
