@@ -47,7 +47,7 @@ from optuna_merge.calibration._estimates import (
 from optuna_merge.cli import Debug
 from optuna_merge.commands import guarded
 from optuna_merge.scores import Score, make_score
-from studies.preview_quality import FINETUNE, Point, last_rungs, qualities, read_points
+from studies.preview_quality import FINETUNE, Point, Quality, last_rungs, qualities, read_points
 
 Array = npt.NDArray[np.float64]
 
@@ -210,53 +210,74 @@ def alone_of(truths: Sequence[Point], tasks: Sequence[str]) -> dict[str, float] 
 
 
 def markdown(truths: Sequence[Point], previews: Sequence[Point], tasks: Sequence[str]) -> str:
-    """Both tables."""
+    """The three tables."""
     previews, truths = [*previews, *stopped(truths)], last_rungs(truths)
     check_grids(truths, previews)
-    whole = truths[0].steps
-    kinds = {p.kind: p for p in previews}
+    rows = qualities(truths, previews)
+    merges = {p.kind for p in previews if not p.steps}
+    best = min((row for row in rows if row.kind in merges), key=lambda row: row.error).kind
+    alone = alone_of(truths, tasks)
+    scores = scores_of(tasks, relative=alone is not None)
+    alone = alone or dict.fromkeys(tasks, 1.0)
+    mine = [p for p in previews if p.kind == best]
+    lines = [
+        *_task_table(rows, truths, previews, tasks),
+        "",
+        *_score_table([judge_score(score, alone, truths, previews) for score in scores]),
+        "",
+        *_draws_table(best, scores, alone, truths, mine),
+    ]
+    return "\n".join(lines)
+
+
+def _task_table(
+    rows: Sequence[Quality],
+    truths: Sequence[Point],
+    previews: Sequence[Point],
+    tasks: Sequence[str],
+) -> list[str]:
+    steps = {p.kind: p.steps / truths[0].steps for p in previews} | {FINETUNE: 1.0}
     correlations = task_correlations(truths, previews)
     lines = _head(["previews", "steps", "error", "bias", "loss gap", *tasks])
-    for row in qualities(truths, previews):
+    for row in rows:
         if row.kind in correlations:
             found = [_interval(estimate) for estimate in correlations[row.kind]]
         else:
             found = [_number(value, 2) for value in row.correlations[:-1]]
-        share = f"{kinds[row.kind].steps / whole:.0%}" if row.kind in kinds else "100%"
         error = _number(row.error, 3) + _spread(row.error_spread, 3)
         gap = _number(row.gap, 2) + _spread(row.gap_spread, 2)
+        share = f"{steps[row.kind]:.0%}"
         lines.append(_line([row.kind, share, error, _number(row.bias, 3), gap, *found]))
-    alone = alone_of(truths, tasks)
-    scores = scores_of(tasks, relative=alone is not None)
-    rows = [
-        judge_score(score, alone or dict.fromkeys(tasks, 1.0), truths, previews)
-        for score in scores
-    ]
-    lines += ["", *_head(["", *(row.name for row in rows)])]
+    return lines
+
+
+def _score_table(rows: Sequence[ScoreRow]) -> list[str]:
+    lines = _head(["", *(row.name for row in rows)])
     lines.append(_line(["varies by", *(_number(row.variation, 4) for row in rows)]))
     lines.append(_line(["noise", *(_number(row.noise, 4) for row in rows)]))
     for kind in rows[0].regrets:
-        cells = [
-            _number(row.regrets[kind], 4)
-            + (f" ({_number(row.correlations[kind], 2)})" if kind in row.correlations else "")
-            for row in rows
-        ]
+        cells = []
+        for row in rows:
+            ranks = f" ({_number(row.correlations[kind], 2)})" if kind in row.correlations else ""
+            cells.append(_number(row.regrets[kind], 4) + ranks)
         lines.append(_line([kind, *cells]))
-    merges = [row for row in qualities(truths, previews) if row.kind in kinds]
-    merges = [row for row in merges if not kinds[row.kind].steps]
-    if merges:
-        best = min(merges, key=lambda row: row.error).kind
-        mine = [p for p in previews if p.kind == best]
-        number = len({p.weights for p in mine if min(p.weights) > 0})
-        counts = [*(n for n in COUNTS if n < number), number]
-        lines += ["", *_head([f"previews, {best}", *(row.name for row in rows)])]
-        columns = [
-            draws(score, alone or dict.fromkeys(tasks, 1.0), truths, mine, counts)
-            for score in scores
-        ]
-        for count, cells in zip(counts, zip(*columns)):
-            lines.append(_line([str(count), *(_number(cell, 4) for cell in cells)]))
-    return "\n".join(lines)
+    return lines
+
+
+def _draws_table(
+    kind: str,
+    scores: Sequence[Score],
+    alone: Mapping[str, float],
+    truths: Sequence[Point],
+    previews: Sequence[Point],
+) -> list[str]:
+    number = len({p.weights for p in previews if min(p.weights) > 0})
+    counts = [*(count for count in COUNTS if count < number), number]
+    columns = [draws(score, alone, truths, previews, counts) for score in scores]
+    lines = _head([f"previews, {kind}", *(score.name for score in scores)])
+    for count, regrets in zip(counts, zip(*columns)):
+        lines.append(_line([str(count), *(_number(regret, 4) for regret in regrets)]))
+    return lines
 
 
 def _metrics(found: Mapping[str, Mapping[int, Sequence[Point]]]) -> Array:

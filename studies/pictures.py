@@ -30,7 +30,7 @@ from studies.preview_quality import Point, Weights, last_rungs, means_of, read_p
 KINDS = 5  # at most so many rows and panels unless --kinds names them
 _SIDE = 150.0  # of a triangle
 _GAP = 26.0
-_LEFT = 120.0
+_LEFT = 160.0
 _PANEL = 170.0
 _TASK_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 _SCALE = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
