@@ -319,7 +319,9 @@ def _interval(estimate: Estimate | None) -> str:
 
 
 def _number(value: float, digits: int) -> str:
-    """Rounded, without the zero before the point and the sign of a zero."""
+    """Rounded, without the zero before the point and the sign of a zero; NaN is a dash."""
+    if math.isnan(value):
+        return "-"
     text = f"{value:.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.{digits}f}"
     return text.removeprefix("-") if not text.strip("-.0") else text
 
