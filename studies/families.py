@@ -5,7 +5,8 @@
 Finetunes the model at a grid of task weights with several seeds (the truths), previews the same
 weights with each family's posteriors, and writes truth.csv, previews.csv, cost.csv and run.json
 into the folder `results` beside the definition. Finetunes, task runs and posteriors stay in the
-working folder: the command, started again, goes on from there.
+working folder: the command, started again, goes on from there. truth.csv has a row for every rung
+of a finetune, an evaluation under way on the schedule of the whole run; the truth is the last.
 
 A family is FAMILY, or FAMILY:RUNS:RESPONSIBILITIES for a mixture; see `PosteriorSettings`. Its
 posteriors are made as in a study, the damping chosen on held-out data. Posterior seed p takes the
@@ -40,6 +41,7 @@ from optuna_merge.fitting import FittedStudy, check_writable, fit
 from optuna_merge.previews import RefinementSettings
 from studies.ladder import Ladder, refined_previews, short_finetunes
 from studies.preview_quality import (
+    TRUTH,
     Point,
     format_qualities,
     grid,
@@ -138,7 +140,7 @@ def fit_family(
 def find_truths(
     base: FittedStudy, weightings: list[dict[str, float]], seeds: int, show: bool
 ) -> list[Point]:
-    """Real finetunes at the weights, those that are missing made."""
+    """All rungs of real finetunes at the weights, those that are missing made."""
     truths = []
     for done, weights in enumerate(weightings):
         for seed in range(seeds):
@@ -146,15 +148,28 @@ def find_truths(
             settings = replace(settings, seed=settings.seed + seed)
             title = f"truth {done * seeds + seed + 1}/{len(weightings) * seeds}" if show else None
             run = base.store.run(base.model, base.tasks, weights, settings, progress=title)
-            truths.append(_truth(base, weights, settings.seed, run))
+            truths += _truth(base, weights, settings.seed, run)
     return truths
 
 
-def _truth(base: FittedStudy, weights: dict[str, float], seed: int, run: FinishedRun) -> Point:
-    score = base.score({task: run.evaluations[task].metric.value for task in weights})
-    return point(
-        "truth", seed, weights, run.evaluations, score, steps=run.steps, seconds=run.seconds
-    )
+def _truth(
+    base: FittedStudy, weights: dict[str, float], seed: int, run: FinishedRun
+) -> list[Point]:
+    """A point for each rung; seconds are the share of the run that was done by the rung."""
+    return [
+        point(
+            TRUTH,
+            seed,
+            weights,
+            evaluations,
+            base.score({task: evaluations[task].metric.value for task in weights}),
+            rung=rung,
+            steps=steps,
+            seconds=run.seconds * steps / run.steps,
+            start="pretrained",
+        )
+        for rung, (steps, evaluations) in enumerate(sorted(run.rungs.items()))
+    ]
 
 
 def compare(
@@ -167,9 +182,13 @@ def compare(
     posterior_seeds: int,
     interior: bool = False,
     ladder: Ladder | None = None,
+    truth_rungs: tuple[int, ...] = (),
 ) -> str:
     """Make everything, write the files, and return the tables."""
     ladder = ladder or Ladder()
+    if truth_rungs:  # of the task runs, too, which are the truths of the tasks alone
+        finetuning = replace(definition.finetuning, rung_steps=truth_rungs)
+        definition = replace(definition, finetuning=finetuning)
     for text in (*families, *ladder.families):
         parse_family(text, definition.posterior)
     names = definition.names
@@ -188,6 +207,7 @@ def compare(
                 found = preview.evaluations
                 score = base.score({task: found[task].metric.value for task in names})
                 previews.append(point(text, seed, weights, found, score, seconds=preview.seconds))
+    write_points(results / "previews.csv", previews, names)  # the rest takes its time
     refined, rates = climb(base, ladder, workdir, weightings)
     write_points(results / "previews.csv", [*previews, *refined], names)
     header = ["family", "posterior_seed", "task_run_steps", "task_run_seconds"]
@@ -277,6 +297,12 @@ def main(
     interior: Annotated[
         bool, typer.Option(help="Leave out weights where a task has none; no table counts them.")
     ] = False,
+    truth_rungs: Annotated[
+        str,
+        typer.Option(
+            help="Steps after which finetunes are evaluated, the last one all; default as defined."
+        ),
+    ] = "",
     rungs: Annotated[
         str, typer.Option(help="Training steps of refined previews, separated by commas.")
     ] = "",
@@ -318,6 +344,7 @@ def main(
                 tuple(map(float, _listed(rates))),
                 refined_seeds or posterior_seeds,
             ),
+            tuple(map(int, _listed(truth_rungs))),
         )
         typer.echo(table)
 

@@ -25,12 +25,12 @@ import typer
 from optuna_merge._files import atomic_path
 from optuna_merge.cli import Debug
 from optuna_merge.commands import guarded
-from studies.preview_quality import Point, Weights, means_of, read_points
+from studies.preview_quality import Point, Weights, last_rungs, means_of, read_points
 
 KINDS = 5  # at most so many rows and panels unless --kinds names them
 _SIDE = 150.0  # of a triangle
 _GAP = 26.0
-_LEFT = 120.0
+_LEFT = 160.0
 _PANEL = 170.0
 _TASK_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 _SCALE = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
@@ -42,7 +42,7 @@ Table = Mapping[Weights, Sequence[float]]
 def tables(truths: Sequence[Point], previews: Sequence[Point]) -> dict[str, Table]:
     """Means over seeds, by kind; the truths come first."""
     kinds = dict.fromkeys(p.kind for p in previews)
-    found: dict[str, Table] = {"truth": means_of(truths)}
+    found: dict[str, Table] = {"truth": means_of(last_rungs(truths))}
     found |= {kind: means_of([p for p in previews if p.kind == kind]) for kind in kinds}
     return found
 

@@ -23,6 +23,9 @@ from optuna_merge.weights import canonical_weights
 FINETUNE = "another finetune"
 """Name of the row that compares each seed's truths with the mean of the other seeds'."""
 
+TRUTH = "truth"
+"""The family of real finetunes."""
+
 Weights = tuple[float, ...]
 
 
@@ -42,6 +45,7 @@ class Point:
         metrics: Each task's metric on validation data.
         start: "merged" or "pretrained": where the steps start.
         batch_size: Examples of each task in a step; 0 for a merge alone.
+        rung: Of a truth, which of its evaluations under way this is, counted from 0.
     """
 
     family: str
@@ -54,12 +58,14 @@ class Point:
     metrics: tuple[float, ...]
     start: str = "merged"
     batch_size: int = 0
+    rung: int = 0
 
     @property
     def kind(self) -> str:
         """What it is a case of in a table: the family, and with it steps and batch size."""
         name = self.family if self.start == "merged" else self.start
-        return f"{name} + {self.steps} x {self.batch_size}" if self.steps else name
+        size = f" x {self.batch_size}" if self.batch_size else ""
+        return f"{name} + {self.steps}{size}" if self.steps else name
 
     @property
     def examples(self) -> int:
@@ -118,6 +124,7 @@ def point(
     seconds: float = 0.0,
     start: str = "merged",
     batch_size: int = 0,
+    rung: int = 0,
 ) -> Point:
     """The point of a model that was evaluated on all tasks, which `weights` gives in order."""
     return Point(
@@ -131,16 +138,28 @@ def point(
         tuple(evaluations[task].metric.value for task in weights),
         start,
         batch_size,
+        rung,
     )
+
+
+def last_rungs(truths: Sequence[Point]) -> list[Point]:
+    """The truths proper: of every finetune the rung at its end."""
+    last: dict[tuple[int, Weights], Point] = {}
+    for t in truths:
+        key = (t.seed, t.weights)
+        if key not in last or last[key].rung < t.rung:
+            last[key] = t
+    return list(last.values())
 
 
 def qualities(truths: Sequence[Point], previews: Sequence[Point]) -> list[Quality]:
     """One row for each kind of previews, in their order, after that of the seed noise.
 
-    Previews are compared with the mean of the truths over all seeds. The first row is what a
-    real finetune would be as a preview: each seed against the mean of the others.
+    Of truths the last rung counts. Previews are compared with the mean of the truths over all
+    seeds. The first row is what a real finetune would be as a preview: each seed against the mean
+    of the others.
     """
-    inside = [t for t in truths if min(t.weights) > 0]
+    inside = [t for t in last_rungs(truths) if min(t.weights) > 0]
     rows = []
     seeds = sorted({t.seed for t in inside})
     if len(seeds) > 1:
@@ -191,16 +210,23 @@ def format_qualities(
 
 def write_points(path: Path, points: Sequence[Point], tasks: Sequence[str]) -> None:
     """Write truths, or previews, as CSV."""
-    truths = all(p.family == "truth" for p in points)
-    labels = ("seed",) if truths else ("family", "start", "posterior_seed", "batch_size")
-    header = [f"weight_{t}" for t in tasks]
-    values = ["score", *(f"loss_{t}" for t in tasks), *(f"metric_{t}" for t in tasks)]
-    rows: list[list[object]] = [[*labels, *header, "steps", "seconds", *values]]
+    truths = all(p.family == TRUTH for p in points)
+    header: list[object] = [f"weight_{t}" for t in tasks]
+    if truths:
+        header += ["seed", "rung"]
+    else:
+        header = ["family", "start", "posterior_seed", "batch_size", *header]
+    header += ["steps", "seconds", "score"]
+    header += [f"loss_{t}" for t in tasks] + [f"metric_{t}" for t in tasks]
+    rows = [header]
     for p in points:
-        label: list[object] = [p.seed] if truths else [p.family, p.start, p.seed, p.batch_size]
-        numbers = [f"{value:.7g}" for value in (p.score, *p.losses, *p.metrics)]
         weights = [f"{value:.7g}" for value in p.weights]
-        rows.append([*label, *weights, p.steps, f"{p.seconds:.4g}", *numbers])
+        numbers = [f"{value:.7g}" for value in (p.score, *p.losses, *p.metrics)]
+        if truths:
+            labels: list[object] = [*weights, p.seed, p.rung]
+        else:
+            labels = [p.family, p.start, p.seed, p.batch_size, *weights]
+        rows.append([*labels, p.steps, f"{p.seconds:.4g}", *numbers])
     write_csv(path, rows)
 
 
@@ -218,7 +244,7 @@ def read_points(path: Path) -> tuple[list[Point], list[str]]:
         raise ValueError(f"{path} has no rows with columns weight_<task>; see families.py")
     points = [
         Point(
-            row.get("family", "truth"),
+            row.get("family", TRUTH),
             int(row.get("posterior_seed") or row["seed"]),
             tuple(float(row[f"weight_{name}"]) for name in names),
             int(row["steps"]),
@@ -228,6 +254,7 @@ def read_points(path: Path) -> tuple[list[Point], list[str]]:
             tuple(float(row[f"metric_{name}"]) for name in names),
             row.get("start", "pretrained"),
             int(row.get("batch_size", 0)),
+            int(row.get("rung", 0)),
         )
         for row in rows
     ]
@@ -302,5 +329,6 @@ def _spread(values: Sequence[float]) -> float:
 
 
 def _spearman(x: Sequence[float], y: Sequence[float]) -> float:
-    found = rank_correlation(x, y, resamples=1)
+    # Metrics that are equal are ties: the rounding of a mean over seeds must not order them.
+    found = rank_correlation(np.round(x, 6).tolist(), np.round(y, 6).tolist(), resamples=1)
     return math.nan if found is None else found.value

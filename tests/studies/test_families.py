@@ -15,7 +15,15 @@ from optuna_merge.definition import PosteriorSettings
 from optuna_merge.finetuning import FinetuneSettings
 from studies.families import compare, parse_family
 from studies.ladder import Ladder
-from studies.preview_quality import FINETUNE, Point, Weights, format_qualities, grid, qualities
+from studies.preview_quality import (
+    FINETUNE,
+    Point,
+    Weights,
+    format_qualities,
+    grid,
+    last_rungs,
+    qualities,
+)
 
 INSIDE = [(0.5, 0.5), (0.25, 0.75), (0.75, 0.25), (0.4, 0.6), (0.6, 0.4)]
 
@@ -65,6 +73,15 @@ def test_errors_gaps_and_ranks_of_interior_points() -> None:
     assert turned.correlations == pytest.approx((-1, -1, -1))
 
 
+def test_the_truth_is_the_last_rung() -> None:
+    ends = [_point("truth", seed, w, 1.0, w[0]) for w in INSIDE for seed in (0, 1)]
+    begins = [replace(end, metrics=(0.0, 0.0), rung=0) for end in ends]
+    ends = [replace(end, rung=1) for end in ends]
+    assert last_rungs([*ends, *begins]) == last_rungs([*begins, *ends]) == ends
+    previews = [_point("good", 0, w, 1.0, w[0]) for w in INSIDE]
+    assert qualities([*begins, *ends], previews) == qualities(ends, previews)
+
+
 def test_previews_without_a_truth_are_refused() -> None:
     with pytest.raises(ValueError, match="no truth at any interior weights that 'lost'"):
         qualities([], [_point("lost", 0, (0.5, 0.5), 1.0, 1.0)])
@@ -101,11 +118,12 @@ def test_a_toy_study_is_compared_and_gone_on_with(tmp_path: Path) -> None:
             return list(csv.DictReader(file))
 
     truths, previews, costs = (rows(f"{name}.csv") for name in ("truth", "previews", "cost"))
-    assert len(truths) == 3 * 2
+    assert len(truths) == 3 * 2 * 3  # with the rungs under way
+    assert [(t["rung"], t["steps"]) for t in truths[:3]] == [("0", "3"), ("1", "5"), ("2", "7")]
     assert len(previews) == 3 * 2 * 2
     assert [c["task_run_steps"] for c in costs] == ["14", "14", "28", "28"]
     assert [c["damping"] == "" for c in costs] == [True, True, False, False]
-    alone = next(t for t in truths if t["weight_red"] == "1" and t["seed"] == "0")
+    alone = next(t for t in truths if (t["weight_red"], t["seed"], t["rung"]) == ("1", "0", "2"))
     merged = next(
         p
         for p in previews
@@ -162,7 +180,13 @@ def test_a_ladder_is_climbed_from_the_merge_and_from_the_body(tmp_path: Path) ->
         1,
         interior=True,
         ladder=ladder,
+        truth_rungs=(2, 7),
     )
+    with (tmp_path / "results" / "truth.csv").open(newline="") as file:
+        assert [(t["rung"], t["steps"]) for t in csv.DictReader(file)] == [
+            ("0", "2"),
+            ("1", "7"),
+        ] * 2
     batch = toy_definition().finetuning.batch_size
     kinds = [f"{s} x {b}" for b in (batch, 2 * batch) for s in (1, 3)]
     lines = text.partition("\n\n")[2].splitlines()[1:]
