@@ -141,13 +141,20 @@ def quadratic_previews(tables: Tables, score: str, seed: int, budget: float) -> 
 
 
 def ours(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
-    """`PreviewSampler` and `PromotionPruner`, previews and refined previews before finetunes."""
-    return _ours(tables, score, seed, budget, tuple(tables.refined))
+    """`PreviewSampler` and `PromotionPruner` with one refinement, of a tenth of a finetune."""
+    tenth = tables.steps[-1] / 10
+    nearest = min(tables.refined, key=lambda step: abs(step - tenth))
+    return _ours(tables, score, seed, budget, (nearest,))
 
 
 def ours_without_rungs(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
     """The same with merges alone as previews."""
     return _ours(tables, score, seed, budget, ())
+
+
+def ours_with_all_rungs(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+    """The same with all refinements that the tables have."""
+    return _ours(tables, score, seed, budget, tuple(tables.refined))
 
 
 METHODS: dict[str, Method] = {
@@ -160,6 +167,7 @@ METHODS: dict[str, Method] = {
     "quadratic": quadratic_previews,
     "simplex GP": simplex_gp,
     "ours without rungs": ours_without_rungs,
+    "ours with all rungs": ours_with_all_rungs,
     "ours": ours,
 }
 

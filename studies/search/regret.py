@@ -25,6 +25,7 @@ COLOURS = {
     "quadratic": "#9467bd",
     "simplex GP": "#009e73",
     "ours without rungs": "#f08060",
+    "ours with all rungs": "#8c1a1a",
     "ours": "#d62728",
 }
 """By method, in the order of the tables."""
@@ -180,7 +181,7 @@ def picture(panels: Mapping[str, tuple[Searches, float]], budget: float) -> str:
             mine = method.startswith("ours")
             band = [at(costs[i], curve.high[i]) for i in there]
             band += [at(costs[i], curve.low[i]) for i in reversed(there)]
-            opacity = 0.18 if mine else 0.06
+            opacity = 0.15 if mine else 0.04
             parts.append(
                 f'<polygon points="{" ".join(band)}" fill="{COLOURS[method]}" '
                 f'fill-opacity="{opacity}"/>'

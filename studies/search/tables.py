@@ -134,6 +134,6 @@ def examples_of(metrics: Sequence[float]) -> int:
     """The smallest number of examples of which all metrics are shares, as accuracies are."""
     shares = np.array(metrics)
     for n in range(1, 20_001):
-        if np.abs(shares * n - np.round(shares * n)).max() < 1e-6 * n + 1e-9:
+        if np.abs(shares * n - np.round(shares * n)).max() < 1e-7 * n + 1e-9:
             return n
     raise ValueError("the metrics are no shares of any number of validation examples up to 20,000")
