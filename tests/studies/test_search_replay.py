@@ -106,14 +106,14 @@ def test_every_method_pays_for_what_it_sees(
 ) -> None:
     monkeypatch.setattr("studies.search.methods.PREVIEWS", 12)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    truths = METHODS[method](tables, "mean", 1, 7.0)
+    truths = METHODS[method](tables, "mean", 1, 6.0)
     costs = [t.cost for t in truths]
     assert costs == sorted(costs)
     assert all(t.seen in tables.landscape("mean").values[:, -1, t.point] for t in truths)
     if method in ("uniform", "quadratic"):
         assert len(truths) == 1
     else:
-        assert costs[-1] > 7.0 - 1e-6
+        assert costs[-1] > 6.0 - 1e-6
     with_previews = method in ("best previews", "quadratic") or method.startswith("ours")
     assert (costs[0] >= 4.0) == with_previews
     if not with_previews:
