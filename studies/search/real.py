@@ -5,8 +5,8 @@
 Every method may train for so many steps as `--budget` finetunes take, task runs and refined
 previews included; finetunes are evaluated at a ninth, a third and the end of their steps, where
 TPE + Hyperband may stop them. The weights that each search ends with are then finetuned again with
-`--fresh` seeds that no search has seen, whose mean score is the answer. Writes results/real.json
-beside this file, and prints a table.
+`--fresh` seeds that no search has seen, whose mean score is the answer. Writes into the folder
+results beside this file, and prints a table.
 """
 
 from __future__ import annotations
