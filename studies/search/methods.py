@@ -20,11 +20,11 @@ from optuna_merge.samplers import PreviewSampler
 from optuna_merge.samplers._history import REFINED
 from optuna_merge.study import BASELINE, DEFINITION, UNIFORM, baseline_weights
 from optuna_merge.weights import canonical_weights, suggest_weights, weight_params
-from studies.search.replay import Array, Finetunes, Truth, uniform
+from studies.search.replay import Array, Finetune, Finetunes, Truth, uniform
 from studies.search.tables import Tables
 
 STARTUP = 6
-PREVIEWS = 60
+PREVIEWS = 40
 """How many previews those methods make that only look at previews."""
 
 _FINE = 20_000  # points of the simplex at which the quadratic surrogates are compared
@@ -64,11 +64,17 @@ def gp(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
 
 
 def simplex_gp(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
-    """`PreviewSampler` on truths, which knows of no metrics and no previews."""
+    """`PreviewSampler` on truths, without previews, and told the score alone."""
     sampler = PreviewSampler(tables.tasks, seed=seed, n_startup_trials=STARTUP)
-    rng = np.random.default_rng([seed, 1])
-    start = rng.dirichlet(np.ones(len(tables.tasks)), STARTUP - 1)  # else it begins with corners
-    return _truths_alone(tables, score, seed, budget, sampler, start.tolist())
+    return _truths_alone(tables, score, seed, budget, sampler, _spread(tables, seed))
+
+
+def metric_gps(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+    """The same, told each task's metric and what the score is of these, as ours is."""
+    sampler = PreviewSampler(
+        tables.tasks, seed=seed, n_startup_trials=STARTUP, score=_score(tables, score)
+    )
+    return _truths_alone(tables, score, seed, budget, sampler, _spread(tables, seed))
 
 
 def hyperband(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
@@ -98,7 +104,7 @@ def hyperband(tables: Tables, score: str, seed: int, budget: float) -> list[Trut
 
 
 def best_previews(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
-    """Sixty previews by `PreviewSampler` without a truth, then finetunes of the best, in turn."""
+    """Forty previews by `PreviewSampler` without a truth, then finetunes of the best, in turn."""
     finetunes = Finetunes(tables.landscape(score), seed, budget)
     finetunes.spend(tables.task_run_steps)
     previews = tables.previews[seed % len(tables.previews)]
@@ -122,7 +128,7 @@ def best_previews(tables: Tables, score: str, seed: int, budget: float) -> list[
 def quadratic_previews(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
     """A finetune at the optimum of quadratic surrogates of the previews.
 
-    One of the task weights for each task's metric, fitted to sixty previews at random weights; the
+    One of the task weights for each task's metric, fitted to forty previews at random weights; the
     optimum is that of their score (after MAP: Li et al. 2024, arXiv 2406.07529).
     """
     finetunes = Finetunes(tables.landscape(score), seed, budget)
@@ -166,6 +172,7 @@ METHODS: dict[str, Method] = {
     "best previews": best_previews,
     "quadratic": quadratic_previews,
     "simplex GP": simplex_gp,
+    "metric GPs": metric_gps,
     "ours without rungs": ours_without_rungs,
     "ours with all rungs": ours_with_all_rungs,
     "ours": ours,
@@ -187,7 +194,9 @@ def _truths_alone(
         study.enqueue_trial(weight_params(dict(zip(tables.tasks, weights))))
 
     def objective(trial: optuna.Trial) -> float:
-        return finetunes.begin(finetunes.nearest(_weights(trial, tables))).train()
+        finetune = finetunes.begin(finetunes.nearest(_weights(trial, tables)))
+        _tell_truth(trial, tables, finetune)
+        return finetune.train()
 
     while not finetunes.is_over:
         study.optimize(objective, n_trials=1)
@@ -233,11 +242,8 @@ def _ours(
                 raise optuna.TrialPruned
         finetune = finetunes.begin(point)
         # Tasks alone are the task runs, which are paid.
-        value = finetune.train(free=baseline not in (None, UNIFORM))
-        ends = tables.truths[finetune.seed, -1, point].tolist()
-        for task, metric in zip(tables.tasks, ends):
-            trial.set_user_attr(f"truth_{task}", metric)
-        return value
+        _tell_truth(trial, tables, finetune)
+        return finetune.train(free=baseline not in (None, UNIFORM))
 
     while not finetunes.is_over:
         study.optimize(objective, n_trials=1)
@@ -271,8 +277,22 @@ def _preview(trial: optuna.Trial, tables: Tables, score: str, metrics: Array) ->
     return value
 
 
+def _tell_truth(trial: optuna.Trial, tables: Tables, finetune: Finetune) -> None:
+    """Record each task's metric as `Objective` does."""
+    ends = tables.truths[finetune.seed, -1, finetune.point].tolist()
+    for task, metric in zip(tables.tasks, ends):
+        trial.set_user_attr(f"truth_{task}", metric)
+
+
 def _score(tables: Tables, score: str) -> Callable[[Array], Array]:
     return lambda metrics: tables.score(score, metrics)
+
+
+def _spread(tables: Tables, seed: int) -> list[list[float]]:
+    """Random points to start from: `PreviewSampler` itself begins with the tasks alone."""
+    rng = np.random.default_rng([seed, 1])
+    found: list[list[float]] = rng.dirichlet(np.ones(len(tables.tasks)), STARTUP - 1).tolist()
+    return found
 
 
 def _weights(trial: optuna.Trial, tables: Tables) -> list[float]:

@@ -61,8 +61,8 @@ from studies.search.replay import Truth
 from studies.search.tables import Tables, read_tables
 
 FOLDER = "OPTUNA_MERGE_BENCHMARKS"
-SCORES = "mean,relative,worst"
-AT = (1, 4, 6, 10, 15, 20)
+SCORES = "worst,relative,mean"
+AT = (1, 4, 5, 6, 8, 10, 12, 16, 20)
 """Costs at which tables give the regret."""
 
 Key = tuple[str, str, int]
@@ -294,7 +294,7 @@ def main(
     methods: Annotated[str, typer.Option(help="Separated by commas; default all there are.")] = "",
     family: Annotated[str, typer.Option(help="Posteriors of the previews.")] = "diagonal",
     seeds: Annotated[int, typer.Option(help="Searches of each method.")] = 20,
-    budget: Annotated[float, typer.Option(help="Of a search, in finetunes.")] = 20.0,
+    budget: Annotated[float, typer.Option(help="Of a search, in finetunes.")] = 12.0,
     processes: Annotated[int, typer.Option(help="Searches at a time.")] = 2,
     debug: Debug = False,
 ) -> None:

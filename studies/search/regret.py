@@ -24,6 +24,7 @@ COLOURS = {
     "best previews": "#cc79a7",
     "quadratic": "#9467bd",
     "simplex GP": "#009e73",
+    "metric GPs": "#4daf4a",
     "ours without rungs": "#f08060",
     "ours with all rungs": "#8c1a1a",
     "ours": "#d62728",
