@@ -65,6 +65,9 @@ SCORES = "worst,relative,mean"
 AT = (1, 4, 5, 6, 8, 10, 12, 16, 20)
 """Costs at which tables give the regret."""
 
+LONG = ("random", "TPE", "GPSampler", "TPE + Hyperband", *others.METHODS)
+"""Methods of others that have the longer budget."""
+
 Key = tuple[str, str, int]
 """Score, method and seed."""
 
@@ -76,6 +79,11 @@ class Replay:
     folder: Path
     family: str
     budget: float
+    long_budget: float
+
+    def budget_of(self, method: str) -> float:
+        """Others that know of no previews may go on for longer: replays of them are cheap."""
+        return self.long_budget if method in LONG else self.budget
 
 
 def run_here(replay: Replay, score: str, method: str, seed: int) -> dict[int, list[Truth]]:
@@ -85,7 +93,7 @@ def run_here(replay: Replay, score: str, method: str, seed: int) -> dict[int, li
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     tables = read_tables(replay.folder, replay.family)
-    return {seed: METHODS[method](tables, score, seed, replay.budget)}
+    return {seed: METHODS[method](tables, score, seed, replay.budget_of(method))}
 
 
 def run_there(
@@ -100,7 +108,7 @@ def run_there(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "landscape.json"
         write_json(path, landscape.as_json())
-        arguments = [method, str(path), str(replay.budget), *map(str, seeds)]
+        arguments = [method, str(path), str(replay.budget_of(method)), *map(str, seeds)]
         done = subprocess.run(
             [
                 environments / others.METHODS[method] / "bin" / "python",
@@ -232,14 +240,15 @@ def _publish(
         uniform = float(landscape.truth.max() - landscape.truth[near].mean())
         parts.append(f"{tables.name}, {score}: {difficulty(landscape, uniform)}.")
         at = [cost for cost in AT if cost <= replay.budget]
-        parts.append(table(searches, landscape.noise, at, replay.budget))
+        budgets = {method: replay.budget_of(method) for method in searches}
+        parts.append(table(searches, landscape.noise, at, budgets))
         for method in ordered(searches):
             curve = Curve.of(searches[method], costs)
             for cost, *values in zip(costs, curve.mean, curve.low, curve.high):
                 numbers = ["" if np.isnan(v) else f"{v:.5g}" for v in values]
                 curves.append([score, method, f"{cost:g}", *numbers])
             until = [f"{q:.4g}" for q in quartiles(searches[method], landscape.noise)]
-            share = reached(searches[method], landscape.noise, replay.budget)
+            share = reached(searches[method], landscape.noise, budgets[method])
             untils.append([score, method, *until, f"{share:.3g}"])
     write_csv(out / f"{tables.name}-curves.csv", curves)
     write_csv(out / f"{tables.name}-costs.csv", untils)
@@ -256,7 +265,7 @@ def _about(replay: Replay, tables: Tables, environments: Path | None) -> dict[st
     return {
         "command": " ".join(["python", *sys.argv]),
         "tables": {name: sha256_file(replay.folder / name) for name in files}
-        | {"family": replay.family, "budget": replay.budget},
+        | {"family": replay.family, "budgets": [replay.budget, replay.long_budget]},
         "steps": tables.steps,
         "refined": list(tables.refined),
         "truth_seeds": len(tables.truths),
@@ -295,6 +304,9 @@ def main(
     family: Annotated[str, typer.Option(help="Posteriors of the previews.")] = "diagonal",
     seeds: Annotated[int, typer.Option(help="Searches of each method.")] = 20,
     budget: Annotated[float, typer.Option(help="Of a search, in finetunes.")] = 12.0,
+    long_budget: Annotated[
+        float, typer.Option(help="Of the others' searches on truths, in finetunes.")
+    ] = 40.0,
     processes: Annotated[int, typer.Option(help="Searches at a time.")] = 2,
     debug: Debug = False,
 ) -> None:
@@ -310,7 +322,7 @@ def main(
             raise ValueError(f"no method {unknown[0]!r}, only {', '.join(known)}")
         out.mkdir(parents=True, exist_ok=True)
         for folder in results:
-            replay = Replay(folder, family, budget)
+            replay = Replay(folder, family, budget, long_budget)
             typer.echo(compare(replay, out, _listed(scores), chosen, seeds, processes) + "\n")
 
     guarded(debug, work)

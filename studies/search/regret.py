@@ -126,15 +126,24 @@ def reached(searches: Sequence[Search], regret: float, budget: float) -> float:
     return float(np.mean([s.cost_until(regret) <= budget for s in searches]))
 
 
-def table(searches: Searches, noise: float, costs: Sequence[float], budget: float) -> str:
-    """Markdown: cost until within the noise of the best, and mean regret at some costs."""
+def table(
+    searches: Searches, noise: float, costs: Sequence[float], budgets: Mapping[str, float]
+) -> str:
+    """Markdown: cost until within the noise of the best, and mean regret at some costs.
+
+    Args:
+        searches: By method.
+        noise: Of one finetune.
+        costs: Where regrets are given.
+        budgets: By method, how far its searches went.
+    """
     at = "".join(f" {cost:g} |" for cost in costs)
     rows = [
         f"| method | cost until within noise: median (quartiles) | reached |{at}",
         "|---|---|---|" + "---|" * len(costs),
     ]
     for method in ordered(searches):
-        found = searches[method]
+        found, budget = searches[method], budgets[method]
         low, middle, high = (
             f"{q:.1f}" if q <= budget else f">{budget:g}" for q in quartiles(found, noise)
         )

@@ -188,7 +188,7 @@ def test_a_comparison_is_written_and_gone_on_with(
     folder.mkdir(parents=True)
     out.mkdir()
     write(folder, tables)
-    replay = Replay(folder, "diagonal", 8.0)
+    replay = Replay(folder, "diagonal", 6.0, 8.0)
     methods = ["uniform", "random", "quadratic", "SMAC"]
     text = compare(replay, out, ["mean", "relative"], methods, seeds=3, processes=1)
     assert "| quadratic | 4.0 (4.0 to 4.0) | 100% |" in text
