@@ -101,7 +101,7 @@ def read_tables(folder: Path, family: str = "diagonal") -> Tables:
         costs = [row for row in csv.DictReader(file) if row["family"] == family]
     rungs = [arranged([t for t in truths if t.steps == s], seeds, weights) for s in steps]
     return Tables(
-        folder.resolve().parent.name,
+        study_of(folder),
         tuple(tasks),
         np.array(weights),
         tuple(steps),
@@ -115,6 +115,12 @@ def read_tables(folder: Path, family: str = "diagonal") -> Tables:
         examples_of([m for t in truths for m in t.metrics]),
         batch_size,
     )
+
+
+def study_of(folder: Path) -> str:
+    """The name of the study that has this folder: the one above `results`."""
+    above = [folder.resolve(), *folder.resolve().parents]
+    return next((f.parent.name for f in above if f.name == "results"), above[1].name)
 
 
 def arranged(

@@ -19,7 +19,7 @@ from studies.search.methods import METHODS
 from studies.search.peers import Replay, compare
 from studies.search.regret import Curve, Search, quartiles, reached
 from studies.search.replay import Array, Finetunes, Landscape, Truth
-from studies.search.tables import Tables, examples_of, read_tables
+from studies.search.tables import Tables, examples_of, read_tables, study_of
 
 TASKS = ("a", "b", "c")
 BEST = (0.5, 0.25, 0.25)
@@ -124,6 +124,12 @@ def test_every_method_pays_for_what_it_sees(
     if method == "ours":
         assert costs[:4] == pytest.approx([4.1] * 4)
         assert costs[4] > 5.1  # some refined previews of others beside
+
+
+def test_the_study_is_the_folder_above_its_results() -> None:
+    assert study_of(Path("studies/digits/results")) == "digits"
+    assert study_of(Path("studies/digits/results/tenths")) == "digits"
+    assert study_of(Path("elsewhere/digits")) == "elsewhere"
 
 
 def write(folder: Path, tables: Tables, corners: bool = True) -> None:
