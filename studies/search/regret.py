@@ -25,6 +25,7 @@ COLOURS = {
     "quadratic": "#9467bd",
     "simplex GP": "#009e73",
     "metric GPs": "#4daf4a",
+    "metric GPs from corners": "#1b7837",
     "ours without rungs": "#f08060",
     "ours with all rungs": "#8c1a1a",
     "ours": "#d62728",
@@ -210,8 +211,8 @@ def picture(panels: Mapping[str, tuple[Searches, float]], budget: float) -> str:
         parts.append(_text(x0 + _WIDTH / 2, y0 + _HEIGHT + 28, "cost in finetunes", size=9))
     methods = ordered({m for searches, _ in panels.values() for m in searches})
     for i, method in enumerate(methods):
-        x, y = _LEFT + 132 * (i % 7), 30 + _HEIGHT + 50 + 18 * (i // 7)
+        x, y = _LEFT + 168 * (i % 6), 30 + _HEIGHT + 50 + 18 * (i // 6)
         parts.append(f'<circle cx="{x}" cy="{y - 4:.1f}" r="4" fill="{COLOURS[method]}"/>')
         parts.append(_text(x + 9, y, method, anchor="start"))
-    width = max(_LEFT + len(panels) * (_WIDTH + _GAP), _LEFT + 132 * 7)
-    return _svg(width, 30 + _HEIGHT + 90, parts)
+    width = max(_LEFT + len(panels) * (_WIDTH + _GAP), _LEFT + 168 * 6)
+    return _svg(width, 30 + _HEIGHT + 108, parts)
