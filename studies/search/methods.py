@@ -91,6 +91,7 @@ def hyperband(tables: Tables, score: str, seed: int, budget: float) -> list[Trut
     landscape = tables.landscape(score)
     finetunes = Finetunes(landscape, seed, budget)
     study = optuna.create_study(
+        study_name=str(seed),  # brackets are drawn by it
         direction="maximize",
         sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP),
         pruner=optuna.pruners.HyperbandPruner(
@@ -167,11 +168,6 @@ def ours_without_rungs(tables: Tables, score: str, seed: int, budget: float) -> 
     return _ours(tables, score, seed, budget, ())
 
 
-def ours_with_all_rungs(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
-    """The same with all refinements that the tables have."""
-    return _ours(tables, score, seed, budget, tuple(tables.refined))
-
-
 METHODS: dict[str, Method] = {
     "uniform": only_uniform,
     "random": random_truths,
@@ -184,7 +180,6 @@ METHODS: dict[str, Method] = {
     "metric GPs": metric_gps,
     "metric GPs from corners": metric_gps_from_corners,
     "ours without rungs": ours_without_rungs,
-    "ours with all rungs": ours_with_all_rungs,
     "ours": ours,
 }
 

@@ -248,7 +248,7 @@ def _publish(
                 numbers = ["" if np.isnan(v) else f"{v:.5g}" for v in values]
                 curves.append([score, method, f"{cost:g}", *numbers])
             until = [f"{q:.4g}" for q in quartiles(searches[method], landscape.noise)]
-            share = reached(searches[method], landscape.noise, budgets[method])
+            share = reached(searches[method], landscape.noise, replay.budget)
             untils.append([score, method, *until, f"{share:.3g}"])
     write_csv(out / f"{tables.name}-curves.csv", curves)
     write_csv(out / f"{tables.name}-costs.csv", untils)

@@ -74,6 +74,7 @@ def search_hyperband(fitted: FittedStudy, seed: int, budget: int) -> Answer:
     names, settings = fitted.definition.names, fitted.definition.finetuning
     first, *_, last = settings.rungs()
     study = optuna.create_study(
+        study_name=str(seed),  # brackets are drawn by it
         direction=fitted.definition.direction,
         sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP),
         pruner=optuna.pruners.HyperbandPruner(min_resource=first, max_resource=last),

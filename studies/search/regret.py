@@ -27,7 +27,6 @@ COLOURS = {
     "metric GPs": "#4daf4a",
     "metric GPs from corners": "#1b7837",
     "ours without rungs": "#f08060",
-    "ours with all rungs": "#8c1a1a",
     "ours": "#d62728",
 }
 """By method, in the order of the tables."""
@@ -136,11 +135,11 @@ def table(
         searches: By method.
         noise: Of one finetune.
         costs: Where regrets are given.
-        budgets: By method, how far its searches went.
+        budgets: By method, how far its searches went; the smallest is where they are compared.
     """
-    at = "".join(f" {cost:g} |" for cost in costs)
+    at, common = "".join(f" {cost:g} |" for cost in costs), min(budgets.values())
     rows = [
-        f"| method | cost until within noise: median (quartiles) | reached |{at}",
+        f"| method | cost until within noise: median (quartiles) | by {common:g} |{at}",
         "|---|---|---|" + "---|" * len(costs),
     ]
     for method in ordered(searches):
@@ -150,7 +149,7 @@ def table(
         )
         curve = Curve.of(found, np.array(costs, dtype=float))
         cells = "".join(f" {_regret(value)} |" for value in curve.mean)
-        share = reached(found, noise, budget)
+        share = reached(found, noise, common)
         rows.append(f"| {method} | {middle} ({low} to {high}) | {share:.0%} |{cells}")
     return "\n".join(rows)
 
