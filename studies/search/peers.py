@@ -239,6 +239,8 @@ def _publish(
         near = distance < distance.min() + 1e-9
         uniform = float(landscape.truth.max() - landscape.truth[near].mean())
         parts.append(f"{tables.name}, {score}: {difficulty(landscape, uniform)}.")
+        ranks = ", ".join(f"{name} {rank:.2f}" for name, rank in tables.ranks(score).items())
+        parts.append(f"Rank correlation with the truth where no weight is zero: {ranks}.")
         at = [cost for cost in AT if cost <= replay.budget]
         budgets = {method: replay.budget_of(method) for method in searches}
         parts.append(table(searches, landscape.noise, at, budgets))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from optuna_merge.calibration import rank_correlation
 from optuna_merge.scores import make_score
 from studies.preview_quality import Point, read_points
 from studies.search.replay import Array, Landscape
@@ -67,6 +68,25 @@ class Tables:
                 )
             alone = dict.fromkeys(self.tasks, 1.0)
         return make_score(name, self.tasks).over(metrics, alone)
+
+    def ranks(self, score: str) -> dict[str, float]:
+        """Spearman's rank correlation with the truth of the score, where no weight is zero.
+
+        Of previews and refined previews, of the finetunes' first rungs, and of one seed with the
+        mean of the others; NaN where there are too few points.
+        """
+        inside = self.weights.min(axis=1) > 0
+        truth = self.score(score, self.truths)[:, :, inside]
+        ends = truth[:, -1].mean(axis=0)
+        found = {"previews": self.score(score, self.previews[0])[inside]}
+        for step, metrics in self.refined.items():
+            found[f"{step} steps from the merge"] = self.score(score, metrics[0])[inside]
+        for rung, step in enumerate(self.steps[:-1]):
+            found[f"finetunes at step {step}"] = truth[:, rung].mean(axis=0)
+        ranks = {name: _spearman(values, ends) for name, values in found.items()}
+        if len(truth) > 1:
+            ranks["another seed"] = _spearman(truth[0, -1], truth[1:, -1].mean(axis=0))
+        return ranks
 
     def landscape(self, score: str) -> Landscape:
         return Landscape(self.weights, self.steps, self.score(score, self.truths))
@@ -143,3 +163,8 @@ def examples_of(metrics: Sequence[float]) -> int:
         if np.abs(shares * n - np.round(shares * n)).max() < 1e-7 * n + 1e-9:
             return n
     raise ValueError("the metrics are no shares of any number of validation examples up to 20,000")
+
+
+def _spearman(x: Array, y: Array) -> float:
+    found = rank_correlation(x.tolist(), y.tolist(), resamples=1)
+    return float("nan") if found is None else found.value

@@ -126,6 +126,28 @@ def test_every_method_pays_for_what_it_sees(
         assert costs[4] > 5.1  # some refined previews of others beside
 
 
+def test_ranks_are_those_inside_the_simplex(tables: Tables) -> None:
+    assert tables.ranks("mean").keys() == {
+        "previews",
+        "15 steps from the merge",
+        "30 steps from the merge",
+        "finetunes at step 17",
+        "finetunes at step 50",
+        "another seed",
+    }
+    weights = np.array(grid(3, 6))
+    turned = replace(
+        tables,
+        weights=weights,
+        truths=np.stack([np.stack([metrics(weights)] * 3)] * 2),
+        previews=-metrics(weights)[None],
+        refined={15: metrics(weights)[None]},
+    )
+    ranks = turned.ranks("mean")
+    assert ranks["previews"] == pytest.approx(-1)
+    assert ranks["15 steps from the merge"] == ranks["another seed"] == pytest.approx(1)
+
+
 def test_the_study_is_the_folder_above_its_results() -> None:
     assert study_of(Path("studies/digits/results")) == "digits"
     assert study_of(Path("studies/digits/results/tenths")) == "digits"
