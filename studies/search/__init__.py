@@ -1,0 +1,1 @@
+"""Searches for task weights compared: replayed on tables of finetunes, and real ones."""

@@ -1,0 +1,316 @@
+"""The methods that run in this process: ours, Optuna's, and what needs no search.
+
+All of them get the same tables and count cost in the same unit (see `Finetunes`). Where numbers
+from 0 to 1 are searched, task weights are the numbers divided by their sum. Methods that search
+truths begin with uniform weights; Optuna's samplers then draw five random points, fewer than their
+defaults. `PreviewSampler` and `PromotionPruner` have their defaults in all they do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import optuna
+
+from optuna_merge._optuna import reported_steps
+from optuna_merge.pruners import PromotionPruner
+from optuna_merge.samplers import PreviewSampler
+from optuna_merge.samplers._history import REFINED
+from optuna_merge.study import BASELINE, DEFINITION, UNIFORM, baseline_weights
+from optuna_merge.weights import canonical_weights, suggest_weights, weight_params
+from studies.search.replay import Array, Finetune, Finetunes, Truth, uniform
+from studies.search.tables import Tables
+
+STARTUP = 6
+PREVIEWS = 40
+"""How many previews those methods make that only look at previews."""
+
+_FINE = 20_000  # points of the simplex at which the quadratic surrogates are compared
+
+Method = Callable[[Tables, str, int, float], list[Truth]]
+"""Tables, score, seed and budget in finetunes; to all truths in their order."""
+
+
+def only_uniform(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+    """One finetune at uniform weights."""
+    finetunes = Finetunes(tables.landscape(score), seed, budget)
+    finetunes.begin(finetunes.nearest(uniform(len(tables.tasks)))).train()
+    return finetunes.truths
+
+
+def random_truths(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+    """Uniform weights, then random points of the simplex."""
+    finetunes = Finetunes(tables.landscape(score), seed, budget)
+    rng = np.random.default_rng([seed, 1])
+    point = uniform(len(tables.tasks))
+    while not finetunes.is_over:
+        finetunes.begin(finetunes.nearest(point)).train()
+        point = rng.dirichlet(np.ones(len(tables.tasks))).tolist()
+    return finetunes.truths
+
+
+def tpe(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+    """Optuna's TPESampler on truths."""
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
+    return _truths_alone(tables, score, seed, budget, sampler)
+
+
+def gp(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+    """Optuna's GPSampler on truths."""
+    sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP)
+    return _truths_alone(tables, score, seed, budget, sampler)
+
+
+def simplex_gp(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+    """`PreviewSampler` on truths, without previews, and told the score alone."""
+    sampler = PreviewSampler(tables.tasks, seed=seed, n_startup_trials=STARTUP)
+    return _truths_alone(tables, score, seed, budget, sampler, _spread(tables, seed))
+
+
+def metric_gps(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+    """The same, told each task's metric and what the score is of these, as ours is."""
+    sampler = PreviewSampler(
+        tables.tasks, seed=seed, n_startup_trials=STARTUP, score=_score(tables, score)
+    )
+    return _truths_alone(tables, score, seed, budget, sampler, _spread(tables, seed))
+
+
+def metric_gps_from_corners(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+    """The same from the sampler's own design, which has uniform weights and each task alone.
+
+    What ours knows but for the previews, at the same cost of the tasks alone.
+    """
+    sampler = PreviewSampler(tables.tasks, seed=seed, score=_score(tables, score))
+    return _truths_alone(tables, score, seed, budget, sampler)
+
+
+def hyperband(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+    """Optuna's TPESampler, and HyperbandPruner over the rungs of a finetune."""
+    landscape = tables.landscape(score)
+    finetunes = Finetunes(landscape, seed, budget)
+    study = optuna.create_study(
+        study_name=str(seed),  # brackets are drawn by it
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP),
+        pruner=optuna.pruners.HyperbandPruner(
+            min_resource=landscape.steps[0], max_resource=landscape.steps[-1]
+        ),
+    )
+    study.enqueue_trial(_uniform_params(tables))
+
+    def objective(trial: optuna.Trial) -> float:
+        finetune = finetunes.begin(finetunes.nearest(_weights(trial, tables)))
+        for rung, step in enumerate(landscape.steps[:-1]):
+            trial.report(finetune.train(rung), step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return finetune.train()
+
+    while not finetunes.is_over:
+        study.optimize(objective, n_trials=1)
+    return finetunes.truths
+
+
+def best_previews(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+    """Forty previews by `PreviewSampler` without a truth, then finetunes of the best, in turn."""
+    finetunes = Finetunes(tables.landscape(score), seed, budget)
+    finetunes.spend(tables.task_run_steps)
+    previews = tables.previews[seed % len(tables.previews)]
+    study = optuna.create_study(
+        direction="maximize",
+        sampler=PreviewSampler(tables.tasks, seed=seed, score=_score(tables, score)),
+    )
+    seen: dict[int, float] = {}
+    for _ in range(PREVIEWS):
+        trial = study.ask()
+        point = finetunes.nearest(_weights(trial, tables))
+        seen[point] = _preview(trial, tables, score, previews[point])
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    for point in sorted(seen, key=lambda p: (-seen[p], p)):
+        if finetunes.is_over:
+            break
+        finetunes.begin(point).train()
+    return finetunes.truths
+
+
+def quadratic_previews(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+    """A finetune at the optimum of quadratic surrogates of the previews.
+
+    One of the task weights for each task's metric, fitted to forty previews at random weights; the
+    optimum is that of their score (after MAP: Li et al. 2024, arXiv 2406.07529).
+    """
+    finetunes = Finetunes(tables.landscape(score), seed, budget)
+    finetunes.spend(tables.task_run_steps)
+    rng = np.random.default_rng([seed, 1])
+    previews = tables.previews[seed % len(tables.previews)]
+    n_tasks = len(tables.tasks)
+    points = [finetunes.nearest(w) for w in rng.dirichlet(np.ones(n_tasks), PREVIEWS).tolist()]
+    weights = tables.weights[points]
+    coefficients = np.linalg.lstsq(_quadratic(weights), previews[points], rcond=None)[0]
+    fine = np.concatenate([np.eye(n_tasks), rng.dirichlet(np.ones(n_tasks), _FINE)])
+    expected = tables.score(score, _quadratic(fine) @ coefficients)
+    best = fine[int(np.argmax(expected))]
+    finetunes.begin(finetunes.nearest(best.tolist())).train()
+    return finetunes.truths
+
+
+def ours(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+    """`PreviewSampler` and `PromotionPruner` with one refinement, of a tenth of a finetune."""
+    tenth = tables.steps[-1] / 10
+    nearest = min(tables.refined, key=lambda step: abs(step - tenth))
+    return _ours(tables, score, seed, budget, (nearest,))
+
+
+def ours_without_rungs(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+    """The same with merges alone as previews."""
+    return _ours(tables, score, seed, budget, ())
+
+
+METHODS: dict[str, Method] = {
+    "uniform": only_uniform,
+    "random": random_truths,
+    "TPE": tpe,
+    "GPSampler": gp,
+    "TPE + Hyperband": hyperband,
+    "best previews": best_previews,
+    "quadratic": quadratic_previews,
+    "simplex GP": simplex_gp,
+    "metric GPs": metric_gps,
+    "metric GPs from corners": metric_gps_from_corners,
+    "ours without rungs": ours_without_rungs,
+    "ours": ours,
+}
+
+
+def _truths_alone(
+    tables: Tables,
+    score: str,
+    seed: int,
+    budget: float,
+    sampler: optuna.samplers.BaseSampler,
+    start: Sequence[Sequence[float]] = (),
+) -> list[Truth]:
+    finetunes = Finetunes(tables.landscape(score), seed, budget)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.enqueue_trial(_uniform_params(tables))
+    for weights in start:
+        study.enqueue_trial(weight_params(dict(zip(tables.tasks, weights))))
+
+    def objective(trial: optuna.Trial) -> float:
+        finetune = finetunes.begin(finetunes.nearest(_weights(trial, tables)))
+        _tell_truth(trial, tables, finetune)
+        return finetune.train()
+
+    while not finetunes.is_over:
+        study.optimize(objective, n_trials=1)
+    return finetunes.truths
+
+
+def _ours(
+    tables: Tables, score: str, seed: int, budget: float, refinements: tuple[int, ...]
+) -> list[Truth]:
+    finetunes = Finetunes(tables.landscape(score), seed, budget)
+    finetunes.spend(tables.task_run_steps)
+    posteriors = seed % len(tables.previews)
+    function = _score(tables, score)
+    study = optuna.create_study(
+        direction="maximize",
+        sampler=PreviewSampler(tables.tasks, seed=seed, score=function),
+        pruner=PromotionPruner(score=function, refinements=refinements, seed=seed),
+    )
+    study.set_user_attr("tasks", list(tables.tasks))
+    batch = {"batch_size": tables.batch_size}
+    parts = {"finetuning": {"steps": tables.steps[-1], **batch}, "refinement": batch}
+    study.set_user_attr(DEFINITION, json.dumps(parts))
+    for name, weights in baseline_weights(tables.tasks).items():
+        study.enqueue_trial(weight_params(weights), user_attrs={BASELINE: name})
+
+    def objective(trial: optuna.Trial) -> float:
+        if "point" not in trial.user_attrs:  # a promoted copy has it
+            trial.set_user_attr("point", finetunes.nearest(_weights(trial, tables)))
+        suggest_weights(trial, tables.tasks)
+        point, baseline = int(trial.user_attrs["point"]), trial.user_attrs.get(BASELINE)
+        if 0 not in reported_steps(trial):
+            _preview(trial, tables, score, tables.previews[posteriors, point])
+        if trial.should_prune() and baseline is None:
+            raise optuna.TrialPruned
+        for step in _missing(trial, tables, refinements, posteriors, point):
+            before = max(reported_steps(trial))
+            finetunes.spend(step - before)
+            metrics = tables.refined[step][posteriors, point]
+            for task, metric in zip(tables.tasks, metrics.tolist()):
+                trial.set_user_attr(REFINED.format(step=step, task=task), metric)
+            trial.report(float(function(metrics)), step)
+            if trial.should_prune() and baseline is None:
+                raise optuna.TrialPruned
+        finetune = finetunes.begin(point)
+        # Tasks alone are the task runs, which are paid.
+        _tell_truth(trial, tables, finetune)
+        return finetune.train(free=baseline not in (None, UNIFORM))
+
+    while not finetunes.is_over:
+        study.optimize(objective, n_trials=1)
+    return finetunes.truths
+
+
+def _missing(
+    trial: optuna.Trial,
+    tables: Tables,
+    refinements: tuple[int, ...],
+    posteriors: int,
+    point: int,
+) -> Iterator[int]:
+    """Refined previews that the trial is still to make; a task alone has none."""
+    if tables.weights[point].max() == 1:
+        return
+    for step in refinements:
+        there = not np.isnan(tables.refined[step][posteriors, point]).any()
+        if there and step not in reported_steps(trial):
+            yield step
+
+
+def _preview(trial: optuna.Trial, tables: Tables, score: str, metrics: Array) -> float:
+    """Record a preview as `Objective` does; returns its score."""
+    for task, metric in zip(tables.tasks, metrics.tolist()):
+        error = float(np.sqrt(metric * (1 - metric) / tables.examples))
+        trial.set_user_attr(f"preview_{task}_se", error)
+        trial.set_user_attr(f"preview_{task}", metric)
+    value = float(tables.score(score, metrics))
+    trial.report(value, 0)
+    return value
+
+
+def _tell_truth(trial: optuna.Trial, tables: Tables, finetune: Finetune) -> None:
+    """Record each task's metric as `Objective` does."""
+    ends = tables.truths[finetune.seed, -1, finetune.point].tolist()
+    for task, metric in zip(tables.tasks, ends):
+        trial.set_user_attr(f"truth_{task}", metric)
+
+
+def _score(tables: Tables, score: str) -> Callable[[Array], Array]:
+    return lambda metrics: tables.score(score, metrics)
+
+
+def _spread(tables: Tables, seed: int) -> list[list[float]]:
+    """Random points to start from: `PreviewSampler` itself begins with the tasks alone."""
+    rng = np.random.default_rng([seed, 1])
+    found: list[list[float]] = rng.dirichlet(np.ones(len(tables.tasks)), STARTUP - 1).tolist()
+    return found
+
+
+def _weights(trial: optuna.Trial, tables: Tables) -> list[float]:
+    return list(suggest_weights(trial, tables.tasks).values())
+
+
+def _uniform_params(tables: Tables) -> dict[str, float]:
+    weights = canonical_weights(uniform(len(tables.tasks)))
+    return weight_params(dict(zip(tables.tasks, weights)))
+
+
+def _quadratic(weights: Array) -> Array:
+    """All monomials of degree 2 or less of all weights but the last, `n x k`."""
+    free = np.concatenate([np.ones((len(weights), 1)), weights[:, :-1]], axis=1)
+    i, j = np.triu_indices(free.shape[1])
+    return np.asarray(free[:, i] * free[:, j])

@@ -1,0 +1,334 @@
+"""Searches for task weights at equal cost, replayed on a study's tables of finetunes.
+
+    OPTUNA_MERGE_BENCHMARKS=FOLDER python studies/search/peers.py studies/mnist/results
+
+The tables are those that `studies/families.py` makes of a full grid. Cost is counted in training
+steps, in units of one finetune; methods that use previews pay for the task runs that posteriors
+are made from, and for the steps of refined previews. A method sees the score of one seed; regret
+is that of the mean over seeds. `studies/search/methods.py` has the methods. SMAC3 and Syne Tune
+run in virtual environments of their own, FOLDER/smac and FOLDER/syne-tune; without FOLDER they are
+left out.
+
+Writes NAME.csv (a row for each truth that looked best in its search), NAME-curves.csv,
+NAME-costs.csv (quartiles of the cost until within the noise of one finetune of the best), NAME.md,
+NAME.svg and NAME.json for each study, and goes on where it ended.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+import optuna
+import torch
+import typer
+
+from optuna_merge._files import atomic_path, sha256_file, write_json
+from optuna_merge.cli import Debug
+from optuna_merge.commands import guarded
+from studies.families import cpu_name
+from studies.preview_quality import write_csv
+from studies.search import others
+from studies.search.methods import METHODS
+from studies.search.regret import (
+    Curve,
+    Search,
+    difficulty,
+    ordered,
+    picture,
+    quartiles,
+    reached,
+    table,
+)
+from studies.search.replay import Truth
+from studies.search.tables import Tables, read_tables
+
+FOLDER = "OPTUNA_MERGE_BENCHMARKS"
+SCORES = "worst,relative,mean"
+AT = (1, 4, 5, 6, 8, 10, 12, 16, 20)
+"""Costs at which tables give the regret."""
+
+LONG = ("random", "TPE", "TPE + Hyperband", "ASHA", "BOHB")
+"""Methods that have the longer budget; models of SMAC and GPSampler take too long for it."""
+
+Key = tuple[str, str, int]
+"""Score, method and seed."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What is replayed on the tables of one study."""
+
+    folder: Path
+    family: str
+    budget: float
+    long_budget: float
+
+    def budget_of(self, method: str) -> float:
+        """Others that know of no previews may go on for longer: replays of them are cheap."""
+        return self.long_budget if method in LONG else self.budget
+
+
+def run_here(replay: Replay, score: str, method: str, seed: int) -> dict[int, list[Truth]]:
+    """One search by a method of this process."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    tables = read_tables(replay.folder, replay.family)
+    return {seed: METHODS[method](tables, score, seed, replay.budget_of(method))}
+
+
+def run_there(
+    replay: Replay, score: str, method: str, seeds: list[int], environments: Path
+) -> dict[int, list[Truth]]:
+    """All searches by a method of another library, in its environment.
+
+    Raises:
+        RuntimeError: it failed; the message ends with what it printed.
+    """
+    landscape = read_tables(replay.folder, replay.family).landscape(score)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "landscape.json"
+        write_json(path, landscape.as_json())
+        arguments = [method, str(path), str(replay.budget_of(method)), *map(str, seeds)]
+        done = subprocess.run(
+            [
+                environments / others.METHODS[method] / "bin" / "python",
+                others.__file__,
+                *arguments,
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode:
+        raise RuntimeError(f"{method} failed: {done.stderr[-2000:]}")
+    found = json.loads(done.stdout)
+    return {seed: [Truth(*truth) for truth in truths] for seed, truths in zip(seeds, found)}
+
+
+class Results:
+    """The searches of one study, in a CSV file that is gone on with if the tables are the same."""
+
+    def __init__(self, out: Path, name: str, about: dict[str, Any]) -> None:
+        self._path = out / f"{name}.csv"
+        self._searches: dict[Key, Search] = {}
+        note = out / f"{name}.json"
+        known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+        if self._path.exists() and known.get("tables") == about["tables"]:
+            self._read()
+        write_json(note, about)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._searches
+
+    def add(self, key: Key, search: Search) -> None:
+        self._searches[key] = search
+
+    def of(self, score: str) -> dict[str, list[Search]]:
+        """By method."""
+        found = defaultdict(list)
+        for (its, method, _), search in sorted(self._searches.items()):
+            if its == score:
+                found[method].append(search)
+        return dict(found)
+
+    def write(self) -> None:
+        rows: list[list[object]] = [["score", "method", "seed", "cost", "regret"]]
+        for key, search in sorted(self._searches.items()):
+            for cost, regret in zip(search.costs, search.regrets):
+                rows.append([*key, f"{cost:.4g}", f"{regret:.5g}"])
+        write_csv(self._path, rows)
+
+    def _read(self) -> None:
+        steps: dict[Key, list[tuple[float, float]]] = defaultdict(list)
+        with self._path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                key = row["score"], row["method"], int(row["seed"])
+                steps[key].append((float(row["cost"]), float(row["regret"])))
+        for key, found in steps.items():
+            costs, regrets = zip(*found)
+            self._searches[key] = Search(costs, regrets)
+
+
+def missing(
+    results: Results,
+    replay: Replay,
+    scores: list[str],
+    methods: list[str],
+    seeds: int,
+    environments: Path | None,
+    pool: ProcessPoolExecutor,
+) -> Iterator[tuple[str, str, Future[dict[int, list[Truth]]]]]:
+    """Start what is not there yet, the longest first."""
+    for method in reversed(ordered(methods)):
+        for score in scores:
+            wanted = [s for s in range(seeds) if (score, method, s) not in results]
+            if method in METHODS:
+                for seed in wanted:
+                    yield score, method, pool.submit(run_here, replay, score, method, seed)
+            elif wanted and environments is not None:
+                yield (
+                    score,
+                    method,
+                    pool.submit(run_there, replay, score, method, wanted, environments),
+                )
+
+
+def compare(
+    replay: Replay,
+    out: Path,
+    scores: list[str],
+    methods: list[str],
+    seeds: int,
+    processes: int,
+) -> str:
+    """Run what is missing, write the files, and return the tables."""
+    tables = read_tables(replay.folder, replay.family)
+    landscapes = {score: tables.landscape(score) for score in scores}
+    found = os.environ.get(FOLDER)
+    environments = None if found is None else Path(found)
+    results = Results(out, tables.name, _about(replay, tables, environments))
+    with ProcessPoolExecutor(processes) as pool:
+        begun = {
+            future: (score, method)
+            for score, method, future in missing(
+                results, replay, scores, methods, seeds, environments, pool
+            )
+        }
+        for count, future in enumerate(as_completed(begun)):
+            score, method = begun[future]
+            for seed, truths in future.result().items():
+                results.add((score, method, seed), Search.of(truths, landscapes[score]))
+            if count % 20 == 0 or method not in METHODS:
+                results.write()
+    results.write()
+    return _publish(results, replay, tables, out, scores)
+
+
+def _publish(
+    results: Results, replay: Replay, tables: Tables, out: Path, scores: list[str]
+) -> str:
+    panels, parts = {}, []
+    curves: list[list[object]] = [["score", "method", "cost", "mean", "low", "high"]]
+    untils: list[list[object]] = [["score", "method", "low", "median", "high", "reached"]]
+    costs = np.arange(1.0, replay.budget + 0.5)
+    for score in scores:
+        landscape, searches = tables.landscape(score), results.of(score)
+        panels[f"{tables.name}: {score}"] = (searches, landscape.noise)
+        n_tasks = len(tables.tasks)
+        distance = np.square(tables.weights - 1 / n_tasks).sum(axis=1)
+        near = distance < distance.min() + 1e-9
+        uniform = float(landscape.truth.max() - landscape.truth[near].mean())
+        parts.append(f"{tables.name}, {score}: {difficulty(landscape, uniform)}.")
+        ranks = ", ".join(f"{name} {rank:.2f}" for name, rank in tables.ranks(score).items())
+        parts.append(f"Rank correlation with the truth where no weight is zero: {ranks}.")
+        at = [cost for cost in AT if cost <= replay.budget]
+        budgets = {method: replay.budget_of(method) for method in searches}
+        parts.append(table(searches, landscape.noise, at, budgets))
+        for method in ordered(searches):
+            curve = Curve.of(searches[method], costs)
+            for cost, *values in zip(costs, curve.mean, curve.low, curve.high):
+                numbers = ["" if np.isnan(v) else f"{v:.5g}" for v in values]
+                curves.append([score, method, f"{cost:g}", *numbers])
+            until = [f"{q:.4g}" for q in quartiles(searches[method], landscape.noise)]
+            share = reached(searches[method], landscape.noise, replay.budget)
+            untils.append([score, method, *until, f"{share:.3g}"])
+    write_csv(out / f"{tables.name}-curves.csv", curves)
+    write_csv(out / f"{tables.name}-costs.csv", untils)
+    text = "\n\n".join(parts)
+    drawn = picture(panels, replay.budget)
+    for name, content in ((f"{tables.name}.md", f"{text}\n"), (f"{tables.name}.svg", drawn)):
+        with atomic_path(out / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    return text
+
+
+def _about(replay: Replay, tables: Tables, environments: Path | None) -> dict[str, Any]:
+    files = ("truth.csv", "previews.csv", "cost.csv")
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "tables": {name: sha256_file(replay.folder / name) for name in files}
+        | {"family": replay.family, "budgets": [replay.budget, replay.long_budget]},
+        "steps": tables.steps,
+        "refined": list(tables.refined),
+        "truth_seeds": len(tables.truths),
+        "posterior_sets": len(tables.previews),
+        "machine": {"cores": os.cpu_count(), "cpu": cpu_name()},
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "optuna", "botorch", "numpy")}
+        | ({} if environments is None else _other_versions(environments)),
+    }
+
+
+def _other_versions(environments: Path) -> dict[str, str]:
+    code = "import sys, importlib.metadata as m; print(m.version(sys.argv[1]))"
+    return {
+        name: subprocess.run(
+            [environments / name / "bin" / "python", "-c", code, name],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for name in dict.fromkeys(others.METHODS.values())
+    }
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def main(
+    results: Annotated[list[Path], typer.Argument(help="Folders of the studies' tables.")],
+    out: Annotated[Path, typer.Option(help="Folder of what is found.")] = Path(
+        "studies/search/results"
+    ),
+    scores: Annotated[str, typer.Option(help="Separated by commas.")] = SCORES,
+    methods: Annotated[str, typer.Option(help="Separated by commas; default all there are.")] = "",
+    family: Annotated[str, typer.Option(help="Posteriors of the previews.")] = "diagonal",
+    seeds: Annotated[int, typer.Option(help="Searches of each method.")] = 20,
+    budget: Annotated[float, typer.Option(help="Of a search, in finetunes.")] = 12.0,
+    long_budget: Annotated[
+        float, typer.Option(help="Of the others' searches on truths, in finetunes.")
+    ] = 40.0,
+    processes: Annotated[int, typer.Option(help="Searches at a time.")] = 2,
+    debug: Debug = False,
+) -> None:
+    """Compare searches for task weights at equal cost.
+
+    Example: python studies/search/peers.py studies/mnist/results studies/fashion/results
+    """
+
+    def work() -> None:
+        known = ordered([*METHODS, *others.METHODS])
+        chosen = _listed(methods) or known
+        if unknown := [m for m in chosen if m not in known]:
+            raise ValueError(f"no method {unknown[0]!r}, only {', '.join(known)}")
+        out.mkdir(parents=True, exist_ok=True)
+        for folder in results:
+            replay = Replay(folder, family, budget, long_budget)
+            typer.echo(compare(replay, out, _listed(scores), chosen, seeds, processes) + "\n")
+
+    guarded(debug, work)
+
+
+if __name__ == "__main__":
+    typer.run(main)
