@@ -41,7 +41,7 @@ from optuna_merge.fitting import FittedStudy, fit
 from optuna_merge.models import from_module
 from optuna_merge.weights import suggest_weights, weight_params
 from studies.digits.data import Split, load_tasks
-from studies.pictures import _svg, _text
+from studies.pictures import svg, text
 from studies.preview_quality import write_csv
 
 BODIES = {"0.1M": (64, 2), "1M": (128, 5), "10M": (320, 8), "100M": (832, 12)}
@@ -220,7 +220,7 @@ def picture(rows: Sequence[tuple[Configuration, Mapping[str, float]]]) -> str:
 
         frame = f'width="{_WIDTH}" height="{_HEIGHT}" fill="none" stroke="#999"'
         parts.append(f'<rect x="{x0}" y="{y0}" {frame}/>')
-        parts.append(_text(x0 + _WIDTH / 2, 20, axis, bold=True))
+        parts.append(text(x0 + _WIDTH / 2, 20, axis, bold=True))
         for part, colour in zip(PARTS, COLOURS):
             line = [at(x, found[part]) for x, found in chosen if part in found]
             parts.append(
@@ -230,15 +230,15 @@ def picture(rows: Sequence[tuple[Configuration, Mapping[str, float]]]) -> str:
         for x, _ in chosen:
             place = x0 + _WIDTH * math.log(x / first) / math.log(last / first)
             label = f"{x / 1e6:.1f}M" if axis == "parameters" else f"{x:g}"
-            parts.append(_text(place, y0 + _HEIGHT + 14, label, size=9))
+            parts.append(text(place, y0 + _HEIGHT + 14, label, size=9))
         for power in range(low, high + 1):
             y = y0 + _HEIGHT * (1 - (power - low) / (high - low))
-            parts.append(_text(x0 - 5, y + 4, f"{10.0**power:g} s", size=9, anchor="end"))
+            parts.append(text(x0 - 5, y + 4, f"{10.0**power:g} s", size=9, anchor="end"))
     for i, (part, colour) in enumerate(zip(PARTS, COLOURS)):
         x, y = _LEFT + 140 * i, 30 + _HEIGHT + 40
         parts.append(f'<circle cx="{x}" cy="{y - 4:.1f}" r="4" fill="{colour}"/>')
-        parts.append(_text(x + 9, y, part, anchor="start"))
-    return _svg(_LEFT + 3 * (_WIDTH + _GAP), 30 + _HEIGHT + 50, parts)
+        parts.append(text(x + 9, y, part, anchor="start"))
+    return svg(_LEFT + 3 * (_WIDTH + _GAP), 30 + _HEIGHT + 50, parts)
 
 
 def _place(configuration: Configuration, found: Mapping[str, float]) -> float:

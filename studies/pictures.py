@@ -56,8 +56,8 @@ def maps(found: Mapping[str, Table], tasks: Sequence[str]) -> str:
         values = [row[column] for table in found.values() for row in table.values()]
         low, high = min(values), max(values)
         x0 = _LEFT + column * (_SIDE + _GAP)
-        parts.append(_text(x0 + _SIDE / 2, 16, title, bold=True))
-        parts.append(_text(x0 + _SIDE / 2, 30, f"{low:.2f} (dark) to {high:.2f}", size=9))
+        parts.append(text(x0 + _SIDE / 2, 16, title, bold=True))
+        parts.append(text(x0 + _SIDE / 2, 30, f"{low:.2f} (dark) to {high:.2f}", size=9))
         for line, table in enumerate(found.values()):
             y0 = 46 + line * (height + _GAP)
             corners = f"{x0},{y0 + height} {x0 + _SIDE},{y0 + height} {x0 + _SIDE / 2},{y0}"
@@ -74,13 +74,13 @@ def maps(found: Mapping[str, Table], tasks: Sequence[str]) -> str:
                 )
     for line, name in enumerate(found):
         y0 = 46 + line * (height + _GAP)
-        parts.append(_text(_LEFT - 14, y0 + height / 2, name, anchor="end"))
+        parts.append(text(_LEFT - 14, y0 + height / 2, name, anchor="end"))
     foot = 46 + height + 12
-    parts.append(_text(_LEFT + _SIDE / 2 - 8, 54, tasks[0], size=9, anchor="end"))
-    parts.append(_text(_LEFT, foot, tasks[1], size=9))
-    parts.append(_text(_LEFT + _SIDE, foot, tasks[2], size=9))
+    parts.append(text(_LEFT + _SIDE / 2 - 8, 54, tasks[0], size=9, anchor="end"))
+    parts.append(text(_LEFT, foot, tasks[1], size=9))
+    parts.append(text(_LEFT + _SIDE, foot, tasks[2], size=9))
     width = _LEFT + len(columns) * (_SIDE + _GAP)
-    return _svg(width, 46 + len(found) * (height + _GAP) + 10, parts)
+    return svg(width, 46 + len(found) * (height + _GAP) + 10, parts)
 
 
 def scatter(found: Mapping[str, Table], tasks: Sequence[str]) -> str:
@@ -100,7 +100,7 @@ def scatter(found: Mapping[str, Table], tasks: Sequence[str]) -> str:
         parts.append(
             f'<line x1="{x0}" y1="{y0 + _PANEL}" x2="{x0 + _PANEL}" y2="{y0}" stroke="#bbb"/>'
         )
-        parts.append(_text(x0 + _PANEL / 2, 20, kind, bold=True))
+        parts.append(text(x0 + _PANEL / 2, 20, kind, bold=True))
         for weights, row in found[kind].items():
             if weights not in found[truth]:
                 continue
@@ -111,15 +111,15 @@ def scatter(found: Mapping[str, Table], tasks: Sequence[str]) -> str:
                     f'<circle cx="{x0 + x:.1f}" cy="{y0 + _PANEL - y:.1f}" r="2.2" '
                     f'fill="{fill}" stroke="{colour}" stroke-width="0.8"/>'
                 )
-        parts.append(_text(x0, y0 + _PANEL + 14, f"{low:.2f}", size=9))
-        parts.append(_text(x0 + _PANEL, y0 + _PANEL + 14, f"{high:.2f}", size=9))
-        parts.append(_text(x0 + _PANEL / 2, y0 + _PANEL + 14, "truth", size=9))
-    parts.append(_text(46, 30 + _PANEL / 2, "preview", size=9, anchor="end"))
+        parts.append(text(x0, y0 + _PANEL + 14, f"{low:.2f}", size=9))
+        parts.append(text(x0 + _PANEL, y0 + _PANEL + 14, f"{high:.2f}", size=9))
+        parts.append(text(x0 + _PANEL / 2, y0 + _PANEL + 14, "truth", size=9))
+    parts.append(text(46, 30 + _PANEL / 2, "preview", size=9, anchor="end"))
     for task, (name, colour) in enumerate(zip(tasks, _TASK_COLOURS)):
         x, y = 56 + 110 * task, 30 + _PANEL + 36
         parts.append(f'<circle cx="{x}" cy="{y - 4:.1f}" r="4" fill="{colour}"/>')
-        parts.append(_text(x + 9, y, name, anchor="start"))
-    return _svg(50 + len(kinds) * (_PANEL + _GAP), 30 + _PANEL + 46, parts)
+        parts.append(text(x + 9, y, name, anchor="start"))
+    return svg(50 + len(kinds) * (_PANEL + _GAP), 30 + _PANEL + 46, parts)
 
 
 def _divisions(table: Table) -> float:
@@ -135,17 +135,19 @@ def _shade(share: float) -> str:
     return "#" + "".join(f"{round(part):02x}" for part in mixed)
 
 
-def _text(
-    x: float, y: float, text: str, *, size: int = 11, anchor: str = "middle", bold: bool = False
+def text(
+    x: float, y: float, words: str, *, size: int = 11, anchor: str = "middle", bold: bool = False
 ) -> str:
+    """Words in a picture; y is their base line."""
     weight = ' font-weight="bold"' if bold else ""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}"{weight}>'
-        f"{escape(text)}</text>"
+        f"{escape(words)}</text>"
     )
 
 
-def _svg(width: float, height: float, parts: Iterable[str]) -> str:
+def svg(width: float, height: float, parts: Iterable[str]) -> str:
+    """A picture of this size in pixels, with these elements on white."""
     size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
     body = "\n".join(parts)
     return (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from studies.pictures import _svg, _text
+from studies.pictures import svg, text
 from studies.search.replay import Array, Landscape, Truth
 
 RESAMPLES = 2000
@@ -179,7 +179,7 @@ def picture(panels: Mapping[str, tuple[Searches, float]], budget: float) -> str:
 
         frame = f'width="{_WIDTH}" height="{_HEIGHT}" fill="none" stroke="#999"'
         parts.append(f'<rect x="{x0}" y="{y0}" {frame}/>')
-        parts.append(_text(x0 + _WIDTH / 2, 20, title, bold=True))
+        parts.append(text(x0 + _WIDTH / 2, 20, title, bold=True))
         parts.append(
             f'<polyline points="{at(0, noise)} {at(budget, noise)}" fill="none" stroke="#444" '
             f'stroke-dasharray="4 3"/>'
@@ -203,15 +203,15 @@ def picture(panels: Mapping[str, tuple[Searches, float]], budget: float) -> str:
             )
         for share in (0.0, 0.5, 1.0):
             label, y = f"{share * top:.3f}".removeprefix("0"), y0 + _HEIGHT * (1 - share) + 4
-            parts.append(_text(x0 - 5, y, label, size=9, anchor="end"))
+            parts.append(text(x0 - 5, y, label, size=9, anchor="end"))
         for share in np.linspace(0, 1, 5):
             x = x0 + _WIDTH * share
-            parts.append(_text(x, y0 + _HEIGHT + 13, f"{share * budget:g}", size=9))
-        parts.append(_text(x0 + _WIDTH / 2, y0 + _HEIGHT + 28, "cost in finetunes", size=9))
+            parts.append(text(x, y0 + _HEIGHT + 13, f"{share * budget:g}", size=9))
+        parts.append(text(x0 + _WIDTH / 2, y0 + _HEIGHT + 28, "cost in finetunes", size=9))
     methods = ordered({m for searches, _ in panels.values() for m in searches})
     for i, method in enumerate(methods):
         x, y = _LEFT + 168 * (i % 6), 30 + _HEIGHT + 50 + 18 * (i // 6)
         parts.append(f'<circle cx="{x}" cy="{y - 4:.1f}" r="4" fill="{COLOURS[method]}"/>')
-        parts.append(_text(x + 9, y, method, anchor="start"))
+        parts.append(text(x + 9, y, method, anchor="start"))
     width = max(_LEFT + len(panels) * (_WIDTH + _GAP), _LEFT + 168 * 6)
-    return _svg(width, 30 + _HEIGHT + 108, parts)
+    return svg(width, 30 + _HEIGHT + 108, parts)
