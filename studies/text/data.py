@@ -178,12 +178,12 @@ def _movies(cache: Path) -> Iterator[Example]:
     for line in lines.decode("utf-8").splitlines():
         _, score, text = line.split("\t")
         if abs(float(score)) >= 0.5:
-            yield _plain(text), int(float(score) > 0)
+            yield plain_text(text), int(float(score) > 0)
 
 
 def _tweets(cache: Path) -> Iterator[Example]:
     for row in _orange_rows(cache, "election-tweets-2016.tab"):
-        text = _plain(row["Content"])
+        text = plain_text(row["Content"])
         original = row["Is retweet"] == "False" and not _QUOTED_TWEET.match(text)
         if original and row["Language"] == "en":
             text = _HANDLES.sub("@candidate", _SIGNATURE.sub("", text))
@@ -193,7 +193,7 @@ def _tweets(cache: Path) -> Iterator[Example]:
 def _newsgroups(cache: Path, part: str) -> Iterator[Example]:
     for row in _orange_rows(cache, f"20newsgroups-{part}.tab"):
         start = row["Text"][: 10 * _FIRST_CHARACTERS]  # cleaning the rest of a post is for nothing
-        text = _plain(_GROUP_NAMES.sub(" ", _ATTRIBUTION.sub(" ", start)))
+        text = plain_text(_GROUP_NAMES.sub(" ", _ATTRIBUTION.sub(" ", start)))
         if len(text) >= _FEWEST_CHARACTERS:
             yield text[:_FIRST_CHARACTERS], _NEWSGROUPS.index(row["Category"])
 
@@ -210,8 +210,8 @@ def _split(
     task: str, examples: Iterable[Example], later: Iterable[Example] | None, sizes: dict[str, int]
 ) -> dict[str, list[Example]]:
     """Split `examples`; test data come from `later` where given, less what `examples` has too."""
-    pool = _unique(examples)
-    test_pool = pool if later is None else _unique(later)
+    pool = unique_examples(examples)
+    test_pool = pool if later is None else unique_examples(later)
     order = _in_hash_order(task, pool)
     validation, rest = order[: sizes["validation"]], order[sizes["validation"] :]
     if later is None:
@@ -231,7 +231,7 @@ def _split(
     }
 
 
-def _unique(examples: Iterable[Example]) -> dict[str, Example]:
+def unique_examples(examples: Iterable[Example]) -> dict[str, Example]:
     """One example per text; none of a text that has two labels."""
     found: dict[str, Example] = {}
     ambiguous = set()
@@ -248,6 +248,6 @@ def _in_hash_order(task: str, keys: Iterable[str]) -> Sequence[str]:
     return sorted(keys, key=lambda key: hashlib.sha256(f"{task}\n{key}".encode()).digest())
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """Text without HTML's character references and repeated white space."""
     return " ".join(html.unescape(text).split())

@@ -104,7 +104,7 @@ def test_too_few_examples_are_refused() -> None:
 
 def test_a_text_with_two_labels_is_left_out() -> None:
     examples = [("One.", 0), ("one", 0), ("Two", 0), ("two!", 1), ("https://t.co/a", 1)]
-    assert data._unique(examples) == {"one": ("One.", 0)}
+    assert data.unique_examples(examples) == {"one": ("One.", 0)}
 
 
 def test_the_body_is_a_whole_model_folder() -> None:

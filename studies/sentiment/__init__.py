@@ -1,0 +1,1 @@
+"""Is a text of four domains positive? One head for all."""
