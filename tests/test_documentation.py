@@ -98,7 +98,6 @@ def own_study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, 
         '"distilbert-base-uncased"': repr(str(folder / "body")),
         "max_length=128": "max_length=8",
         "steps=500, batch_size=32": "steps=4, batch_size=8",
-        "steps=(50,)": "steps=(2,)",
         "n_trials=100": "n_trials=4",
     }
     return smaller, {}
