@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -222,6 +223,10 @@ class _Known:
         return when is not None and when == trial.datetime_complete
 
 
+_reading = threading.Lock()
+"""Threads of one study share its sampler's memory, whose arrays are written in place."""
+
+
 @dataclass
 class TrialReader:
     """Turns trials into a `History`, remembering those that can't change any more.
@@ -234,13 +239,15 @@ class TrialReader:
 
     def read(self, study_name: str, trials: Sequence[FrozenTrial], skip: int = -1) -> History:
         """History of the trials given, ordered by number, without the one numbered `skip`."""
-        known = self._known.get(study_name)
-        if known is None:
-            known = _Known((), (), _Columns.empty(0, len(self.tasks), 1))
-        known = self._known[study_name] = self._update(known, trials)
-        rows = [i for i, r in enumerate(known.records) if r is not None and i != skip]
-        records = [r for i in rows if (r := known.records[i]) is not None]
-        return History(self.tasks, records, known.columns.take(np.array(rows, dtype=np.intp)))
+        with _reading:
+            known = self._known.get(study_name)
+            if known is None:
+                known = _Known((), (), _Columns.empty(0, len(self.tasks), 1))
+            known = self._known[study_name] = self._update(known, trials)
+            rows = [i for i, r in enumerate(known.records) if r is not None and i != skip]
+            records = [r for i in rows if (r := known.records[i]) is not None]
+            columns = known.columns.take(np.array(rows, dtype=np.intp))
+        return History(self.tasks, records, columns)
 
     def _update(self, known: _Known, trials: Sequence[FrozenTrial]) -> _Known:
         size = max((trial.number for trial in trials), default=-1) + 1

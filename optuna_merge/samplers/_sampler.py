@@ -153,9 +153,11 @@ class PreviewSampler(BaseSampler):
         }
         if bounds:
             trials = study._get_trials(deepcopy=False, use_cache=True)
+            # Before they are read: threads may write weights meanwhile, and a point left out is
+            # better than one taken twice.
+            starting = sum(t.number < trial.number and self._is_starting(t) for t in trials)
             history = self._reader.read(study.study_name, trials, skip=trial.number)
             face = _Face.of(self._names, bounds, history)
-            starting = sum(t.number < trial.number and self._is_starting(t) for t in trials)
             shares = self._shares(study, trial.number, history, face, starting)
             params |= face.params(self._names, shares, bounds)
         return {name: params[name] for name in search_space}
