@@ -266,6 +266,7 @@ def main(
     def work() -> None:
         if largest not in BODIES:
             raise ValueError(f"--largest is {largest!r}, expected one of {', '.join(BODIES)}")
+        os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that measure
         sizes = list(BODIES)
         rows = []
         header = ["axis", "tasks", "parameters", "family", "components", "bytes", *PARTS]
@@ -273,7 +274,6 @@ def main(
         for configuration in CONFIGURATIONS:
             if sizes.index(configuration.body) > sizes.index(largest):
                 continue
-            os.environ["OMP_NUM_THREADS"] = "1"
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
                 found = pool.submit(measure, configuration).result()
             rows.append((configuration, found))

@@ -311,7 +311,7 @@ def _quality(kind: str, rounds: Sequence[tuple[Sequence[Point], Expected]]) -> Q
         biases.append((metrics - true_metrics).mean())
         gaps.append((weights * (losses - true_losses)).sum(1).mean())
         pairs = [*zip(metrics.T, true_metrics.T), ([p.score for p in points], true_scores)]
-        correlations.append([_spearman(x, y) for x, y in pairs])
+        correlations.append([spearman(x, y) for x, y in pairs])
     return Quality(
         kind,
         len(rounds),
@@ -328,7 +328,8 @@ def _spread(values: Sequence[float]) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
-def _spearman(x: Sequence[float], y: Sequence[float]) -> float:
+def spearman(x: Sequence[float], y: Sequence[float]) -> float:
+    """Rank correlation of two lists; NaN where there are too few values, or all are equal."""
     # Metrics that are equal are ties: the rounding of a mean over seeds must not order them.
     found = rank_correlation(np.round(x, 6).tolist(), np.round(y, 6).tolist(), resamples=1)
     return math.nan if found is None else found.value

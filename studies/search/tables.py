@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from optuna_merge.calibration import rank_correlation
 from optuna_merge.scores import make_score
-from studies.preview_quality import Point, read_points
+from studies.preview_quality import Point, read_points, spearman
 from studies.search.replay import Array, Landscape
 
 
@@ -83,9 +82,11 @@ class Tables:
             found[f"{step} steps from the merge"] = self.score(score, metrics[0])[inside]
         for rung, step in enumerate(self.steps[:-1]):
             found[f"finetunes at step {step}"] = truth[:, rung].mean(axis=0)
-        ranks = {name: _spearman(values, ends) for name, values in found.items()}
+        ranks = {name: spearman(values.tolist(), ends.tolist()) for name, values in found.items()}
         if len(truth) > 1:
-            ranks["another seed"] = _spearman(truth[0, -1], truth[1:, -1].mean(axis=0))
+            ranks["another seed"] = spearman(
+                truth[0, -1].tolist(), truth[1:, -1].mean(axis=0).tolist()
+            )
         return ranks
 
     def landscape(self, score: str) -> Landscape:
@@ -163,8 +164,3 @@ def examples_of(metrics: Sequence[float]) -> int:
         if np.abs(shares * n - np.round(shares * n)).max() < 1e-7 * n + 1e-9:
             return n
     raise ValueError("the metrics are no shares of any number of validation examples up to 20,000")
-
-
-def _spearman(x: Array, y: Array) -> float:
-    found = rank_correlation(x.tolist(), y.tolist(), resamples=1)
-    return float("nan") if found is None else found.value
