@@ -11,7 +11,7 @@ from typing import Any, Literal
 from optuna_merge.constraints import Constraint, make_constraints
 from optuna_merge.finetuning import FinetuneSettings
 from optuna_merge.models import MultitaskModel
-from optuna_merge.previews import PreviewSettings, RefinementSettings, racing_obstacle
+from optuna_merge.previews import PreviewSettings, RefinementSettings, racing_obstacle, settled
 from optuna_merge.scores import PARETO, Score, make_score
 from optuna_merge.tasks import Task, check_tasks
 
@@ -209,6 +209,11 @@ class StudyDefinition:
         """Whether each task is an objective of its own."""
         return isinstance(self.score, str) and self.score == PARETO
 
+    @cached_property
+    def settled_preview(self) -> PreviewSettings:
+        """The preview settings, with heads "auto" made "resolved" or "merged"."""
+        return settled(self.preview, self.model, self.tasks)
+
     @property
     def racing_obstacle(self) -> str | None:
         """Why its previews can't be raced, or None."""
@@ -273,7 +278,7 @@ class StudyDefinition:
             more["start"] = self.start
         if self.constraints:
             more["constraints"] = [constraint.name for constraint in self.constraints]
-        if preview := self.preview.describe():
+        if preview := self.settled_preview.describe():
             more["preview"] = preview
         return {
             "tasks": [task.describe() for task in self.tasks],

@@ -287,7 +287,7 @@ def _assemble(
             made.posteriors,
             heads,
             batch_size=definition.finetuning.evaluation_batch_size,
-            settings=definition.preview,
+            settings=definition.settled_preview,
             states={name: of_task[0] for name, of_task in states.items()},
         )
         return _Fit(made, heads, previewer)

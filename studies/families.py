@@ -111,7 +111,7 @@ def fit_family(
 ) -> tuple[FittedStudy, Cost]:
     """The task runs and posteriors of a family for one posterior seed."""
     settings = parse_family(text, definition.posterior)
-    finetuning, preview = definition.finetuning, definition.preview
+    finetuning, preview = definition.finetuning, replace(definition.preview, heads="merged")
     if RESOLVED in text:
         decay = float(text.partition(RESOLVED)[2] or preview.head_decay)
         preview = replace(preview, heads="resolved", head_decay=decay)

@@ -102,7 +102,8 @@ def test_rungs_are_pruned_by_an_ordinary_pruner(fitted: om.FittedStudy) -> None:
 
 def test_a_diverged_finetune_fails_with_its_reason_and_the_study_goes_on(tmp_path: Path) -> None:
     tasks = toy_tasks()
-    fitted = om.fit(toy_definition(tasks), tmp_path, progress=False)
+    merged = om.PreviewSettings(heads="merged")  # previews that take no loss of training data
+    fitted = om.fit(toy_definition(tasks, preview=merged), tmp_path, progress=False)
     object.__setattr__(fitted.tasks[0], "loss", failing_loss(2, math.nan))
     study = made_study(fitted)
     study.optimize(om.Objective(fitted, progress=False), n_trials=2)
@@ -438,7 +439,9 @@ def test_a_pareto_study(tmp_path: Path, constraints: Any) -> None:
 
 def test_a_failed_finetune_of_a_pareto_study(tmp_path: Path) -> None:
     tasks = toy_tasks()
-    fitted = om.fit(toy_definition(tasks, score="pareto"), tmp_path, progress=False)
+    merged = om.PreviewSettings(heads="merged")
+    definition = toy_definition(tasks, score="pareto", preview=merged)
+    fitted = om.fit(definition, tmp_path, progress=False)
     object.__setattr__(fitted.tasks[0], "loss", failing_loss(2, math.nan))
     study = searched(fitted, 2)
     assert study.trials[0].state == TrialState.FAIL

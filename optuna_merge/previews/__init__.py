@@ -1,6 +1,6 @@
 """Previews: what a merge is worth, without training or refined by a few steps."""
 
-from optuna_merge.previews._heads import HeadSolver
+from optuna_merge.previews._heads import HeadSolver, settled
 from optuna_merge.previews._previewer import Preview, Previewer
 from optuna_merge.previews._racing import (
     PartialPreview,
@@ -24,4 +24,5 @@ __all__ = [
     "Refiner",
     "choose_rate",
     "racing_obstacle",
+    "settled",
 ]

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from optuna_merge.models import MultitaskModel
+from optuna_merge.previews._settings import PreviewSettings
 from optuna_merge.tasks import Batch, Loss, Task
 from optuna_merge.tasks._data import LABELS, batches_in_order, to_device
 
 _STEPS = 100  # of L-BFGS, which is done long before
+
+
+class _NotFinite(Exception):
+    """The loss is not finite, of which the line search would make an error of its own."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +122,14 @@ class HeadSolver:
                 for value, left in zip(values, self._left[task.name]):
                     loss = loss - (left * value).sum()
                 total = total + weights[task.name] * loss
+            if not total.isfinite():
+                raise _NotFinite
             total.backward()  # type: ignore[no-untyped-call]
             return total
 
-        optimizer.step(objective)  # type: ignore[no-untyped-call]
-        if not all(bool(value.isfinite().all()) for value in values):
+        try:
+            optimizer.step(objective)  # type: ignore[no-untyped-call]
+        except _NotFinite:
             return  # features that overflow: the merge's own head says so
         with torch.no_grad():
             for parameter, value in zip(_parameters(layer), values):
@@ -131,10 +139,10 @@ class HeadSolver:
         """The features of the task's training examples under the model's present parameters."""
         found: list[Tensor] = []
         labels: list[Tensor] = []
+        self._model.prepare(task)  # before the hook: statistics are found by forward passes
         handle = self._layers[task.name].register_forward_pre_hook(
             lambda layer, arguments: found.append(arguments[0].detach())
         )
-        self._model.prepare(task)
         try:
             with torch.no_grad():
                 for batch in self._batches(task):
@@ -166,8 +174,38 @@ def _values(layer: nn.Linear) -> list[Tensor]:
     return [parameter.detach().cpu().double() for parameter in _parameters(layer)]
 
 
+def settled(
+    settings: PreviewSettings, model: MultitaskModel, tasks: Sequence[Task]
+) -> PreviewSettings:
+    """The settings with heads "auto" made "resolved" or "merged", whichever these tasks allow."""
+    if settings.heads != "auto":
+        return settings
+    solvable = all(_is_convex(task) and _find_last_layer(model, task) for task in tasks)
+    return replace(settings, heads="resolved" if solvable else "merged")
+
+
+def _is_convex(task: Task) -> bool:
+    """Whether the loss is known to be convex in the outputs: those that labels are drawn from."""
+    return isinstance(task.loss, Loss) and task.loss.sample_labels is not None
+
+
 def _last_layer(model: MultitaskModel, task: Task) -> nn.Linear:
-    """The linear layer whose outputs are the task's."""
+    """The linear layer whose outputs are the task's.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = _find_last_layer(model, task)
+    if found is None:
+        raise ValueError(
+            f"task {task.name!r}: heads='resolved' needs a head that ends in a linear layer from "
+            f"features (batch, features) to the outputs, which {str(task.head)!r} does not; use "
+            f"PreviewSettings(heads='merged')"
+        )
+    return found
+
+
+def _find_last_layer(model: MultitaskModel, task: Task) -> nn.Linear | None:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     linear = [m for m in model.heads[str(task.head)].modules() if isinstance(m, nn.Linear)]
     mine = [m for m in linear if names[id(m.weight)].startswith("heads.")]
@@ -180,14 +218,12 @@ def _last_layer(model: MultitaskModel, task: Task) -> nn.Linear:
             made.append(outputs)
 
         handle = mine[-1].register_forward_hook(note)
-        model.prepare(task)
-        with torch.no_grad():
-            outputs = model(to_device(task.data("train")[[0]], model.device), task.name)
-        handle.remove()
+        model.eval()
+        try:
+            with torch.no_grad():
+                outputs = model(to_device(task.data("train")[[0]], model.device), task.name)
+        finally:
+            handle.remove()
         if [x.ndim for x in given] == [2] and torch.equal(made[0], outputs):
             return mine[-1]
-    raise ValueError(
-        f"task {task.name!r}: heads='resolved' needs a head that ends in a linear layer from "
-        f"features (batch, features) to the outputs, which {str(task.head)!r} does not; use "
-        f"PreviewSettings(heads='merged')"
-    )
+    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from optuna_merge.merging import merge, merge_into, merge_many
 from optuna_merge.models import MultitaskModel, evaluate_tasks, task_batches
 from optuna_merge.posteriors import Posterior
-from optuna_merge.previews._heads import HeadSolver
+from optuna_merge.previews._heads import HeadSolver, settled
 from optuna_merge.previews._placement import place_posteriors
 from optuna_merge.previews._settings import PreviewSettings
 from optuna_merge.tasks import Batch, Evaluation, EvaluationBatches, Task, evaluate
@@ -44,8 +44,8 @@ class Preview:
 class Previewer:
     """Merges the tasks' posteriors at given weights and evaluates the merged model.
 
-    The body (and shared heads) are merged; every task keeps the head of its own run. With
-    `PreviewSettings(heads="resolved")` the heads are then solved again for the body. Everything
+    The body (and shared heads) are merged, and every task has the head of its own run; the heads
+    are then solved again for the body where `PreviewSettings.heads` says so. Everything
     happens on the model's device: the data are moved there, and so are the posteriors if they
     take no more than a share of its free memory. Else they stay where they are, and merged
     tensors are copied one by one.
@@ -58,7 +58,8 @@ class Previewer:
         batch_size: Examples a forward pass.
         limit: Only so many validation examples a task, the first ones; default all.
         settings: How the merged models are evaluated, and that share.
-        states: By task, the trained parameters of its own run; for heads that are solved again.
+        states: By task, the trained parameters of its own run, which heads are solved again from;
+            without them heads "auto" are merged.
 
     Raises:
         ValueError: heads that can't be solved again; see `HeadSolver`.
@@ -84,7 +85,10 @@ class Previewer:
         }
         self._together_wins: bool | None = None
         self._batch_size, self._limit = batch_size, limit
-        self._settings = settings or PreviewSettings()
+        settings = settings or PreviewSettings()
+        if states is None and settings.heads == "auto":
+            settings = replace(settings, heads="merged")
+        self._settings = settled(settings, model, self._tasks)
         self._settled: torch.device | None = None
         self._batches: dict[str, EvaluationBatches] = {}
         self._placed: dict[str, Posterior] = {}

@@ -27,7 +27,9 @@ class PreviewSettings:
         heads: Of the merged models. "merged": every task has the head of its own run, and shared
             heads are merged. "resolved": the last linear layer of each head is then solved again
             for the merged body, on `head_examples` training examples of each task; see
-            `HeadSolver`. Needs heads that end in one.
+            `HeadSolver`. "auto" is "resolved" where all heads end in such a layer and all losses
+            are log-likelihoods that the package knows, and "merged" elsewhere, as with language
+            models. The definition is described by what it came to.
         head_examples: Training examples per task that heads are solved on; a preview costs so
             many forward passes more.
         head_decay: The pull towards the merged head; larger values keep more of it. A tenth of
@@ -36,13 +38,13 @@ class PreviewSettings:
 
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     memory_share: float = 0.5
-    heads: Literal["merged", "resolved"] = "merged"
+    heads: Literal["auto", "merged", "resolved"] = "auto"
     head_examples: int = 512
     head_decay: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.heads not in ("merged", "resolved"):
-            raise ValueError(f"heads: merged or resolved, got {self.heads!r}")
+        if self.heads not in ("auto", "merged", "resolved"):
+            raise ValueError(f"heads: auto, merged or resolved, got {self.heads!r}")
         if self.head_examples < 1:
             raise ValueError(f"head_examples must be at least 1, got {self.head_examples}")
         if not self.head_decay > 0:
@@ -53,7 +55,7 @@ class PreviewSettings:
             raise ValueError(f"memory_share is a fraction, 0 to 1, got {self.memory_share}")
 
     def describe(self) -> dict[str, Any]:
-        """What previews depend on, as JSON values; empty for the default."""
+        """What previews depend on, as JSON values; nothing of heads that are merged."""
         described: dict[str, Any] = {}
         if self.mixed_precision != "no":
             described["mixed_precision"] = self.mixed_precision

@@ -157,15 +157,15 @@ def quadratic_previews(tables: Tables, score: str, seed: int, budget: float) -> 
 
 
 def ours(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
-    """`PreviewSampler` and `PromotionPruner` with one refinement, of a tenth of a finetune."""
+    """`PreviewSampler` and `PromotionPruner`; merges alone are previews."""
+    return _ours(tables, score, seed, budget, ())
+
+
+def ours_with_a_rung(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+    """The same with one refinement of the merges, of a tenth of a finetune."""
     tenth = tables.steps[-1] / 10
     nearest = min(tables.refined, key=lambda step: abs(step - tenth))
     return _ours(tables, score, seed, budget, (nearest,))
-
-
-def ours_without_rungs(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
-    """The same with merges alone as previews."""
-    return _ours(tables, score, seed, budget, ())
 
 
 METHODS: dict[str, Method] = {
@@ -179,7 +179,7 @@ METHODS: dict[str, Method] = {
     "simplex GP": simplex_gp,
     "metric GPs": metric_gps,
     "metric GPs from corners": metric_gps_from_corners,
-    "ours without rungs": ours_without_rungs,
+    "ours with a rung": ours_with_a_rung,
     "ours": ours,
 }
 

@@ -26,7 +26,7 @@ import sys
 import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -65,8 +65,14 @@ SCORES = "worst,relative,mean"
 AT = (1, 4, 5, 6, 8, 10, 12, 16, 20)
 """Costs at which tables give the regret."""
 
+PREVIEWED = ("best previews", "quadratic", "ours", "ours with a rung")
+"""Methods that depend on the previews."""
+
 LONG = ("random", "TPE", "TPE + Hyperband", "ASHA", "BOHB")
 """Methods that have the longer budget; models of SMAC and GPSampler take too long for it."""
+
+OF_PREVIEWS = ("family", "previews.csv", "cost.csv")
+"""What of the tables only these depend on."""
 
 Key = tuple[str, str, int]
 """Score, method and seed."""
@@ -126,15 +132,19 @@ def run_there(
 
 
 class Results:
-    """The searches of one study, in a CSV file that is gone on with if the tables are the same."""
+    """The searches of one study, in a CSV file that is gone on with if the tables are the same.
+
+    Where nothing but the previews has changed, searches without previews stay.
+    """
 
     def __init__(self, out: Path, name: str, about: dict[str, Any]) -> None:
         self._path = out / f"{name}.csv"
         self._searches: dict[Key, Search] = {}
         note = out / f"{name}.json"
         known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
-        if self._path.exists() and known.get("tables") == about["tables"]:
-            self._read()
+        old, new = known.get("tables", {}), about["tables"]
+        if self._path.exists() and _of_truths(old) == _of_truths(new):
+            self._read(without=() if old == new else PREVIEWED)
         write_json(note, about)
 
     def __contains__(self, key: Key) -> bool:
@@ -158,15 +168,21 @@ class Results:
                 rows.append([*key, f"{cost:.4g}", f"{regret:.5g}"])
         write_csv(self._path, rows)
 
-    def _read(self) -> None:
+    def _read(self, without: Collection[str]) -> None:
         steps: dict[Key, list[tuple[float, float]]] = defaultdict(list)
         with self._path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 key = row["score"], row["method"], int(row["seed"])
+                if row["method"] in without:
+                    continue
                 steps[key].append((float(row["cost"]), float(row["regret"])))
         for key, found in steps.items():
             costs, regrets = zip(*found)
             self._searches[key] = Search(costs, regrets)
+
+
+def _of_truths(tables: dict[str, Any]) -> dict[str, Any]:
+    return {part: found for part, found in tables.items() if part not in OF_PREVIEWS}
 
 
 def missing(
@@ -203,6 +219,8 @@ def compare(
 ) -> str:
     """Run what is missing, write the files, and return the tables."""
     tables = read_tables(replay.folder, replay.family)
+    if not tables.refined:
+        methods = [method for method in methods if method != "ours with a rung"]
     landscapes = {score: tables.landscape(score) for score in scores}
     found = os.environ.get(FOLDER)
     environments = None if found is None else Path(found)
@@ -303,7 +321,7 @@ def main(
     ),
     scores: Annotated[str, typer.Option(help="Separated by commas.")] = SCORES,
     methods: Annotated[str, typer.Option(help="Separated by commas; default all there are.")] = "",
-    family: Annotated[str, typer.Option(help="Posteriors of the previews.")] = "diagonal",
+    family: Annotated[str, typer.Option(help="Posteriors of the previews.")] = "diagonal+heads",
     seeds: Annotated[int, typer.Option(help="Searches of each method.")] = 20,
     budget: Annotated[float, typer.Option(help="Of a search, in finetunes.")] = 12.0,
     long_budget: Annotated[

@@ -1,12 +1,12 @@
 """Real searches of a study at equal cost, without any table: uniform weights, Optuna's, ours.
 
-    python studies/search/real.py studies/mnist/optimize.py --seeds 3 --budget 12
+    python studies/search/real.py studies/mnist/optimize.py --scores worst,relative --seeds 3
 
-Every method may train for so many steps as `--budget` finetunes take, task runs and refined
-previews included; finetunes are evaluated at a ninth, a third and the end of their steps, where
-TPE + Hyperband may stop them. The weights that each search ends with are then finetuned again with
-`--fresh` seeds that no search has seen, whose mean score is the answer. Writes into the folder
-results beside this file, and prints a table.
+Every method may train for so many steps as `--budget` finetunes take, task runs included;
+finetunes are evaluated at a ninth, a third and the end of their steps, where TPE + Hyperband may
+stop them. The weights that each search ends with are then finetuned again with `--fresh` seeds
+that no search has seen, whose mean score is the answer. Writes into the folder results beside this
+file, and prints a table.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ import optuna
 import typer
 from optuna.trial import TrialState
 
-from optuna_merge import Objective, PreviewSampler, PromotionPruner, RefinementSettings
+from optuna_merge import Objective, PreviewSampler, PromotionPruner
 from optuna_merge._files import write_json
-from optuna_merge._optuna import PROMOTED_AT
 from optuna_merge.cli import Debug, Definition
 from optuna_merge.commands import guarded, load_definition
 from optuna_merge.definition import StudyDefinition
@@ -106,9 +105,7 @@ def search_ours(fitted: FittedStudy, seed: int, budget: int) -> Answer:
     study = optuna.create_study(
         direction=definition.direction,
         sampler=PreviewSampler(definition.names, seed=seed, score=fitted.scores),
-        pruner=PromotionPruner(
-            score=fitted.scores, refinements=definition.refinement_steps, seed=seed
-        ),
+        pruner=PromotionPruner(score=fitted.scores, seed=seed),
     )
     prepare_study(study, fitted)
     objective = Objective(fitted, progress=False)
@@ -118,17 +115,9 @@ def search_ours(fitted: FittedStudy, seed: int, budget: int) -> Answer:
 
 
 def steps_of(study: optuna.Study, fitted: FittedStudy) -> int:
-    """Training steps of task runs, refinements and finetunes. (Tasks alone are the task runs.)"""
+    """Training steps of task runs and finetunes. (Tasks alone are the task runs.)"""
     whole = fitted.definition.finetuning.steps
-    spent = int(fitted.costs["task_run_steps"])
-    rungs = fitted.definition.refinement_steps
-    for trial in study.get_trials(deepcopy=False):
-        if trial.user_attrs.get(BASELINE, UNIFORM) != UNIFORM:
-            continue
-        refined = max((s for s in rungs if s in trial.intermediate_values), default=0)
-        spent += max(refined - trial.user_attrs.get(PROMOTED_AT, 0), 0)
-        spent += whole if trial.state == TrialState.COMPLETE else 0
-    return spent
+    return int(fitted.costs["task_run_steps"]) + whole * len(_finetuned(study))
 
 
 SEARCHES: dict[str, Callable[[FittedStudy, int, int], Answer]] = {
@@ -139,14 +128,14 @@ SEARCHES: dict[str, Callable[[FittedStudy, int, int], Answer]] = {
 
 
 def prepared(definition: StudyDefinition, seed: int) -> StudyDefinition:
-    """The definition with three rungs, one refinement of a tenth, and a seed of its own."""
+    """The definition with three rungs, merges alone as previews, and a seed of its own."""
     steps, settings = definition.finetuning.steps, definition.finetuning
     rungs = (round(steps / 9), round(steps / 3), steps)
     return replace(
         definition,
         finetuning=replace(settings, rung_steps=rungs, seed=settings.seed + seed),
         posterior=replace(definition.posterior, seed=definition.posterior.seed + seed),
-        refinement=RefinementSettings(steps=(steps // 10,)),
+        refinement=None,
     )
 
 
@@ -161,23 +150,33 @@ def judged(fitted: FittedStudy, weights: Mapping[str, float], fresh: int) -> lis
 
 
 def compare(
-    build: Callable[[], StudyDefinition], workdir: Path, seeds: int, budget: float, fresh: int
+    build: Callable[[], StudyDefinition],
+    workdir: Path,
+    score: str,
+    seeds: int,
+    budget: float,
+    fresh: int,
 ) -> list[dict[str, Any]]:
     """A row for each method and seed.
 
-    All answers are judged by the score of seed 0, which is relative to its task runs.
+    All answers are judged by the score of seed 0, which may be relative to its task runs.
     """
-    judge = fit(prepared(build(), 0), workdir / "judge", progress=False)
+
+    def fitted_for(seed: int, folder: Path) -> FittedStudy:
+        definition = prepared(replace(build(), score=score), seed)
+        return fit(definition, folder, progress=False)
+
+    judge = fitted_for(0, workdir / "judge")
     rows: list[dict[str, Any]] = []
     for seed in range(seeds):
         for name, search in SEARCHES.items():
             # Each in a folder of its own: nothing is found that it did not pay for.
-            folder = workdir / f"{seed}-{name.replace(' ', '')}"
-            fitted = fit(prepared(build(), seed), folder, progress=False)
+            fitted = fitted_for(seed, workdir / f"{score}-{seed}-{name.replace(' ', '')}")
             answer = search(fitted, seed, round(budget * fitted.definition.finetuning.steps))
             scores = judged(judge, answer.weights, fresh)
             rows.append(
                 {
+                    "score": score,
                     "method": name,
                     "seed": seed,
                     "weights": dict(answer.weights),
@@ -187,7 +186,8 @@ def compare(
                     "scores": scores,
                 }
             )
-            typer.echo(f"{name}, seed {seed}: {mean(scores):.4f} at {_shown(answer.weights)}")
+            shown = f"{mean(scores):.4f} at {_shown(answer.weights)}"
+            typer.echo(f"{score}, {name}, seed {seed}: {shown}")
     return rows
 
 
@@ -214,13 +214,14 @@ def _answer(study: optuna.Study, fitted: FittedStudy, spent: int) -> Answer:
     best = study.best_trial
     names = fitted.definition.names
     weights = suggest_weights(optuna.trial.FixedTrial(best.params), names)
-    done = [
-        t
-        for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if t.user_attrs.get(BASELINE, UNIFORM) == UNIFORM
-    ]
     assert best.value is not None
-    return Answer(weights, best.value, spent, len(done))
+    return Answer(weights, best.value, spent, len(_finetuned(study)))
+
+
+def _finetuned(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """All whole finetunes but those of a task alone."""
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [t for t in done if t.user_attrs.get(BASELINE, UNIFORM) == UNIFORM]
 
 
 def _metrics(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
@@ -237,6 +238,7 @@ def main(
     seeds: Annotated[int, typer.Option(help="Searches of each method.")] = 3,
     budget: Annotated[float, typer.Option(help="Of a search, in finetunes.")] = 12.0,
     fresh: Annotated[int, typer.Option(help="Finetunes that judge an answer.")] = 3,
+    scores: Annotated[str, typer.Option(help="Separated by commas.")] = "mean",
     debug: Debug = False,
 ) -> None:
     """Search for task weights in earnest, at equal cost.
@@ -246,19 +248,25 @@ def main(
 
     def work() -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        rows = compare(lambda: load_definition(definition), workdir, seeds, budget, fresh)
+        rows = {
+            score: compare(
+                lambda: load_definition(definition), workdir, score, seeds, budget, fresh
+            )
+            for score in map(str.strip, scores.split(","))
+        }
         name = definition.resolve().parent.name
         write_json(
             Path(__file__).with_name("results") / f"real-{name}.json",
             {
                 "command": " ".join(["python", *sys.argv]),
-                "searches": rows,
+                "searches": [row for found in rows.values() for row in found],
                 "machine": {"cores": os.cpu_count(), "cpu": cpu_name()},
                 "versions": {"python": platform.python_version()}
                 | {package: version(package) for package in ("torch", "optuna", "numpy")},
             },
         )
-        typer.echo(table(rows))
+        for score, found in rows.items():
+            typer.echo(f"\n{score}\n\n{table(found)}")
 
     guarded(debug, work)
 

@@ -75,7 +75,7 @@ _MINILM_FILES = {
 
 _MOVIES = ("negative", "positive")
 _TWEETS = ("HillaryClinton", "realDonaldTrump")
-_NEWSGROUPS = (
+NEWSGROUPS = (
     "alt.atheism",
     "comp.graphics",
     "comp.os.ms-windows.misc",
@@ -106,7 +106,7 @@ _SIGNATURE = re.compile(
     r"\s*(?<!\w)[-–—]+\s*(?:H|Hillary(?: Clinton)?|(?:Donald (?:J\. )?)?Trump|DJT)\b(?!['’])"
 )
 _GROUP_NAMES = re.compile(
-    r"\b(?:" + "|".join(re.sub(r"\W", " ", name) for name in _NEWSGROUPS) + r")\b"
+    r"\b(?:" + "|".join(re.sub(r"\W", " ", name) for name in NEWSGROUPS) + r")\b"
 )
 _ATTRIBUTION = re.compile(
     r"\bin (?:a |an )?(?:previous |earlier )?article\b.{0,200}?\b(?:writes|wrote|says|said)\b"
@@ -136,12 +136,16 @@ def load_tasks(
     sources = {
         "movies": (_MOVIES, _movies(cache), None),
         "tweets": (_TWEETS, _tweets(cache), None),
-        "newsgroups": (_NEWSGROUPS, _newsgroups(cache, "train"), _newsgroups(cache, "test")),
+        "newsgroups": (
+            NEWSGROUPS,
+            newsgroup_posts(cache, "train"),
+            newsgroup_posts(cache, "test"),
+        ),
     }
     sizes = {"train": train, "validation": validation, "test": test}
     tasks = {}
     for name, (classes, examples, later) in sources.items():
-        parts = _split(name, examples, later, sizes)
+        parts = split_examples(name, examples, later, sizes)
         features = Features({"text": Value("string"), "label": ClassLabel(names=list(classes))})
         tasks[name] = {
             part: Dataset.from_dict(
@@ -190,12 +194,13 @@ def _tweets(cache: Path) -> Iterator[Example]:
             yield text, _TWEETS.index(row["Author"])
 
 
-def _newsgroups(cache: Path, part: str) -> Iterator[Example]:
+def newsgroup_posts(cache: Path, part: str) -> Iterator[Example]:
+    """Posts and numbers of their groups in NEWSGROUPS; part is "train" or "test"."""
     for row in _orange_rows(cache, f"20newsgroups-{part}.tab"):
         start = row["Text"][: 10 * _FIRST_CHARACTERS]  # cleaning the rest of a post is for nothing
         text = plain_text(_GROUP_NAMES.sub(" ", _ATTRIBUTION.sub(" ", start)))
         if len(text) >= _FEWEST_CHARACTERS:
-            yield text[:_FIRST_CHARACTERS], _NEWSGROUPS.index(row["Category"])
+            yield text[:_FIRST_CHARACTERS], NEWSGROUPS.index(row["Category"])
 
 
 def _orange_rows(cache: Path, filename: str) -> Iterator[dict[str, str]]:
@@ -206,7 +211,7 @@ def _orange_rows(cache: Path, filename: str) -> Iterator[dict[str, str]]:
     return (dict(zip(names, row)) for row in rows if row)
 
 
-def _split(
+def split_examples(
     task: str, examples: Iterable[Example], later: Iterable[Example] | None, sizes: dict[str, int]
 ) -> dict[str, list[Example]]:
     """Split `examples`; test data come from `later` where given, less what `examples` has too."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from helpers import (
     FEATURES,
     bert_model,
+    failing_loss,
     same,
     save_bert,
     token_task,
@@ -26,6 +29,7 @@ from optuna_merge.models import from_module
 from optuna_merge.previews import PreviewSettings, Racing, RacingPreviewer
 
 RESOLVED = PreviewSettings(heads="resolved", head_examples=24)
+MERGED = PreviewSettings(heads="merged")
 WEIGHTS = {"red": 0.4, "blue": 0.6}
 
 
@@ -64,7 +68,7 @@ def test_the_weighted_gradient_is_what_the_runs_left_and_the_pull(
     plain = {
         n: t.double()
         for n, t in om.fit(
-            shared_definition(PreviewSettings()) if shared else toy_definition(),
+            shared_definition(MERGED) if shared else toy_definition(preview=MERGED),
             tmp_path,
             progress=False,
         )
@@ -138,7 +142,7 @@ def test_a_transformer_on_its_cached_trunk(tmp_path: Path) -> None:
     model = bert_model(save_bert(tmp_path / "bert"), tasks)
     study = fitted(tmp_path, tasks=tasks, model=model)
     assert "trunk_activations" in study.tasks[0].data("train")[[0]]
-    merged = om.fit(toy_definition(tasks, model=model), tmp_path, progress=False)
+    merged = fitted(tmp_path, MERGED, tasks=tasks, model=model)
     found, plain = (s.previewer.merged(WEIGHTS) for s in (study, merged))
     changed = {name for name, tensor in found.items() if not torch.equal(tensor, plain[name])}
     assert changed == {n for task in WEIGHTS for n in model.own_names(task)}
@@ -148,7 +152,7 @@ def test_it_is_part_of_the_definition(tmp_path: Path) -> None:
     study = om.open_study("s", om.create_storage(None), "maximize")
     om.prepare_study(study, fitted(tmp_path))
     with pytest.raises(DefinitionMismatchError, match="preview"):
-        om.prepare_study(study, fitted(tmp_path, PreviewSettings()))
+        om.prepare_study(study, fitted(tmp_path, MERGED))
     assert PreviewSettings(heads="resolved").describe() != RESOLVED.describe()
 
 
@@ -169,10 +173,56 @@ def test_heads_that_do_not_end_in_a_linear_layer_are_refused(
         fitted(tmp_path, tasks=tasks, model=model)
 
 
+def test_a_loss_that_is_not_finite_leaves_the_head_of_the_merge(tmp_path: Path) -> None:
+    study = fitted(tmp_path)
+    assert study.previewer(WEIGHTS).evaluations  # what the task runs left is found
+    object.__setattr__(study.tasks[0], "loss", failing_loss(2, math.nan))  # in the line search
+    found, plain = study.previewer.merged(WEIGHTS), fitted(tmp_path, MERGED).previewer
+    own = study.model.own_names("red")
+    assert own and same({n: found[n] for n in own}, {n: plain.merged(WEIGHTS)[n] for n in own})
+
+
+def test_batch_norms_that_are_estimated_again_come_before_the_features(tmp_path: Path) -> None:
+    tasks = toy_tasks()
+    body = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU())
+    model = from_module(body, tasks, features=8, inputs=["x"], batch_norm="reestimated")
+    study = fitted(tmp_path, tasks=tasks, model=model)
+    plain = fitted(tmp_path, MERGED, tasks=tasks, model=model).previewer.merged(WEIGHTS)
+    found = study.previewer.merged(WEIGHTS)
+    changed = {name for name, tensor in found.items() if not torch.equal(tensor, plain[name])}
+    assert changed == {n for task in WEIGHTS for n in model.own_names(task)}
+
+
+def test_auto_is_what_the_heads_allow(tmp_path: Path) -> None:
+    study = fitted(tmp_path, PreviewSettings(head_examples=24))
+    resolved = fitted(tmp_path)
+    assert study.fingerprint == resolved.fingerprint
+    assert same(study.previewer.merged(WEIGHTS), resolved.previewer.merged(WEIGHTS))
+    tasks = toy_tasks()
+    heads = {
+        "red": nn.Sequential(nn.Linear(FEATURES, 2), nn.ReLU()),
+        "blue": nn.Linear(FEATURES, 3),
+    }
+    model = from_module(toy_body(), tasks, heads=heads, inputs=["x"])
+    auto = fitted(tmp_path, PreviewSettings(), tasks=tasks, model=model)
+    assert auto.fingerprint == fitted(tmp_path, MERGED, tasks=tasks, model=model).fingerprint
+
+
+def test_auto_solves_no_head_for_a_loss_that_may_not_be_convex() -> None:
+    def saturating(outputs: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs, labels, reduction="none").tanh()
+
+    red, blue = toy_tasks()
+    tasks = (replace(red, loss=saturating), blue)
+    definition = toy_definition(tasks, preview=PreviewSettings())
+    assert definition.settled_preview.heads == "merged"
+    assert toy_definition(preview=PreviewSettings()).settled_preview.heads == "resolved"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"heads": "new"}, "heads: merged or resolved, got 'new'"),
+        ({"heads": "new"}, "heads: auto, merged or resolved, got 'new'"),
         ({"head_examples": 0}, "head_examples must be at least 1"),
         ({"head_decay": 0.0}, "head_decay must be positive"),
     ],

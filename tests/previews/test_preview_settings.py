@@ -42,11 +42,11 @@ def test_previews_in_half_precision_are_close_to_those_in_full(
 
 
 def test_the_setting_is_part_of_the_definition_only_where_it_is_chosen(tmp_path: Path) -> None:
-    plain = toy_definition()
+    plain = toy_definition(preview=PreviewSettings(heads="merged"))
     assert "preview" not in plain.describe()
-    roomy = PreviewSettings(memory_share=0.9)
+    roomy = PreviewSettings(memory_share=0.9, heads="merged")
     assert toy_definition(preview=roomy).describe() == plain.describe()
-    half = toy_definition(preview=PreviewSettings(mixed_precision="bf16"))
+    half = toy_definition(preview=PreviewSettings(mixed_precision="bf16", heads="merged"))
     assert half.describe() == plain.describe() | {"preview": {"mixed_precision": "bf16"}}
     # Runs and posteriors are the same ones.
     before = fit(plain, tmp_path, progress=False)

@@ -20,14 +20,14 @@ from optuna_merge.definition import PosteriorSettings
 from optuna_merge.fitting import FittedStudy, fit
 from optuna_merge.merging import merge
 from optuna_merge.posteriors import DiagonalGaussian, IsotropicGaussian
-from optuna_merge.previews import Previewer
+from optuna_merge.previews import Previewer, PreviewSettings
 from optuna_merge.tasks import EvaluationBatches, evaluate
 
 
 @pytest.fixture(scope="module", params=["diagonal", "isotropic"])
 def fitted(request: Any, tmp_path_factory: pytest.TempPathFactory) -> FittedStudy:
     settings = PosteriorSettings(family=request.param, examples=16, chunk_size=8)
-    definition = toy_definition(posterior=settings)
+    definition = toy_definition(posterior=settings, preview=PreviewSettings(heads="merged"))
     return fit(definition, tmp_path_factory.mktemp("workdir"), progress=False)
 
 

@@ -118,10 +118,10 @@ def test_every_method_pays_for_what_it_sees(
     assert (costs[0] >= 4.0) == with_previews
     if not with_previews:
         assert set(tables.weights[truths[0].point]) == {0.25, 0.5}
-    if method == "ours without rungs":
+    if method == "ours":
         # uniform weights, then the task runs, which are there
         assert costs[:5] == pytest.approx([4, 4, 4, 4, 5])
-    if method == "ours":
+    if method == "ours with a rung":
         assert costs[:4] == pytest.approx([4.1] * 4)
         assert costs[4] > 5.1  # some refined previews of others beside
 
