@@ -11,7 +11,8 @@ of a finetune, an evaluation under way on the schedule of the whole run; the tru
 A family is FAMILY, or FAMILY:RUNS:RESPONSIBILITIES for a mixture; see `PosteriorSettings`. Its
 posteriors are made as in a study, the damping chosen on held-out data. Posterior seed p takes the
 task runs of the seeds p * RUNS, ..., p * RUNS + RUNS - 1 after the definition's own. With +heads
-at its end, or +headsDECAY, the heads of its merges are solved again; see `PreviewSettings`.
+at its end, or +headsDECAY, the heads of its merges are solved again, with a decay of 0.1 or DECAY;
+see `PreviewSettings`, whose default is 0.01 for heads that tasks share.
 
 With `--rungs` merges are also refined by so many training steps, and compared with as many steps
 from the pretrained body: see `studies/ladder.py`.
@@ -67,6 +68,7 @@ FAMILIES = (
 """What is compared if nothing else is asked for."""
 
 RESOLVED = "+heads"
+HEAD_DECAY = 0.1
 
 PACKAGES = ("torch", "optuna", "timm", "transformers", "datasets", "accelerate", "numpy")
 
@@ -113,7 +115,7 @@ def fit_family(
     settings = parse_family(text, definition.posterior)
     finetuning, preview = definition.finetuning, replace(definition.preview, heads="merged")
     if RESOLVED in text:
-        decay = float(text.partition(RESOLVED)[2] or preview.head_decay)
+        decay = float(text.partition(RESOLVED)[2] or HEAD_DECAY)
         preview = replace(preview, heads="resolved", head_decay=decay)
     fitted = fit(
         replace(

@@ -14,6 +14,7 @@ from optuna_merge.tasks import Batch, Loss, Task
 from optuna_merge.tasks._data import LABELS, batches_in_order, to_device
 
 _STEPS = 100  # of L-BFGS, which is done long before
+_SHARED_DECAY, _OWN_DECAY = 0.01, 0.1
 
 
 class _NotFinite(Exception):
@@ -48,7 +49,8 @@ class HeadSolver:
         tasks: Its tasks, in order.
         states: By task, the trained parameters of its own run.
         examples: Training examples per task, drawn at random, the same ones in all processes.
-        decay: The pull towards the head of the merge, in units of the loss.
+        decay: The pull towards the head of the merge, in units of the loss; None: 0.01 for a head
+            that several tasks share, 0.1 for a task's own.
         batch_size: Examples a forward pass.
 
     Raises:
@@ -63,7 +65,7 @@ class HeadSolver:
         states: Mapping[str, Mapping[str, Tensor]],
         *,
         examples: int,
-        decay: float,
+        decay: float | None,
         batch_size: int,
     ) -> None:
         self._model, self._tasks, self._states = model, tuple(tasks), states
@@ -102,7 +104,10 @@ class HeadSolver:
         seen: Mapping[str, _Seen],
         weights: Mapping[str, float],
     ) -> None:
-        merged = _values(layer)
+        merged, decay = _values(layer), self._decay
+        if decay is None:
+            sharing = sum(other is layer for other in self._layers.values())
+            decay = _SHARED_DECAY if sharing > 1 else _OWN_DECAY
         values = [value.clone().requires_grad_(True) for value in merged]
         optimizer = torch.optim.LBFGS(
             values,
@@ -116,7 +121,7 @@ class HeadSolver:
             optimizer.zero_grad()
             total = torch.zeros((), dtype=torch.float64)
             for value, start in zip(values, merged):
-                total = total + self._decay / 2 * (value - start).square().sum()
+                total = total + decay / 2 * (value - start).square().sum()
             for task in users:
                 loss = _loss(task, seen[task.name], values)
                 for value, left in zip(values, self._left[task.name]):

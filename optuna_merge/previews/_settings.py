@@ -32,22 +32,23 @@ class PreviewSettings:
             models. The definition is described by what it came to.
         head_examples: Training examples per task that heads are solved on; a preview costs so
             many forward passes more.
-        head_decay: The pull towards the merged head; larger values keep more of it. A tenth of
-            the default is truer for shared heads, and not for tasks' own (studies/README.md).
+        head_decay: The pull towards the merged head; larger values keep more of it. None: 0.01
+            for a head that several tasks share, which was truer with less of it, and 0.1 for a
+            task's own, which was not (studies/README.md, "Heads").
     """
 
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     memory_share: float = 0.5
     heads: Literal["auto", "merged", "resolved"] = "auto"
     head_examples: int = 512
-    head_decay: float = 0.1
+    head_decay: float | None = None
 
     def __post_init__(self) -> None:
         if self.heads not in ("auto", "merged", "resolved"):
             raise ValueError(f"heads: auto, merged or resolved, got {self.heads!r}")
         if self.head_examples < 1:
             raise ValueError(f"head_examples must be at least 1, got {self.head_examples}")
-        if not self.head_decay > 0:
+        if self.head_decay is not None and not self.head_decay > 0:
             raise ValueError(f"head_decay must be positive, got {self.head_decay}")
         if self.mixed_precision not in _DTYPES:
             raise ValueError(f"mixed_precision: no, bf16 or fp16, got {self.mixed_precision!r}")
