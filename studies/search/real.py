@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -169,9 +170,15 @@ def compare(
     judge = fitted_for(0, workdir / "judge")
     rows: list[dict[str, Any]] = []
     for seed in range(seeds):
+        fitted_for(seed, workdir / f"{score}-{seed}")
         for name, search in SEARCHES.items():
-            # Each in a folder of its own: nothing is found that it did not pay for.
-            fitted = fitted_for(seed, workdir / f"{score}-{seed}-{name.replace(' ', '')}")
+            # Each in a copy of the task runs of its own: no finetune is found that another made.
+            folder = workdir / f"{score}-{seed}-{name.replace(' ', '')}"
+            if not folder.exists():
+                part = folder.with_suffix(".part")
+                shutil.copytree(workdir / f"{score}-{seed}", part, dirs_exist_ok=True)
+                part.rename(folder)
+            fitted = fitted_for(seed, folder)
             answer = search(fitted, seed, round(budget * fitted.definition.finetuning.steps))
             scores = judged(judge, answer.weights, fresh)
             rows.append(
