@@ -109,6 +109,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path, caplog: pytest.LogCaptur
     states = [trial.state for trial in study.get_trials()]
     finished = [state for state in states if state.is_finished()]  # a copy may be waiting
     assert len(finished) == 8, "one trial at a time for both processes"
+    assert states.count(TrialState.WAITING) == len(states) - 8
     assert states.count(TrialState.COMPLETE) > 3
     assert TrialState.FAIL not in states
 

@@ -139,7 +139,7 @@ def test_the_posterior_is_the_run_with_its_curvature_and_the_damping(
 
 
 def test_the_damping_is_the_best_of_the_sweep_and_recorded(
-    workdir: Path, fitted: FittedStudy
+    workdir: Path, copied: Path, fitted: FittedStudy
 ) -> None:
     damping = fitted.damping
     assert damping is not None
@@ -150,7 +150,7 @@ def test_the_damping_is_the_best_of_the_sweep_and_recorded(
     assert recorded["value"] == damping.value
     assert {float(k): v for k, v in recorded["sweep"].items()} == damping.sweep
     # The sweep's number is the weighted loss of the merges, their heads not solved again.
-    plain = fit_toy(workdir, toy_definition(preview=PreviewSettings(heads="merged")))
+    plain = fit_toy(copied, toy_definition(preview=PreviewSettings(heads="merged")))
     losses = []
     for weights in trial_weightings(["red", "blue"]):
         plain.previewer.load(weights)

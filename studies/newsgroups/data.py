@@ -14,9 +14,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import Dataset
 
-from studies.text.data import NEWSGROUPS, newsgroup_posts, split_examples, unique_examples
+from studies.text.data import (
+    NEWSGROUPS,
+    labelled_texts,
+    newsgroup_posts,
+    split_examples,
+    unique_examples,
+)
 
 _PREFIXES = {
     "computers": ("comp.",),
@@ -52,16 +58,12 @@ def load_tasks(
         list(unique_examples(newsgroup_posts(cache, part)).values()) for part in ("train", "test")
     )
     sizes = {"train": train, "validation": validation, "test": test}
-    features = Features({"text": Value("string"), "label": ClassLabel(names=list(NEWSGROUPS))})
     tasks = {}
     for task, labels in GROUPS.items():
         mine = [post for post in posts if post[1] in labels]
         tests = [post for post in later if post[1] in labels]
         tasks[task] = {
-            part: Dataset.from_dict(
-                {"text": [text for text, _ in rows], "label": [label for _, label in rows]},
-                features=features,
-            )
+            part: labelled_texts(rows, NEWSGROUPS)
             for part, rows in split_examples(task, mine, tests, sizes).items()
         }
     return tasks

@@ -21,10 +21,10 @@ from collections.abc import Iterator
 from itertools import accumulate, pairwise
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import Dataset
 
 from studies.fetch import fetch, read_member
-from studies.text.data import VADER, plain_text, unique_examples
+from studies.text.data import VADER, labelled_texts, plain_text, unique_examples
 
 _FILES = {
     "tweets": "tweets",
@@ -54,15 +54,9 @@ def load_tasks(
         ValueError: a task has fewer examples than asked for.
     """
     sizes = {"validation": validation, "test": test, "train": train}
-    features = Features(
-        {"text": Value("string"), "label": ClassLabel(names=["negative", "positive"])}
-    )
     return {
         task: {
-            part: Dataset.from_dict(
-                {"text": [text for text, _ in rows], "label": [label for _, label in rows]},
-                features=features,
-            )
+            part: labelled_texts(rows, ("negative", "positive"))
             for part, rows in _split(task, cache, sizes).items()
         }
         for task in _FILES

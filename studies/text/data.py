@@ -146,14 +146,7 @@ def load_tasks(
     tasks = {}
     for name, (classes, examples, later) in sources.items():
         parts = split_examples(name, examples, later, sizes)
-        features = Features({"text": Value("string"), "label": ClassLabel(names=list(classes))})
-        tasks[name] = {
-            part: Dataset.from_dict(
-                {"text": [text for text, _ in rows], "label": [label for _, label in rows]},
-                features=features,
-            )
-            for part, rows in parts.items()
-        }
+        tasks[name] = {part: labelled_texts(rows, classes) for part, rows in parts.items()}
         _logger.info("%s: %s", name, {part: len(rows) for part, rows in parts.items()})
     return tasks
 
@@ -234,6 +227,14 @@ def split_examples(
         "validation": [pool[key] for key in validation],
         "test": [test_pool[key] for key in test],
     }
+
+
+def labelled_texts(examples: Sequence[Example], classes: Sequence[str]) -> Dataset:
+    """The columns `text` and `label`; the names of the classes are in its features."""
+    return Dataset.from_dict(
+        {"text": [text for text, _ in examples], "label": [label for _, label in examples]},
+        features=Features({"text": Value("string"), "label": ClassLabel(names=list(classes))}),
+    )
 
 
 def unique_examples(examples: Iterable[Example]) -> dict[str, Example]:
