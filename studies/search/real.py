@@ -163,22 +163,22 @@ def compare(
     All answers are judged by the score of seed 0, which may be relative to its task runs.
     """
 
-    def fitted_for(seed: int, folder: Path) -> FittedStudy:
+    def fitted_in(name: str, seed: int) -> FittedStudy:
+        """In a copy of the seed's task runs: no finetune is found that another search made."""
         definition = prepared(replace(build(), score=score), seed)
+        runs, folder = workdir / f"runs-{seed}", workdir / name
+        if not folder.exists():
+            fit(definition, runs, progress=False)
+            part = folder.with_suffix(".part")
+            shutil.copytree(runs, part, dirs_exist_ok=True)
+            part.rename(folder)
         return fit(definition, folder, progress=False)
 
-    judge = fitted_for(0, workdir / "judge")
+    judge = fitted_in("judge", 0)
     rows: list[dict[str, Any]] = []
     for seed in range(seeds):
-        fitted_for(seed, workdir / f"{score}-{seed}")
         for name, search in SEARCHES.items():
-            # Each in a copy of the task runs of its own: no finetune is found that another made.
-            folder = workdir / f"{score}-{seed}-{name.replace(' ', '')}"
-            if not folder.exists():
-                part = folder.with_suffix(".part")
-                shutil.copytree(workdir / f"{score}-{seed}", part, dirs_exist_ok=True)
-                part.rename(folder)
-            fitted = fitted_for(seed, folder)
+            fitted = fitted_in(f"{score}-{seed}-{name.replace(' ', '')}", seed)
             answer = search(fitted, seed, round(budget * fitted.definition.finetuning.steps))
             scores = judged(judge, answer.weights, fresh)
             rows.append(
