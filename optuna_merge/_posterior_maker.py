@@ -35,6 +35,7 @@ from optuna_merge.posteriors import (
 )
 from optuna_merge.previews import Previewer
 from optuna_merge.tasks import Measurement, Metric, Task
+from optuna_merge.tasks._draws import own_draws
 
 _logger = logging.getLogger(__name__)
 
@@ -189,7 +190,9 @@ class PosteriorMaker:
             return path, self._reduced(loaded), float(read_metadata(path)["seconds"])
         started = time.perf_counter()
         # The curvature comes from the model's device, the mean and all files' tensors are here.
-        posterior = posterior_to(undamped_posterior(self._model, task, state, settings), "cpu")
+        with own_draws(self._model.device):
+            made = undamped_posterior(self._model, task, state, settings)
+        posterior = posterior_to(made, "cpu")
         seconds = time.perf_counter() - started
         save_posterior(posterior, path, {"task": task.name, "seconds": repr(seconds)})
         return path, self._reduced(posterior), seconds

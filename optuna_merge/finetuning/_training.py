@@ -21,6 +21,7 @@ from optuna_merge.finetuning._shards import in_shards, whole
 from optuna_merge.models import MultitaskModel
 from optuna_merge.tasks import Loss, Task
 from optuna_merge.tasks._data import LABELS, to_device
+from optuna_merge.tasks._draws import own_draws, seed_draws
 
 
 class Training:
@@ -97,7 +98,7 @@ class Training:
                 self._share(self._group)
         device = self.device
         try:
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            with own_draws(device):
                 yield
         finally:
             if self._sharding is not None:
@@ -187,13 +188,13 @@ class Training:
     def _gradients(self, step: int) -> tuple[Tensor, Tensor]:
         settings, accelerator, group = self._settings, self.accelerator, self._group
         rank, size = (0, 1) if group is None else (group.rank, group.size)
-        torch.manual_seed(derived_seed("step", settings.seed, step))
+        seed_draws(derived_seed("step", settings.seed, step))
         self._trained.train()
         _set_rate(self.optimizer, settings.rate(step))
         total = torch.zeros((), device=self.device)
         with self._bare.sampled() if isinstance(self._bare, IVON) else nullcontext():
             if rank:  # other dropout than elsewhere; IVON's noise was the same
-                torch.manual_seed(derived_seed("step", settings.seed, step, rank))
+                seed_draws(derived_seed("step", settings.seed, step, rank))
             for task in self._active:
                 rows = self._orders[task.name].rows(step)
                 own = rows[rank::size]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -20,6 +19,7 @@ from optuna_merge.models._generation import LanguageModel, Writer
 from optuna_merge.models._trainable import Trainable, trainable_names
 from optuna_merge.tasks import Batch, Measurement, Metric, Task, check_tasks
 from optuna_merge.tasks._data import to_device
+from optuna_merge.tasks._draws import own_draws
 
 TRUNK = "trunk_activations"
 """Column of a batch that holds the frozen trunk's output; see `cache_trunk`."""
@@ -191,7 +191,7 @@ class MultitaskModel(nn.Module):
         """
         network = self.heads[self._head_of[task]]
         assert isinstance(network, LanguageModel) and metric.of_model is not None
-        with network.greedy() as inner, _seeded(self.device):
+        with network.greedy() as inner, own_draws(self.device):
             return metric.of_model(inner, split)
 
     def functional(
@@ -248,7 +248,7 @@ class MultitaskModel(nn.Module):
         self.eval()
         if not self._reestimated:
             return
-        with _seeded(self.device):
+        with own_draws(self.device):
             reestimate_batch_norm(
                 nn.ModuleList(self._reestimated),
                 self._statistics_batches(task),
@@ -346,19 +346,6 @@ class MultitaskModel(nn.Module):
             digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
             digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
-
-
-@contextmanager
-def _seeded(device: torch.device) -> Iterator[None]:
-    """The same random numbers every time, for data that are transformed at random when read."""
-    before = random.getstate()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
-        random.seed(0)
-        try:
-            yield
-        finally:
-            random.setstate(before)
 
 
 def _check_metrics(task: Task, network: nn.Module) -> None:

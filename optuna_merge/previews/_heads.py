@@ -12,6 +12,7 @@ from optuna_merge.models import MultitaskModel
 from optuna_merge.previews._settings import PreviewSettings
 from optuna_merge.tasks import Batch, Loss, Task
 from optuna_merge.tasks._data import LABELS, batches_in_order, to_device
+from optuna_merge.tasks._draws import own_draws
 
 _STEPS = 100  # of L-BFGS, which is done long before
 _SHARED_DECAY, _OWN_DECAY = 0.01, 0.1
@@ -149,7 +150,8 @@ class HeadSolver:
             lambda layer, arguments: found.append(arguments[0].detach())
         )
         try:
-            with torch.no_grad():
+            # Data may be transformed at random when they are read.
+            with torch.no_grad(), own_draws(self._model.device):
                 for batch in self._batches(task):
                     self._model(batch, task.name)
                     labels.append(batch[LABELS])
