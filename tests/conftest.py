@@ -17,6 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core each, their processes included; before torch
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import sqlalchemy
 from browser import chromium, open_page, shots  # noqa: F401
