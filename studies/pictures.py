@@ -30,7 +30,7 @@ from studies.preview_quality import Point, Weights, last_rungs, means_of, read_p
 KINDS = 5  # at most so many rows and panels unless --kinds names them
 _SIDE = 150.0  # of a triangle
 _GAP = 26.0
-_LEFT = 160.0
+_LETTER = 6.3  # of the names of rows, on average
 _PANEL = 170.0
 _TASK_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 _SCALE = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
@@ -51,11 +51,12 @@ def maps(found: Mapping[str, Table], tasks: Sequence[str]) -> str:
     """The ternary maps as SVG; of three tasks."""
     columns = [*tasks, "score"]
     height = _SIDE * math.sqrt(3) / 2
+    left = 30 + _LETTER * max(map(len, found))
     parts = []
     for column, title in enumerate(columns):
         values = [row[column] for table in found.values() for row in table.values()]
         low, high = min(values), max(values)
-        x0 = _LEFT + column * (_SIDE + _GAP)
+        x0 = left + column * (_SIDE + _GAP)
         parts.append(text(x0 + _SIDE / 2, 16, title, bold=True))
         parts.append(text(x0 + _SIDE / 2, 30, f"{low:.2f} (dark) to {high:.2f}", size=9))
         for line, table in enumerate(found.values()):
@@ -74,12 +75,12 @@ def maps(found: Mapping[str, Table], tasks: Sequence[str]) -> str:
                 )
     for line, name in enumerate(found):
         y0 = 46 + line * (height + _GAP)
-        parts.append(text(_LEFT - 14, y0 + height / 2, name, anchor="end"))
+        parts.append(text(left - 14, y0 + height / 2, name, anchor="end"))
     foot = 46 + height + 12
-    parts.append(text(_LEFT + _SIDE / 2 - 8, 54, tasks[0], size=9, anchor="end"))
-    parts.append(text(_LEFT, foot, tasks[1], size=9))
-    parts.append(text(_LEFT + _SIDE, foot, tasks[2], size=9))
-    width = _LEFT + len(columns) * (_SIDE + _GAP)
+    parts.append(text(left + _SIDE / 2 - 8, 54, tasks[0], size=9, anchor="end"))
+    parts.append(text(left, foot, tasks[1], size=9))
+    parts.append(text(left + _SIDE, foot, tasks[2], size=9))
+    width = left + len(columns) * (_SIDE + _GAP)
     return svg(width, 46 + len(found) * (height + _GAP) + 10, parts)
 
 
