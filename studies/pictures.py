@@ -63,7 +63,7 @@ def maps(found: Mapping[str, Table], tasks: Sequence[str]) -> str:
             y0 = 46 + line * (height + _GAP)
             corners = f"{x0},{y0 + height} {x0 + _SIDE},{y0 + height} {x0 + _SIDE / 2},{y0}"
             parts.append(f'<polygon points="{corners}" fill="none" stroke="#ccc"/>')
-            radius = 0.4 * _SIDE / _divisions(table)
+            radius = _radius(table)
             for weights, row in table.items():
                 x = x0 + _SIDE * (weights[2] + weights[0] / 2)
                 y = y0 + height * (1 - weights[0])
@@ -76,8 +76,9 @@ def maps(found: Mapping[str, Table], tasks: Sequence[str]) -> str:
     for line, name in enumerate(found):
         y0 = 46 + line * (height + _GAP)
         parts.append(text(left - 14, y0 + height / 2, name, anchor="end"))
-    foot = 46 + height + 12
-    parts.append(text(left + _SIDE / 2 - 8, 54, tasks[0], size=9, anchor="end"))
+    radius = _radius(next(iter(found.values())))
+    foot = 46 + height + radius + 10
+    parts.append(text(left + _SIDE / 2 - radius - 3, 48, tasks[0], size=9, anchor="end"))
     parts.append(text(left, foot, tasks[1], size=9))
     parts.append(text(left + _SIDE, foot, tasks[2], size=9))
     width = left + len(columns) * (_SIDE + _GAP)
@@ -123,9 +124,10 @@ def scatter(found: Mapping[str, Table], tasks: Sequence[str]) -> str:
     return svg(50 + len(kinds) * (_PANEL + _GAP), 30 + _PANEL + 46, parts)
 
 
-def _divisions(table: Table) -> float:
+def _radius(table: Table) -> float:
+    """Of a map's points, which don't touch."""
     smallest = min(w for weights in table for w in weights if w > 0)
-    return max(1 / smallest, 2.0)
+    return 0.4 * _SIDE / max(1 / smallest, 2.0)
 
 
 def _shade(share: float) -> str:
