@@ -203,7 +203,7 @@ def test_memory_does_not_grow_with_the_tensors(tmp_path: Path) -> None:
     import subprocess
     import sys
 
-    tensor = torch.randn(20_000_000).bfloat16()
+    tensor = torch.randn(40_000_000).bfloat16()
     paths = save_all(tmp_path, [{"large": tensor}] * 3)
     (tmp_path / "small").mkdir()
     small = save_all(tmp_path / "small", [{"small": tensor[:10].clone()}] * 3)
@@ -239,6 +239,6 @@ print(peak - before)
         capture_output=True,
         text=True,
     ).stdout
-    # One tensor alone has 40 MB.
-    assert float(grown) < 30
+    # One tensor alone has 80 MB; what is read ahead takes 16 to 35, whatever the tensors' size.
+    assert float(grown) < 40
     assert load_file(output)["large"].isfinite().all()
