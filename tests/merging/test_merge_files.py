@@ -200,10 +200,11 @@ def test_bad_files_leave_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_memory_does_not_grow_with_the_tensors(tmp_path: Path) -> None:
+    import os
     import subprocess
     import sys
 
-    tensor = torch.randn(40_000_000).bfloat16()
+    tensor = torch.randn(20_000_000).bfloat16()
     paths = save_all(tmp_path, [{"large": tensor}] * 3)
     (tmp_path / "small").mkdir()
     small = save_all(tmp_path / "small", [{"small": tensor[:10].clone()}] * 3)
@@ -238,7 +239,9 @@ print(peak - before)
         check=True,
         capture_output=True,
         text=True,
+        # What is freed is given back at once: malloc's own reserves are not counted.
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)},
     ).stdout
-    # One tensor alone has 80 MB; what is read ahead takes 16 to 35, whatever the tensors' size.
-    assert float(grown) < 40
+    # One tensor alone has 40 MB.
+    assert float(grown) < 30
     assert load_file(output)["large"].isfinite().all()
