@@ -16,6 +16,10 @@ see `PreviewSettings`, whose default is 0.01 for heads that tasks share.
 
 With `--rungs` merges are also refined by so many training steps, and compared with as many steps
 from the pretrained body: see `studies/ladder.py`.
+
+Uniform weights are always among the weights, also where the grid lacks them (of four tasks there
+are no quarters among sixths). With `--extend` the tables that are in the folder stay, if they were
+made of the same tasks, body and settings, and only what they lack is made: another seed, say.
 """
 
 from __future__ import annotations
@@ -24,10 +28,11 @@ import os
 import platform
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -40,6 +45,7 @@ from optuna_merge.definition import PosteriorSettings, StudyDefinition
 from optuna_merge.finetuning import FinishedRun
 from optuna_merge.fitting import FittedStudy, check_writable, fit
 from optuna_merge.previews import RefinementSettings
+from studies.extension import Known
 from studies.ladder import Ladder, refined_previews, short_finetunes
 from studies.preview_quality import (
     TRUTH,
@@ -48,6 +54,7 @@ from studies.preview_quality import (
     grid,
     point,
     qualities,
+    with_uniform,
     write_csv,
     write_points,
 )
@@ -140,18 +147,27 @@ def fit_family(
 
 
 def find_truths(
-    base: FittedStudy, weightings: list[dict[str, float]], seeds: int, show: bool
+    base: FittedStudy,
+    weightings: list[dict[str, float]],
+    seeds: int,
+    show: bool,
+    known: Known,
 ) -> list[Point]:
-    """All rungs of real finetunes at the weights, those that are missing made."""
+    """All rungs of real finetunes at the weights, made where the known tables lack them."""
     truths = []
-    for done, weights in enumerate(weightings):
-        for seed in range(seeds):
-            settings = base.definition.finetuning
-            settings = replace(settings, seed=settings.seed + seed)
-            title = f"truth {done * seeds + seed + 1}/{len(weightings) * seeds}" if show else None
-            run = base.store.run(base.model, base.tasks, weights, settings, progress=title)
-            truths += _truth(base, weights, settings.seed, run)
-    return truths
+    first = base.definition.finetuning.seed
+    lacking = [
+        (weights, seed)
+        for weights in weightings
+        for seed in range(first, first + seeds)
+        if known.missing(TRUTH, seed, [weights])
+    ]
+    for done, (weights, seed) in enumerate(lacking):
+        settings = replace(base.definition.finetuning, seed=seed)
+        title = f"truth {done + 1}/{len(lacking)}" if show else None
+        run = base.store.run(base.model, base.tasks, weights, settings, progress=title)
+        truths += _truth(base, weights, seed, run)
+    return known.truths(truths, weightings)
 
 
 def _truth(
@@ -185,8 +201,9 @@ def compare(
     interior: bool = False,
     ladder: Ladder | None = None,
     truth_rungs: tuple[int, ...] = (),
+    extend: bool = False,
 ) -> str:
-    """Make everything, write the files, and return the tables."""
+    """Make everything, or what the tables lack; write the files, and return the tables."""
     ladder = ladder or Ladder()
     if truth_rungs:  # of the task runs, too, which are the truths of the tasks alone
         finetuning = replace(definition.finetuning, rung_steps=truth_rungs)
@@ -194,35 +211,44 @@ def compare(
     for text in (*families, *ladder.families):
         parse_family(text, definition.posterior)
     names = definition.names
-    points = [w for w in grid(len(names), divisions) if min(w) > 0 or not interior]
+    known = Known.read(results, definition) if extend else Known()
+    points = with_uniform(grid(len(names), divisions))
+    points = [w for w in points if min(w) > 0 or not interior]
     weightings = [dict(zip(names, weights)) for weights in points]
     base, _ = fit_family(definition, "isotropic", 0, workdir)
-    truths = find_truths(base, weightings, seeds, sys.stderr.isatty())
+    truths = find_truths(base, weightings, seeds, sys.stderr.isatty(), known)
     write_points(results / "truth.csv", truths, names)
     previews, costs = [], []
     for text in families:
         for seed in range(posterior_seeds):
+            lacking = known.missing(text, seed, weightings)
+            if not lacking:
+                continue
             fitted, cost = fit_family(definition, text, seed, workdir)
             costs.append(cost)
-            for weights in weightings:
+            for weights in lacking:
                 preview = fitted.previewer(weights)
                 found = preview.evaluations
                 score = base.score({task: found[task].metric.value for task in names})
                 previews.append(point(text, seed, weights, found, score, seconds=preview.seconds))
-    write_points(results / "previews.csv", previews, names)  # the rest takes its time
-    refined, rates = climb(base, ladder, workdir, weightings)
-    write_points(results / "previews.csv", [*previews, *refined], names)
+    # Written now, too: the rest takes its time.
+    write_points(results / "previews.csv", known.previews(previews, weightings), names)
+    refined, rates = climb(base, ladder, workdir, weightings, known)
+    every = known.previews([*previews, *refined], weightings)
+    write_points(results / "previews.csv", every, names)
+    previews, refined = ([p for p in every if bool(p.steps) == late] for late in (False, True))
     header = ["family", "posterior_seed", "task_run_steps", "task_run_seconds"]
     header += ["posterior_seconds", "damping"]
-    rows = [_cost_row(cost) for cost in costs]
-    write_csv(results / "cost.csv", [header, *rows])
+    rows = {(cost.family, cost.seed): _cost_row(cost) for cost in costs} | known.costs
+    write_csv(results / "cost.csv", [header, *rows.values()])
     write_json(
         results / "run.json",
         {
-            "command": " ".join(["python", *sys.argv]),
+            "commands": [*commands_of(known.about), " ".join(["python", *sys.argv])],
             "truth_seeds": sorted({truth.seed for truth in truths}),
-            "posterior_seeds": list(range(posterior_seeds)),
-            "refinement_rates": rates,
+            "posterior_seeds": sorted({p.seed for p in every}),
+            "refinement_rates": known.about.get("refinement_rates", {}) or rates,
+            "training_examples": [len(task.data("train")) for task in definition.tasks],
             "machine": {"cores": os.cpu_count(), "cpu": cpu_name()},
             "versions": {"python": platform.python_version()}
             | {name: version(name) for name in PACKAGES},
@@ -243,24 +269,34 @@ def compare(
     return "\n\n".join(tables)
 
 
+def commands_of(about: Mapping[str, Any]) -> list[str]:
+    """The commands that a run.json says the tables were made by."""
+    return about.get("commands") or [about["command"]] if about else []
+
+
 def climb(
     base: FittedStudy,
     ladder: Ladder,
     workdir: Path,
     weightings: list[dict[str, float]],
+    known: Known,
 ) -> tuple[list[Point], dict[str, list[float]]]:
     """The ladder's previews, and the learning rates that were chosen by family and batch size."""
     points: list[Point] = []
     rates: dict[str, list[float]] = defaultdict(list)
     for text in ladder.families:
         for refinement in ladder.refinements(base.definition.finetuning):
+            last = f"{text} + {refinement.steps[-1]} x {refinement.batch_size}"
             for seed in range(ladder.seeds):
+                lacking = known.missing(last, seed, weightings)
+                if not lacking:
+                    continue
                 fitted, _ = fit_family(base.definition, text, seed, workdir, refinement)
                 rates[f"{text} x {refinement.batch_size}"].append(fitted.parts["refinement_rate"])
-                for weights in weightings:
+                for weights in lacking:
                     points += refined_previews(fitted, base, text, seed, weights)
     for seed in range(ladder.seeds):
-        points += short_finetunes(base, ladder, seed, weightings)
+        points += short_finetunes(base, ladder, seed, weightings, known)
     # One kind after the other, however they were made.
     kinds = list(dict.fromkeys(p.kind for p in points))
     return sorted(points, key=lambda p: kinds.index(p.kind)), dict(rates)
@@ -320,6 +356,9 @@ def main(
     rates: Annotated[
         str, typer.Option(help="Rates to choose from, in multiples of the finetune's.")
     ] = "0.1,0.3,1",
+    extend: Annotated[
+        bool, typer.Option(help="Keep the tables that are there; make only what they lack.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Compare the previews of each posterior family with real finetunes.
@@ -347,6 +386,7 @@ def main(
                 refined_seeds or posterior_seeds,
             ),
             tuple(map(int, _listed(truth_rungs))),
+            extend,
         )
         typer.echo(table)
 

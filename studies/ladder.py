@@ -15,6 +15,7 @@ from optuna_merge.finetuning import FinetuneSettings
 from optuna_merge.fitting import FittedStudy
 from optuna_merge.previews import RefinementSettings
 from optuna_merge.tasks import Evaluation
+from studies.extension import Known
 from studies.preview_quality import Point, point
 
 TaskWeights = dict[str, float]
@@ -91,13 +92,18 @@ def refined_previews(
 
 
 def short_finetunes(
-    base: FittedStudy, ladder: Ladder, seed: int, weightings: Sequence[TaskWeights]
+    base: FittedStudy,
+    ladder: Ladder,
+    seed: int,
+    weightings: Sequence[TaskWeights],
+    known: Known,
 ) -> list[Point]:
-    """The short finetunes of the ladder at some weights."""
+    """The short finetunes of the ladder at the weights where the known tables lack them."""
     points = []
     finetuning = base.definition.finetuning
     for settings in ladder.finetunes(replace(finetuning, seed=finetuning.seed + seed)):
-        for weights in weightings:
+        kind = f"pretrained + {settings.steps} x {settings.batch_size}"
+        for weights in known.missing(kind, seed, weightings):
             run = base.store.run(base.model, base.tasks, weights, settings)
             points.append(
                 point(

@@ -113,6 +113,13 @@ def grid(count: int, divisions: int) -> list[Weights]:
     return [canonical_weights(numbers) for numbers in parts(count, divisions)]
 
 
+def with_uniform(weightings: Sequence[Weights]) -> list[Weights]:
+    """The weightings, and uniform weights after them where they are not among them."""
+    count = len(weightings[0])
+    near = [w for w in weightings if max(abs(x - 1 / count) for x in w) < 1e-6]
+    return [*weightings, *([] if near else [canonical_weights([1.0] * count)])]
+
+
 def point(
     family: str,
     seed: int,

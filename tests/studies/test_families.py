@@ -23,6 +23,9 @@ from studies.preview_quality import (
     grid,
     last_rungs,
     qualities,
+    read_points,
+    with_uniform,
+    write_points,
 )
 
 INSIDE = [(0.5, 0.5), (0.25, 0.75), (0.75, 0.25), (0.4, 0.6), (0.6, 0.4)]
@@ -40,6 +43,17 @@ def test_the_grid_has_every_weighting_once() -> None:
     assert sum(min(weights) > 0 for weights in weightings) == 6
     assert grid(1, 4) == [(1.0,)]
     assert grid(2, 2) == [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0)]
+
+
+@pytest.mark.parametrize(("tasks", "divisions", "more"), [(4, 6, 1), (4, 4, 0), (3, 10, 1)])
+def test_uniform_weights_are_added_to_a_grid_that_lacks_them(
+    tasks: int, divisions: int, more: int
+) -> None:
+    weightings = grid(tasks, divisions)
+    found = with_uniform(weightings)
+    assert found[: len(weightings)] == weightings
+    assert len(found) == len(weightings) + more
+    assert any(w == pytest.approx([1 / tasks] * tasks) for w in found)
 
 
 def test_errors_gaps_and_ranks_of_interior_points() -> None:
@@ -142,6 +156,48 @@ def test_a_toy_study_is_compared_and_gone_on_with(tmp_path: Path) -> None:
     assert rows("truth.csv") == truths
 
 
+def test_tables_are_extended_by_what_they_lack_and_by_no_others(tmp_path: Path) -> None:
+    ladder = Ladder((1,), ("isotropic",), multiples=(1,), rates=(1.0,))
+
+    def run(workdir: str, divisions: int, seeds: int, extend: bool = True, **changes: int) -> str:
+        definition = toy_definition()
+        definition = replace(definition, finetuning=replace(definition.finetuning, **changes))
+        return compare(
+            definition,
+            tmp_path / workdir,
+            tmp_path / "results",
+            ["isotropic"],
+            divisions,
+            seeds,
+            1,
+            ladder=ladder,
+            extend=extend,
+        )
+
+    run("first", 1, 1, extend=False)  # the corners and uniform weights
+    # What is there must be taken as it is: other numbers in it show that it was.
+    path = tmp_path / "results" / "previews.csv"
+    old, names = read_points(path)
+    write_points(path, [replace(p, score=7.0) for p in old], names)
+    run("second", 3, 2)
+    previews, _ = read_points(path)
+    truths, _ = read_points(tmp_path / "results" / "truth.csv")
+    ends = last_rungs(truths)
+    assert len(ends) == len({(p.weights, p.seed) for p in ends}) == 5 * 2
+    marked = [p for p in previews if p.score == 7.0]
+    assert len(marked) == len(old)
+    assert len(previews) == len({(p.kind, p.seed, p.weights) for p in previews})
+    assert {
+        kind: sum(p.kind == kind for p in previews) for kind in {p.kind for p in previews}
+    } == dict.fromkeys({p.kind for p in old}, 5)
+    about = json.loads((tmp_path / "results" / "run.json").read_text())
+    assert len(about["commands"]) == 2
+    assert about["truth_seeds"] == [0, 1]
+    with pytest.raises(ValueError, match="made with other finetuning than"):
+        run("third", 3, 2, steps=9)
+    assert read_points(path)[0] == previews
+
+
 def _step(start: str, steps: int, batch_size: int, metric: float) -> Point:
     family = "diagonal" if start == "merged" else "none"
     return replace(
@@ -186,7 +242,7 @@ def test_a_ladder_is_climbed_from_the_merge_and_from_the_body(tmp_path: Path) ->
         assert [(t["rung"], t["steps"]) for t in csv.DictReader(file)] == [
             ("0", "2"),
             ("1", "7"),
-        ] * 2
+        ] * 3
     batch = toy_definition().finetuning.batch_size
     kinds = [f"{s} x {b}" for b in (batch, 2 * batch) for s in (1, 3)]
     lines = text.partition("\n\n")[2].splitlines()[1:]
@@ -202,7 +258,7 @@ def test_a_ladder_is_climbed_from_the_merge_and_from_the_body(tmp_path: Path) ->
         ("pretrained", "none", "1"),
         ("pretrained", "none", "3"),
     }
-    assert len(rows) == 2 * (1 + 4 + 4)  # two interior weightings of thirds
+    assert len(rows) == 3 * (1 + 4 + 4)  # two interior weightings of thirds, and uniform weights
 
     def loss(start: str, steps: str, batch_size: int) -> float:
         return sum(
