@@ -17,6 +17,7 @@ from torch import Tensor
 from optuna_merge._files import canonical_json, sha256_text
 from optuna_merge._posterior_maker import MadePosteriors, PosteriorMaker
 from optuna_merge._tensors import content_hash
+from optuna_merge._turns import models_turn
 from optuna_merge.constraints import Limits
 from optuna_merge.damping import Damping
 from optuna_merge.definition import PosteriorSettings, StudyDefinition
@@ -152,7 +153,8 @@ def fit(
     sharing = FolderSharing(workdir) if sharing is None else sharing
     model = definition.model
     # Also where every run is found and none trains: previews are made where the model is.
-    model.to(training_device(definition.finetuning))
+    with models_turn():
+        model.to(training_device(definition.finetuning))
     parts = definition.describe()
     store = finetune_store(definition, workdir)
     key = store.key
@@ -164,6 +166,7 @@ def fit(
         _logger.info("the frozen layers' outputs for all data are kept in %s", workdir / "trunk")
     made: dict[tuple[str, int], _TaskRun] = {}
 
+    @models_turn()
     def make(task: Task, component: int) -> list[Path]:
         run = _task_run(definition, model, tasks, task, component, store, key, progress)
         made[task.name, component] = run
@@ -185,6 +188,7 @@ def fit(
     found = {task.name: [made[task.name, component] for component in components] for task in tasks}
     fitted: list[FittedStudy] = []
 
+    @models_turn()
     def assemble() -> tuple[Path, ...]:
         fitted.append(_assemble(definition, model, tasks, found, store, key, progress))
         return fitted[0].files
@@ -194,6 +198,7 @@ def fit(
     return fitted[0]
 
 
+@models_turn()
 def cached_tasks(definition: StudyDefinition, workdir: Path) -> tuple[Task, ...]:
     """The tasks as they run: on the frozen trunk's output, kept in the folder, where that applies.
 

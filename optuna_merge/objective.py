@@ -18,6 +18,7 @@ from optuna_merge._optuna import (
     set_user_attrs,
 )
 from optuna_merge._tries import FAILURE, TRIES
+from optuna_merge._turns import models_turn
 from optuna_merge.calibration import FAMILY_PREVIEWS
 from optuna_merge.exceptions import (
     DefinitionMismatchError,
@@ -66,6 +67,9 @@ class Objective:
 
     A definition's constraints are set on each trial when it ends, by its truth or else by its
     preview, and mirrored as user attributes `constraint_<name>` (0 or less is feasible).
+
+    With `study.optimize(..., n_jobs=...)` threads take turns at the model, so that every number is
+    what one thread alone would have found; to go faster, start several processes.
 
     A trial that cannot be finished (training diverged, another worker has the same promotion)
     ends as FAIL with the reason in the user attribute `failure`, by returning NaN.
@@ -333,18 +337,19 @@ class Objective:
                 self._set_constraints(trial, {n: e.metric.value for n, e in evaluations.items()})
                 raise optuna.TrialPruned(f"stopped at step {step} of {settings.steps}")
 
-        fitted.previewer.release()  # their memory on the device is the finetune's now
         title = f"finetune {trial.number}" if self._progress else None
         try:
-            run = fitted.store.run(
-                fitted.model,
-                fitted.tasks,
-                weights,
-                settings,
-                start=fitted.start(weights),
-                on_rung=on_rung,
-                progress=title,
-            )
+            with models_turn():
+                fitted.previewer.release()  # their memory on the device is the finetune's now
+                run = fitted.store.run(
+                    fitted.model,
+                    fitted.tasks,
+                    weights,
+                    settings,
+                    start=fitted.start(weights),
+                    on_rung=on_rung,
+                    progress=title,
+                )
         except optuna.TrialPruned:
             trial.set_user_attr("truth_seconds", time.perf_counter() - started)
             raise

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_merge._files import write_json
 from optuna_merge._optuna import PROMOTED_AT, lineage_root, retry_history
 from optuna_merge._tries import FAILURE, TRIES
+from optuna_merge._turns import models_turn
 from optuna_merge.calibration import FAMILY_PREVIEWS, format_calibration, study_calibration
 from optuna_merge.fitting import FittedStudy
 from optuna_merge.fronts import hypervolume
@@ -335,6 +336,7 @@ def _row(trial: FrozenTrial, fitted: FittedStudy, test: bool) -> Json:
     }
 
 
+@models_turn()
 def _test_metrics(weights: Mapping[str, float], fitted: FittedStudy) -> dict[str, float]:
     """Test metrics of the finetune at `weights`; empty if its model isn't in this folder.
 

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from safetensors import SafetensorError
 
 from optuna_merge._files import write_json
+from optuna_merge._turns import models_turn
 from optuna_merge._version import __version__
 from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.exporting._card import model_card
@@ -96,6 +97,7 @@ class Export:
         return {"optuna_merge": __version__, **asdict(self), "folder": str(self.folder)}
 
 
+@models_turn()
 def export_model(
     fitted: FittedStudy,
     folder: str | os.PathLike[str],

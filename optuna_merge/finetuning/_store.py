@@ -13,6 +13,7 @@ from torch import Tensor
 
 from optuna_merge._files import canonical_json, remove_leftovers, sha256_text
 from optuna_merge._tensors import load_tensors, save_tensors
+from optuna_merge._turns import models_turn
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.finetuning._loop import OnRung, finetune
 from optuna_merge.finetuning._settings import FinetuneSettings
@@ -92,7 +93,8 @@ class FinetuneStore:
 
     A run that is there is not repeated: a task's own run is also the truth of the weights that
     are one for this task, and a run that was killed goes on from its checkpoint, whichever trial
-    asks for it. Processes of one machine that want the same run wait for each other.
+    asks for it. Processes of one machine that want the same run wait for each other, and threads
+    of one process take turns, whatever they want: they train one model.
 
     Args:
         folder: Where; is made.
@@ -151,6 +153,7 @@ class FinetuneStore:
             path, rungs, int(metadata["steps"]), float(metadata["seconds"]), reused=True
         )
 
+    @models_turn()
     def run(
         self,
         model: MultitaskModel,

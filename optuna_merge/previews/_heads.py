@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from optuna_merge._turns import models_turn
 from optuna_merge.models import MultitaskModel
 from optuna_merge.previews._settings import PreviewSettings
 from optuna_merge.tasks import Batch, Loss, Task
@@ -181,6 +182,7 @@ def _values(layer: nn.Linear) -> list[Tensor]:
     return [parameter.detach().cpu().double() for parameter in _parameters(layer)]
 
 
+@models_turn()
 def settled(
     settings: PreviewSettings, model: MultitaskModel, tasks: Sequence[Task]
 ) -> PreviewSettings:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from optuna_merge._turns import models_turn
 from optuna_merge.merging import merge, merge_into, merge_many
 from optuna_merge.models import MultitaskModel, evaluate_tasks, task_batches
 from optuna_merge.posteriors import Posterior
@@ -48,7 +49,8 @@ class Previewer:
     are then solved again for the body where `PreviewSettings.heads` says so. Everything
     happens on the model's device: the data are moved there, and so are the posteriors if they
     take no more than a share of its free memory. Else they stay where they are, and merged
-    tensors are copied one by one.
+    tensors are copied one by one. Threads take turns; between `load` and what is done with the
+    loaded model, see `optuna_merge._turns`.
 
     Args:
         model: The model that the merged parameters are put into.
@@ -65,6 +67,7 @@ class Previewer:
         ValueError: heads that can't be solved again; see `HeadSolver`.
     """
 
+    @models_turn()
     def __init__(
         self,
         model: MultitaskModel,
@@ -121,6 +124,7 @@ class Previewer:
             self._model, self._tasks, batch_size=self._batch_size, limit=self._limit, ends=ends
         )
 
+    @models_turn()
     def merged(self, weights: Mapping[str, float]) -> dict[str, Tensor]:
         """All trained parameters of the preview: the merged ones and the tasks' heads.
 
@@ -132,6 +136,7 @@ class Previewer:
         shared = merge(self._posteriors, [weights[task.name] for task in self._tasks])
         return shared | self._heads
 
+    @models_turn()
     def load(self, weights: Mapping[str, float]) -> None:
         """Put `merged(weights)` into the model, in place.
 
@@ -149,6 +154,7 @@ class Previewer:
             with self.autocast():
                 self._solver(weights)
 
+    @models_turn()
     def release(self) -> None:
         """Take the posteriors off the model's device; the next preview puts them there again."""
         self._placed = {}
@@ -157,6 +163,7 @@ class Previewer:
         """The context that forward passes of previews run in; see `PreviewSettings`."""
         return self._settings.autocast(self._model.device)
 
+    @models_turn()
     def __call__(self, weights: Mapping[str, float]) -> Preview:
         """Preview the multitask model at `weights`, task weight by name, on the simplex."""
         started = time.perf_counter()
@@ -165,6 +172,7 @@ class Previewer:
             evaluations = evaluate_tasks(self._model, self._tasks, self._batches)
         return Preview(dict(weights), evaluations, time.perf_counter() - started)
 
+    @models_turn()
     def many(self, weightings: Sequence[Mapping[str, float]]) -> list[Preview]:
         """Preview several weightings, all in one pass where that is faster.
 

@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from optuna_merge._turns import models_turn
 from optuna_merge.models import MultitaskModel
 from optuna_merge.previews._previewer import Preview, Previewer
 from optuna_merge.previews._race_test import MIN_EXAMPLES, Array, RaceTest, Score
@@ -98,12 +99,14 @@ class RacingPreviewer:
         self._batches: dict[str, EvaluationBatches] = {}
         self._values: OrderedDict[tuple[float, ...], list[Array]] = OrderedDict()
 
+    @models_turn()
     def __call__(self, weights: Mapping[str, float]) -> Preview:
         """The full preview at `weights`, task weight by name, on the simplex."""
         preview = self._run(weights, None)
         assert isinstance(preview, Preview)
         return preview
 
+    @models_turn()
     def race(
         self,
         weights: Mapping[str, float],

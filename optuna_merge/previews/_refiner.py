@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+from optuna_merge._turns import models_turn
 from optuna_merge.finetuning import FinetuneSettings, FinetuneStore, FinishedRun, Start
 from optuna_merge.finetuning._loop import OnRung
 from optuna_merge.models import MultitaskModel
@@ -127,6 +128,7 @@ class Refiner:
         self._start = start
         self.settings = settings
 
+    @models_turn()
     def __call__(
         self,
         weights: Mapping[str, float],
