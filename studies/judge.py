@@ -1,28 +1,38 @@
-"""What a study's tables say about its previews, as Markdown: task by task, then score by score.
+"""What studies' tables say about their previews, as Markdown: task by task, then score by score.
 
-    python studies/judge.py studies/mnist/results
+    python studies/judge.py studies/mnist/results studies/fashion/results/tenths
 
-Reads truth.csv and previews.csv (see `families.py`). Only interior weights count. The first table
-has a row for each kind of previews: the share of a finetune's steps, errors as in
+Reads truth.csv, previews.csv and run.json (see `families.py`). Only interior weights count. The
+first table has a row for each kind of previews: the share of a finetune's steps, errors as in
 `preview_quality`, then Spearman's rank correlation of each task's metric with the truth: the mean
 over posterior seeds, with a 90 % bootstrap interval over the weightings. "stopped" rows are the
 truths themselves at an earlier rung: what stopping the very same finetunes early is worth.
 
-The second table has a column for each score. It varies by the standard deviation of the truths
+The second table says what previews know beyond each task's own weight: the partial correlation of
+previews and truths given it (`beyond_own_weight`). Its first row is the share of the truths'
+variance that a smooth function of own weight explains, for which nobody needs a preview.
+
+The third table has a column for each score. It varies by the standard deviation of the truths
 (means over seeds) between weightings; its noise is that of one finetune between seeds. Then the
 regret of each kind of previews, the mean over posterior seeds: the best truth less the truth at
 the weights whose previews score best; in brackets the rank correlation of the score. "random"
-weights have the mean of all, "uniform" those that are nearest to equal weights; "another finetune"
-chooses by one seed and is judged by the others. The best of noisy truths is too good by chance:
-not more than a regret of about the noise can be hoped for. Scores relative to the tasks alone are
-judged where the truths have these.
+weights have the mean of all. What chooses by finetunes sees one seed and is judged by the others:
+"another finetune" chooses among all weights; the doubling rule doubles the weight of the worst
+task (of a target its own) from uniform weights on and keeps the best of so many finetunes; the
+own-weight curve has seen each task alone and uniform weights only (`studies/simple_rules.py`). The
+best of noisy truths is too good by chance: not more than a regret of about the noise can be hoped
+for. Scores relative to the tasks alone are judged where the truths have these.
 
-The third table says how many previews it takes: the same regret, where only so many weightings
+The fourth table says how many previews it takes: the same regret, where only so many weightings
 drawn at random are previewed, by the merges of the lowest error, expected over the draws.
+
+Of several folders there is a last table: regrets in units of the noise, the mean over all scores
+of all folders, for what all of them have.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -48,10 +58,22 @@ from optuna_merge.cli import Debug
 from optuna_merge.commands import guarded
 from optuna_merge.scores import Score, make_score
 from studies.preview_quality import FINETUNE, Point, Quality, last_rungs, qualities, read_points
+from studies.simple_rules import (
+    beyond_own_weight,
+    doubled,
+    explained_by_own_weight,
+    own_weight_curves,
+    proportional,
+)
 
 Array = npt.NDArray[np.float64]
 
 RANDOM, UNIFORM = "random", "uniform"
+PROPORTIONAL = "proportional to data"
+DOUBLING, CURVE = "doubling rule, {count} finetunes", "own-weight curve"
+DOUBLINGS = (3, 4, 6)
+"""Finetunes of the doubling rule, the one at uniform weights among them."""
+BEST_MERGE = "best merge"
 COUNTS = (1, 3, 5, 10, 20)
 """Numbers of previews in the third table, as far as there are so many."""
 
@@ -64,7 +86,8 @@ class ScoreRow:
         name: As `make_score` names it.
         variation: Standard deviation of the truths between weightings.
         noise: Standard deviation of a truth between seeds; NaN with one seed.
-        regrets: By kind of previews, by `FINETUNE`, `RANDOM` and `UNIFORM`.
+        regrets: By kind of previews, by `FINETUNE`, `RANDOM`, `UNIFORM` and the simple rules,
+            as far as the tables have what these need.
         correlations: Spearman's rank correlation of the score by kind of previews.
     """
 
@@ -131,36 +154,126 @@ def task_correlations(
     }
 
 
+@dataclass(frozen=True)
+class Truths:
+    """The ends of finetunes as arrays; sequences are in the order of the tasks.
+
+    Attributes:
+        weights: Interior weights, `n x T`.
+        metrics: `seeds x n x T`.
+        corners: Of the tasks alone, `seeds x T x T`; None without them.
+        uniform: At uniform weights, `seeds x T`; None without them.
+    """
+
+    weights: Array
+    metrics: Array
+    corners: Array | None
+    uniform: Array | None
+
+    @classmethod
+    def of(cls, truths: Sequence[Point]) -> Truths:
+        (by_seed,) = inside(truths).values()
+        weights = np.array([p.weights for p in next(iter(by_seed.values()))])
+        metrics = np.array([[p.metrics for p in points] for points in by_seed.values()])
+        corners = [
+            [t.metrics for seed in by_seed for t in truths if t.seed == seed and t.weights[i] == 1]
+            for i in range(weights.shape[1])
+        ]
+        there = all(len(found) == len(by_seed) for found in corners)
+        near = np.flatnonzero(np.abs(weights - 1 / weights.shape[1]).max(1) < 1e-6)
+        return cls(
+            weights,
+            metrics,
+            np.array(corners).transpose(1, 0, 2) if there else None,
+            metrics[:, near[0]] if len(near) else None,
+        )
+
+    def nearest(self, weights: Sequence[float]) -> int:
+        return int(np.square(self.weights - np.array(weights)).sum(1).argmin())
+
+
 def judge_score(
-    score: Score, alone: Mapping[str, float], truths: Sequence[Point], previews: Sequence[Point]
+    score: Score,
+    alone: Mapping[str, float],
+    truths: Sequence[Point],
+    previews: Sequence[Point],
+    examples: Sequence[int] = (),
 ) -> ScoreRow:
-    """One score's row; `alone` is each task's metric in the run on that task only."""
-    (by_seed,) = _stacked(inside(truths)).values()
+    """One score's row.
+
+    Args:
+        score: What is judged.
+        alone: Each task's metric in the run on that task only.
+        truths: Last rungs.
+        previews: All kinds of them.
+        examples: Training examples of each task, if these are known.
+    """
+    ends = Truths.of(truths)
     sign = 1.0 if score.maximize else -1.0  # so that more is better
-    each = sign * np.stack([score.over(metrics, alone) for metrics in by_seed])
+    each = sign * score.over(ends.metrics, alone)
     expected = each.mean(0)
-    (of_seed,) = inside(truths).values()
-    weights = np.array([p.weights for p in next(iter(of_seed.values()))])
-    distance = np.abs(weights - 1 / weights.shape[1]).max(1)
-    near = distance < distance.min() + 1e-9
-    regrets = {
-        RANDOM: float(expected.max() - expected.mean()),
-        UNIFORM: float(expected.max() - expected[near].mean()),
-    }
+    best = expected.max()
+    regrets = {RANDOM: float(best - expected.mean())}
+    if ends.uniform is not None:
+        equal = ends.nearest([1 / ends.weights.shape[1]] * ends.weights.shape[1])
+        regrets[UNIFORM] = float(best - expected[equal])
+    if len(set(examples)) > 1:
+        regrets[PROPORTIONAL] = float(best - expected[ends.nearest(proportional(examples))])
     if len(each) > 1:
-        lost = []
-        for seed, mine in enumerate(each):
-            others = np.delete(each, seed, 0).mean(0)
-            lost.append(others.max() - others[mine.argmax()])
-        regrets[FINETUNE] = float(np.mean(lost))
+        chosen = _chosen_by_finetunes(score, alone, ends, each)
+        for name, places in chosen.items():
+            others = [np.delete(each, seed, 0).mean(0)[place] for seed, place in places.items()]
+            regrets[name] = float(best - np.mean(others))
     correlations = {}
     for kind, found in _stacked(inside(previews)).items():
         scores = [sign * score.over(metrics, alone) for metrics in found]
-        regrets[kind] = float(np.mean([expected.max() - expected[s.argmax()] for s in scores]))
+        regrets[kind] = float(np.mean([best - expected[s.argmax()] for s in scores]))
         estimate = _correlation(scores, expected)
         correlations[kind] = math.nan if estimate is None else estimate.value
     noise = float(np.sqrt(each.var(0, ddof=1).mean())) if len(each) > 1 else math.nan
     return ScoreRow(score.name, float(expected.std(ddof=1)), noise, regrets, correlations)
+
+
+def _chosen_by_finetunes(
+    score: Score, alone: Mapping[str, float], ends: Truths, each: Array
+) -> dict[str, dict[int, int]]:
+    """By rule, the place of the weights that it chooses, for each seed that it may see."""
+    found: dict[str, dict[int, int]] = {FINETUNE: {}}
+    for seed, seen in enumerate(each):
+        found[FINETUNE][seed] = int(seen.argmax())
+        if ends.uniform is None:
+            continue
+        path = _doubling_path(score, alone, ends, seed)
+        for count in DOUBLINGS:
+            place = max(path[:count], key=lambda i: seen[i])
+            found.setdefault(DOUBLING.format(count=count), {})[seed] = place
+        if ends.corners is not None:
+            curves = own_weight_curves(ends.corners[seed], ends.uniform[seed], ends.weights)
+            sign = 1.0 if score.maximize else -1.0
+            place = int((sign * score.over(curves, alone)).argmax())
+            found.setdefault(CURVE, {})[seed] = place
+    return found
+
+
+def _doubling_path(score: Score, alone: Mapping[str, float], ends: Truths, seed: int) -> list[int]:
+    """The places that the doubling rule finetunes, the first at uniform weights."""
+    n_tasks = ends.weights.shape[1]
+    weights, path = [1 / n_tasks] * n_tasks, []
+    for _ in range(max(DOUBLINGS)):
+        path.append(ends.nearest(weights))
+        metrics = ends.metrics[seed, path[-1]]
+        weights = doubled(weights, worst_task(score.name, metrics, list(alone.values()), [*alone]))
+    return path
+
+
+def worst_task(
+    score: str, metrics: Array, alone: Sequence[float] | None, tasks: Sequence[str]
+) -> int:
+    """Which task's weight the doubling rule doubles: the target, or the worst by the score."""
+    if score.startswith("target:"):
+        return list(tasks).index(score.removeprefix("target:"))
+    values = metrics / np.array(alone) if "relative" in score and alone else metrics
+    return int(np.argmin(values))
 
 
 def regret_of_draws(previews: Array, truths: Array, count: int) -> float:
@@ -209,8 +322,66 @@ def alone_of(truths: Sequence[Point], tasks: Sequence[str]) -> dict[str, float] 
     return found
 
 
+def beyond_table(
+    truths: Sequence[Point], previews: Sequence[Point], tasks: Sequence[str]
+) -> list[str]:
+    """What previews know of each task beyond its own weight."""
+    ends = Truths.of(truths)
+    expected = ends.metrics.mean(0)
+    columns = list(zip(expected.T, ends.weights.T))
+    lines = _head(["beyond own weight", *tasks])
+    explained = [explained_by_own_weight(*column) for column in columns]
+    lines.append(_line(["explained by own weight", *(f"{x:.0%}" for x in explained)]))
+    kinds = {}
+    if len(ends.metrics) > 1:
+        rounds = [
+            (mine, np.delete(ends.metrics, seed, 0).mean(0))
+            for seed, mine in enumerate(ends.metrics)
+        ]
+        kinds[FINETUNE] = rounds
+    for kind, found in _stacked(inside(previews)).items():
+        kinds[kind] = [(metrics, expected) for metrics in found]
+    for kind, rounds in kinds.items():
+        values = [
+            np.mean(
+                [
+                    beyond_own_weight(mine[:, i], truth[:, i], ends.weights[:, i])
+                    for mine, truth in rounds
+                ]
+            )
+            for i in range(len(tasks))
+        ]
+        lines.append(_line([kind, *(_number(float(v), 2) for v in values)]))
+    return lines
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the tables of one folder say.
+
+    Attributes:
+        text: The four tables.
+        scores: A row for each score.
+        best: The kind of merges of the lowest error.
+    """
+
+    text: str
+    scores: Sequence[ScoreRow]
+    best: str
+
+
 def markdown(truths: Sequence[Point], previews: Sequence[Point], tasks: Sequence[str]) -> str:
-    """The three tables."""
+    """The four tables."""
+    return judge(truths, previews, tasks).text
+
+
+def judge(
+    truths: Sequence[Point],
+    previews: Sequence[Point],
+    tasks: Sequence[str],
+    examples: Sequence[int] = (),
+) -> Verdict:
+    """All that the tables of a folder say; `examples` are each task's training examples."""
     previews, truths = [*previews, *stopped(truths)], last_rungs(truths)
     check_grids(truths, previews)
     rows = qualities(truths, previews)
@@ -220,13 +391,37 @@ def markdown(truths: Sequence[Point], previews: Sequence[Point], tasks: Sequence
     scores = scores_of(tasks, relative=alone is not None)
     alone = alone or dict.fromkeys(tasks, 1.0)
     mine = [p for p in previews if p.kind == best]
+    judged = [judge_score(score, alone, truths, previews, examples) for score in scores]
     lines = [
         *_task_table(rows, truths, previews, tasks),
         "",
-        *_score_table([judge_score(score, alone, truths, previews) for score in scores]),
+        *beyond_table(truths, previews, tasks),
+        "",
+        *_score_table(judged),
         "",
         *_draws_table(best, scores, alone, truths, mine),
     ]
+    return Verdict("\n".join(lines), judged, best)
+
+
+def summary(verdicts: Sequence[Verdict]) -> str:
+    """Regret in units of the noise, mean over all scores of all folders, as Markdown.
+
+    "best merge" is each folder's kind of merges with the lowest error.
+    """
+    rows = [
+        {k: r / row.noise for k, r in row.regrets.items()}
+        | {BEST_MERGE: row.regrets[verdict.best] / row.noise}
+        for verdict in verdicts
+        for row in verdict.scores
+    ]
+    common = [name for name in rows[-1] if all(name in row for row in rows)]
+    lines = _head(["", f"regret / noise, mean of {len(rows)} scores", "standard error", "largest"])
+    for name in common:
+        values = np.array([row[name] for row in rows])
+        error = values.std(ddof=1) / math.sqrt(len(values))
+        cells = [_number(float(x), 2) for x in (values.mean(), error, values.max())]
+        lines.append(_line([name, *cells]))
     return "\n".join(lines)
 
 
@@ -339,20 +534,35 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def main(
-    results: Annotated[Path, typer.Argument(help="Folder with truth.csv and previews.csv.")],
+    results: Annotated[
+        list[Path], typer.Argument(help="Folders with truth.csv, previews.csv and run.json.")
+    ],
     debug: Debug = False,
 ) -> None:
-    """Print what the tables of a study say, as Markdown.
+    """Print what the tables of studies say, as Markdown.
 
-    Example: python studies/judge.py studies/fashion/results
+    Example: python studies/judge.py studies/fashion/results/tenths
     """
 
     def work() -> None:
-        truths, tasks = read_points(results / "truth.csv")
-        previews, _ = read_points(results / "previews.csv")
-        typer.echo(markdown(truths, previews, tasks))
+        verdicts = []
+        for folder in results:
+            truths, tasks = read_points(folder / "truth.csv")
+            previews, _ = read_points(folder / "previews.csv")
+            verdicts.append(judge(truths, previews, tasks, _examples(folder)))
+            title = [f"## {folder}", ""] if len(results) > 1 else []
+            typer.echo("\n".join([*title, verdicts[-1].text, *title[1:]]))
+        if len(verdicts) > 1:
+            typer.echo(summary(verdicts))
 
     guarded(debug, work)
+
+
+def _examples(folder: Path) -> list[int]:
+    """Each task's training examples, where run.json has these."""
+    path = folder / "run.json"
+    about = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return list(about.get("training_examples", []))
 
 
 if __name__ == "__main__":

@@ -13,14 +13,24 @@ from typer.testing import CliRunner
 import studies.judge
 from studies.judge import (
     alone_of,
+    judge,
     judge_score,
     markdown,
     regret_of_draws,
     scores_of,
     stopped,
+    summary,
     task_correlations,
+    worst_task,
 )
-from studies.preview_quality import FINETUNE, Point, grid, last_rungs, write_points
+from studies.preview_quality import (
+    FINETUNE,
+    Point,
+    grid,
+    last_rungs,
+    with_uniform,
+    write_points,
+)
 
 TASKS = ["a", "b"]
 
@@ -112,7 +122,8 @@ def test_the_command_prints_both_tables(tmp_path: Path) -> None:
     app.command()(studies.judge.main)
     result = CliRunner().invoke(app, [str(tmp_path)])
     assert result.exit_code == 0, result.output
-    tasks, scores, numbers = result.output.split("\n\n")
+    tasks, beyond, scores, numbers = result.output.split("\n\n")
+    assert beyond.startswith("| beyond own weight | a | b |")
     assert "| good | 0% | .125 ± .000 |" in tasks
     assert "| stopped + 5 | 25% |" in tasks
     assert "| another finetune | 100% | .020 |" in tasks
@@ -125,3 +136,69 @@ def test_the_command_prints_both_tables(tmp_path: Path) -> None:
         "| 9",
     ]
     assert numbers.startswith("| previews, good | mean |")
+
+
+RING = grid(3, 8)
+NAMES = ["a", "b", "c"]
+
+
+def _ring(family: str, seed: int, metrics: object, noise: float = 0.0) -> list[Point]:
+    """Points at eighths of three tasks; `metrics` of the weights, noise of the seed on top."""
+    rng = np.random.default_rng([seed, 7])
+    start = "pretrained" if family == "truth" else "merged"
+    found = []
+    for w in with_uniform(RING):
+        values = metrics(np.array(w)) + noise * rng.normal(size=3)  # type: ignore[operator]
+        steps = 20 if family == "truth" else 0
+        found.append(Point(family, seed, w, steps, 1.0, 0.0, w, tuple(values.tolist()), start))
+    return found
+
+
+def _lagging(w: np.ndarray) -> np.ndarray:
+    """Task c learns least from its weight: the worst task wants most of it."""
+    return np.array([0.9, 0.8, 0.3]) * (1 - np.exp(-5 * w))
+
+
+def test_simple_rules_choose_by_one_seed_and_are_judged_by_the_others() -> None:
+    truths = [p for seed in (0, 1) for p in _ring("truth", seed, _lagging)]
+    previews = _ring("opposite", 0, lambda w: _lagging(w[::-1]))
+    row = judge_score(
+        scores_of(NAMES)[2], alone_of(truths, NAMES) or {}, truths, previews, [100, 100, 800]
+    )
+    assert row.name == "worst"
+    regrets = row.regrets
+    assert regrets["uniform"] > regrets["doubling rule, 3 finetunes"] > 0
+    assert regrets["doubling rule, 4 finetunes"] == pytest.approx(0, abs=0.02)
+    # Metrics are functions of own weight alone here: the curve needs nothing else.
+    assert regrets["own-weight curve"] == pytest.approx(0, abs=0.02)
+    # A tenth, a tenth and the rest.
+    assert regrets["proportional to data"] < regrets["uniform"]
+    assert regrets["opposite"] > regrets["random"]
+    equal = judge_score(scores_of(NAMES)[2], {}, truths, previews, [100, 100, 100])
+    assert "proportional to data" not in equal.regrets  # that is uniform weights
+
+
+def test_uniform_weights_are_judged_only_where_they_were_finetuned() -> None:
+    truths = [p for p in _ring("truth", 0, _lagging) if max(p.weights) - min(p.weights) > 1e-6]
+    row = judge_score(scores_of(NAMES)[2], alone_of(truths, NAMES) or {}, truths, [])
+    assert set(row.regrets) == {"random"}  # nearest to uniform is not uniform
+
+
+def test_the_worst_task_is_that_of_the_score() -> None:
+    metrics = np.array([0.9, 0.5, 0.4])
+    alone = [1.0, 1.0, 0.5]
+    assert worst_task("worst", metrics, alone, NAMES) == 2
+    assert worst_task("worst_relative", metrics, alone, NAMES) == 1
+    assert worst_task("target:a", metrics, alone, NAMES) == 0
+
+
+def test_regrets_of_several_folders_are_averaged_in_units_of_noise() -> None:
+    truths = [p for seed in (0, 1) for p in _ring("truth", seed, _lagging, noise=0.01)]
+    verdict = judge(truths, _ring("opposite", 0, lambda w: _lagging(w[::-1])), NAMES)
+    lines = summary([verdict, verdict]).splitlines()
+    assert lines[0].startswith("|  | regret / noise, mean of 14 scores |")
+    found = {line.split(" | ")[0].removeprefix("| "): line for line in lines[2:]}
+    mean = np.mean([row.regrets["opposite"] / row.noise for row in verdict.scores])
+    assert f"{mean:.2f}" in found["opposite"]
+    assert found["best merge"].split(" | ")[1:] == found["opposite"].split(" | ")[1:]
+    assert float(found["own-weight curve"].split(" | ")[1]) < mean
