@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 from filelock import FileLock, Timeout
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from optuna_merge._noise import finetune_noise, truth_models
 from optuna_merge._optuna import PROMOTED_FROM, TrialHandle
-from optuna_merge.outcomes import Outcome, best_outcome, study_outcomes
+from optuna_merge._verdict import Verdict, judge
+from optuna_merge.calibration import study_calibration
+from optuna_merge.outcomes import SCORE, Findings, Outcome, read_study
 from optuna_merge.study import UNIFORM, task_names
 
 if TYPE_CHECKING:
@@ -88,20 +90,19 @@ def update_dashboard(study: optuna.Study) -> None:
     from optuna_dashboard import get_note, save_note, save_plotly_graph_object
 
     try:
-        outcomes = study_outcomes(study)
+        findings = read_study(study)
     except ValueError:  # no trial with task weights yet
         return
     for name, figure in _figures(study):
         save_plotly_graph_object(study, figure, graph_object_id=name)
     note = get_note(study)
     if not note or OURS in note:
-        save_note(study, study_note(study, outcomes))
+        save_note(study, study_note(findings, _verdict(study, findings)))
     trials = study.get_trials(deepcopy=False)
-    for outcome in outcomes:
-        if outcome.is_truth:
-            handle = TrialHandle(study, outcome.trial)
-            if not get_note(handle):
-                save_note(handle, trial_note(study, outcome, outcomes, trials))
+    for outcome in findings.truths:
+        handle = TrialHandle(study, outcome.trial)
+        if not get_note(handle):
+            save_note(handle, trial_note(findings, outcome, trials))
 
 
 def _figures(study: optuna.Study) -> Iterator[tuple[str, go.Figure]]:
@@ -144,30 +145,31 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
 
 
-def study_note(study: optuna.Study, outcomes: Sequence[Outcome]) -> str:
+def _verdict(study: optuna.Study, findings: Findings) -> Verdict:
+    noise = finetune_noise(study, findings, truth_models(study, findings))
+    previews = study_calibration(study, findings.tasks).as_json()["score"]
+    return judge(findings, previews=previews, noise=noise.get(SCORE))
+
+
+def study_note(findings: Findings, verdict: Verdict) -> str:
     """What the study looks for and what it has found, in Markdown."""
-    names = task_names(study)
-    truths = [o for o in outcomes if o.is_truth]
+    counts, best, uniform = findings.counts, findings.best, findings.uniform
     lines = [
-        f"**Task weights for {len(names)} tasks**: {', '.join(map(_escaped, names))}. "
-        f"{len(outcomes)} weightings previewed, {len(truths)} finetuned.",
+        f"**Task weights for {len(findings.tasks)} tasks**: "
+        f"{', '.join(map(_escaped, findings.tasks))}. "
+        f"{counts.previews} weightings previewed, {counts.truths} finetuned.",
         "",
     ]
-    best = best_outcome(study, outcomes)
-    uniform = next((o for o in truths if o.baseline == UNIFORM), None)
-    if len(study.directions) > 1:
-        numbers = ", ".join(str(t.number) for t in study.best_trials) if truths else "none yet"
-        lines.append(f"**Pareto front of the finetunes**: trials {numbers}.")
-    elif best is None:
-        lines.append("**No finetune yet that satisfies the constraints.**")
-    elif uniform is not None and uniform.trial == best.trial:
-        lines.append("**No weights beat uniform ones so far.**")
-    else:
-        assert best.truth is not None
-        lines.append(f"**Best so far** (trial {best.trial}): truth {best.truth:.4f} at")
-        lines += ["", *_weights_table(best)]
-        if uniform is not None and uniform.truth is not None:
-            lines += ["", f"Uniform weights: {uniform.truth:.4f} (trial {uniform.trial})."]
+    if findings.several:
+        numbers = ", ".join(str(o.trial) for o in findings.front) or "none yet"
+        lines += [f"**Pareto front of the finetunes**: trials {numbers}.", ""]
+    elif best is not None and best.truth is not None:
+        lower = "" if findings.maximize[SCORE] else ", lower is better"
+        lines.append(f"**Best so far** (trial {best.trial}): truth {best.truth:.4f}{lower}, at")
+        lines += ["", *_weights_table(best), ""]
+        if uniform is not None and uniform.truth is not None and uniform.trial != best.trial:
+            lines += [f"Uniform weights: {uniform.truth:.4f} (trial {uniform.trial}).", ""]
+    lines.append(" ".join(map(_escaped_words, (*verdict.answer, *verdict.warnings))))
     return "\n".join(
         [
             *lines,
@@ -181,25 +183,20 @@ def study_note(study: optuna.Study, outcomes: Sequence[Outcome]) -> str:
     )
 
 
-def trial_note(
-    study: optuna.Study,
-    outcome: Outcome,
-    outcomes: Sequence[Outcome],
-    trials: Sequence[FrozenTrial],
-) -> str:
+def trial_note(findings: Findings, outcome: Outcome, trials: Sequence[FrozenTrial]) -> str:
     """What a finetuned trial is, why it was finetuned and what came out, in Markdown."""
     trial = trials[outcome.trial]
     earlier = [
         o
-        for o in outcomes
-        if o.is_truth and o.trial != outcome.trial and _ended_before(o, trial.datetime_complete)
+        for o in findings.truths
+        if o.trial != outcome.trial and _ended_before(o, trial.datetime_complete)
     ]
     lines = [*_weights_table(outcome), ""]
     if outcome.baseline is not None:
         what = "uniform weights" if outcome.baseline == UNIFORM else f"{outcome.baseline} alone"
         lines.append(f"**Why**: the baseline of {_escaped(what)}, always finetuned.")
     else:
-        lines.append(f"**Why**: {_promotion(study, outcome, outcomes, trials)}")
+        lines.append(f"**Why**: {_promotion(findings, outcome, trials)}")
     metrics = ", ".join(
         f"{_escaped(task)} {value:.4f}"
         for task, value in outcome.truths.items()
@@ -210,7 +207,7 @@ def trial_note(
         result = f"**Result**: truth {outcome.truth:.4f}"
         if outcome.preview is not None:
             result += f" (preview {outcome.preview:.4f})"
-        sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+        sign = findings.sign(SCORE)
         known = [o.truth for o in earlier if o.truth is not None]
         rank = 1 + sum(sign * value > sign * outcome.truth for value in known)
         result += f", number {rank} of {len(known) + 1} by then; {metrics}"
@@ -218,24 +215,21 @@ def trial_note(
     return "\n".join(lines)
 
 
-def _promotion(
-    study: optuna.Study,
-    outcome: Outcome,
-    outcomes: Sequence[Outcome],
-    trials: Sequence[FrozenTrial],
-) -> str:
+def _promotion(findings: Findings, outcome: Outcome, trials: Sequence[FrozenTrial]) -> str:
     trial = trials[outcome.trial]
     source = trial.user_attrs.get(PROMOTED_FROM)
     origin = "promoted" if source is None else f"promoted from trial {source}"
-    n_truths = sum(o.is_truth and _ended_before(o, trial.datetime_start) for o in outcomes)
+    n_truths = sum(_ended_before(o, trial.datetime_start) for o in findings.truths)
     rule = f"by what the {n_truths} truths and all previews until then let its truth promise"
     if outcome.preview is None:
         return f"{origin}, {rule}."
-    sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+    sign = findings.sign(SCORE)
     seen = [
         o.preview
-        for o in outcomes
-        if o.preview is not None and (o.first <= outcome.first or o.first < outcome.trial)
+        for o in findings.outcomes
+        if o.preview is not None
+        and (o.previewed or o is outcome)
+        and (o.first <= outcome.first or o.first < outcome.trial)
     ]
     rank = 1 + sum(sign * value > sign * outcome.preview for value in seen)
     return f"{origin}, {rule}; its preview was number {rank} of {len(seen)}."
@@ -252,6 +246,11 @@ def _weights_table(outcome: Outcome) -> list[str]:
         f"|{' --- |' * len(names)}",
         f"| {' | '.join(f'{weight:.3f}' for weight in outcome.weights.values())} |",
     ]
+
+
+def _escaped_words(sentence: str) -> str:
+    """A sentence with names in it; signs that only begin a list or a heading stay as they are."""
+    return "".join(f"\\{sign}" if sign in "\\`*_[]<>|~" else sign for sign in sentence)
 
 
 def _escaped(text: str) -> str:

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge._files import write_json
-from optuna_merge._optuna import PROMOTED_AT, lineage_root, retry_history
+from optuna_merge._noise import finetune_noise, truth_models
+from optuna_merge._optuna import retry_history
 from optuna_merge._tries import FAILURE, TRIES
 from optuna_merge._turns import models_turn
-from optuna_merge.calibration import FAMILY_PREVIEWS, format_calibration, study_calibration
+from optuna_merge._verdict import infeasible, judge, tested_metrics
+from optuna_merge.calibration import format_calibration, study_calibration
 from optuna_merge.fitting import FittedStudy
 from optuna_merge.fronts import hypervolume
 from optuna_merge.models import evaluate_tasks, task_batches
-from optuna_merge.outcomes import study_outcomes
-from optuna_merge.pruners import RACED_OUT
+from optuna_merge.outcomes import SCORE, Findings, Outcome, read_study
 from optuna_merge.study import BASELINE
-from optuna_merge.weights import canonical_weights, param_name
+from optuna_merge.weights import trial_weights
 
 Json = dict[str, Any]
-_ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+T = TypeVar("T")
 
 
 def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) -> Json:
@@ -40,70 +42,43 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
     Returns:
         `best` (the best truth that satisfies the constraints; None without one), `front` (of a
         Pareto study, with its hypervolume; else None), `constraints` (None without any),
-        `baselines`, `counts`, `failures` (weightings that were given up), `cost`,
-        `rank_correlation` of the score and of each task (None: too few truths), `calibration`
-        (the same and more, see `Calibration`), `definition`.
+        `baselines`, `counts` (see `Counts`), `verdict` (gains, of which positive ones are better
+        whatever is minimised, and what is said of them), `maximize` (of the score and each task,
+        whether larger is better), `noise` (of one finetune; see `Noise`), `failures` (weightings
+        that were given up), `cost`, `rank_correlation` of the score and of each task (None: too
+        few truths), `calibration` (the same and more, see `Calibration`), `definition`.
     """
-    trials = study.get_trials(deepcopy=False)
-    previewed = [t for t in trials if _is_preview(t)]
-    raced_out = [t for t in trials if RACED_OUT in t.user_attrs and lineage_root(t) == t.number]
-    raced_out_seconds = sum(t.user_attrs["partial_preview_seconds"] for t in raced_out)
-    shares = [t.user_attrs["preview_examples"] for t in raced_out]
-    truths = [t for t in trials if t.state == TrialState.COMPLETE]
-    baselines = {t.user_attrs[BASELINE]: t for t in truths if BASELINE in t.user_attrs}
-    is_pareto = fitted.definition.is_pareto
-    feasible = [t for t in truths if all(value <= 0 for value in t.constraints.values())]
-    best = study.best_trial if feasible and not is_pareto else None
-    # A killed trial's clone carries its predecessor's values: the latest of each lineage counts.
-    steps = fitted.definition.refinement_steps
-    before = max(steps, default=0)
-    finetunes = {lineage_root(t): t for t in trials if _was_trained(t, before)}
-    refined = {lineage_root(t): t for t in trials if _refined_steps(t, steps)}
-    outcomes = study_outcomes(study) if previewed else []
-    finetune_seconds = [
-        t.user_attrs["truth_seconds"]
-        for t in finetunes.values()
-        if "truth_seconds" in t.user_attrs
-    ]
-    preview_seconds = [t.user_attrs["preview_seconds"] for t in previewed]
-    per_finetune = sum(finetune_seconds) / len(finetune_seconds) if finetune_seconds else None
-    per_preview = sum(preview_seconds) / len(preview_seconds) if preview_seconds else None
-    calibration = study_calibration(study, fitted.definition.names)
+    definition = fitted.definition
+    findings = read_study(study, definition.names, maximize=definition.greater_is_better)
+    rows = {o.trial: _row(o, fitted, test) for o in _shown(findings)}
+    baselines = {name: rows[o.trial] for name, o in findings.baselines.items()}
+    front = _front(findings, fitted, rows) if definition.is_pareto else None
+    calibration = study_calibration(study, definition.names, maximize=definition.greater_is_better)
+    noise = finetune_noise(study, findings, truth_models(study, findings))
+    constraints = _constraints(findings, fitted, rows)
+    verdict = judge(
+        findings,
+        tested=tested_metrics(rows.values()),
+        previews=calibration.as_json()["score"],
+        hypervolumes=None
+        if front is None
+        else (front["hypervolume"], front["hypervolume_of_baselines"]),
+        noise=noise.get(SCORE),
+        constraints=_violated_alone(fitted),
+    )
     return {
         "study": study.study_name,
         "score": fitted.parts["score"],
-        "best": None if best is None else _row(best, fitted, test),
-        "front": _front(study, fitted, feasible, test) if is_pareto else None,
-        "constraints": _constraints(fitted, truths, feasible, test),
-        "baselines": {name: _row(t, fitted, test) for name, t in baselines.items()},
-        "counts": {
-            "trials": len(trials),
-            "previews": len(previewed),
-            "raced_out": len(raced_out),
-            "refined": sum(o.refined_steps > 0 for o in outcomes),
-            "truths": len(truths),
-            "promoted": len([t for t in truths if BASELINE not in t.user_attrs]),
-            "failed": len([t for t in trials if t.state == TrialState.FAIL]),
-        },
-        "failures": _failures(trials, fitted.definition.names),
-        "cost": {
-            **fitted.costs,
-            "preview_seconds": sum(preview_seconds)
-            + raced_out_seconds
-            + sum(t.user_attrs.get(f"{FAMILY_PREVIEWS}_seconds", 0.0) for t in truths),
-            "raced_out_share": sum(shares) / len(shares) if shares else None,
-            "refinement_steps": sum(o.refined_steps for o in outcomes),
-            "refinement_seconds": sum(
-                t.user_attrs.get("refinement_seconds", 0.0) for t in refined.values()
-            ),
-            "finetune_steps": sum(o.finetune_steps for o in outcomes),
-            "finetune_seconds": sum(finetune_seconds),
-            "seconds_per_preview": per_preview,
-            "seconds_per_finetune": per_finetune,
-            "preview_to_finetune": per_preview / per_finetune
-            if per_preview is not None and per_finetune
-            else None,
-        },
+        "maximize": _by_name(findings.maximize),
+        "best": None if findings.best is None else rows[findings.best.trial],
+        "front": front,
+        "constraints": constraints,
+        "baselines": baselines,
+        "counts": asdict(findings.counts),
+        "verdict": verdict.as_json(),
+        "noise": _by_name({name: of.as_json() for name, of in noise.items()}),
+        "failures": _failures(study.get_trials(deepcopy=False), definition.names),
+        "cost": {**fitted.costs, **_costs(findings)},
         "damping": None
         if fitted.damping is None
         else {
@@ -120,30 +95,66 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
     }
 
 
+def _by_name(found: Mapping[str | None, T]) -> dict[str, Any]:
+    """What is known of the score (None: there is none) and of each task."""
+    tasks = {name: value for name, value in found.items() if name is not None}
+    return {"score": found.get(SCORE), "tasks": tasks}
+
+
+def _shown(findings: Findings) -> list[Outcome]:
+    """The finetunes that a report has rows of."""
+    single = (findings.best, findings.closest)
+    chosen = [*findings.baselines.values(), *findings.front, *(o for o in single if o is not None)]
+    return list({o.trial: o for o in chosen}.values())
+
+
+def _costs(findings: Findings) -> Json:
+    outcomes = findings.outcomes
+    shares = [share for share, _ in findings.raced_out.values()]
+    previews = [o.seconds.preview for o in outcomes if o.previewed]
+    finetunes = [o.seconds.finetune for o in outcomes if o.seconds.finetune is not None]
+    per_finetune = sum(finetunes) / len(finetunes) if finetunes else None
+    per_preview = sum(previews) / len(previews) if previews else None
+    return {
+        "preview_seconds": sum(previews)
+        + sum(seconds for _, seconds in findings.raced_out.values())
+        + sum(o.seconds.compared for o in outcomes),
+        "raced_out_share": sum(shares) / len(shares) if shares else None,
+        "refinement_steps": sum(o.refined_steps for o in outcomes),
+        "refinement_seconds": sum(o.seconds.refinement for o in outcomes),
+        "finetune_steps": sum(o.finetune_steps for o in outcomes),
+        "finetune_seconds": sum(finetunes),
+        "seconds_per_preview": per_preview,
+        "seconds_per_finetune": per_finetune,
+        "preview_to_finetune": per_preview / per_finetune
+        if per_preview is not None and per_finetune
+        else None,
+    }
+
+
 def format_report(report: Mapping[str, Any]) -> str:
     """The report as a plain-text table, for terminals and logs."""
     best, cost, counts = report["best"], report["cost"], report["counts"]
-    lines = [f"Study {report['study']!r}, score: {report['score']}", ""]
-    found = report["constraints"]
-    if found is not None and found["warnings"]:
-        lines += [*found["warnings"], ""]
-    if not counts["truths"]:
-        lines.append("No truth yet: no trial has been finetuned to its end.")
-    elif report["front"] is not None:
+    verdict, found = report["verdict"], report["constraints"]
+    lines = [f"Study {report['study']!r}, score: {report['score']}{_sense(report)}", ""]
+    if report["front"] is not None and report["front"]["points"]:
         lines += _front_lines(report)
     elif best is not None:
         weights = _format_weights(best["weights"])
         lines += [f"Best task weights: {weights}  (trial {best['trial']})", ""]
-        lines += [*_table({"best": best, **report["baselines"]}), "", _verdict(report)]
-        kept = [f"{name} by {-value:.4f}" for name, value in best.get("constraints", {}).items()]
-        lines += [f"Constraints kept: {', '.join(kept)}"] if kept else []
-    else:
+        lines += _table({"best": best, **report["baselines"]})
+    elif found is not None and found["closest"] is not None and "score" in found["closest"]:
         lines += _table({"closest": found["closest"], **report["baselines"]})
+    lines += ["", *verdict["answer"], *verdict["warnings"]]
+    if best is not None and best.get("constraints"):
+        kept = [f"{name} by {-value:.4f}" for name, value in best["constraints"].items()]
+        lines.append(f"Constraints kept: {', '.join(kept)}")
     lines += [
+        *_noise_lines(report),
         "",
         f"Previews {counts['previews']}{_raced_out(report)}, finetunes {counts['truths']} "
-        f"({counts['promoted']} promoted, {len(report['baselines'])} baselines), "
-        f"failed {counts['failed']}",
+        f"({counts['promoted']} promoted, {counts['baselines']} baselines), "
+        f"failed {counts['failed']}{_retried(counts)}",
         *_failure_lines(report),
         f"{'Cost':14} {'steps':>8} {'seconds':>9}",
         f"{'task runs':14} {cost['task_run_steps']:>8} {cost['task_run_seconds']:>9.1f}",
@@ -179,11 +190,7 @@ def _failures(trials: list[FrozenTrial], names: Sequence[str]) -> list[Json]:
         {
             "trial": trial.number,
             "baseline": trial.user_attrs.get(BASELINE),
-            "weights": dict(
-                zip(names, canonical_weights([trial.params[param_name(n)] for n in names]))
-            )
-            if all(param_name(name) in trial.params for name in names)
-            else None,
+            "weights": trial_weights(trial.params, names),
             "tries": trial.user_attrs[TRIES],
             "reason": trial.user_attrs.get(FAILURE, "unknown"),
         }
@@ -219,23 +226,22 @@ def _table(rows: Mapping[str, Any]) -> list[str]:
     return [*lines, f"{'score':{width}}{cells}"]
 
 
-def _front(
-    study: optuna.Study, fitted: FittedStudy, feasible: list[FrozenTrial], test: bool
-) -> Json:
+def _front(findings: Findings, fitted: FittedStudy, rows: Mapping[int, Json]) -> Json:
     """The Pareto front of the truths, and the volume that it dominates."""
-    signs = np.array([1.0 if d == "maximize" else -1.0 for d in fitted.definition.directions])
+    signs = np.array([findings.sign(name) for name in findings.tasks])
     reference = fitted.reference_point
     corner = signs * np.array(list(reference.values()))
 
-    def volume(trials: list[FrozenTrial]) -> float:
-        return hypervolume(signs * np.array([t.values for t in trials]), corner) if trials else 0.0
+    def volume(outcomes: Sequence[Outcome]) -> float:
+        points = [[_nan(o.truths[name]) for name in findings.tasks] for o in outcomes]
+        return hypervolume(signs * np.array(points), corner) if points else 0.0
 
-    points = sorted(study.best_trials, key=lambda t: t.number) if feasible else []
+    feasible = [o for o in findings.truths if o.feasible]
     return {
-        "points": [_row(t, fitted, test) for t in points],
+        "points": [rows[o.trial] for o in sorted(findings.front, key=lambda o: o.trial)],
         "reference_point": reference,
         "hypervolume": volume(feasible),
-        "hypervolume_of_baselines": volume([t for t in feasible if BASELINE in t.user_attrs]),
+        "hypervolume_of_baselines": volume([o for o in feasible if o.kind == "baseline"]),
     }
 
 
@@ -257,78 +263,71 @@ def _front_lines(report: Mapping[str, Any]) -> list[str]:
         ]
         lines.append(f"{label:>14}" + "".join(f"  {cell:>{width}}" for cell in cells))
     point = ", ".join(f"{name} {value:.4f}" for name, value in front["reference_point"].items())
-    return [
-        *lines,
-        "",
-        f"Hypervolume {front['hypervolume']:.6g}, of the baselines alone "
-        f"{front['hypervolume_of_baselines']:.6g}; reference point: {point}",
-    ]
+    return [*lines, "", f"Hypervolumes are measured from the reference point {point}."]
 
 
-def _constraints(
-    fitted: FittedStudy, truths: list[FrozenTrial], feasible: list[FrozenTrial], test: bool
-) -> Json | None:
+def _constraints(findings: Findings, fitted: FittedStudy, rows: Mapping[int, Json]) -> Json | None:
     """The constraints' bounds, how many truths keep them, and what is to be said about them."""
     limits = fitted.constraints
     if limits is None:
         return None
+    closest = findings.closest
+    told = [] if closest is None else [infeasible(closest)]
+    return {
+        "limits": limits.describe(),
+        "feasible_truths": sum(o.feasible for o in findings.truths),
+        "closest": None if closest is None else rows[closest.trial],
+        "warnings": [*told, *_violated_alone(fitted)],
+    }
+
+
+def _violated_alone(fitted: FittedStudy) -> list[str]:
+    """Of each constraint that its task violates when it is finetuned alone, what that means."""
+    limits = fitted.constraints
+    if limits is None:
+        return []
     described = limits.describe()
-    told = [
+    return [
         f"Task {described[name]['task']} violates constraint {name} by {value:.4f} when it is "
         f"finetuned alone: it may be that no weights satisfy it."
         for name, value in limits.values(fitted.alone).items()
         if value > 0
     ]
-    closest = None
-    if truths and not feasible:
-        nearest = min(truths, key=lambda t: (sum(_missed(t).values()), t.number))
-        closest = _row(nearest, fitted, test)
-        by = ", ".join(f"{name} by {value:.4f}" for name, value in _missed(nearest).items())
-        told.insert(
-            0,
-            f"No finetune satisfies the constraints: there is no best trial. The closest is trial "
-            f"{nearest.number}, which misses {by}. Relax the constraints, or let it search on.",
-        )
-    return {
-        "limits": described,
-        "feasible_truths": len(feasible),
-        "closest": closest,
-        "warnings": told,
-    }
-
-
-def _missed(trial: FrozenTrial) -> dict[str, float]:
-    return {name: value for name, value in trial.constraints.items() if value > 0}
 
 
 def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _row(trial: FrozenTrial, fitted: FittedStudy, test: bool) -> Json:
+def _nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _row(outcome: Outcome, fitted: FittedStudy, test: bool) -> Json:
     names = fitted.definition.names
-    attrs = trial.user_attrs
-    weights = {name: attrs[f"weight_{name}"] for name in names}
-    tested = _test_metrics(weights, fitted) if test else {}
-    tasks = {
-        name: {
-            "preview": attrs.get(f"preview_{name}"),
-            "truth": attrs.get(f"truth_{name}"),
-            "test": tested.get(name),
-        }
-        for name in names
+    tested = _test_metrics(outcome.weights, fitted) if test else {}
+    row: Json = {
+        "trial": outcome.trial,
+        "weights": dict(outcome.weights),
+        "tasks": {
+            name: {
+                "preview": outcome.previews[name],
+                "truth": outcome.truths[name],
+                "test": tested.get(name),
+            }
+            for name in names
+        },
     }
-    row: Json = {"trial": trial.number, "weights": weights, "tasks": tasks}
-    if trial.constraints:
-        row["constraints"] = {name: _finite(value) for name, value in trial.constraints.items()}
+    if outcome.constraints:
+        row["constraints"] = {name: _finite(v) for name, v in outcome.constraints.items()}
     if fitted.definition.is_pareto:
         return row
     complete = set(tested) == set(names)
     return {
         **row,
         "score": {
-            "preview": trial.intermediate_values.get(0),
-            "truth": trial.value,
+            "preview": outcome.preview,
+            "truth": outcome.truth,
             "test": fitted.definition.score_of(tested, _alone_on_test(fitted))
             if complete
             else None,
@@ -370,21 +369,28 @@ def _alone_on_test(fitted: FittedStudy) -> dict[str, float]:
     return alone
 
 
-def _verdict(report: Mapping[str, Any]) -> str:
-    best = report["best"]
-    uniform = report["baselines"].get("uniform")
-    if uniform is None:
-        return "Uniform weights have no truth yet."
-    if any(value is None or value > 0 for value in uniform.get("constraints", {}).values()):
-        return "Uniform weights don't satisfy the constraints; the best trial does."
-    if uniform["trial"] == best["trial"]:
-        return "No weights beat uniform ones in this study: use uniform weights."
-    gain = best["score"]["truth"] - uniform["score"]["truth"]
-    return f"Gain over uniform weights: {gain:+.4f} on validation data" + (
-        f", {best['score']['test'] - uniform['score']['test']:+.4f} on test data"
-        if best["score"]["test"] is not None and uniform["score"]["test"] is not None
-        else ""
-    )
+def _sense(report: Mapping[str, Any]) -> str:
+    """A word on what is minimised; nothing where larger is better, as one expects."""
+    maximize = report["maximize"]
+    if maximize["score"] is not None:
+        return "" if maximize["score"] else " (lower is better)"
+    lower = [name for name, upwards in maximize["tasks"].items() if not upwards]
+    return f" (lower is better: {', '.join(lower)})" if lower else ""
+
+
+def _noise_lines(report: Mapping[str, Any]) -> list[str]:
+    if not report["counts"]["truths"]:
+        return []
+    noise = report["noise"]
+    rows = {} if noise["score"] is None else {"score": noise["score"]}
+    return [
+        f"Noise of one finetune, {name}: {of['told']}"
+        for name, of in (rows | noise["tasks"]).items()
+    ]
+
+
+def _retried(counts: Mapping[str, int]) -> str:
+    return f" ({counts['retried']} tried again)" if counts["retried"] else ""
 
 
 def _refinement_line(report: Mapping[str, Any]) -> list[str]:
@@ -405,26 +411,3 @@ def _cells(values: Mapping[str, float | None]) -> str:
 
 def _cell(value: float | None, width: int) -> str:
     return f"{'-':>{width}}" if value is None else f"{value:{width}.4f}"
-
-
-def _is_preview(trial: FrozenTrial) -> bool:
-    """Whether this trial made a preview of its own: no copy, no retry, not taken from another."""
-    attrs = trial.user_attrs
-    own = lineage_root(trial) == trial.number and "preview_taken_from" not in attrs
-    if len(trial.intermediate_values) == 0:  # a Pareto study, or a preview killed half-way
-        return own and "preview_seconds" in attrs and trial.state in _ENDED
-    return own and 0 in trial.intermediate_values and "preview_seconds" in attrs
-
-
-def _was_trained(trial: FrozenTrial, before: int) -> bool:
-    """Whether steps of a finetune were done for it: it was not found finished."""
-    attrs = trial.user_attrs
-    started = max(trial.intermediate_values, default=0) > before or "truth_seconds" in attrs
-    return started and not attrs.get("truth_reused", False)
-
-
-def _refined_steps(trial: FrozenTrial, steps: Sequence[int]) -> int:
-    """Training steps of its own refined previews: those that a copy came with are another's."""
-    inherited = trial.user_attrs.get(PROMOTED_AT, 0)
-    own = [k for k in steps if k in trial.intermediate_values and k > inherited]
-    return max(own, default=0)

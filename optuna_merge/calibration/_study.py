@@ -21,6 +21,7 @@ from optuna_merge.calibration._families import (
     format_comparison,
     lead_over,
 )
+from optuna_merge.outcomes import task_directions
 from optuna_merge.samplers._history import Record, TrialReader
 
 Json = dict[str, Any]
@@ -58,66 +59,76 @@ class StudyCalibration:
         }
 
 
-def study_calibration(study: optuna.Study, tasks: Sequence[str]) -> StudyCalibration:
+def study_calibration(
+    study: optuna.Study,
+    tasks: Sequence[str],
+    *,
+    maximize: Mapping[str, bool] | None = None,
+) -> StudyCalibration:
     """Judge the previews of a study by its finished finetunes.
 
     A task's metric is judged where the task's weight is neither 0 nor 1, the score where no
     weight is 0. Without weight a task's head is not trained in the truth, but it was for the
-    preview; and at weight 1 every merge gives back the task's own run. All metrics are taken to
-    be better in the study's direction; in a study of one objective per task each in its own.
+    preview; and at weight 1 every merge gives back the task's own run.
 
     Args:
         study: A study whose trials suggest `w_<task>`, report the preview at step 0 (if there is
             one objective) and hold the attributes `preview_<task>` and `truth_<task>`.
         tasks: Task names, in order.
+        maximize: By task, whether its metric is to be maximised; None: as the study's directions,
+            a single one holding for all tasks.
     """
-    maximize = tuple(d == StudyDirection.MAXIMIZE for d in study.directions)
+    upwards = _Upwards(
+        None if len(study.directions) > 1 else study.direction == StudyDirection.MAXIMIZE,
+        task_directions(study, tasks, maximize),
+    )
     trials = study.get_trials(deepcopy=False)
     records = TrialReader(tuple(tasks)).read(study.study_name, trials).records
-    whole = _calibrated(records, tasks, maximize)
+    whole = _calibrated(records, upwards)
     return StudyCalibration(
         whole.score,
         whole.tasks,
         {
-            step: calibrate(*_refined_pairs(records, step), maximize=maximize[0])
+            step: calibrate(*_refined_pairs(records, step), maximize=upwards.score is not False)
             for step in sorted({step for r in records for step in r.refined})
         },
-        _compared(trials, records, tasks, maximize),
+        _compared(trials, records, upwards),
     )
 
 
-def _calibrated(
-    records: Sequence[Record], tasks: Sequence[str], maximize: Sequence[bool]
-) -> FamilyCalibration:
+@dataclass(frozen=True)
+class _Upwards:
+    """Whether larger is better, of the score (None: there is none) and by task, in order."""
+
+    score: bool | None
+    tasks: Mapping[str, bool]
+
+
+def _calibrated(records: Sequence[Record], upwards: _Upwards) -> FamilyCalibration:
+    score = upwards.score
     return FamilyCalibration(
-        None if len(maximize) > 1 else calibrate(*score_pairs(records), maximize=maximize[0]),
+        None if score is None else calibrate(*score_pairs(records), maximize=score),
         {
-            task: calibrate(
-                *_task_pairs(records, index),
-                maximize=maximize[index] if len(maximize) == len(tasks) else maximize[0],
-            )
-            for index, task in enumerate(tasks)
+            task: calibrate(*_task_pairs(records, index), maximize=maximize)
+            for index, (task, maximize) in enumerate(upwards.tasks.items())
         },
     )
 
 
 def _compared(
-    trials: Sequence[FrozenTrial],
-    records: Sequence[Record],
-    tasks: Sequence[str],
-    maximize: Sequence[bool],
+    trials: Sequence[FrozenTrial], records: Sequence[Record], upwards: _Upwards
 ) -> FamilyComparison | None:
     """The families of the latest truth, by the truths that have been previewed by all of them."""
     known = {t.number: found for t in trials if (found := t.user_attrs.get(FAMILY_PREVIEWS))}
     both = [r for r in records if r.number in known and r.state == TrialState.COMPLETE]
     if not both:
         return None
-    names = list(known[both[-1].number])
+    names, tasks = list(known[both[-1].number]), list(upwards.tasks)
     both = [r for r in both if set(names) <= known[r.number].keys()]
     seen = {name: [_previewed(r, known[r.number][name], tasks) for r in both] for name in names}
-    families = {name: _calibrated(found, tasks, maximize) for name, found in seen.items()}
+    families = {name: _calibrated(found, upwards) for name, found in seen.items()}
     best, lead = best_family(families), None
-    if best not in (None, names[0]) and len(maximize) == 1:
+    if best not in (None, names[0]) and upwards.score is not None:
         rows = np.array(
             [
                 row

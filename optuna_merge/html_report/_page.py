@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.study import StudyDirection
 
+from optuna_merge._noise import Noise, finetune_noise, truth_models
+from optuna_merge._verdict import Gain, Tested, Verdict, gain, judge, tested_metrics
 from optuna_merge.calibration import study_calibration
 from optuna_merge.fronts import estimated_front
-from optuna_merge.outcomes import (
-    Outcome,
-    best_outcome,
-    study_outcomes,
-    task_directions,
-    task_run_steps,
-)
+from optuna_merge.outcomes import SCORE, Findings, Outcome, read_study, task_run_steps
 from optuna_merge.samplers._export import export_model
-from optuna_merge.samplers._history import History, Series, TrialReader
-from optuna_merge.study import UNIFORM, task_names
+from optuna_merge.study import UNIFORM
 from optuna_merge.visualization._baselines import compared_metrics
 from optuna_merge.visualization._cost import cost_curve
 from optuna_merge.visualization._preview_truth import fitted_lines
@@ -37,7 +31,8 @@ _MAX_POINTS = 2000  # weightings that are drawn
 class Row:
     """A finetune in the table of metrics: its name, weights, and (preview, truth, test) by task.
 
-    `score` is the same triple, all None in a Pareto study; `trial` its number.
+    `score` is the same triple, all None in a Pareto study; `trial` its number. `gains` are those
+    over uniform weights by task and of the score (`SCORE`), of which positive ones are better.
     """
 
     name: str
@@ -45,6 +40,7 @@ class Row:
     weights: Mapping[str, float]
     tasks: Mapping[str, tuple[float | None, float | None, float | None]]
     score: tuple[float | None, float | None, float | None]
+    gains: Mapping[str | None, Gain]
 
 
 @dataclass(frozen=True)
@@ -55,6 +51,7 @@ class Page:
         title: The study's name.
         tasks: Task names, in order.
         score: The score's name; None in a Pareto study.
+        findings: What the study's trials say.
         answer: The sentences that come first.
         best: The best finetune; None without one.
         rows: The best finetune and the baselines; of a Pareto study its front and the baselines.
@@ -67,6 +64,7 @@ class Page:
     title: str
     tasks: tuple[str, ...]
     score: str | None
+    findings: Findings
     answer: tuple[str, ...]
     best: Row | None
     rows: tuple[Row, ...]
@@ -79,6 +77,14 @@ class Page:
     def tested(self) -> bool:
         """Whether any test metric is known."""
         return any(test is not None for row in self.rows for _, _, test in row.tasks.values())
+
+    def is_lower_better(self, quantity: str) -> bool:
+        """Whether a task's metric, or else the score, is to be minimised."""
+        return not self.findings.maximize.get(quantity, self.findings.maximize.get(SCORE, True))
+
+    def better(self, quantity: str, change: float) -> str:
+        """Whether a change of it is one for the better."""
+        return "better" if (change > 0) != self.is_lower_better(quantity) else "worse"
 
 
 def read_page(
@@ -98,201 +104,133 @@ def read_page(
     Raises:
         ValueError: no trial has task weights yet.
     """
-    names = task_names(study)
-    outcomes = study_outcomes(study)
-    several = len(study.directions) > 1
-    upwards = task_directions(study, names, maximize)
-    best = best_outcome(study, outcomes)
-    rows = _rows(study, outcomes, best, _tested(report))
-    calibration = study_calibration(study, names).as_json()
+    if maximize is None and report is not None:
+        maximize = report["maximize"]["tasks"]
+    findings = read_study(study, maximize=maximize)
+    names, outcomes, several = findings.tasks, findings.outcomes, findings.several
+    upwards = {name: findings.maximize[name] for name in names}
+    tested = _tested(report)
+    calibration = study_calibration(study, names, maximize=upwards).as_json()
     judged = [] if several else [("score", calibration["score"])]
     judged += [
         (f"score after {step} steps from the merge", found)
         for step, found in calibration["refined"].items()
     ]
     judged += calibration["tasks"].items()
+    models = truth_models(study, findings)
+    noise = finetune_noise(study, findings, models)
+    verdict = _verdict(findings, report, tested, calibration["score"], noise.get(SCORE))
+    rows = _rows(findings, tested)
+    best = findings.best
     metric_names = study.metric_names
     score = None if several else metric_names[0] if metric_names else "score"
     return Page(
         title=study.study_name,
         tasks=names,
         score=score,
-        answer=tuple(_answer(study, names, rows, outcomes, upwards, report)),
+        findings=findings,
+        answer=verdict.answer,
         best=next((row for row in rows if best is not None and row.trial == best.trial), None),
         rows=tuple(rows),
-        warnings=tuple(_warnings(study, rows, outcomes, calibration["score"], report)),
-        costs=tuple(_costs(study, outcomes, report)),
+        warnings=verdict.warnings,
+        costs=tuple(_costs(study, findings, report)),
         calibration=tuple(judged),
         data={
             "tasks": list(names),
             "score": score,
-            "maximize": {"score": study.directions[0] == StudyDirection.MAXIMIZE}
+            "maximize": {"score": findings.maximize.get(SCORE, True)}
             | {f"task {i}": upwards[name] for i, name in enumerate(names)},
             "points": [_point(o, names) for o in _drawn(outcomes)],
-            "n_previews": len(outcomes),
+            "n_previews": findings.counts.previews,
+            "best": None if best is None else best.trial,
             "lines": _lines(study, names),
             "curve": _curve(study, outcomes),
             "curve_of": "hypervolume" if several else "best truth",
             "front": _front(study, names, upwards),
             "bars": {
                 name: [_short(metrics.get(task)) for task in names]
-                for name, metrics in compared_metrics(names, outcomes, best).items()
+                for name, metrics in compared_metrics(findings, best).items()
             },
             "limits": _limits(names, report),
-            "models": _models(study, names, upwards, several),
+            "models": [
+                None if (model := models.get(q)) is None else export_model(model)
+                for q in (SCORE, *names)
+            ],
+            "noise": [
+                None if (of := noise.get(q)) is None else [_short(of.std), of.told]
+                for q in (SCORE, *names)
+            ],
         },
     )
 
 
-def _rows(
-    study: optuna.Study,
-    outcomes: Sequence[Outcome],
-    best: Outcome | None,
-    tested: Mapping[int, Mapping[str, Any]],
-) -> list[Row]:
+def _verdict(
+    findings: Findings,
+    report: Mapping[str, Any] | None,
+    tested: Tested,
+    previews: Mapping[str, Any] | None,
+    noise: Noise | None,
+) -> Verdict:
+    """The report's, or else the same without what only the working folder knows."""
+    if report is not None:
+        told = report["verdict"]
+        return Verdict(answer=tuple(told["answer"]), warnings=tuple(told["warnings"]))
+    return judge(findings, tested=tested, previews=previews, noise=noise)
+
+
+def _rows(findings: Findings, tested: Tested) -> list[Row]:
+    quantities = [*findings.tasks] if findings.several else [SCORE, *findings.tasks]
+    uniform = findings.uniform
+
     def row(name: str, outcome: Outcome) -> Row:
         found = tested.get(outcome.trial, {})
-        tasks, score = found.get("tasks", {}), found.get("score", {})
         return Row(
             name,
             outcome.trial,
             outcome.weights,
             {
-                task: (outcome.previews[task], truth, tasks.get(task, {}).get("test"))
+                task: (outcome.previews[task], truth, found.get(task))
                 for task, truth in outcome.truths.items()
             },
-            (outcome.preview, outcome.truth, score.get("test")),
+            (outcome.preview, outcome.truth, found.get(SCORE)),
+            {}
+            if uniform is None
+            else {q: gain(findings, q, outcome, uniform, tested) for q in quantities},
         )
 
-    rows = []
-    if best is not None:
-        rows.append(row("best", best))
-    elif len(study.directions) > 1 and any(o.is_truth and o.feasible for o in outcomes):
-        front = {t.number for t in study.best_trials}
-        rows += [
-            row(f"trial {o.trial}", o)
-            for o in outcomes
-            if o.trial in front and o.kind == "promoted"
-        ]
-    for outcome in outcomes:
-        if outcome.kind == "baseline" and outcome.baseline is not None:
-            alone = "uniform" if outcome.baseline == UNIFORM else f"{outcome.baseline} alone"
-            rows.append(row(alone, outcome))
+    rows = [] if findings.best is None else [row("best", findings.best)]
+    rows += [row(f"trial {o.trial}", o) for o in findings.front if o.kind == "promoted"]
+    rows += [
+        row("uniform" if name == UNIFORM else f"{name} alone", outcome)
+        for name, outcome in findings.baselines.items()
+    ]
     return rows
 
 
-def _tested(report: Mapping[str, Any] | None) -> dict[int, Mapping[str, Any]]:
-    """Rows of a report, by trial."""
+def _tested(report: Mapping[str, Any] | None) -> Tested:
+    """Test metrics by trial, of a report's rows."""
     if report is None:
         return {}
     front = report["front"]["points"] if report["front"] else []
     rows = [report["best"], *report["baselines"].values(), *front]
-    return {row["trial"]: row for row in rows if row is not None}
-
-
-def _answer(
-    study: optuna.Study,
-    names: Sequence[str],
-    rows: Sequence[Row],
-    outcomes: Sequence[Outcome],
-    upwards: Mapping[str, bool],
-    report: Mapping[str, Any] | None,
-) -> list[str]:
-    truths = [o for o in outcomes if o.is_truth]
-    if not truths:
-        return ["Nothing has been finetuned to its end yet: there are previews only."]
-    by_name = {row.name: row for row in rows}
-    best, uniform = by_name.get("best"), by_name.get("uniform")
-    if len(study.directions) > 1:
-        told = [
-            f"There is no single best: each task is an objective. {len(study.best_trials)} of "
-            f"{len(truths)} finetunes are on the Pareto front."
-        ]
-        if report is not None and report["front"] is not None:
-            front = report["front"]
-            told.append(
-                f"Hypervolume {front['hypervolume']:.4g}, of the baselines alone "
-                f"{front['hypervolume_of_baselines']:.4g}."
-            )
-        return told
-    if best is None:
-        return ["No finetune satisfies the constraints: there is no best one yet."]
-    told = []
-    if uniform is not None and uniform.trial == best.trial:
-        told.append("No weights beat uniform ones in this study: use uniform weights.")
-    elif uniform is not None:
-        sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
-        gains = ", ".join(
-            f"{gain:+.4f} on {data} data"
-            for data, gain in _gains(best.score, uniform.score, sign).items()
-        )
-        told.append(f"Gain over uniform weights: {gains or 'not known'}.")
-    alone = {name: by_name[f"{name} alone"] for name in names if f"{name} alone" in by_name}
-    if alone and len(names) > 1:
-        parts = []
-        for name, row in alone.items():
-            gains_of = _gains(best.tasks[name], row.tasks[name], 1.0 if upwards[name] else -1.0)
-            shown = ", ".join(f"{data} {gain:+.4f}" for data, gain in gains_of.items())
-            parts.append(f"{name} {shown or 'not known'}")
-        told.append(f"Gain over each task finetuned alone: {'; '.join(parts)}.")
-    return told
-
-
-def _gains(
-    value: Sequence[float | None], reference: Sequence[float | None], sign: float
-) -> dict[str, float]:
-    """How much better, on validation data and, where known, on test data."""
-    gains = {}
-    for i, data in ((1, "validation"), (2, "test")):
-        a, b = value[i], reference[i]
-        if a is not None and b is not None:
-            gains[data] = sign * (a - b)
-    return gains
-
-
-def _warnings(
-    study: optuna.Study,
-    rows: Sequence[Row],
-    outcomes: Sequence[Outcome],
-    judged: Mapping[str, Any] | None,
-    report: Mapping[str, Any] | None,
-) -> list[str]:
-    told = []
-    by_name = {row.name: row for row in rows}
-    best, uniform = by_name.get("best"), by_name.get("uniform")
-    if report is not None and report["constraints"] is not None:
-        told += report["constraints"]["warnings"]
-    if judged is not None and judged["warning"]:
-        told.append(f"Previews of the score: {judged['warning']}.")
-    if uniform is None and any(o.is_truth for o in outcomes):
-        told.append("Uniform weights have no truth yet.")
-    if best is not None and uniform is not None and best.trial != uniform.trial:
-        sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
-        if _gains(best.score, uniform.score, sign).get("test", 1.0) <= 0:
-            told.append("On test data uniform weights are as good or better.")
-        n_truths = sum(o.is_truth for o in outcomes)
-        told.append(
-            f"The best of {n_truths} finetunes is picked by the validation data that it is "
-            f"measured on, which flatters it; test data, where shown, had no part in the choice."
-        )
-    return told
+    return tested_metrics(row for row in rows if row is not None)
 
 
 def _costs(
-    study: optuna.Study, outcomes: Sequence[Outcome], report: Mapping[str, Any] | None
+    study: optuna.Study, findings: Findings, report: Mapping[str, Any] | None
 ) -> list[tuple[str, int | None, float | None]]:
     cost: Mapping[str, Any] = {} if report is None else report["cost"]
+    counts, outcomes = findings.counts, findings.outcomes
     refined = sum(o.refined_steps for o in outcomes)
-    n_truths = sum(o.is_truth for o in outcomes)
     rows: list[tuple[str, int | None, float | None]] = [
         (
-            f"{len(task_names(study))} task runs",
+            f"{len(findings.tasks)} task runs",
             cost.get("task_run_steps", task_run_steps(study) or None),
             cost.get("task_run_seconds"),
         ),
-        (f"{len(outcomes):,} previews", None, cost.get("preview_seconds")),
+        (f"{counts.previews:,} previews", None, cost.get("preview_seconds")),
         (
-            f"{n_truths:,} finetunes",
+            f"{counts.truths:,} finetunes",
             sum(o.finetune_steps for o in outcomes),
             cost.get("finetune_seconds"),
         ),
@@ -311,7 +249,7 @@ def _drawn(outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
 
 
 def _point(outcome: Outcome, names: Sequence[str]) -> list[Any]:
-    """trial, kind, baseline, weights, previews and truths (the score first), feasible."""
+    """trial, kind, baseline, weights, previews and truths (score first), feasible, previewed."""
     return [
         outcome.trial,
         outcome.kind,
@@ -320,6 +258,7 @@ def _point(outcome: Outcome, names: Sequence[str]) -> list[Any]:
         [_short(outcome.preview), *(_short(outcome.previews[name]) for name in names)],
         [_short(outcome.truth), *(_short(outcome.truths[name]) for name in names)],
         outcome.feasible,
+        outcome.previewed,
     ]
 
 
@@ -364,30 +303,6 @@ def _front(study: optuna.Study, names: Sequence[str], upwards: Mapping[str, bool
         [[_short(part[name]) for name in names] for part in (p.weights, p.mean, p.std)]
         for p in front
     ]
-
-
-def _models(
-    study: optuna.Study, names: Sequence[str], upwards: Mapping[str, bool], several: bool
-) -> list[Json | None]:
-    """The posteriors of the score and of each task's metric; None where nothing is known."""
-    history = TrialReader(tuple(names)).read(study.study_name, study.get_trials(deepcopy=False))
-    sign = 1.0 if study.directions[0] == StudyDirection.MAXIMIZE else -1.0
-    return [
-        None if several else _model(history.score(sign)),
-        *(_metric_model(history, i, upwards[name]) for i, name in enumerate(names)),
-    ]
-
-
-def _metric_model(history: History, index: int, upwards: bool) -> Json | None:
-    return _model(history.metric(index, 1.0 if upwards else -1.0))
-
-
-def _model(series: Series) -> Json | None:
-    from optuna_merge.samplers._model import TruthModel
-
-    if not len(series.previews) + len(series.truths):
-        return None
-    return export_model(TruthModel.fit(replace(series, pending=None)))
 
 
 def _short(value: float | None) -> float | None:

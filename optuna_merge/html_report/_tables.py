@@ -11,8 +11,9 @@ from typing import Any
 import optuna
 
 from optuna_merge._files import atomic_path
-from optuna_merge.html_report._page import Page, read_page
-from optuna_merge.outcomes import Outcome, study_outcomes
+from optuna_merge._verdict import Gain
+from optuna_merge.html_report._page import Page, Row, read_page
+from optuna_merge.outcomes import SCORE, Outcome
 from optuna_merge.visualization._cost import CostPoint, cost_curve
 
 Table = tuple[Sequence[str], Iterable[Sequence[Any]]]
@@ -28,7 +29,8 @@ def write_csv(
     """Write the tables of the report as CSV files into a folder, which is made.
 
     `weightings.csv` has every task weighting with its preview and truth, `metrics.csv` the best
-    finetune and the baselines, `cost.csv` the cost curve and `calibration.csv` how true the
+    finetune and the baselines with their gains over uniform weights, of which positive ones are
+    better whatever the direction, `cost.csv` the cost curve and `calibration.csv` how true the
     previews are. What is not known is empty.
 
     Args:
@@ -45,7 +47,7 @@ def write_csv(
         ValueError: no trial has task weights yet.
     """
     page = read_page(study, report, maximize=maximize)
-    outcomes = study_outcomes(study)
+    outcomes = page.findings.outcomes
     curve = cost_curve(study, outcomes) if page.data["curve"] else []
     paths = []
     for name, (head, rows) in _tables(page, outcomes, curve).items():
@@ -74,13 +76,19 @@ def _tables(
             ),
         ),
         "metrics": (
-            ["finetune", "trial", "quantity", "weight", "preview", "truth", "test"],
-            (
-                [row.name, row.trial, quantity, row.weights.get(quantity), *values]
-                for row in page.rows
-                for quantity, values in [*row.tasks.items(), (page.score, row.score)]
-                if quantity is not None
-            ),
+            [
+                "finetune",
+                "trial",
+                "quantity",
+                "weight",
+                "preview",
+                "truth",
+                "test",
+                "direction",
+                "gain_over_uniform",
+                "test_gain_over_uniform",
+            ],
+            (line for row in page.rows for line in _metrics(page, row)),
         ),
         "cost": (
             ["steps", "truth", page.data["curve_of"].replace(" ", "_"), "trial", "kind"],
@@ -99,16 +107,35 @@ def _tables(
                 "top_quartile",
                 "argmax_regret",
                 "verdict",
+                "direction",
             ],
             (
                 [name, found["count"], _value(found["bias"]), _value(found["slope"])]
                 + [_value(found["spearman"], key) for key in ("value", "low", "high")]
                 + [_value(found["kendall"]), found["top_quartile"], found["argmax_regret"]]
-                + [found["verdict"]]
+                + [found["verdict"], _direction(page, name)]
                 for name, found in page.calibration
             ),
         ),
     }
+
+
+def _metrics(page: Page, row: Row) -> Iterable[Sequence[Any]]:
+    for quantity, values in [*row.tasks.items(), (SCORE, row.score)]:
+        if quantity not in page.findings.maximize:  # there is no score
+            continue
+        name, weight = page.score, None
+        if quantity is not SCORE:
+            name, weight = quantity, row.weights[quantity]
+        gain = row.gains.get(quantity, Gain(None, None))
+        told = [_direction(page, quantity), gain.validation, gain.test]
+        yield [row.name, row.trial, name, weight, *values, *told]
+
+
+def _direction(page: Page, quantity: str | None) -> str:
+    """Of a task by its name; anything else is a score."""
+    upwards = page.findings.maximize
+    return "maximize" if upwards.get(quantity, upwards.get(SCORE)) else "minimize"
 
 
 def _value(estimate: Mapping[str, float] | None, key: str = "value") -> float | None:

@@ -104,11 +104,16 @@ const Charts = (() => {
     host.replaceChildren(...(caption ? [html("figcaption", {}, caption)] : []), ...children);
   }
 
+  // Of values between two ends the colour, the brightest for the best: the largest, or the lowest.
+  function shading(ends, up) {
+    return line(ends, up ? [0, 1] : [1, 0]);
+  }
+
   // The scale of a map: its colours with the ends' values.
-  function bar([low, high]) {
+  function bar([low, high], up) {
     const svg = node("svg", { width: 220, height: 26, "aria-hidden": "true" });
     for (let i = 0; i < 44; i++) {
-      svg.append(node("rect", { x: i * 5, y: 0, width: 5.5, height: 9, fill: colour(i / 43) }));
+      svg.append(node("rect", { x: i * 5, y: 0, width: 5.5, height: 9, fill: colour(up ? i / 43 : 1 - i / 43) }));
     }
     svg.append(node("text", { x: 0, y: 23 }, short(low)));
     svg.append(node("text", { x: 220, y: 23, "text-anchor": "end" }, short(high)));
@@ -152,6 +157,6 @@ const Charts = (() => {
 
   return {
     node, html, titled, colour, extent, ticks, short, line, frame, axes, clip, circle, square,
-    legend, stroke, fill, bar, triangle,
+    legend, stroke, fill, bar, shading, triangle,
   };
 })();

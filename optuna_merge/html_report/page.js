@@ -7,11 +7,13 @@
   const tasks = data.tasks, several = data.score === null;
   const names = [data.score, ...tasks];
   const quantities = names.map((_, q) => q).filter((q) => q > 0 || !several);
-  const points = data.points.map(([trial, kind, baseline, weights, previews, truths, feasible]) =>
-    ({ trial, kind, baseline, weights, previews, truths, feasible }));
+  const points = data.points.map(([trial, kind, baseline, weights, previews, truths, feasible, previewed]) =>
+    ({ trial, kind, baseline, weights, previews, truths, feasible, previewed }));
   const truths = points.filter((p) => p.kind !== "preview");
   const models = data.models.map((m) => m && Surrogate.load(m));
   const byId = (id) => document.getElementById(id);
+  const isUp = (q) => data.maximize[q ? `task ${q - 1}` : "score"];
+  const named = (q) => (isUp(q) ? names[q] : `${names[q]} (lower is better)`);
   const inkOf = { promoted: "var(--promoted)", baseline: "var(--baseline)" };
 
   function describe(p, q) {
@@ -27,7 +29,7 @@
 
   function options(id, chosen, of = quantities) {
     const select = byId(id);
-    for (const q of of) select.append(html("option", { value: q }, names[q]));
+    for (const q of of) select.append(html("option", { value: q }, named(q)));
     select.value = chosen;
     return select;
   }
@@ -35,14 +37,14 @@
   // Maps -----------------------------------------------------------------------------------
 
   function drawMap(host, of, q, caption) {
-    const values = of.map(([, v]) => v), ends = extent(values), share = Charts.line(ends, [0, 1]);
-    const what = `${caption}, ${names[q]} from ${short(ends[0])} to ${short(ends[1])}`;
+    const values = of.map(([, v]) => v), ends = extent(values), share = Charts.shading(ends, isUp(q));
+    const what = `${caption}, ${named(q)} from ${short(ends[0])} to ${short(ends[1])}`;
     if (!of.length) return Charts.fill(host, `${caption}: none yet`);
-    const up = data.maximize[q ? `task ${q - 1}` : "score"] ? 1 : -1;
+    const up = isUp(q) ? 1 : -1;
     const sorted = [...of].sort((a, b) => up * (a[1] - b[1])); // the best ones on top
     const svg = tasks.length === 3 ? triangleMap(host, sorted, q, share, what)
       : lineMap(host, sorted, q, share, what);
-    return Charts.fill(host, caption, svg, Charts.bar(ends));
+    return Charts.fill(host, caption, svg, Charts.bar(ends, isUp(q)));
   }
 
   function triangleMap(host, of, q, share, what) {
@@ -86,8 +88,9 @@
   function maps() {
     const q = Number(byId("map-of").value);
     const known = (of) => points.map((p) => [p, p[of][q]]).filter(([, v]) => v !== null);
-    const seen = known("previews"), found = known("truths");
-    const all = data.n_previews, part = all > points.length ? ` of ${all.toLocaleString("en")}` : "";
+    // A preview that was taken over from equal weights is drawn once.
+    const seen = known("previews").filter(([p]) => p.previewed), found = known("truths");
+    const all = data.n_previews, part = all > seen.length ? ` of ${all.toLocaleString("en")}` : "";
     drawMap(byId("map-previews"), seen, q, `${seen.length.toLocaleString("en")}${part} previews`);
     drawMap(byId("map-truths"), found, q, `${found.length} truths`);
   }
@@ -100,7 +103,7 @@
     if (!of.length) return Charts.fill(host, "No finetune with a preview yet.");
     const xs = extent(of.map((p) => p.previews[q]), 0.06), ys = extent(of.map((p) => p.truths[q]), 0.06);
     const { svg, sx, sy, box } = Charts.axes(host, {
-      xs, ys, x: `preview: ${names[q]}`, y: `truth: ${names[q]}`,
+      xs, ys, x: `preview: ${named(q)}`, y: `truth: ${named(q)}`,
       what: `Truths of ${names[q]} against previews, ${of.length} finetunes`,
     });
     const id = "scatter-box";
@@ -141,7 +144,7 @@
     const xs = extent([...of.map((p) => p.truths[a]), ...expected.map((p) => p.x)], 0.06);
     const ys = extent([...of.map((p) => p.truths[b]), ...expected.map((p) => p.y)], 0.06);
     const { svg, sx, sy } = Charts.axes(host, {
-      xs, ys, x: `${tasks[a - 1]}`, y: `${tasks[b - 1]}`,
+      xs, ys, x: named(a), y: named(b),
       what: `True metrics of ${tasks[a - 1]} and ${tasks[b - 1]}: ${of.length} finetunes and the expected front`,
     });
     for (const p of expected) {
@@ -162,7 +165,7 @@
     return Charts.fill(host, null, svg, legend([
       [circle(6, 5, 4, inkOf.promoted), "promoted"], [square(6, 5, 4, inkOf.baseline), "baseline"],
       [circle(6, 5, 3.5, "none", { stroke: "var(--third)", "stroke-width": 1.5 }),
-        `expected front${tasks.length > 2 ? " of all tasks, seen from one side" : ""}, ± one standard deviation`],
+        `expected front${tasks.length > 2 ? " of all tasks, seen from one side" : ""}, ± the uncertainty of the expected values, without the noise of a finetune`],
     ]));
   }
 
@@ -175,7 +178,7 @@
     const xs = [0, curve[curve.length - 1][0] * 1.02];
     const ys = extent(curve.flatMap((c) => [c[1], c[2]]), 0.06);
     const { svg, sx, sy } = Charts.axes(host, {
-      xs, ys, x: "training steps so far, task runs included", y: several ? data.curve_of : data.score, height: 300,
+      xs, ys, x: "training steps so far, task runs included", y: several ? data.curve_of : named(0), height: 300,
       what: `${data.curve_of} against training steps`,
     });
     let path = "";
@@ -221,25 +224,20 @@
         svg.append(node("text", { x: Math.max(x(value), x(0)) + 6, y: y + 11 }, value.toPrecision(4)));
       });
     });
-    Charts.fill(host, "True metrics on validation data", svg, legend(series.map(([name]) =>
+    const lower = tasks.filter((_, t) => !isUp(t + 1));
+    const sense = lower.length ? `; lower is better: ${lower.join(", ")}` : "";
+    Charts.fill(host, `True metrics on validation data${sense}`, svg, legend(series.map(([name]) =>
       [square(6, 5, 4, inks[name]), { best: "best weights", uniform: "uniform weights", alone: "the task alone" }[name]])));
   }
 
   // Explorer ---------------------------------------------------------------------------------
 
   const known = quantities.filter((q) => models[q]);
-  const best = points.find((p) => several ? p.baseline === "uniform" : p.trial === bestTrial())
+  const best = points.find((p) => several ? p.baseline === "uniform" : p.trial === data.best)
     || { weights: tasks.map(() => 1 / tasks.length) };
   let weights = [...best.weights];
   const inputs = [], outputs = [], predictions = [];
   let moveHandle = () => {}, paintTriangle = () => {};
-
-  function bestTrial() {
-    const up = data.maximize.score ? 1 : -1;
-    const of = truths.filter((p) => p.feasible && p.truths[0] !== null);
-    of.sort((a, b) => up * (b.truths[0] - a.truths[0]) || a.trial - b.trial);
-    return of.length ? of[0].trial : null;
-  }
 
   function setWeights(found) {
     weights = found;
@@ -304,7 +302,9 @@
     left.append(buttons);
     for (const q of known) right.append(buildPrediction(q));
     right.append(legend([
-      [stroke("var(--promoted)"), "prediction ± one standard deviation"],
+      [stroke("var(--promoted)"), "expected value ± its uncertainty"],
+      ...(data.noise.some((n) => n && n[0] !== null)
+        ? [[node("rect", { x: 0, y: 4, width: 14, height: 2, fill: "var(--promoted)", "fill-opacity": 0.35 }), "one finetune: its noise on top"]] : []),
       ...(truths.length && !several ? [[node("path", { d: "M7 0V10", stroke: "var(--ink)", "stroke-width": 2 }), "best truth found"]] : []),
       ...(data.limits.length ? [[node("path", { d: "M7 0V10", stroke: "var(--baseline)", "stroke-width": 2 }), "constraint"]] : []),
     ]));
@@ -313,7 +313,8 @@
   }
 
   function buildPrediction(q) {
-    const model = models[q], name = html("span", { title: names[q] }, names[q]);
+    const model = models[q], name = html("span", { title: named(q) }, named(q));
+    const [noise, noiseTold] = data.noise[q];
     const value = html("b");
     const block = html("div", { class: "prediction", "data-quantity": q }, html("div", { class: "line" }, name, value));
     const svg = node("svg", { width: "100%", height: 16, viewBox: "0 0 1000 16", preserveAspectRatio: "none", "aria-hidden": "true" });
@@ -322,8 +323,9 @@
     const at = (v) => Math.min(Math.max(x(v), 0), 1000);
     svg.append(node("rect", { x: 0, y: 6, width: 1000, height: 4, fill: "var(--grid)" }));
     const spread = node("rect", { y: 3, height: 10, fill: "var(--promoted)", "fill-opacity": 0.35 });
+    const single = node("rect", { y: 7, height: 2, fill: "var(--promoted)", "fill-opacity": noise === null ? 0 : 0.35 });
     const centre = node("rect", { y: 1, height: 14, width: 5, fill: "var(--promoted)" });
-    svg.append(spread, centre);
+    svg.append(single, spread, centre);
     if (best.truths && best.truths[q] !== null && !several) {
       svg.append(node("rect", { x: at(best.truths[q]) - 1, y: 0, width: 3, height: 16, fill: "var(--ink)" }));
     }
@@ -331,7 +333,7 @@
     for (const [, , bound] of limits) {
       svg.append(node("rect", { x: at(bound) - 1, y: 0, width: 3, height: 16, fill: "var(--baseline)" }));
     }
-    block.append(svg);
+    block.append(svg, html("small", { class: "noise" }, `noise of one finetune: ${noiseTold}`));
     const verdict = html("small", { class: "limit" });
     if (limits.length) block.append(verdict);
     predictions.push(() => {
@@ -342,6 +344,9 @@
         `${limit[1].replace("_", " ")} ${short(limit[2])}: ${missed.includes(limit) ? "likely missed" : "likely kept"}`).join(", ");
       block.dataset.mean = mean;
       block.dataset.std = std;
+      const reach = Math.hypot(std, noise || 0);
+      single.setAttribute("x", at(mean - reach));
+      single.setAttribute("width", Math.max(at(mean + reach) - at(mean - reach), 1));
       spread.setAttribute("x", at(mean - std));
       spread.setAttribute("width", Math.max(at(mean + std) - at(mean - std), 1));
       centre.setAttribute("x", at(mean) - 2.5);
@@ -352,13 +357,13 @@
   // Three tasks: the predicted truth as a map, with the weights as a point to drag.
   function buildTriangle() {
     const host = html("figure"), select = html("select", { "aria-label": "quantity of the map" });
-    for (const q of known) select.append(html("option", { value: q }, names[q]));
+    for (const q of known) select.append(html("option", { value: q }, named(q)));
     const caption = html("figcaption", {}, "Predicted truth of ", select, " – drag the point");
     const drawing = html("div");
     host.append(caption, drawing);
     paintTriangle = () => {
       const q = Number(select.value), model = models[q], size = 26;
-      const { svg, place, weightsAt, edges } = Charts.triangle(drawing, tasks, `Predicted truth of ${names[q]} over the task weights`, 380);
+      const { svg, place, weightsAt, edges } = Charts.triangle(drawing, tasks, `Predicted truth of ${named(q)} over the task weights`, 380);
       const cells = [];
       for (let i = 0; i < size; i++) {
         for (let j = 0; j < size - i; j++) {
@@ -370,7 +375,7 @@
           }
         }
       }
-      const ends = extent(cells.map(([, v]) => v)), share = Charts.line(ends, [0, 1]);
+      const ends = extent(cells.map(([, v]) => v)), share = Charts.shading(ends, isUp(q));
       for (const [three, value] of cells) {
         const fill = colour(share(value));
         svg.append(node("polygon", { points: three.map((w) => place(w).join(",")).join(" "), fill, stroke: fill, "stroke-width": 0.7 }));
@@ -400,7 +405,7 @@
       svg.addEventListener("pointermove", (event) => {
         if (svg.hasPointerCapture(event.pointerId)) follow(event);
       });
-      drawing.replaceChildren(svg, Charts.bar(ends));
+      drawing.replaceChildren(svg, Charts.bar(ends, isUp(q)));
     };
     select.addEventListener("change", () => paintTriangle());
     return host;

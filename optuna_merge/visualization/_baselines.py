@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import optuna
 
-from optuna_merge.outcomes import Outcome, best_outcome, study_outcomes
-from optuna_merge.study import UNIFORM, task_names
+from optuna_merge.outcomes import Findings, Outcome, read_study
+from optuna_merge.study import UNIFORM
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -16,19 +15,16 @@ if TYPE_CHECKING:
 Bars = dict[str, dict[str, float | None]]
 
 
-def compared_metrics(
-    tasks: Sequence[str], outcomes: Sequence[Outcome], best: Outcome | None
-) -> Bars:
+def compared_metrics(findings: Findings, best: Outcome | None) -> Bars:
     """True metrics by task of "best", "uniform" and "alone", of those that there are.
 
     "alone" has each task's metric in its own finetune.
     """
-    baselines: Mapping[str, Outcome] = {o.baseline: o for o in outcomes if o.baseline is not None}
     bars: Bars = {} if best is None else {"best": dict(best.truths)}
-    if UNIFORM in baselines:
-        bars[UNIFORM] = dict(baselines[UNIFORM].truths)
-    alone = {name: baselines[name].truths[name] for name in tasks if name in baselines}
-    if alone and UNIFORM not in tasks:
+    if findings.uniform is not None:
+        bars[UNIFORM] = dict(findings.uniform.truths)
+    alone = {name: outcome.truths[name] for name, outcome in findings.alone.items()}
+    if alone and UNIFORM not in findings.tasks:
         bars["alone"] = alone
     return {name: row for name, row in bars.items() if any(v is not None for v in row.values())}
 
@@ -50,21 +46,21 @@ def plot_baselines(study: optuna.Study, trial: int | None = None) -> go.Figure:
     """
     import plotly.graph_objects as go
 
-    outcomes = study_outcomes(study)
+    findings = read_study(study)
     if trial is None:
         if len(study.directions) > 1:
             raise ValueError(
                 f"study {study.study_name!r} has several objectives; name a trial, such as one "
                 f"of {[t.number for t in study.best_trials]}"
             )
-        shown, label = best_outcome(study, outcomes), "best"
+        shown, label = findings.best, "best"
     else:
-        shown = next((o for o in outcomes if o.trial == trial and o.is_truth), None)
+        shown = next((o for o in findings.truths if o.trial == trial), None)
         label = f"trial {trial}"
         if shown is None:
             raise ValueError(f"trial {trial} of study {study.study_name!r} is not finetuned")
-    names = task_names(study)
-    bars = compared_metrics(names, outcomes, shown)
+    names = findings.tasks
+    bars = compared_metrics(findings, shown)
     if not bars:
         raise ValueError(f"study {study.study_name!r} has no finetuned trial yet")
     figure = go.Figure()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import optuna
-from optuna.trial import TrialState
 
 from optuna_merge.fronts import estimated_front
+from optuna_merge.outcomes import study_outcomes
 from optuna_merge.study import task_names
 
 if TYPE_CHECKING:
@@ -30,8 +29,9 @@ def plot_front(
         maximize: As for `estimated_front`.
 
     Returns:
-        A plotly figure. The estimated front has bars of one standard deviation; of more than two
-        tasks it is seen from one side, so that points of it may look dominated.
+        A plotly figure. The estimated front has bars of one standard deviation of what is not
+        known, without the noise of a finetune; of more than two tasks it is seen from one side,
+        so that points of it may look dominated.
 
     Raises:
         ImportError: plotly is missing; `pip install optuna-merge[dashboard]` brings it.
@@ -58,16 +58,14 @@ def plot_front(
         )
     )
     found: dict[str, list[tuple[float, float, str]]] = {"promoted": [], "baselines": []}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        attrs = trial.user_attrs
-        x, y = attrs.get(f"truth_{first}"), attrs.get(f"truth_{second}")
+    for outcome in study_outcomes(study):
+        x, y = outcome.truths[first], outcome.truths[second]
         if x is None or y is None:
             continue
-        weights = {n: attrs.get(f"weight_{n}", np.nan) for n in names}
-        label = f"trial {trial.number} {attrs.get('baseline', '')} {_label(weights)}"
-        if any(value > 0 for value in trial.constraints.values()):
+        label = f"trial {outcome.trial} {outcome.baseline or ''} {_label(outcome.weights)}"
+        if not outcome.feasible:
             label += " (violates constraints)"
-        found["baselines" if "baseline" in attrs else "promoted"].append((x, y, label))
+        found["baselines" if outcome.kind == "baseline" else "promoted"].append((x, y, label))
     for name, points in found.items():
         xs, ys, text = zip(*points) if points else ((), (), ())
         figure.add_trace(go.Scatter(x=xs, y=ys, text=text, mode="markers", name=name))

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import optuna
-from optuna.trial import TrialState
 
 from optuna_merge.calibration import calibrate, study_pairs
+from optuna_merge.outcomes import study_outcomes
 from optuna_merge.study import task_names
 
 if TYPE_CHECKING:
@@ -61,16 +61,13 @@ def plot_preview_truth(study: optuna.Study, task: str | None = None) -> go.Figur
 
     if task is None and len(study.directions) > 1:
         raise ValueError(f"study {study.study_name!r} has several objectives; name a task")
+    names = task_names(study)
     points: dict[bool, list[tuple[float, float, str]]] = {False: [], True: []}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        attrs = trial.user_attrs
-        preview = (
-            trial.intermediate_values.get(0) if task is None else attrs.get(f"preview_{task}")
-        )
-        truth = trial.value if task is None else attrs.get(f"truth_{task}")
+    for outcome in study_outcomes(study) if names and task in (None, *names) else []:
+        preview, truth = outcome.seen(task), outcome.found(task)
         if preview is not None and truth is not None:
-            label = f"trial {trial.number} {attrs.get('baseline', '')}".strip()
-            points["baseline" in attrs].append((preview, truth, label))
+            label = f"trial {outcome.trial} {outcome.baseline or ''}".strip()
+            points[outcome.kind == "baseline"].append((preview, truth, label))
     both = points[False] + points[True]
     if not both:
         raise ValueError(f"no finetuned trial with preview and truth of {task or 'the score'} yet")

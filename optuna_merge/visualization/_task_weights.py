@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
 
-from optuna_merge.outcomes import Outcome, check_quantity, study_outcomes
-from optuna_merge.study import task_names
+from optuna_merge.outcomes import Outcome, check_quantity, read_study
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-_COLOURS = "Viridis"
+_COLOURS, _MINIMISED = "Viridis", "Viridis_r"  # the brightest is the best
 _BINS = 8  # of values, a colour each, where weightings are lines
 
 Points = list[tuple[Outcome, float]]
 
 
 def plot_task_weights(
-    study: optuna.Study, task: str | None = None, *, max_points: int = 1000
+    study: optuna.Study,
+    task: str | None = None,
+    *,
+    max_points: int = 1000,
+    maximize: Mapping[str, bool] | None = None,
 ) -> go.Figure:
     """Map of all previewed task weights, and one of the finetuned ones.
 
@@ -32,10 +35,12 @@ def plot_task_weights(
         study: A study of `optuna_merge`.
         task: A task's name, for its metric; default: the score.
         max_points: Of more previews, or truths, so many are drawn, evenly among their values.
+        maximize: By task, whether its metric is to be maximised; None: as the study's directions.
 
     Returns:
         A plotly figure; colours are previews on the left and truths on the right, each with a
-        scale of its own, as previews may be biased.
+        scale of its own, as previews may be biased. The brightest are the best, also of what is
+        minimised, and are drawn over the others.
 
     Raises:
         ImportError: plotly is missing; `pip install optuna-merge[dashboard]` brings it.
@@ -45,9 +50,10 @@ def plot_task_weights(
     from plotly.subplots import make_subplots
 
     what = check_quantity(study, task)
-    names = task_names(study)
-    outcomes = study_outcomes(study)
-    seen = [(o, v) for o in outcomes if (v := o.seen(task)) is not None]
+    findings = read_study(study, maximize=maximize)
+    names, outcomes = findings.tasks, findings.outcomes
+    upwards = findings.maximize[task]
+    seen = [(o, v) for o in outcomes if o.previewed and (v := o.seen(task)) is not None]
     found = [(o, v) for o in outcomes if (v := o.found(task)) is not None]
     if not seen:
         raise ValueError(f"study {study.study_name!r} has no preview of {task or 'the score'} yet")
@@ -60,8 +66,9 @@ def plot_task_weights(
         horizontal_spacing=0.2 if three else 0.1,
     )
     for column, points in enumerate((seen, found)):
-        drawn = _thinned(points, max_points)
-        traces = _triangle(names, drawn, column) if three else _lines(names, drawn, column)
+        drawn = _thinned(points, max_points)[:: 1 if upwards else -1]
+        make = _triangle if three else _lines
+        traces = make(names, drawn, column, upwards)
         figure.add_traces(traces, rows=1, cols=column + 1)
     if three:
         axes = {f"{axis}axis": {"title": name, "min": 0} for axis, name in zip("abc", names)}
@@ -70,7 +77,8 @@ def plot_task_weights(
     else:
         figure.update_xaxes(tickvals=list(range(len(names))), ticktext=list(names))
         figure.update_yaxes(range=[0, 1])
-    return figure.update_layout(title=f"Task weights: {what}", showlegend=False)
+    lower = "" if upwards else " (lower is better)"
+    return figure.update_layout(title=f"Task weights: {what}{lower}", showlegend=False)
 
 
 def _thinned(points: Points, n: int) -> Points:
@@ -92,7 +100,7 @@ def _bar(column: int) -> dict[str, Any]:
     }
 
 
-def _triangle(names: Sequence[str], points: Points, column: int) -> list[Any]:
+def _triangle(names: Sequence[str], points: Points, column: int, upwards: bool) -> list[Any]:
     import plotly.graph_objects as go
 
     a, b, c = ([o.weights[name] for o, _ in points] for name in names)
@@ -103,7 +111,7 @@ def _triangle(names: Sequence[str], points: Points, column: int) -> list[Any]:
         mode="markers",
         marker={
             "color": [value for _, value in points],
-            "colorscale": _COLOURS,
+            "colorscale": _COLOURS if upwards else _MINIMISED,
             "size": 7 if column == 0 else 10,
             "symbol": ["star" if o.kind == "baseline" else "circle" for o, _ in points],
             "colorbar": _bar(column),
@@ -116,7 +124,7 @@ def _triangle(names: Sequence[str], points: Points, column: int) -> list[Any]:
     return [trace]
 
 
-def _lines(names: Sequence[str], points: Points, column: int) -> list[Any]:
+def _lines(names: Sequence[str], points: Points, column: int, upwards: bool) -> list[Any]:
     """A trace per bin of values, its weightings with gaps between them.
 
     Plotly's own parallel coordinates need WebGL, which not every browser has.
@@ -132,13 +140,15 @@ def _lines(names: Sequence[str], points: Points, column: int) -> list[Any]:
     bins: list[list[Outcome]] = [[] for _ in range(_BINS)]
     for outcome, value in points:
         bins[min(int((value - low) / width), _BINS - 1)].append(outcome)
-    scale = {"color": [low], "cmin": low, "cmax": high, "colorscale": _COLOURS}
+    colours = _COLOURS if upwards else _MINIMISED
+    scale = {"color": [low], "cmin": low, "cmax": high, "colorscale": colours}
     bar = {"marker": scale | {"showscale": True, "colorbar": _bar(column)}}
     traces: list[Any] = [go.Scatter(x=[None], y=[None], mode="markers", hoverinfo="skip", **bar)]
-    for i, outcomes in enumerate(bins):
+    for i in range(_BINS) if upwards else reversed(range(_BINS)):
+        outcomes = bins[i]
         y = [w for o in outcomes for w in (*(o.weights[name] for name in names), None)]
         x = [*range(len(names)), None] * len(outcomes)
-        (colour,) = sample_colorscale(_COLOURS, [(i + 0.5) / _BINS])
+        (colour,) = sample_colorscale(colours, [(i + 0.5) / _BINS])
         label = f"{low + i * width:.4g} to {low + (i + 1) * width:.4g}"
         line = {"color": colour, "width": 1}
         traces.append(go.Scatter(x=x, y=y, mode="lines", line=line, opacity=0.6, name=label))

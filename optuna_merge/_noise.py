@@ -1,0 +1,151 @@
+"""How far one finetune may lie from what finetunes at its weights give on average."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import optuna
+
+from optuna_merge.outcomes import SCORE, Findings, Outcome
+from optuna_merge.study import DEFINITION
+
+if TYPE_CHECKING:
+    from optuna_merge.samplers._model import TruthModel
+
+Models = Mapping[str | None, "TruthModel | None"]
+"""Of the score (`SCORE`), where there is one, and by task; None where nothing is known."""
+
+_DIGITS = 9  # decimals by which weights are told apart
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The noise of one finetune's truth, which predictions of the mean do not have in them.
+
+    Attributes:
+        std: Its standard deviation, in the unit of the truth; None: nothing estimates it.
+        source: What it is taken from: finetunes that were repeated, the model of the truths, the
+            sampling error of the validation data, or nothing.
+        repeated: Weightings that were finetuned more than once.
+    """
+
+    std: float | None
+    source: Literal["repeats", "model", "sampling", "unknown"]
+    repeated: int = 0
+
+    @property
+    def told(self) -> str:
+        """The noise and where it is from, in words."""
+        unmeasured = "no weighting was finetuned twice"
+        if self.std is None:
+            return f"not known, {unmeasured}"
+        if self.source == "repeats":
+            what = "weighting that was" if self.repeated == 1 else "weightings that were"
+            source = f"from {self.repeated} {what} finetuned more than once"
+        elif self.source == "model":
+            source = f"the model's estimate, {unmeasured}"
+        else:
+            source = f"sampling error of the validation data, {unmeasured}"
+        return f"± {self.std:.4f}, {source}"
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values, with the words."""
+        return {**asdict(self), "told": self.told}
+
+
+def truth_models(study: optuna.Study, findings: Findings) -> dict[str | None, TruthModel | None]:
+    """The posteriors of the score and of each task's metric, from all previews and truths."""
+    from optuna_merge.samplers._history import Series, TrialReader
+    from optuna_merge.samplers._model import TruthModel
+
+    trials = study.get_trials(deepcopy=False)
+    history = TrialReader(findings.tasks).read(study.study_name, trials)
+    series: dict[str | None, Series] = {}
+    if not findings.several:
+        series[SCORE] = history.score(findings.sign(SCORE))
+    for i, name in enumerate(findings.tasks):
+        series[name] = history.metric(i, findings.sign(name))
+    return {
+        quantity: TruthModel.fit(replace(of, pending=None))
+        if len(of.previews) + len(of.truths)
+        else None
+        for quantity, of in series.items()
+    }
+
+
+def finetune_noise(
+    study: optuna.Study, findings: Findings, models: Models
+) -> dict[str | None, Noise]:
+    """The noise of one finetune, of the score and of each task's metric.
+
+    Weightings that were finetuned more than once tell it. Without any it is the larger one of two
+    that are less: what the model of the truths takes for noise, and the sampling error of the
+    metric on validation data, of which the previews have it.
+
+    Args:
+        study: The study.
+        findings: What its trials say.
+        models: From `truth_models`.
+    """
+    return {
+        quantity: _noise(findings, quantity, model, _sampling_error(study, findings, quantity))
+        for quantity, model in models.items()
+    }
+
+
+def _noise(
+    findings: Findings, quantity: str | None, model: TruthModel | None, sampling: float | None
+) -> Noise:
+    from optuna_merge.samplers._export import truth_noise
+
+    std, repeated = _of_repeats(findings.truths, quantity)
+    if std is not None:
+        return Noise(std, "repeats", repeated)
+    modelled = None if model is None else truth_noise(model)
+    if modelled is not None and (sampling is None or modelled >= sampling):
+        return Noise(modelled, "model")
+    return Noise(None, "unknown") if sampling is None else Noise(sampling, "sampling")
+
+
+def _of_repeats(truths: Sequence[Outcome], quantity: str | None) -> tuple[float | None, int]:
+    """The pooled standard deviation of finetunes at equal weights, and of how many weightings.
+
+    None without any, and where they agree to the last bit: then it was one run, done again.
+    """
+    groups: dict[tuple[float, ...], list[float]] = defaultdict(list)
+    for outcome in truths:
+        value = outcome.found(quantity)
+        if not outcome.reused and value is not None:
+            groups[tuple(round(w, _DIGITS) for w in outcome.weights.values())].append(value)
+    several = [np.array(of) for of in groups.values() if len(of) > 1]
+    squares = sum(float(np.square(of - of.mean()).sum()) for of in several)
+    if not squares > 0:
+        return None, 0
+    return math.sqrt(squares / sum(len(of) - 1 for of in several)), len(several)
+
+
+def _sampling_error(study: optuna.Study, findings: Findings, quantity: str | None) -> float | None:
+    """Standard error of the quantity over validation examples, at the truths where it is known."""
+    if quantity is not None:
+        at_truths = [o.standard_errors[quantity] for o in findings.truths]
+        everywhere = [o.standard_errors[quantity] for o in findings.outcomes]
+        for errors in (at_truths, everywhere):
+            known = [e for e in errors if e is not None]
+            if known:
+                return float(np.sqrt(np.mean(np.square(known)))) or None
+        return None
+    parts: dict[str, Any] = json.loads(study.user_attrs.get(DEFINITION, "{}"))
+    name = str(parts.get("score"))
+    if name.removeprefix("target:") in findings.tasks and name.startswith("target:"):
+        return _sampling_error(study, findings, name.removeprefix("target:"))
+    if name != "mean":  # how other scores depend on the metrics, the study does not say
+        return None
+    each = [_sampling_error(study, findings, task) for task in findings.tasks]
+    squares = [e**2 for e in each if e is not None]
+    return math.sqrt(sum(squares)) / len(each) if len(squares) == len(each) else None
