@@ -200,6 +200,17 @@ def known_params(trial: FrozenTrial) -> dict[str, Any]:
     return fixed | trial.params
 
 
+def can_be_copied(trial: FrozenTrial) -> bool:
+    """Whether the study takes a trial with the same parameters.
+
+    Of an enqueued one it does not where a value is outside of its range: then Optuna warns only.
+    """
+    return all(
+        distribution._contains(distribution.to_internal_repr(trial.params[name]))
+        for name, distribution in trial.distributions.items()
+    )
+
+
 def retry_history(trial: FrozenTrial) -> list[int]:
     """Numbers of the failed attempts that a retry clone goes on from, the first one in front."""
     history: list[int] = trial.system_attrs.get(_RETRY_HISTORY, [])

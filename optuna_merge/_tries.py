@@ -41,7 +41,7 @@ def end_attempt(trial: FrozenTrial, reason: str, *, counted: bool, max_retry: in
 
     The clone has the parameters, attributes and intermediate values of the trial and Optuna's
     `failed_trial` and `retry_history`. Tries are counted along the lineage: clones and promoted
-    copies go on counting.
+    copies go on counting. A trial whose parameters no trial may be made of is given up at once.
 
     Args:
         trial: The trial that failed.
@@ -57,12 +57,16 @@ def end_attempt(trial: FrozenTrial, reason: str, *, counted: bool, max_retry: in
     kept = {k: value for k, value in trial.user_attrs.items() if k not in _OF_ONE_ATTEMPT}
     system_attrs: dict[str, Any] = {"failed_trial": trial.number, **trial.system_attrs}
     system_attrs["retry_history"] = [*trial.system_attrs.get("retry_history", ()), trial.number]
-    clone = create_trial(
-        state=TrialState.WAITING,
-        params=trial.params,
-        distributions=trial.distributions,
-        user_attrs=kept | ({TRIES: tries} if tries else {}),
-        system_attrs=system_attrs,
-        intermediate_values=trial.intermediate_values,
-    )
+    try:
+        clone = create_trial(
+            state=TrialState.WAITING,
+            params=trial.params,
+            distributions=trial.distributions,
+            user_attrs=kept | ({TRIES: tries} if tries else {}),
+            system_attrs=system_attrs,
+            intermediate_values=trial.intermediate_values,
+        )
+    except ValueError as error:  # a value out of its range, which Optuna takes once, enqueued
+        attrs[FAILURE] = f"{reason}; it can't be queued again: {error}"
+        return Ended({**attrs, GIVEN_UP: True}, None)
     return Ended(attrs, clone)

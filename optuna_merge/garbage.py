@@ -18,7 +18,7 @@ from optuna_merge.definition import StudyDefinition
 from optuna_merge.finetuning import Start
 from optuna_merge.fitting import finetune_store, merges_key
 from optuna_merge.study import BASELINE, DEFINITION, baseline_weights, check_definition
-from optuna_merge.weights import canonical_weights, param_name
+from optuna_merge.weights import trial_weights
 
 _logger = logging.getLogger(__name__)
 
@@ -158,12 +158,9 @@ class Collector:
         return [trial.state for trial in self._study.get_trials(deepcopy=False)]
 
     def _paths(self, trial: FrozenTrial) -> Iterable[tuple[str, Path]]:
-        params = known_params(trial)
-        keys = [param_name(name) for name in self._names]
-        if not all(key in params for key in keys):
+        weights = trial_weights(known_params(trial), self._names)
+        if weights is None:
             return
-        values = canonical_weights([params[key] for key in keys], self._names)
-        weights = dict(zip(self._names, values))
         yield "finetune", self._store.path(weights, self._finetuning, self._start)
         if self._refining is not None:
             yield "refinement", self._store.path(weights, self._refining, self._merge)

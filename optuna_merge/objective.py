@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import optuna
@@ -17,11 +18,12 @@ from optuna_merge._optuna import (
     reported_steps,
     set_user_attrs,
 )
-from optuna_merge._tries import FAILURE, TRIES
+from optuna_merge._tries import FAILURE, GIVEN_UP, TRIES
 from optuna_merge._turns import models_turn
 from optuna_merge.calibration import FAMILY_PREVIEWS
 from optuna_merge.exceptions import (
     DefinitionMismatchError,
+    NotFiniteError,
     OptunaMergeError,
     TrainingDivergedError,
     TrialLostError,
@@ -41,7 +43,8 @@ from optuna_merge.roles import Role, check_role
 from optuna_merge.samplers._history import REFINED
 from optuna_merge.study import BASELINE, FINGERPRINT, duplicate_baseline
 from optuna_merge.tasks import Evaluation
-from optuna_merge.weights import suggest_weights
+from optuna_merge.tasks._evaluation import check_finite
+from optuna_merge.weights import refused_params, suggest_weights
 
 _logger = logging.getLogger(__name__)
 
@@ -71,8 +74,10 @@ class Objective:
     With `study.optimize(..., n_jobs=...)` threads take turns at the model, so that every number is
     what one thread alone would have found; to go faster, start several processes.
 
-    A trial that cannot be finished (training diverged, another worker has the same promotion)
-    ends as FAIL with the reason in the user attribute `failure`, by returning NaN.
+    A trial that cannot be finished (training diverged, a metric or the score of its preview or
+    truth is NaN or infinite, another worker has the same promotion) ends as FAIL with the reason
+    in the user attribute `failure`, by returning NaN. So does one that was enqueued with
+    parameters that are no weights: a value outside of [0, 1], or a name that is no task's.
 
     With `racing`, a preview stops when it can't reach the promotion threshold of the study's
     `PromotionPruner` any more (see `race_bar`; under other pruners nothing is raced). Such a trial
@@ -134,13 +139,21 @@ class Objective:
                 f"trial {trial.number} is to be finetuned, but this worker only previews; run it "
                 f"with run_trials(study, objective, role='preview', ...)"
             )
+        refused = refused_params(latest_view(trial), self._names)
+        if refused is not None:  # before it takes them: no reader will stumble over it
+            tries = int(trial.user_attrs.get(TRIES, 0)) + 1
+            set_user_attrs(trial, {TRIES: tries, GIVEN_UP: True})
+            return _fail(trial, refused)
         weights = suggest_weights(trial, self._names)
         failure = self._superfluous(trial)
         if failure is not None:
             return _fail(trial, failure)
         preview = None
         if not self._has_preview(latest_view(trial)) and RACED_OUT not in trial.user_attrs:
-            preview = self._preview(trial, weights)
+            try:
+                preview = self._preview(trial, weights)
+            except NotFiniteError as error:
+                return _lost(trial, error)
         if RACED_OUT in trial.user_attrs:
             trial.should_prune()  # its preview counts, so that another may be promoted now
             raise optuna.TrialPruned("the preview cannot reach the promotion threshold")
@@ -156,9 +169,8 @@ class Objective:
             if self._fitted.refiner is not None and max(weights.values()) < 1.0:
                 self._refine(trial, weights, self._fitted.refiner, preview)
             return self._truth(trial, weights, is_baseline=baseline is not None)
-        except TrainingDivergedError as error:
-            trial.set_user_attr(TRIES, int(trial.user_attrs.get(TRIES, 0)) + 1)
-            return _fail(trial, str(error))
+        except (TrainingDivergedError, NotFiniteError) as error:
+            return _lost(trial, error)
 
     def preview_many(self, trials: Sequence[optuna.Trial]) -> None:
         """Preview several asked trials at once, faster where the body is small.
@@ -176,12 +188,15 @@ class Objective:
         fresh = []
         for trial in trials:
             self._check_definition(trial.study)
+            if refused_params(latest_view(trial), self._names) is not None:
+                continue  # the objective says why
             weights = suggest_weights(trial, self._names)
             if not self._has_preview(latest_view(trial)):
                 fresh.append((trial, weights))
         previews = self._fitted.previewer.many([weights for _, weights in fresh])
         for (trial, weights), preview in zip(fresh, previews):
-            self._preview(trial, weights, preview)
+            with suppress(NotFiniteError):  # the objective makes it again, and says why
+                self._preview(trial, weights, preview)
 
     def _has_preview(self, trial: optuna.trial.FrozenTrial) -> bool:
         if self._is_pareto:
@@ -198,6 +213,7 @@ class Objective:
             if found is None:
                 return None
             preview = found
+            self._check_finite(preview.evaluations, "the merge")
             attrs: dict[str, Any] = {"preview_seconds": preview.seconds}
             for name in self._names:
                 metric = preview.evaluations[name].metric
@@ -298,6 +314,7 @@ class Objective:
 
         def on_rung(step: int, evaluations: dict[str, Evaluation]) -> None:
             _fence(trial)
+            self._check_finite(evaluations, f"the merge after {step} steps of training")
             if step not in reported:
                 refined = {
                     REFINED.format(step=step, task=name): _number(evaluations[name].metric.value)
@@ -353,6 +370,7 @@ class Objective:
         except optuna.TrialPruned:
             trial.set_user_attr("truth_seconds", time.perf_counter() - started)
             raise
+        self._check_finite(run.evaluations, "the finetune")
         metrics = {name: run.evaluations[name].metric.value for name in self._names}
         self._compare_families(trial, weights)
         attrs: dict[str, Any] = {f"truth_{name}": _number(v) for name, v in metrics.items()}
@@ -395,6 +413,14 @@ class Objective:
     def _score(self, evaluations: Mapping[str, Evaluation]) -> float:
         return self._fitted.score({name: e.metric.value for name, e in evaluations.items()})
 
+    def _check_finite(self, evaluations: Mapping[str, Evaluation], what: str) -> None:
+        """Raise `NotFiniteError` unless metrics and score are numbers to go on with."""
+        check_finite(evaluations, what)
+        score = 0.0 if self._is_pareto else self._score(evaluations)
+        if not math.isfinite(score):
+            metrics = {name: e.metric.value for name, e in evaluations.items()}
+            raise NotFiniteError(f"the score of {what} is {score:g}, of the metrics {metrics}")
+
     def _superfluous(self, trial: optuna.Trial) -> str | None:
         """Why this trial must not run, or None. (Of twice promoted ones the pruner sees to it.)"""
         if BASELINE not in trial.user_attrs:
@@ -426,6 +452,11 @@ def _fail(trial: optuna.Trial, reason: str) -> float | tuple[float, ...]:
     trial.set_user_attr(FAILURE, reason)
     n_objectives = len(trial.study.directions)
     return math.nan if n_objectives == 1 else (math.nan,) * n_objectives
+
+
+def _lost(trial: optuna.Trial, error: Exception) -> float | tuple[float, ...]:
+    trial.set_user_attr(TRIES, int(trial.user_attrs.get(TRIES, 0)) + 1)
+    return _fail(trial, str(error))
 
 
 def _number(value: float) -> float | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+from typing import Any
 
 from optuna.distributions import FloatDistribution
 from optuna.trial import BaseTrial, FrozenTrial
@@ -60,6 +62,51 @@ def weight_tasks(trials: Iterable[FrozenTrial]) -> tuple[str, ...]:
         if names:
             return names
     return ()
+
+
+def refused_params(trial: FrozenTrial, tasks: Sequence[str]) -> str | None:
+    """Why the parameters that a trial was given are no task weights; None: they are.
+
+    Given by `enqueue_trial`, or with a trial that was added; those that are left out are sampled.
+    Optuna lets in any value with a warning, but takes a trial that has it no second time: neither
+    a copy nor another try could be queued.
+    """
+    enqueued: Mapping[str, Any] = trial.system_attrs.get("fixed_params", {})
+    names = [param_name(task) for task in tasks]
+    for name in enqueued:
+        if name not in names and (name in tasks or name.startswith(param_name(""))):
+            return (
+                f"its parameter {name!r} is no task's weight; the weights are "
+                f"{', '.join(names)}. Enqueue weights by task through "
+                f"optuna_merge.weights.weight_params"
+            )
+    for name, value in (enqueued | trial.params).items():
+        if name not in names:
+            continue
+        if not isinstance(value, Real) or not 0.0 <= float(value) <= 1.0:
+            return (
+                f"its parameter {name!r} is {value!r}, expected a number between 0 and 1. Enqueue "
+                f"weights by task through optuna_merge.weights.weight_params, which divides them "
+                f"by their sum"
+            )
+        kind = trial.distributions.get(name)
+        if kind is not None and not isinstance(kind, FloatDistribution):
+            return f"its parameter {name!r} is of {kind}, expected one of a FloatDistribution"
+    return None
+
+
+def trial_weights(params: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, float] | None:
+    """The task weights that parameters stand for; None where some are missing or are no weights.
+
+    For readers: they meet trials of any objective, and what others have enqueued.
+    """
+    values = [params.get(param_name(task)) for task in tasks]
+    if not all(isinstance(value, Real) for value in values):
+        return None
+    try:
+        return dict(zip(tasks, canonical_weights([float(v) for v in values if v is not None])))
+    except ValueError:  # negative, NaN, or infinite
+        return None
 
 
 def canonical_weights(

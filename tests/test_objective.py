@@ -17,6 +17,7 @@ import optuna_merge as om
 import optuna_merge.exceptions
 from optuna_merge._optuna import fail_and_requeue
 from optuna_merge.exceptions import DefinitionMismatchError
+from optuna_merge.garbage import Collector
 from optuna_merge.weights import suggest_weights, weight_params
 
 
@@ -456,3 +457,59 @@ def test_one_task_is_the_degenerate_study(tmp_path: Path) -> None:
     report = om.make_report(study, fitted)
     assert report["best"]["weights"] == {"red": 1.0}
     assert "No weights beat uniform ones" in om.format_report(report)
+
+
+@pytest.mark.filterwarnings("ignore:Fixed parameter")
+@pytest.mark.parametrize("storage", [None, "sqlite:///{folder}/study.db"])
+def test_enqueued_parameters_that_are_no_weights(
+    fitted: om.FittedStudy, tmp_path: Path, storage: str | None
+) -> None:
+    """Their trials fail, once each, and no other; whoever reads the study can read on."""
+    bad: list[dict[str, Any]] = [
+        {"w_red": 2.0, "w_blue": 1.0},
+        {"w_red": -1.0, "w_blue": 0.5},
+        {"w_red": math.nan, "w_blue": 0.5},
+        {"w_red": math.inf},
+        {"w_red": "much", "w_blue": 0.5},
+        {"w_read": 0.5, "w_blue": 0.5},
+    ]
+    here = om.create_storage(storage and storage.format(folder=tmp_path))
+    study = om.open_study(
+        "enqueued",
+        here,
+        fitted.definition.directions,
+        sampler=om.PreviewSampler(fitted.definition.names, score=fitted.scores, seed=0),
+        pruner=om.PromotionPruner(fraction=0.5, warmup=2, score=fitted.scores, seed=0),
+    )
+    om.prepare_study(study, fitted)
+    objective = om.Objective(fitted, progress=False)
+    for params in bad:
+        study.enqueue_trial(params)
+    study.enqueue_trial({"w_red": 0.75})  # the sampler finds the other one
+    assert om.run_trials(study, objective, workdir=tmp_path, n_trials=16) == 16
+
+    failed = study.get_trials(states=[TrialState.FAIL])
+    assert [t.number for t in failed] == list(range(3, 3 + len(bad)))
+    for trial, params in zip(failed, bad):
+        assert trial.params == {}
+        name = "w_read" if "w_read" in params else "w_red"
+        assert f"its parameter {name!r}" in trial.user_attrs["failure"]
+    assert study.trials[3 + len(bad)].params["w_red"] == 0.75
+    assert any("promoted_from" in t.user_attrs for t in study.trials)
+    report = om.make_report(study, fitted)
+    assert [row["trial"] for row in report["failures"]] == [t.number for t in failed]
+    assert "expected a number between 0 and 1" in om.format_report(report)
+    assert Collector(study, fitted.definition, tmp_path / "work", keep_best=1).find()
+    elsewhere = om.create_storage(f"sqlite:///{tmp_path}/copy.db")
+    optuna.copy_study(from_study_name="enqueued", from_storage=here, to_storage=elsewhere)
+    copied = optuna.load_study(study_name="enqueued", storage=elsewhere)
+    assert [t.state for t in copied.trials] == [t.state for t in study.trials]
+
+
+def test_previews_made_together_leave_out_what_is_refused(fitted: om.FittedStudy) -> None:
+    study = made_study(fitted, pruner=om.PromotionPruner(fraction=0.0))
+    study.enqueue_trial({"w_red": 2.0, "w_blue": 1.0})
+    trials = [study.ask() for _ in range(5)]
+    om.Objective(fitted, progress=False).preview_many(trials)
+    steps = [len(trial.intermediate_values) for trial in study.trials]
+    assert steps == [1, 1, 1, 0, 1]

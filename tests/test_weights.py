@@ -15,7 +15,9 @@ from optuna_merge.weights import (
     MIN_WEIGHT,
     canonical_weights,
     check_tasks,
+    refused_params,
     suggest_weights,
+    trial_weights,
     weight_params,
     weight_tasks,
 )
@@ -121,3 +123,51 @@ def test_the_tasks_are_those_of_the_first_trial_that_has_weights() -> None:
     other = trial(rate=(0, 1), w_decay=(0, 10), w_=(0, 1))
     assert weight_tasks([]) == weight_tasks([other]) == ()
     assert weight_tasks([other, trial(w_b=(0, 1), rate=(0, 1), w_a=(0, 1))]) == ("b", "a")
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"w_a": 0.0, "w_b": 1}, None),
+        ({"w_b": 0.5, "rate": 7.0}, None),
+        ({}, None),
+        ({"w_a": 2.0, "w_b": 1.0}, "'w_a' is 2.0, expected a number between 0 and 1"),
+        ({"w_b": -0.1}, "'w_b' is -0.1"),
+        ({"w_b": math.nan}, "'w_b' is nan"),
+        ({"w_b": math.inf}, "'w_b' is inf"),
+        ({"w_b": "0.5"}, "'w_b' is '0.5'"),
+        ({"w_b": None}, "'w_b' is None"),
+        ({"w_a": 0.5, "w_c": 0.5}, "'w_c' is no task's weight; the weights are w_a, w_b"),
+        ({"a": 0.5, "b": 0.5}, "'a' is no task's weight"),
+    ],
+)
+def test_enqueued_parameters_that_are_no_weights(
+    given: dict[str, object], reason: str | None
+) -> None:
+    study = optuna.create_study()
+    study.enqueue_trial(given)
+    found = refused_params(study.trials[0], ["a", "b"])
+    assert (found is None) == (reason is None)
+    assert reason is None or (found is not None and reason in found)
+
+
+def test_an_added_trial_with_parameters_that_are_no_weights() -> None:
+    uniform = optuna.distributions.FloatDistribution(-1, 3)
+    choice = optuna.distributions.CategoricalDistribution([0.25, 0.5])
+    waiting = optuna.trial.TrialState.WAITING
+    for value, kind, reason in (
+        (2.0, uniform, "'w_a' is 2.0"),
+        (-0.5, uniform, "'w_a' is -0.5"),
+        (0.5, choice, "'w_a' is of Cat"),
+    ):
+        trial = optuna.create_trial(
+            params={"w_a": value}, distributions={"w_a": kind}, state=waiting
+        )
+        assert reason in str(refused_params(trial, ["a"]))
+
+
+def test_readers_get_weights_or_none() -> None:
+    assert trial_weights({"w_a": 1, "w_b": 3.0, "rate": "x"}, ["a", "b"]) == {"a": 0.25, "b": 0.75}
+    for value in (-1.0, math.nan, math.inf, "1", None):
+        assert trial_weights({"w_a": 0.5, "w_b": value}, ["a", "b"]) is None
+    assert trial_weights({"w_a": 0.5}, ["a", "b"]) is None

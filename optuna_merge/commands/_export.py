@@ -50,8 +50,11 @@ def _parse_weights(text: str) -> dict[str, float]:
     weights: dict[str, float] = {}
     for item in text.split(","):
         name, _, number = item.partition("=")
+        name = name.strip()
+        if name in weights:
+            raise ValueError(f"--weights has the task {name!r} twice; give each one weight")
         try:
-            weights[name.strip()] = float(number)
+            weights[name] = float(number)
         except ValueError:
             raise ValueError(
                 f"can't read {item!r} in --weights; expected TASK=WEIGHT,TASK=WEIGHT"

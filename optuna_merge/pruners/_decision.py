@@ -27,7 +27,13 @@ import numpy as np
 import numpy.typing as npt
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_merge._optuna import PROMOTED_AT, PROMOTED_FROM, first_attempt, retry_history
+from optuna_merge._optuna import (
+    PROMOTED_AT,
+    PROMOTED_FROM,
+    can_be_copied,
+    first_attempt,
+    retry_history,
+)
 from optuna_merge.fronts import below_nadir, layers, volume_alone
 
 DECISION = "preview_decision"
@@ -209,7 +215,8 @@ class Ledger:
         kept: Lineages whose own trial holds the claim.
         copies: Lineages of which copies hold the claim -> the number of the first copy.
         begun: Lineages of which a copy has compared its claim with the budget and goes on.
-        candidates: Pruned previews with finite scores whose lineage holds no claim.
+        candidates: Pruned previews with finite scores, of trials that can be copied, whose
+            lineage holds no claim.
         steps: By lineage, the training steps of a finetune that was pruned at a rung.
         seconds: By lineage, the seconds of a finetune that has ended.
         longest_seconds: Of all finetunes that came to their end, baselines included; None if
@@ -438,7 +445,12 @@ class _Counts:
             pruned = trial.state == TrialState.PRUNED or (
                 trial.state == TrialState.RUNNING and decision == "prune"
             )
-            if pruned and not went_on and all(map(math.isfinite, preview)):
+            if (
+                pruned
+                and not went_on
+                and all(map(math.isfinite, preview))
+                and can_be_copied(trial)
+            ):
                 found = Candidate(trial.number, lineage, tuple(preview))
                 candidates.setdefault(lineage, found)
 

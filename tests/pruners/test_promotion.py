@@ -569,3 +569,28 @@ def test_a_trial_without_preview_is_not_pruned() -> None:
     assert not should_prune(trial)
     trial.set_user_attr("preview_a", 0.5)
     assert not should_prune(trial)
+
+
+@pytest.mark.filterwarnings("ignore:Fixed parameter")
+def test_what_can_not_be_copied_is_no_candidate(storage: BaseStorage) -> None:
+    """Optuna takes an enqueued value out of its range once: of such a trial there is no copy."""
+    study = create_study(storage, fraction=0.25, warmup=4)
+    study.enqueue_trial({"w_a": 2.0})  # the best preview by far
+    study.optimize(objective, n_trials=12)
+    drain(study)
+    assert study.trials[0].params == {"w_a": 2.0}
+    assert study.trials[0].state == TrialState.PRUNED
+    assert TrialState.FAIL not in {t.state for t in study.trials}
+    assert len(finetuned(study)) == len(previewed(study)) // 4 >= 2
+    assert all(0 <= t.params["w_a"] <= 1 for t in finetuned(study))
+
+
+@pytest.mark.filterwarnings("ignore:Fixed parameter")
+def test_what_can_not_be_copied_is_given_up_when_its_worker_dies(storage: BaseStorage) -> None:
+    study = create_study(storage, fraction=0.25, warmup=4)
+    study.enqueue_trial({"w_a": 2.0})
+    trial = study.ask()
+    trial.suggest_float("w_a", 0, 1)
+    assert fail_and_requeue(study, trial.number, "its worker died")
+    (failed,) = study.trials
+    assert failed.state == TrialState.FAIL
