@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import sqlalchemy
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
@@ -46,6 +47,16 @@ _EXPECTED = (
 )
 
 
+_OLDER = (
+    "its tables were made by an older version of Optuna; copy it, then run, while no worker runs, "
+    "`optuna storage upgrade --storage {url}`"
+)
+_NEWER = (
+    f"its tables were made by another version of Optuna than the {optuna.__version__} installed "
+    "here; install that version, or a newer one: pip install -U optuna"
+)
+
+
 def create_storage(
     url: str | None,
     *,
@@ -73,6 +84,13 @@ def create_storage(
     workers of one file should open it by this function. On network file systems use the journal or
     a server. Servers are asked for a sign of life before each use of a connection.
 
+    What was written last stands in a file beside it, `study.db-wal`, and is moved into `study.db`
+    whenever a trial has ended, and whenever 256 KB have come together. After workers were killed,
+    a copy of `study.db` alone lacks only what was written since then: the trials that ran, at most
+    256 KB of others' attributes, and trials that ended while another process was reading or
+    writing, or with the worker itself. The original lacks nothing: the next process that opens it
+    moves the rest. Copy both files, or, while workers run, `sqlite3 study.db ".backup copy.db"`.
+
     A worker that dies is noticed by the next worker that starts a trial: its trial fails, and a
     clone with the same parameters, attributes and intermediate values is queued, in one
     transaction. What kills its workers again and again is given up (user attribute `given_up`,
@@ -95,8 +113,8 @@ def create_storage(
     Raises:
         ValueError: the URL's scheme is unknown, or an argument is out of its range.
         ImportError: the database's driver is not installed; the message says how to install it.
-        StorageUnavailableError: the database, file or folder can't be reached or written;
-            passwords are masked.
+        StorageUnavailableError: the database, file or folder can't be reached or written, or its
+            tables are another version of Optuna's; passwords are masked.
     """
     if isinstance(url, str) and url.startswith(_FROM_ENVIRONMENT):
         url = _read_environment(url.removeprefix(_FROM_ENVIRONMENT))
@@ -157,7 +175,8 @@ def _parse(url: str) -> sqlalchemy.URL:
     except (sqlalchemy.exc.ArgumentError, ValueError):
         location = None
     if location is None:  # raised out here, so that no context quotes the URL
-        raise ValueError(f"can't read the storage URL {masked(url)!r}: {_EXPECTED}")
+        shown = masked(url) if "://" in url else masked(f"://{url}").removeprefix("://")
+        raise ValueError(f"can't read the storage URL {shown!r}: {_EXPECTED}")
     backend = location.drivername.partition("+")[0]
     if backend != "sqlite" and backend not in _DRIVERS:
         raise ValueError(f"unknown scheme {location.drivername!r} of the storage URL: {_EXPECTED}")
@@ -242,6 +261,10 @@ def _open(
                 return storage(url, **options)
         except ImportError:
             failure = "no driver"
+        except RuntimeError as error:
+            if "table schema" not in str(error):
+                raise
+            failure = _OLDER if "storage upgrade" in str(error) else _NEWER
         except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, sqlite3.Error) as error:
             failure = _reason(error, location)
             if _made_by_another(error) and time.monotonic() < deadline:
@@ -254,6 +277,15 @@ def _open(
         driver = location.drivername.partition("+")[2]
         package = _TO_INSTALL.get(location.drivername, driver)
         raise ImportError(f"the driver {driver!r} is not installed: run pip install '{package}'")
+    if failure in (_OLDER, _NEWER):
+        raise StorageUnavailableError(
+            f"can't open the storage {shown}: " + failure.format(url=shown)
+        )
+    if "is locked" in failure:
+        to_check = (
+            f"which other process holds it, such as a viewer of databases with an open "
+            f"transaction (it was waited for, {LOCK_TIMEOUT:g} s)"
+        )
     raise StorageUnavailableError(f"can't open the storage {shown}: {failure}; check {to_check}")
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import random
+import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from optuna_merge._optuna import ReadMarkingStorage, RequeuingStorage, only_reading
@@ -23,6 +25,8 @@ T = TypeVar("T")
 LOCK_TIMEOUT = 60.0
 """Seconds that a process waits for the lock of a SQLite file before it gives up."""
 _LONGEST_WAIT = 5.0  # seconds between two tries of a transaction
+_WAL_PAGES = 64  # of 4 KB, SQLite's default is 1000
+"""Pages of a SQLite file's write-ahead log from which on a commit moves them into the file."""
 
 
 class SteadyStorage(RequeuingStorage):
@@ -100,15 +104,41 @@ class SQLiteStorage(SteadyStorage, ReadMarkingStorage):
     is write-ahead (`WAL`), so that readers and the writer don't wait for each other.
 
     WAL needs shared memory between the processes: not for network file systems.
+
+    What is written stands in the log beside the file (`-wal`) until a checkpoint moves it into the
+    file. SQLite waits for 4 MB, whole studies; and workers that are killed leave the log behind.
+    People copy the file alone. So there is a checkpoint whenever a trial has ended, whenever a
+    commit leaves 256 KB in the log, and when the file is opened.
     """
 
     def __init__(self, url: str, **kwargs: Any) -> None:
         super().__init__(url, **kwargs)
         _lock_at_begin(self.engine)
+        self._checkpoint()
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)
         _lock_at_begin(self.engine)
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        done = super().set_trial_state_values(trial_id, state, values)
+        if state.is_finished():
+            self._checkpoint()
+        return done
+
+    def _checkpoint(self) -> None:
+        """Move the log into the file, as far as nobody reads an earlier state; waits for none."""
+        try:
+            connection = self.engine.raw_connection()
+            try:
+                connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            finally:
+                connection.close()
+        except (sqlite3.Error, SQLAlchemyError) as error:
+            # The log has everything, and the next checkpoint tries again.
+            _logger.debug("No checkpoint of the SQLite file: %s", error)
 
 
 def _lock_at_begin(engine: sqlalchemy.Engine) -> None:
@@ -124,6 +154,7 @@ def _set_up_connection(connection: Any, _record: Any) -> None:
         _enter_wal(cursor)
         # With WAL this loses at most the last commits on power failure, never consistency.
         cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES}")
     finally:
         cursor.close()
 

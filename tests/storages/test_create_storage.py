@@ -4,6 +4,8 @@ import datetime
 import logging
 import os
 import pickle
+import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -332,6 +334,97 @@ def test_a_file_that_is_no_journal(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(StorageUnavailableError, match=r"study\.log: it is not a journal"):
         create_storage(f"journal:///{path}")
+
+
+def test_a_locked_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create_storage(f"sqlite:///{tmp_path}/study.db").engine.dispose()
+    for module in ("_create_storage", "_rdb"):
+        monkeypatch.setattr(f"optuna_merge.storages.{module}.LOCK_TIMEOUT", 0.1)
+    other = sqlite3.connect(tmp_path / "study.db", isolation_level=None)
+    other.execute("PRAGMA locking_mode=EXCLUSIVE")
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StorageUnavailableError, match=r"study\.db.*locked.*which other process"):
+        create_storage(f"sqlite:///{tmp_path}/study.db")
+    other.close()
+    create_storage(f"sqlite:///{tmp_path}/study.db")
+
+
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [
+        ("v2.6.0.a", "an older version of Optuna.*optuna storage upgrade --storage sqlite:///"),
+        ("v99.0.0.a", f"than the {optuna.__version__} installed here.*pip install -U optuna"),
+    ],
+)
+def test_tables_of_another_version_of_optuna(tmp_path: Path, version: str, told: str) -> None:
+    optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db")
+    with sqlite3.connect(tmp_path / "study.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", (version,))
+    connection.close()
+    with pytest.raises(StorageUnavailableError, match=told):
+        create_storage(f"sqlite:///{tmp_path}/study.db")
+
+
+_KILLED = """
+import os, signal, sys, optuna
+from optuna_merge.storages import create_storage
+study = optuna.create_study(study_name="s", storage=create_storage(sys.argv[1]))
+def objective(trial):
+    for key in range(5):
+        trial.set_user_attr(str(key), "text" * 100)
+    if trial.number == 12:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return trial.suggest_float("x", 0, 1)
+study.optimize(objective)
+"""
+
+
+def test_after_a_kill_the_file_alone_has_every_trial_that_ended(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    worker = subprocess.run([sys.executable, "-W", "ignore", "-c", _KILLED, url])
+    assert worker.returncode == -signal.SIGKILL
+    assert (tmp_path / "study.db-wal").stat().st_size > 0  # what the killed trial had written
+    for name in ("copy", "opened"):
+        if name == "opened":  # by another worker, which moves the rest into the file
+            states = _states(url)
+            assert states == [TrialState.COMPLETE] * 12 + [TrialState.RUNNING]
+            create_storage(url)
+        shutil.copy(tmp_path / "study.db", tmp_path / f"{name}.db")
+        copied = _states(f"sqlite:///{tmp_path}/{name}.db")
+        assert copied[:12] == [TrialState.COMPLETE] * 12
+    assert len(copied) == 13
+
+
+def _states(url: str) -> list[TrialState]:
+    return [t.state for t in optuna.load_study(study_name="s", storage=create_storage(url)).trials]
+
+
+def test_other_writes_come_into_the_file_by_quarters_of_a_megabyte(tmp_path: Path) -> None:
+    storage = create_storage(f"sqlite:///{tmp_path}/study.db")
+    study = optuna.create_study(study_name="s", storage=storage)
+    for key in range(100):
+        study.set_user_attr(str(key), "x" * 10_000)
+    shutil.copy(tmp_path / "study.db", tmp_path / "copy.db")
+    with sqlite3.connect(tmp_path / "copy.db") as connection:
+        (written,) = connection.execute("SELECT count(*) FROM study_user_attributes").fetchone()
+    connection.close()
+    assert written > 100 - 262_144 / 10_000
+
+
+def test_a_reader_does_not_keep_a_trial_from_ending(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    study = optuna.create_study(study_name="s", storage=create_storage(url))
+    reader = sqlite3.connect(tmp_path / "study.db", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM trials").fetchone()
+    study.optimize(lambda trial: 1.0, n_trials=3)
+    shutil.copy(tmp_path / "study.db", tmp_path / "copy.db")
+    assert _states(f"sqlite:///{tmp_path}/copy.db") == []  # a copy as the reader sees it, whole
+    reader.execute("COMMIT")
+    reader.close()
+    study.optimize(lambda trial: 1.0, n_trials=1)
+    shutil.copy(tmp_path / "study.db", tmp_path / "later.db")
+    assert _states(f"sqlite:///{tmp_path}/later.db") == [TrialState.COMPLETE] * 4
 
 
 @pytest.mark.parametrize("what", ["folder", "file"])
