@@ -20,7 +20,7 @@ from optuna_merge._files import canonical_json, sha256_text, write_json
 from optuna_merge._tensors import HASH, content_hash, read_metadata
 from optuna_merge.damping import Damping, candidates, choose, trial_weightings
 from optuna_merge.definition import StudyDefinition
-from optuna_merge.exceptions import CorruptFileError
+from optuna_merge.exceptions import CorruptFileError, NotFiniteError
 from optuna_merge.models import MultitaskModel
 from optuna_merge.posteriors import (
     DiagonalGaussian,
@@ -29,6 +29,7 @@ from optuna_merge.posteriors import (
     Posterior,
     damped,
     load_posterior,
+    mean_curvature,
     per_tensor,
     posterior_to,
     save_posterior,
@@ -182,6 +183,7 @@ class PosteriorMaker:
         if settings.estimator == "ivon":
             known = self._curvatures[task.name][index]
             found: Posterior = DiagonalGaussian(mean, {name: known[name] for name in mean})
+            _check_curvature(task.name, found)
             return None, self._reduced(found), 0.0
         path = self._curvature_path(task.name, index)
         loaded = _load_sound(path, load_posterior)
@@ -193,6 +195,7 @@ class PosteriorMaker:
         with own_draws(self._model.device):
             made = undamped_posterior(self._model, task, state, settings)
         posterior = posterior_to(made, "cpu")
+        _check_curvature(task.name, posterior)
         seconds = time.perf_counter() - started
         save_posterior(posterior, path, {"task": task.name, "seconds": repr(seconds)})
         return path, self._reduced(posterior), seconds
@@ -224,6 +227,13 @@ class PosteriorMaker:
         value, sweep = choose(
             candidates(undamped), lambda delta: self._weighted_loss(undamped, delta)
         )
+        if not math.isfinite(sweep[value]):
+            raise NotFiniteError(
+                f"no merge of the tasks {[task.name for task in self._tasks]} has a finite loss "
+                f"on validation data, whatever the damping; tried were "
+                f"{', '.join(f'{d:.3g}' for d in sweep)}. Are their own finetunes sound? A lower "
+                f"learning rate may help"
+            )
         damping = Damping(value, sweep, time.perf_counter() - started)
         # JSON has no infinity: a loss that wasn't finite is null.
         noted = {repr(d): loss if math.isfinite(loss) else None for d, loss in sweep.items()}
@@ -284,6 +294,17 @@ def _load_sound(path: Path, load: Callable[[Path], _Loaded]) -> _Loaded | None:
     except CorruptFileError as error:
         _logger.warning("making it again: %s", error)
         return None
+
+
+def _check_curvature(task: str, undamped: Posterior) -> None:
+    mean = mean_curvature(undamped)  # of squares: one that is not finite makes it so
+    if not math.isfinite(mean):
+        raise NotFiniteError(
+            f"task {task!r}: the curvature at the end of its own finetune is {mean:g} in the "
+            f"mean; expected a finite number. Is there a gradient without a value, as that of a "
+            f"root or a norm at 0, or does the loss overflow? A lower learning rate may help, or "
+            f"the isotropic family, which needs no curvature"
+        )
 
 
 def _check_shapes(

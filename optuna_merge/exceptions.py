@@ -19,6 +19,10 @@ class TrainingDivergedError(OptunaMergeError):
     """A loss or a gradient became NaN or infinite during finetuning."""
 
 
+class NotFiniteError(OptunaMergeError):
+    """A metric, a score or a curvature is NaN or infinite, so that nothing can be built on it."""
+
+
 class StorageUnavailableError(OptunaMergeError):
     """The study's storage, or its artifact store, can't be opened or reached."""
 

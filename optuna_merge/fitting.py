@@ -34,6 +34,7 @@ from optuna_merge.previews import Previewer, Refiner, choose_rate
 from optuna_merge.scores import Array, Score
 from optuna_merge.sharing import FolderSharing, Sharing, Unit
 from optuna_merge.tasks import Task
+from optuna_merge.tasks._evaluation import check_finite
 
 _logger = logging.getLogger(__name__)
 
@@ -147,6 +148,9 @@ def fit(
 
     Raises:
         OSError: the folder can't be written.
+        ValueError: a label or input is NaN or infinite.
+        NotFiniteError: a task's metric after its own finetune is, or its curvature.
+        TrainingDivergedError: a loss or gradient of such a finetune is.
     """
     workdir = Path(workdir)
     check_writable(workdir)
@@ -250,6 +254,7 @@ def _task_run(
     settings = replace(definition.finetuning, seed=definition.finetuning.seed + component)
     title = f"task {task.name}" if progress else None
     run = store.run(model, tasks, alone, settings, progress=title)
+    check_finite({task.name: run.evaluations[task.name]}, "its own finetune")
     metric = run.evaluations[task.name].metric.value
     how = "found" if run.reused else f"trained in {run.seconds:.1f} s"
     _logger.info("task %s alone: %s %.4f, %s", task.name, task.metric.name, metric, how)

@@ -62,7 +62,8 @@ class MultitaskModel(nn.Module):
     Raises:
         ValueError: a task's head is missing, or nothing of the body is trained and no head is
             shared, so that there is nothing to merge; a choice for batch norms that isn't one; a
-            metric of generated texts for a network that can't generate.
+            metric of generated texts for a network that can't generate; a parameter that is NaN
+            or infinite.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class MultitaskModel(nn.Module):
             _check_metrics(task, heads[str(task.head)])
         self.body = body
         self.heads = nn.ModuleDict(heads)
+        _check_finite(self)
         self.inputs = tuple(inputs)
         self.trainable = trainable
         self._keywords = keywords
@@ -359,6 +361,20 @@ def _check_metrics(task: Task, network: nn.Module) -> None:
             raise ValueError(
                 f"task {task.name!r} has the metric {metric.name!r} of a whole language model; "
                 f"make the model with from_language_model"
+            )
+
+
+def _check_finite(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        # A sum needs no memory, but may overflow where all numbers are finite.
+        if parameter.is_meta or bool(torch.isfinite(parameter.detach().sum())):
+            continue
+        bad = int((~torch.isfinite(parameter)).sum())
+        if bad:
+            raise ValueError(
+                f"{bad} of the {parameter.numel()} numbers of the parameter {name!r} are NaN or "
+                f"infinite before anything is trained; is the checkpoint damaged, or was it "
+                f"converted to a type of too small a range?"
             )
 
 

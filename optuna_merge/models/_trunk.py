@@ -85,7 +85,7 @@ def cache_trunk(
         else:
             key = sha256_text(f"{body} {first} {fingerprint(data)}")[:24]
             column = _kept(folder / f"{key}.safetensors", compute)
-        columns[task.name][split] = TensorData({**data.columns, TRUNK: column})
+        columns[task.name][split] = data.with_column(TRUNK, column)
     model.replaying = trunk.replaying
     return tuple(dataclasses.replace(task, **columns[task.name]) for task in tasks)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -17,6 +18,9 @@ Batch = dict[str, Tensor]
 LABELS = "labels"
 MASK = "attention_mask"
 DECODER = "decoder_input_ids"
+
+_CHUNK = 1 << 20
+"""Numbers that are looked through at once."""
 
 
 @runtime_checkable
@@ -66,6 +70,17 @@ class TensorData:
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
+    @cached_property
+    def not_finite(self) -> tuple[str, int] | None:
+        """Column and row of the first number that is NaN or infinite; looked for once."""
+        return find_not_finite(self.columns)
+
+    def with_column(self, name: str, column: Tensor) -> TensorData:
+        """These data with one column more, computed from them, that is not looked through."""
+        more = TensorData({**self.columns, name: column})
+        more.not_finite = self.not_finite
+        return more
+
     def __getitem__(self, indices: list[int]) -> Batch:
         index = torch.as_tensor(indices)
         batch = {name: column[index] for name, column in self.columns.items()}
@@ -88,9 +103,82 @@ def _lengths(mask: Tensor) -> Tensor:
     return (mask * torch.arange(1, mask.shape[1] + 1)).amax(1).clamp(min=1)
 
 
-def as_data(data: Data | Mapping[str, Tensor]) -> Data:
-    """`data` itself, or a mapping of tensors as `TensorData`."""
-    return TensorData(data) if isinstance(data, Mapping) else data
+class CheckedData:
+    """Data that are decoded when they are read: the numbers of each batch are checked then.
+
+    Whatever else the data have (`lengths`, `columns`, `content_hash`) is theirs.
+
+    Args:
+        data: The data.
+        where: What they are called in errors, with the task's name and the split.
+    """
+
+    def __init__(self, data: Data, where: str) -> None:
+        self.data = data
+        self._where = where
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, indices: list[int]) -> Any:
+        batch = self.data[indices]
+        found = find_not_finite(batch)
+        if found is not None:
+            column, row = found
+            raise not_finite_error(self._where, column, indices[row], batch[column][row])
+        return batch
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "data" or name.startswith("__"):  # looked for by copies, before it is there
+            raise AttributeError(name)
+        return getattr(self.data, name)
+
+
+def as_data(data: Data | Mapping[str, Tensor], where: str) -> Data:
+    """The data of a task, all of whose numbers are finite; a mapping of tensors as `TensorData`.
+
+    Data in memory are looked through now, others when they are read.
+
+    Args:
+        data: Data or columns.
+        where: What they are called in errors, with the task's name and the split.
+
+    Raises:
+        ValueError: (at once, or from what is read) a number is NaN or infinite.
+    """
+    if isinstance(data, Mapping):
+        data = TensorData(data)
+    if not isinstance(data, TensorData):
+        return CheckedData(data.data if isinstance(data, CheckedData) else data, where)
+    if data.not_finite is not None:
+        column, row = data.not_finite
+        raise not_finite_error(where, column, row, data.columns[column][row])
+    return data
+
+
+def not_finite_error(where: str, column: str, index: int, values: Tensor) -> ValueError:
+    """What to say of the first example whose numbers are not all finite."""
+    bad = values[~torch.isfinite(values)].flatten()[0].item()
+    return ValueError(
+        f"{where}: column {column!r} is {bad} in example {index} (counted from 0); labels and "
+        f"inputs must be finite numbers: leave such examples out or fill them in, and leave out "
+        f"a column that the model does not read"
+    )
+
+
+def find_not_finite(columns: Mapping[str, Any]) -> tuple[str, int] | None:
+    """Column and row of the first number that is NaN or infinite, column by column."""
+    for name, column in columns.items():
+        if not isinstance(column, Tensor) or column.ndim == 0:
+            continue
+        if not (column.is_floating_point() or column.is_complex()) or column.numel() == 0:
+            continue
+        rows = max(1, _CHUNK * len(column) // column.numel())
+        for start in range(0, len(column), rows):
+            finite = torch.isfinite(column[start : start + rows])
+            if not bool(finite.all()):
+                return name, start + int(finite.reshape(len(finite), -1).all(1).long().argmin())
+    return None
 
 
 def batches_in_order(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optuna_merge.exceptions import NotFiniteError
 from optuna_merge.tasks._data import LABELS, Batch, TensorData, batches_in_order, to_device
 from optuna_merge.tasks._losses import Loss
 from optuna_merge.tasks._metrics import Measurement, Metric, mean_measurement
@@ -52,6 +53,27 @@ class Evaluation:
         """The inverse of `to_json`."""
         metrics = {name: Measurement(*pair) for name, pair in value["metrics"].items()}
         return cls(Measurement(*value["loss"]), metrics, value["num_examples"])
+
+
+def check_finite(evaluations: Mapping[str, Evaluation], what: str) -> None:
+    """See that every task's metric is a number that one can go on with.
+
+    Args:
+        evaluations: By task.
+        what: What was evaluated, for the error.
+
+    Raises:
+        NotFiniteError: a task's metric is NaN or infinite; its name and the task's are told.
+    """
+    for task, evaluation in evaluations.items():
+        if not math.isfinite(evaluation.metric.value):
+            raise NotFiniteError(
+                f"task {task!r}: the metric {next(iter(evaluation.metrics))!r} of {what} is "
+                f"{evaluation.metric.value:g} on validation data, where the loss is "
+                f"{evaluation.loss.value:g}; expected a finite number. If the loss isn't finite "
+                f"either, a lower learning rate may help; else take a metric that has a value for "
+                f"all outputs"
+            )
 
 
 class EvaluationBatches:

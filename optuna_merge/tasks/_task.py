@@ -35,7 +35,8 @@ class Task:
 
     Raises:
         ValueError: no examples, no `labels` column, a class outside the head, one class only, a
-            name that can't be used, other label names than outputs.
+            name that can't be used, other label names than outputs, a label or input that is NaN
+            or infinite (of data that are not in memory, when it is read).
 
     Examples:
         >>> columns = {"x": torch.randn(4, 8), "labels": torch.tensor([0, 1, 0, 1])}
@@ -77,7 +78,7 @@ class Task:
             if data is None and split == "test":
                 continue
             self._check_metrics(split)
-            object.__setattr__(self, split, as_data(data))
+            object.__setattr__(self, split, as_data(data, self._where(split)))
             self._check_split(split)
 
     @property
@@ -113,6 +114,9 @@ class Task:
             },
         }
 
+    def _where(self, split: str) -> str:
+        return f"task {self.name!r}, {split} data"
+
     def _check_metrics(self, split: str) -> None:
         for metric in self.metrics:
             own = metric.of_model
@@ -124,7 +128,7 @@ class Task:
 
     def _check_split(self, split: str) -> None:
         data: Data = getattr(self, split)
-        where = f"task {self.name!r}, {split} data"
+        where = self._where(split)
         if len(data) == 0:
             raise ValueError(f"{where}: no examples; give at least one")
         first = data[[0]]

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from helpers import (
     InterruptedData,
     bert_model,
@@ -32,7 +34,14 @@ from optuna_merge.finetuning._optimizers import warn_if_constant
 from optuna_merge.finetuning._order import Order, derived_seed
 from optuna_merge.models import LastLayers, Matching, evaluate_tasks, task_batches
 from optuna_merge.posteriors import squared_gradients
-from optuna_merge.tasks import Loss, Task, TensorData, cross_entropy
+from optuna_merge.tasks import (
+    Loss,
+    Task,
+    TensorData,
+    cross_entropy,
+    mean_squared_error,
+    negative_squared_error,
+)
 
 WEIGHTS = {"red": 0.3, "blue": 0.7}
 
@@ -307,11 +316,25 @@ def test_a_gradient_that_is_not_finite_ends_the_run_at_once() -> None:
         run({"red": 1.0, "blue": 0.0}, tasks=(task, blue))
 
 
-def test_data_that_are_not_finite_end_the_run_too() -> None:
-    columns = toy_columns(24, 2, 1)
-    columns["x"][7, 3] = math.nan
-    with pytest.raises(TrainingDivergedError, match=r"step [1-3] "):  # within the first epoch
-        run({"red": 1.0}, tasks=(toy_task("red", 1, train=columns),))
+@pytest.mark.parametrize("column, value", [("x", math.nan), ("labels", -math.inf)])
+def test_numbers_that_are_not_finite_are_named_when_the_run_reads_them(
+    column: str, value: float
+) -> None:
+    whole = toy_columns(24, 2, 1)
+    columns = {"x": whole["x"].tolist(), "labels": whole["labels"].float().view(-1, 1).tolist()}
+    columns[column][7][-1] = value
+    table = Dataset.from_dict(columns).with_format("torch")
+    task = Task(
+        "red",
+        table,
+        table.select(range(7)),
+        1,
+        loss=mean_squared_error,
+        metrics=(negative_squared_error,),
+    )
+    told = f"task 'red', train data: column {column!r} is {value} in example 7 (counted from 0)"
+    with pytest.raises(ValueError, match=re.escape(told)):  # within the first epoch
+        run({"red": 1.0}, tasks=(task,))
 
 
 def test_a_failed_run_leaves_nothing_behind_for_the_next_one(

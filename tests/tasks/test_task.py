@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+import dataclasses
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +21,9 @@ from optuna_merge.tasks import (
     cross_entropy,
     mean_squared_error,
     negative_squared_error,
+    squared_error,
 )
+from optuna_merge.tasks._data import batches_in_order
 
 
 def test_defaults() -> None:
@@ -114,6 +119,87 @@ def test_labels_of_data_that_are_not_in_memory_are_checked() -> None:
     table = Dataset.from_dict({"x": [[0.0]] * 5000, "labels": [0] * 4999 + [2]})
     with pytest.raises(ValueError, match=re.escape("labels lie in 0..2")):
         Task("red", table.with_format("torch"), toy_columns(), 2)
+
+
+def numbers(**changed: tuple[Any, float]) -> dict[str, torch.Tensor]:
+    """Ten examples of numbers, some of them changed: by column, the place and the value."""
+    columns = {
+        "x": torch.randn(10, 2, 3, generator=torch.Generator().manual_seed(0)),
+        "age": torch.linspace(0, 1, 10, dtype=torch.float64),
+        "ids": torch.arange(20).view(10, 2),
+        "labels": torch.linspace(-1, 1, 10)[:, None],
+    }
+    for name, (place, value) in changed.items():
+        columns[name][place] = value
+    return columns
+
+
+def number_task(**data: Any) -> Task:
+    fields: dict[str, Any] = {"train": numbers(), "validation": numbers()} | data
+    regression: dict[str, Any] = {
+        "loss": mean_squared_error,
+        "metrics": (negative_squared_error,),
+    }
+    return Task("price", num_outputs=1, **fields, **regression)
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+@pytest.mark.parametrize(
+    "column, place", [("x", (7, 1, 2)), ("age", 7), ("labels", (7, 0))], ids=["x", "age", "labels"]
+)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_is_refused_by_task_split_column_and_example(
+    split: str, column: str, place: Any, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("optuna_merge.tasks._data._CHUNK", 12)  # several pieces of each column
+    number_task(**{split: numbers()})
+    told = re.escape(
+        f"task 'price', {split} data: column {column!r} is {value} in example 7 (counted from 0); "
+        f"labels and inputs must be finite numbers"
+    )
+    changed = numbers(**{column: (place, value)})
+    with pytest.raises(ValueError, match=told):
+        number_task(**{split: changed})
+    # Data that are read piece by piece say so when they are read, as their description does.
+    table = Dataset.from_dict({name: rows.tolist() for name, rows in changed.items()})
+    task = number_task(**{split: table.with_format("torch")})
+    assert task.data(split)[[6, 8]].keys() == changed.keys()
+    with pytest.raises(ValueError, match=told):
+        task.data(split)[[9, 7]]
+    with pytest.raises(ValueError, match=told):
+        task.describe()
+
+
+def test_data_in_memory_are_looked_through_once() -> None:
+    task = number_task()
+    data = task.train
+    assert isinstance(data, TensorData)
+    data.columns["x"][3] = math.nan
+    assert dataclasses.replace(task, metrics=(squared_error,)).train is data
+    # What is computed from sound data, such as a frozen trunk's output, may be large.
+    more = data.with_column("more", torch.full((10,), math.nan))
+    assert list(more.columns) == [*data.columns, "more"]
+    assert dataclasses.replace(task, train=more).train is more
+
+
+def test_data_of_ones_own_keep_what_else_they_have() -> None:
+    class Own:
+        lengths = torch.arange(10)
+
+        def __len__(self) -> int:
+            return 10
+
+        def __getitem__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+            return {name: rows[indices] for name, rows in numbers().items()}
+
+        def content_hash(self) -> str:
+            return "mine"
+
+    task = number_task(train=Own())
+    assert task.describe()["data"]["train"] == "mine"
+    again = dataclasses.replace(copy.deepcopy(task), name="other")
+    assert batches_in_order(again.data("train"), 4)[0] == [9, 8, 7, 6]
+    assert len(again.data("train")) == 10
 
 
 BAD_SETS: list[tuple[Callable[[], list[Task]], str]] = [
