@@ -20,7 +20,7 @@ from torch import Tensor
 from optuna_merge._files import atomic_path
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.merging._elementwise import Item, merge_items
-from optuna_merge.merging._weights import Weights, prior_weight, task_weights
+from optuna_merge.merging._weights import Weights, task_weights, with_prior
 
 PathLike = str | os.PathLike[str]
 
@@ -74,15 +74,15 @@ def merge_files(
     places = list(paths.values()) if isinstance(paths, Mapping) else list(paths)
     if not places:
         raise ValueError("no files to merge; expected at least one")
-    values = task_weights(weights, tasks, named=named)
-    rest = prior_weight(values, has_prior=prior is not None)
+    given = task_weights(weights, tasks, named=named)
+    *values, rest = with_prior(given, has_prior=prior is not None)
     sources = [_open(f"task {task!r}", place) for task, place in zip(tasks, places)]
     if len({source.diagonal for source in sources}) > 1:
         kinds = {source.label: "diagonal" if source.diagonal else "plain" for source in sources}
         raise TypeError(f"files of one merge must be of one family, got {kinds}")
     if prior is not None:
         sources.append(_open("prior", prior))
-        values = (*values, rest)
+        values.append(rest)
     names = [name for name in sources[0].means if keep(name)]
     _check(sources, values, names, keep)
     output = Path(output)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optuna_merge.merging._families import ELEMENTWISE
 from optuna_merge.merging._terms import elementwise
-from optuna_merge.merging._weights import Weights, prior_weight, task_weights
+from optuna_merge.merging._weights import Weights, task_weights, with_prior
 from optuna_merge.posteriors import (
     IsotropicGaussian,
     KroneckerGaussian,
@@ -72,7 +72,7 @@ def check_merge(
         raise ValueError("no posteriors to merge; expected at least one")
     labels = [f"task {task!r}" if named else f"task {task}" for task in tasks]
     given = [task_weights(weights, tasks, named=named) for weights in weightings]
-    full = [(*weights, prior_weight(weights, has_prior=prior is not None)) for weights in given]
+    full = [with_prior(weights, has_prior=prior is not None) for weights in given]
     if isinstance(prior, Mixture):
         raise TypeError("the prior is a Mixture; expected one of the Gaussian families")
     everyone = dict(zip(labels, terms))

@@ -10,7 +10,9 @@ from torch import Tensor
 Weights = Sequence[float] | Mapping[str, float] | Tensor
 """One weight per task: in task order, or by task name."""
 
-_ON_SIMPLEX = 1e-6
+_EXACT = 1e-12
+_NEAR_SIMPLEX = 1e-4
+"""How far from 1 a sum of weights may be that were rounded when they were written down."""
 
 
 def task_weights(weights: Weights, tasks: Sequence[str], *, named: bool) -> tuple[float, ...]:
@@ -44,16 +46,24 @@ def task_weights(weights: Weights, tasks: Sequence[str], *, named: bool) -> tupl
     return values
 
 
-def prior_weight(weights: Sequence[float], *, has_prior: bool) -> float:
-    """The prior's weight, 1 - sum of the task weights; rounding counts as zero.
+def with_prior(weights: Sequence[float], *, has_prior: bool) -> tuple[float, ...]:
+    """The weights of the tasks, and the prior's behind them: 1 - their sum.
+
+    Rounding counts as zero. Without a prior weights that miss 1 by up to 1e-4, as those that were
+    written down with a few digits, are divided by their sum.
 
     Raises:
         ValueError: the weights do not add up to 1 and there is no prior.
     """
-    rest = 1.0 - math.fsum(weights)
-    if not has_prior and abs(rest) > _ON_SIMPLEX:
+    total = math.fsum(weights)
+    rest = 1.0 - total
+    if abs(rest) <= _EXACT:
+        return (*weights, 0.0)
+    if has_prior:
+        return (*weights, rest)
+    if abs(rest) > _NEAR_SIMPLEX:
         raise ValueError(
-            f"the weights add up to {1.0 - rest:g}; off the simplex the merge depends on the "
-            f"prior: pass prior=..., or divide the weights by their sum"
+            f"the weights add up to {total!r}; off the simplex the merge depends on the prior: "
+            f"pass prior=..., or divide the weights by their sum"
         )
-    return rest if has_prior and abs(rest) > 1e-12 else 0.0
+    return (*(weight / total for weight in weights), 0.0)

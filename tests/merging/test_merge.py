@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from optuna_merge.merging import merge, merge_many
-from optuna_merge.posteriors import DiagonalGaussian, IsotropicGaussian
+from optuna_merge.posteriors import DiagonalGaussian, IsotropicGaussian, Mixture, Posterior
 
 SHAPES = {"w": (3, 5), "b": (5,), "scale": ()}
 
@@ -268,6 +268,7 @@ def test_a_task_of_weight_zero_is_dropped_even_with_nan() -> None:
         ([0.5], "1 weights for 2 posteriors"),
         ([0.5, math.nan], "the weight of task '1' is nan"),
         ([0.5, 0.6], "add up to 1.1; off the simplex the merge depends on the prior"),
+        ([0.5, 0.4997], "add up to 0.9997; off the simplex"),
         ([-0.5, 1.5], "the weight of task 0 is -0.5; negative weights"),
     ],
 )
@@ -275,6 +276,34 @@ def test_bad_weights(weights: list[float], message: str) -> None:
     with pytest.raises(ValueError) as caught:
         merge([good, good], weights)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["isotropic", "diagonal", "mixture"])
+@pytest.mark.parametrize("weights", [[0.333333] * 3, [0.3334, 0.3333, 0.3334]])
+def test_weights_that_were_rounded_are_divided_by_their_sum(
+    family: str, weights: list[float]
+) -> None:
+    def posterior() -> Posterior:
+        if family == "isotropic":
+            return IsotropicGaussian(tensors())
+        if family == "diagonal":
+            return diagonal()
+        return Mixture([diagonal(), diagonal()], torch.full((2,), -math.log(2)), "fixed")
+
+    posteriors = [posterior() for _ in range(3)]
+    total = math.fsum(weights)
+    merged = merge(posteriors, weights)
+    expected = merge(posteriors, [weight / total for weight in weights])
+    assert all(torch.equal(merged[name], expected[name]) for name in SHAPES)
+
+
+def test_with_a_prior_what_is_missing_is_the_prior_s_weight() -> None:
+    mean, origin = tensors(), tensors()
+    prior = IsotropicGaussian(origin)
+    merged = merge([IsotropicGaussian(mean)] * 2, [0.5, 0.49995], prior=prior)
+    for name in SHAPES:
+        expected = mean[name].double().lerp(origin[name].double(), 5e-5)
+        torch.testing.assert_close(merged[name], expected.float(), rtol=0, atol=2e-7)
 
 
 def test_bad_names_families_and_types() -> None:

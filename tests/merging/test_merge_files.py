@@ -52,6 +52,14 @@ def test_plain_files_equal_merge_in_memory(tmp_path: Path, dtype: torch.dtype) -
     assert all(torch.equal(off[name], expected[name]) for name in off)
 
 
+def test_weights_that_were_rounded_are_divided_by_their_sum(tmp_path: Path) -> None:
+    paths = save_all(tmp_path, [checkpoint(k) for k in range(3)])
+    merge_files(paths, [0.333333] * 3, tmp_path / "rounded.safetensors")
+    merge_files(paths, [1 / 3] * 3, tmp_path / "exact.safetensors")
+    rounded, exact = (load_file(tmp_path / f"{name}.safetensors") for name in ("rounded", "exact"))
+    assert all(torch.equal(rounded[name], exact[name]) for name in exact)
+
+
 @pytest.mark.parametrize("family", ["diagonal", "one scalar", "0-d tensor", "per tensor"])
 def test_posterior_files_equal_merge_in_memory(tmp_path: Path, family: str) -> None:
     def posterior(seed: int) -> Posterior:
