@@ -17,6 +17,18 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from optuna_merge._checkpoint_files import (
+    ADAPTER_CONFIG,
+    PICKLE,
+    adapter_parts,
+    check_index,
+    check_no_adapter,
+    check_unquantised,
+    check_unquantised_folder,
+    find_files,
+    is_pickle,
+    naming_hint,
+)
 from optuna_merge._files import atomic_path
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.merging._elementwise import Item, merge_items
@@ -51,7 +63,8 @@ def merge_files(
     Args:
         paths: One per task: a Hugging Face folder or a safetensors file or its index (averaged,
             as isotropic with equal precisions), or an isotropic or diagonal posterior that
-            `save_posterior` wrote. All of one kind.
+            `save_posterior` wrote. All of one kind. Of a folder those files are read that
+            transformers would load, as in `load_checkpoint`.
         weights: One per task, in order or by name as in `merge`.
         output: A new folder, in the layout of `from_pretrained`, with the first task's
             configuration and tokenizer files; or a name that ends in .safetensors.
@@ -64,10 +77,12 @@ def merge_files(
     read them twice.
 
     Raises:
-        FileNotFoundError: no such path, or a folder without safetensors files.
+        FileNotFoundError: no such path, a folder without safetensors files, or a missing shard.
         FileExistsError: the output folder exists and is not empty.
-        CorruptFileError: a truncated or damaged file.
-        TypeError, ValueError: as in `merge`. Whatever is raised, no output is left.
+        CorruptFileError: a truncated or damaged file, or an index whose tensors no file holds.
+        TypeError, ValueError: as in `merge`, quantised weights, or adapters (their factors B alone
+            may be merged: `load_lora_factors`). The message names the task, the file and the
+            tensor. Whatever is raised, no output is left.
     """
     named = isinstance(paths, Mapping)
     tasks = list(paths) if isinstance(paths, Mapping) else [str(k) for k in range(len(paths))]
@@ -84,6 +99,9 @@ def merge_files(
         sources.append(_open("prior", prior))
         values.append(rest)
     names = [name for name in sources[0].means if keep(name)]
+    for source in sources:
+        types = {k: (each.dtype, len(each.shape)) for k, each in source.means.items() if keep(k)}
+        check_unquantised(f"{source.label}: {source.path}", types)
     _check(sources, values, names, keep)
     output = Path(output)
     with ExitStack() as stack:
@@ -114,6 +132,7 @@ class _Source:
 
     Attributes:
         label: What it is called in errors.
+        path: Where it was found.
         folder: Where its configuration is, if it is a folder.
         means: The tensors that are merged.
         precisions: For a diagonal posterior the tensors, otherwise numbers.
@@ -121,6 +140,7 @@ class _Source:
     """
 
     label: str
+    path: Path
     folder: Path | None
     means: dict[str, _Entry]
     precisions: Mapping[str, _Entry | float]
@@ -216,29 +236,43 @@ class _Merged:
 
 def _open(label: str, path: PathLike) -> _Source:
     path = Path(path)
+    if (path / ADAPTER_CONFIG).is_file():
+        raise ValueError(
+            f"{label}: {path} is an adapter's folder; give checkpoints of whole models: save the "
+            f"tensors of load_checkpoint({str(path)!r}, base=...) with safetensors"
+        )
+    check_unquantised_folder(path)
     folder = path if path.is_dir() else None
     entries: dict[str, _Entry] = {}
     metadata: dict[str, str] = {}
-    for file in _files(path):
+    files, index = find_files(path, pickles=False)
+    for file in files:
         part, metadata = _header(file)
         entries |= part
+    check_index(path, index, entries)
     layout = json.loads(metadata["posterior"]) if "posterior" in metadata else None
     if layout is None:
-        return _Source(label, folder, entries, dict.fromkeys(entries, 1.0), diagonal=False)
+        check_no_adapter(f"{label}: {path}", entries)
+        precisions = dict.fromkeys(entries, 1.0)
+        return _Source(label, path, folder, entries, precisions, diagonal=False)
     family, fields = layout["family"], layout["fields"]
     names = [name for name, _ in fields["mean"]["dict"]]
     means = {name: entries[f"mean/{name}"] for name in names}
+    if module := next((m for m, parts in adapter_parts(names).items() if len(parts) > 1), None):
+        raise ValueError(
+            f"{label}: {path} is a posterior of several factors of {module!r}; from file to file "
+            f"it is not checked that only one of them differs: load the posteriors and use merge"
+        )
     if family == "DiagonalGaussian":
-        precisions = {name: entries[f"precision/{name}"] for name in names}
-        return _Source(label, None, means, precisions, diagonal=True)
+        diagonals = {name: entries[f"precision/{name}"] for name in names}
+        return _Source(label, path, None, means, diagonals, diagonal=True)
     if family != "IsotropicGaussian":
         raise TypeError(
             f"{label}: {path} is a {family}; only isotropic and diagonal posteriors are merged "
             f"from file to file: load it and use merge"
         )
-    return _Source(
-        label, None, means, _scalars(fields["precision"], names, entries), diagonal=False
-    )
+    scalars = _scalars(fields["precision"], names, entries)
+    return _Source(label, path, None, means, scalars, diagonal=False)
 
 
 def _scalars(
@@ -257,33 +291,10 @@ def _scalars(
     return scalars
 
 
-def _files(path: Path) -> list[Path]:
-    """The safetensors files of a checkpoint."""
-    if path.is_dir():
-        for name in ("model.safetensors.index.json", "model.safetensors"):
-            if (path / name).is_file():
-                return _files(path / name)
-        raise FileNotFoundError(
-            f"{path} has no model.safetensors and no model.safetensors.index.json"
-        )
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
-    if path.suffix == ".json":
-        try:
-            shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise CorruptFileError(f"{path} is not an index of safetensors files") from error
-        for shard in shards:
-            if Path(shard).name != shard:
-                raise CorruptFileError(f"{path} names a file outside its folder: {shard!r}")
-        return [path.parent / shard for shard in shards]
-    return [path]
-
-
 def _header(file: Path) -> tuple[dict[str, _Entry], dict[str, str]]:
     """A safetensors file's tensors, in the order of their bytes, and its metadata."""
-    if not file.is_file():
-        raise FileNotFoundError(f"no such file: {file}")
+    if is_pickle(file):
+        raise CorruptFileError(f"{file} is no safetensors file: {PICKLE}")
     size = file.stat().st_size
     with file.open("rb") as stream:
         try:
@@ -328,12 +339,16 @@ def _check(
             )
         for name in names:
             if name not in source.means:
-                raise ValueError(f"{source.label}: lacks the tensor {name!r} of {first.label}")
+                raise ValueError(
+                    f"{source.label}: lacks the tensor {name!r} of {first.label} "
+                    f"({source.path}){naming_hint(name, source.means)}"
+                )
             mine, expected = source.means[name], first.means[name]
             if mine.shape != expected.shape or mine.dtype != expected.dtype:
                 raise ValueError(
                     f"{source.label}: {name!r} is {mine.dtype} {list(mine.shape)}, but "
-                    f"{first.label} has {expected.dtype} {list(expected.shape)}"
+                    f"{first.label} has {expected.dtype} {list(expected.shape)} ({mine.file}, "
+                    f"{expected.file})"
                 )
             precision = source.precisions[name]
             if isinstance(precision, float | int) and not 0 <= precision < math.inf:
@@ -341,7 +356,8 @@ def _check(
         extra = source.means.keys() - first.means.keys()
         if unexpected := sorted(filter(keep, extra)):
             raise ValueError(
-                f"{source.label}: has a tensor {unexpected[0]!r} that {first.label} lacks"
+                f"{source.label}: has a tensor {unexpected[0]!r} that {first.label} lacks "
+                f"({source.path}); leave it out with keep=..."
             )
     for name in names:
         numbers = [p for s in sources if isinstance(p := s.precisions[name], float | int)]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from optuna_merge._checkpoint_files import naming_hint
 from optuna_merge.merging._families import (
     ELEMENTWISE,
     copied,
@@ -49,8 +50,9 @@ def merge(
     Raises:
         TypeError: not posteriors, or posteriors of several families.
         ValueError: tensors that differ in name, shape or dtype, NaN or infinite values, negative
-            precisions, unfit weights. The message names the task and the tensor, and nothing was
-            merged.
+            precisions, unfit weights; factors of adapters of which, by their names (lora_A, lora_B
+            and so on), more than one differs among the tasks, for their means are not the mean of
+            the products. The message names the task and the tensor, and nothing was merged.
 
     Examples:
         The second task knows its second parameter nine times as well:
@@ -202,7 +204,10 @@ def _targets(
     for name, tensor in mean.items():
         place = names.get(name, name)
         if place not in own:
-            raise ValueError(f"the module has no parameter or buffer {place!r} for {name!r}")
+            raise ValueError(
+                f"the module has no parameter or buffer {place!r} for {name!r}"
+                f"{naming_hint(place, own)}; give the module's names by names={{{name!r}: ...}}"
+            )
         if own[place].shape != tensor.shape:
             raise ValueError(
                 f"{name!r} has shape {tuple(tensor.shape)}, but the module's {place!r} has "

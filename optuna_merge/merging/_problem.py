@@ -19,7 +19,7 @@ from optuna_merge.posteriors import (
     Mixture,
     Posterior,
 )
-from optuna_merge.posteriors._checks import check_posteriors
+from optuna_merge.posteriors._checks import check_factors, check_posteriors
 from optuna_merge.posteriors._mixture import Gaussian
 
 Posteriors = Sequence[Posterior] | Mapping[str, Posterior]
@@ -82,6 +82,11 @@ def check_merge(
     _check_family(everyone, prior)
     for weights in full:
         _check_positivity(everyone, prior, weights)
+    for present in {tuple(map(bool, weights)) for weights in full}:
+        if sum(present) > 1:
+            check_factors(
+                {who: together[who] for who, is_used in zip(together, present) if is_used}
+            )
     return Problem(terms, prior, full, vanishing=not positive)
 
 

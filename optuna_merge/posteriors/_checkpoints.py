@@ -7,20 +7,31 @@ import math
 import os
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
+from optuna_merge._checkpoint_files import (
+    ADAPTER_CONFIG,
+    ADAPTERS,
+    check_index,
+    check_no_adapter,
+    check_unquantised,
+    check_unquantised_folder,
+    find_files,
+    is_pickle,
+    model_config,
+    naming_hint,
+)
 from optuna_merge.exceptions import CorruptFileError
 
 PathLike = str | os.PathLike[str]
 
-_ADAPTER = "adapter_config.json"
 _PREFIX = "base_model.model."
 _REFUSED = {
     "alora_invocation_tokens": "it adapts some tokens only",
@@ -39,6 +50,16 @@ _REFUSED = {
 _OTHER_BASE = ("corda", "loftq", "lora_ga", "olora", "pissa")
 _STATISTICS = (".running_mean", ".running_var")
 
+# Which models' output layer may be the embedding itself, by PEFT's types of tasks and by the
+# names of transformers' classes.
+_LANGUAGE_TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
+_LANGUAGE_CLASS = re.compile(
+    r"LM$|LMHead|DoubleHeads|ConditionalGeneration|PreTraining|EncoderDecoder|MTModel"
+)
+_EMBEDDING = re.compile(r"(^|\.)(wte|shared|\w*emb\w*|word\w*)\.weight$")
+_OTHER_EMBEDDING = re.compile(r"pos|type|\.\d+\.")
+_OUTPUT = "its output layer"
+
 
 def load_checkpoint(path: PathLike, *, base: PathLike | None = None) -> dict[str, Tensor]:
     """The parameters in a checkpoint, as a posterior's mean.
@@ -49,49 +70,78 @@ def load_checkpoint(path: PathLike, *, base: PathLike | None = None) -> dict[str
     a merged model (`optuna_merge.merging.reestimate_batch_norm`). Tied tensors are taken once, by
     their first name.
 
+    Of a folder those files are read that transformers would load: model.safetensors before the
+    index of shards, both before pytorch_model.bin; and of an adapter adapter_model.safetensors
+    before adapter_model.bin. Names are those in the files: what torch.compile or DataParallel put
+    before them ("_orig_mod.", "module.") is kept.
+
     Args:
-        path: A Hugging Face folder (sharded or not), a safetensors file, a file of torch.save
-            that holds tensors only (timm: its `state_dict`; nothing in it is executed), or a PEFT
-            folder with a LoRA adapter.
+        path: A Hugging Face folder (sharded or not), a safetensors file or an index of shards, a
+            file of torch.save that holds tensors only (timm: its `state_dict`; nothing in it is
+            executed), or a PEFT folder with a LoRA adapter.
         base: For an adapter the checkpoint that it was trained on; the result then is
             W' = W + scaling B A for adapted weights, with the scaling alpha / r, or
             alpha / sqrt(r) for rsLoRA (arXiv 2312.03732), and the base's other parameters. Of a
             DoRA adapter (arXiv 2402.09353, eq. 5) it is m W' / |W'|, with the norms of the rows
-            that belong to one output each. Tensors that were tied in the base stay tied, also
-            where the adapter trained one of them as a whole.
+            that belong to one output each. Where the base's output layer is its embedding (tied),
+            the adapter must leave them equal: change both alike (resized vocabularies,
+            `ensure_weight_tying`), or neither.
 
     Returns:
         Tensors by name, on the CPU.
 
     Raises:
-        FileNotFoundError: no such path, or no checkpoint in the folder.
-        CorruptFileError: a file that can't be read.
-        ValueError: an adapter without a base or the other way round, one that does not fit its
-            base, or one that isn't of these forms: the message names the option.
+        FileNotFoundError: no such path, no checkpoint in the folder, or a shard is missing.
+        CorruptFileError: a file that can't be read, or that lacks what its index names.
+        ValueError: an adapter without a base or the other way round (also one given as a file),
+            one that does not fit its base, or one that isn't of these forms: the message names
+            the option; quantised weights; a posterior's file.
     """
     path = Path(path)
-    adapter = (path / _ADAPTER).is_file()
+    adapter = (path / ADAPTER_CONFIG).is_file()
     if adapter != (base is not None):
+        if base is None:
+            raise ValueError(
+                f"{path} is an adapter: give the checkpoint it was trained on as base"
+            )
         raise ValueError(
-            f"{path} is an adapter: give the checkpoint it was trained on as base"
-            if adapter
-            else f"{path} is no adapter (it has no {_ADAPTER}), but a base was given"
+            f"{path} is no adapter's folder (it has no {ADAPTER_CONFIG}), but a base was given"
         )
     if base is None:
-        return _parameters(_read(path))
-    merged = load_checkpoint(base)
+        return _model(path)[0]
+    if (Path(base) / ADAPTER_CONFIG).is_file():
+        raise ValueError(
+            f"the base {base} is an adapter itself; give a whole checkpoint, for instance the "
+            f"tensors of load_checkpoint({str(base)!r}, base=...) saved with safetensors"
+        )
+    parameters, ties = _model(Path(base))
     adapter_config, tensors = _adapter(path)
+    replaced = {name: t for name, t in _replaced(tensors).items() if _is_parameter(name, t)}
+    updates = _updates(path, adapter_config, tensors)
+    shapes = {name: tuple(tensor.shape) for name, tensor in replaced.items()}
+    shapes |= {f"{module}.weight": update.shape for module, update in updates.items()}
+    ties |= _tied_outputs(Path(base), parameters, ties, adapter_config, shapes)
+    merged = parameters | {alias: parameters[kept] for alias, kept in ties.items()}
     # First what replaces whole tensors: embeddings may have been resized before they were adapted.
-    for name, tensor in _parameters(_replaced(tensors)).items():
+    for name, tensor in replaced.items():
         merged[_place(name, merged, path)] = tensor
-    updates = {
-        _place(f"{module}.weight", merged, path): update
-        for module, update in _updates(path, adapter_config, tensors).items()
+    placed = {
+        _place(f"{module}.weight", merged, path): update for module, update in updates.items()
     }
-    transposed = _transposed(path, merged, updates, bool(adapter_config.get("fan_in_fan_out")))
-    for place, update in updates.items():
+    transposed = _transposed(path, merged, placed, bool(adapter_config.get("fan_in_fan_out")))
+    for place, update in placed.items():
         merged[place] = update.applied(merged[place], transposed[place])
-    return merged
+    for alias, kept in ties.items():
+        if not _equal(merged[alias], merged[kept]):
+            raise ValueError(
+                f"{path}: {kept!r} and {alias if alias == _OUTPUT else repr(alias)} are one "
+                f"tensor in the base (tied), which the adapter makes two: give as base a "
+                f"checkpoint that holds both (in transformers: load it, set "
+                f"model.config.tie_word_embeddings = False, give the output layer a clone of its "
+                f"weight, save_pretrained), or train both as one (ensure_weight_tying=True, where "
+                f"PEFT follows it)"
+            )
+    return {name: merged[name] for name in parameters}
 
 
 def load_lora_factors(paths: Sequence[PathLike]) -> list[dict[str, Tensor]]:
@@ -165,10 +215,13 @@ class _Update:
 
 
 def _adapter(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    file = path / "adapter_model.safetensors"
-    if not (path / _ADAPTER).is_file() or not file.is_file():
-        raise FileNotFoundError(f"{path} lacks {_ADAPTER} or adapter_model.safetensors")
-    config = json.loads((path / _ADAPTER).read_text())
+    files = [path / name for name in ADAPTERS if (path / name).is_file()]
+    if not (path / ADAPTER_CONFIG).is_file() or not files:
+        raise FileNotFoundError(f"{path} lacks {ADAPTER_CONFIG} or {ADAPTERS[0]}")
+    try:
+        config = json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CorruptFileError(f"{path / ADAPTER_CONFIG} is no JSON: {error}") from error
     kind = config.get("peft_type")
     if kind != "LORA":
         raise ValueError(f"{path} is an adapter of type {kind}; only LORA is supported")
@@ -182,7 +235,9 @@ def _adapter(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"before training); save it as an ordinary adapter: "
             f"save_pretrained(..., path_initial_model_for_weight_conversion=...)"
         )
-    return config, _read(file)
+    tensors, _ = _read(files[0])
+    _check_unquantised(path, tensors)
+    return config, tensors
 
 
 def _replaced(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -266,58 +321,161 @@ def _transposed(
 
 def _place(name: str, base: Mapping[str, Tensor], path: Path) -> str:
     """The base's name of an adapted weight: heads and prefixes may be there or not."""
-    if name in base:
-        return name
-    endings = [own for own in base if name.endswith(f".{own}") or own.endswith(f".{name}")]
-    if len(endings) != 1:
+    found = _places(name, base)
+    if len(found) != 1:
         raise ValueError(
-            f"{path}: the base has no tensor {name!r}; is it another base? (a head that is "
-            f"trained as a whole must be in the base's checkpoint)"
+            f"{path}: the base has no tensor {name!r}{naming_hint(name, base)}; is it another "
+            f"base? (a head that is trained as a whole must be in the base's checkpoint)"
         )
-    return endings[0]
+    return found[0]
 
 
-def _parameters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    seen: set[tuple[int, tuple[int, ...], tuple[int, ...]]] = set()
+def _places(name: str, base: Iterable[str]) -> list[str]:
+    names = list(base)
+    if name in names:
+        return [name]
+    return [own for own in names if name.endswith(f".{own}") or own.endswith(f".{name}")]
+
+
+def _tied_outputs(
+    path: Path,
+    base: Mapping[str, Tensor],
+    ties: Mapping[str, str],
+    adapter_config: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, str]:
+    """A language model's output layers that are its embedding itself, to the embedding's name.
+
+    Args:
+        path: The base's.
+        base: Its tensors.
+        ties: Those that its files tell of.
+        adapter_config: Says the class of the model that was adapted.
+        shapes: What the adapter changes, by names, with shapes.
+
+    Returns:
+        By the name of the output layer: the adapter's, the base's, or none that is known.
+    """
+    config = model_config(path)
+    tied = config.get("tie_word_embeddings")
+    if tied is False or not _is_language_model(config, adapter_config):
+        return {}
+    text = config.get("text_config")
+    tokens = (text if isinstance(text, dict) else config).get("vocab_size")
+    matrices = {
+        name: tensor
+        for name, tensor in base.items()
+        if tensor.ndim == 2 and not _OTHER_EMBEDDING.search(name)
+        if tokens is None or tensor.shape[0] == tokens
+    }
+    embedding = next(filter(_EMBEDDING.search, matrices), None)
+    if embedding is None or embedding in ties.values():
+        return {}
+    alike = [
+        name
+        for name, tensor in matrices.items()
+        if name != embedding and tensor.shape == base[embedding].shape
+    ]
+    if alike:  # one of them is the output layer
+        both = tied and all(torch.equal(base[name], base[embedding]) for name in alike)
+        return dict.fromkeys(alike, embedding) if both else {}
+    fitting = {tuple(base[embedding].shape), *(shapes[n] for n in _places(embedding, shapes))}
+    absent = [name for name in shapes if not _places(name, base) and shapes[name] in fitting]
+    return dict.fromkeys(absent or [_OUTPUT], embedding)
+
+
+def _is_language_model(config: Mapping[str, Any], adapter_config: Mapping[str, Any]) -> bool:
+    """Whether the adapted model has an output for every token, by what is known of its class."""
+    if task := adapter_config.get("task_type"):
+        return task in _LANGUAGE_TASKS
+    own = (adapter_config.get("auto_mapping") or {}).get("base_model_class")
+    names = [own] if own else config.get("architectures") or []
+    return any(_LANGUAGE_CLASS.search(name) for name in names)
+
+
+def _equal(one: Tensor, two: Tensor) -> bool:
+    """Whether they are the same but for rounding: tied factors are multiplied in two orders."""
+    if one.shape != two.shape:
+        return False
+    largest = one.abs().max().double() if one.numel() else torch.zeros(())
+    difference = (one.double() - two.double()).abs()
+    return bool((difference <= 4 * torch.finfo(one.dtype).eps * largest).all())
+
+
+def _model(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A whole model's parameters; and the names left out, as tied, to the names that are kept."""
+    if path.is_dir():
+        check_unquantised_folder(path)
+    tensors, ties = _read(path)
+    check_no_adapter(str(path), tensors)
+    _check_unquantised(path, tensors)
+    seen: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
     kept = {}
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or name.endswith(_STATISTICS):
+        if not _is_parameter(name, tensor):
             continue
         identity = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
         if identity in seen and tensor.numel():
+            ties[name] = seen[identity]
             continue
-        seen.add(identity)
+        seen[identity] = name
         kept[name] = tensor
-    return kept
+    return kept, {name: own for name, own in ties.items() if own in kept and name not in kept}
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint that is no adapter."""
-    if path.is_dir():
-        index = path / "model.safetensors.index.json"
-        if index.is_file():
-            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            for shard in shards:
-                if Path(shard).name != shard:
-                    raise CorruptFileError(f"{index} names a file outside its folder: {shard!r}")
-            return {k: v for shard in shards for k, v in _read(path / shard).items()}
-        for name in ("model.safetensors", "pytorch_model.bin"):
-            if (path / name).is_file():
-                return _read(path / name)
-        raise FileNotFoundError(f"{path} has no model.safetensors, index or pytorch_model.bin")
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise CorruptFileError(f"{path} is truncated or damaged: {error}") from error
+def _is_parameter(name: str, tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and not name.endswith(_STATISTICS)
+
+
+def _check_unquantised(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    check_unquantised(
+        str(path),
+        {name: (str(t.dtype).removeprefix("torch."), t.ndim) for name, t in tensors.items()},
+    )
+    for name, tensor in tensors.items():
+        if type(tensor) not in (Tensor, nn.Parameter):
+            raise ValueError(
+                f"{path}: {name!r} is a {type(tensor).__name__}, which can't be merged; save "
+                f"ordinary tensors"
+            )
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a checkpoint; and names that it left out as tied, to those that it has."""
+    files, index = find_files(path, pickles=True)
+    tensors: dict[str, Tensor] = {}
+    ties: dict[str, str] = {}
+    for file in files:
+        if file.suffix == ".safetensors" or not is_pickle(file):
+            part, metadata = _read_safetensors(file)
+            ties |= metadata  # safetensors.torch.save_model writes there what it left out
+        else:
+            part = _read_pickle(file)
+        tensors |= part
+    check_index(path, index, tensors)
+    return tensors, {
+        name: own for name, own in ties.items() if own in tensors and name not in tensors
+    }
+
+
+def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with safe_open(file, framework="pt") as opened:
+            metadata = dict(opened.metadata() or {})
+            if "posterior" in metadata:
+                raise ValueError(f"{file} is a posterior: read it with load_posterior")
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise CorruptFileError(f"{file} is truncated or damaged: {error}") from error
+    return tensors, metadata
+
+
+def _read_pickle(file: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise CorruptFileError(
-            f"{path} is damaged, or holds more than tensors, which is not executed: convert it to "
+            f"{file} is damaged, or holds more than tensors, which is not executed: convert it to "
             f"safetensors ({str(error)[:80]})"
         ) from error
     for key in ("state_dict", "model", "module"):
@@ -327,5 +485,5 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not all(
         isinstance(value, Tensor) for value in content.values()
     ):
-        raise CorruptFileError(f"{path} holds no dict of tensors")
+        raise CorruptFileError(f"{file} holds no dict of tensors")
     return dict(content)

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from optuna_merge._checkpoint_files import adapter_parts, naming_hint
 from optuna_merge.posteriors._families import FAMILIES, Posterior
 from optuna_merge.posteriors._kronecker import KroneckerGaussian
 from optuna_merge.posteriors._mixture import Gaussian, Mixture
@@ -86,6 +87,47 @@ def check_structure(posteriors: Mapping[str, Posterior]) -> None:
         _check_alike(who, parts, first, reference)
 
 
+def check_factors(posteriors: Mapping[str, Posterior]) -> None:
+    """Refuse means of adapters of which two factors differ, going by their names.
+
+    What an adapter does to a weight is linear in each of its parts, but not in several at once:
+    with B A the mean of the products is the product of the means if A is the same in all tasks,
+    or B. The magnitudes of DoRA are divided by a norm in which A and B are: only they may differ.
+
+    Args:
+        posteriors: Those that are merged, at least two, keyed by the words that name each in an
+            error.
+
+    Raises:
+        ValueError: the message names a posterior and the tensors.
+    """
+    means = [
+        (who, gaussian.mean)
+        for who, each in posteriors.items()
+        for gaussian in (each.components if isinstance(each, Mixture) else (each,))
+    ]
+    _, first = means[0]
+    for parts in adapter_parts(first).values():
+        if len(parts) < 2:
+            continue
+        differ: dict[str, tuple[str, str]] = {}
+        for who, mean in means[1:]:
+            for part, names in parts.items():
+                for name in names:
+                    if part not in differ and not torch.equal(mean[name], first[name]):
+                        differ[part] = who, name
+        norm = "lora_magnitude_vector" in parts and differ.keys() - {"lora_magnitude_vector"}
+        if len(differ) > 1 or norm:
+            who = max(differ.values())[0]
+            together = " and ".join(repr(name) for _, name in differ.values())
+            raise ValueError(
+                f"{who}: {together} differ from {means[0][0]}'s, and weights are not linear in "
+                f"them together, so means of them are not the mean of what the adapters do: train "
+                f"and merge B alone, with one A (load_lora_factors), or merge the products "
+                f"(load_checkpoint(adapter, base=...))"
+            )
+
+
 def check_values(who: str, posterior: Posterior, stamps: list[_Stamp]) -> bool:
     """Refuse NaN and infinities anywhere, and negative precisions.
 
@@ -120,6 +162,8 @@ def check_values(who: str, posterior: Posterior, stamps: list[_Stamp]) -> bool:
     _passed[posterior] = stamps, positive
     return positive
 
+
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 _Stamp = tuple[Any, int | None]
 """What can't be the same once a value was changed; with None it is never the same."""
@@ -186,7 +230,10 @@ def _check_names(
     some: bool = False,
 ) -> None:
     if not some and (missing := sorted(expected.keys() - given.keys())):
-        raise ValueError(f"{who}: {role} lacks the tensor {missing[0]!r} that {whose} has")
+        raise ValueError(
+            f"{who}: {role} lacks the tensor {missing[0]!r} that {whose} has"
+            f"{naming_hint(missing[0], given)}"
+        )
     if extra := sorted(given.keys() - expected.keys()):
         raise ValueError(f"{who}: {role} has a tensor {extra[0]!r} that {whose} lacks")
 
@@ -201,6 +248,11 @@ def _check_part(who: str, part: Part) -> None:
         raise ValueError(
             f"{who}: {part} is {_text(value.dtype)}; only floating-point tensors are merged: "
             f"leave integer buffers out and copy them from one model"
+        )
+    if value.dtype not in _DTYPES:
+        raise ValueError(
+            f"{who}: {part} is {_text(value.dtype)}; quantised weights can't be merged: give them "
+            f"as {', '.join(map(_text, _DTYPES))}, dequantised"
         )
     if tuple(value.shape) != part.shape:
         raise ValueError(

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from optuna_merge.posteriors import (
     FullGaussian,
     IsotropicGaussian,
     Posterior,
+    load_checkpoint,
     save_posterior,
 )
 
@@ -155,6 +158,104 @@ def test_integers_are_copied_or_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="task '1': 'ids' is I64 and differs"):
         merge_files(paths, [0.5, 0.5], tmp_path / "other.safetensors")
     assert not (tmp_path / "other.safetensors").exists()
+
+
+def save_index(folder: Path, tensors: dict[str, Tensor]) -> Path:
+    """One shard per tensor, with an index; returns the index."""
+    folder.mkdir(exist_ok=True)
+    for name, tensor in tensors.items():
+        save_file({name: tensor}, folder / f"{name}.safetensors")
+    index = {"metadata": {}, "weight_map": {name: f"{name}.safetensors" for name in tensors}}
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps(index))
+    return path
+
+
+def test_of_a_folder_the_same_files_are_read_as_by_load_checkpoint(tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for k, folder in enumerate(folders):
+        save_index(folder, {"w": torch.full((3,), float(k)), "v": torch.ones(2)})
+    output = tmp_path / "out.safetensors"
+    merge_files(folders, [0.5, 0.5], output)
+    assert load_file(output)["w"].tolist() == [0.5] * 3
+    # A whole file before the shards, old or new.
+    whole = {"w": torch.full((3,), 9.0), "v": torch.ones(2)}
+    save_file(whole, folders[1] / "model.safetensors")
+    assert torch.equal(load_checkpoint(folders[1])["w"], whole["w"])
+    merge_files(folders, [0.5, 0.5], output)
+    assert load_file(output)["w"].tolist() == [4.5] * 3
+    (folders[1] / "w.safetensors").unlink()  # only its index is left
+    merge_files(folders, [0.5, 0.5], output)
+    assert load_file(output)["w"].tolist() == [4.5] * 3
+
+    (folders[1] / "model.safetensors").unlink()
+    for read in (load_checkpoint, lambda path: merge_files([path], [1], output)):
+        with pytest.raises(FileNotFoundError, match=r"two.*1 are not there.* w.safetensors"):
+            read(folders[1])
+    save_file({"other": torch.ones(1)}, folders[1] / "w.safetensors")
+    for read in (load_checkpoint, lambda path: merge_files([path], [1], output)):
+        with pytest.raises(CorruptFileError, match=r"two.*w.safetensors holds 'w', but no file"):
+            read(folders[1])
+
+
+def test_adapters_pickles_and_quantised_weights_are_refused(tmp_path: Path) -> None:
+    output = tmp_path / "out.safetensors"
+
+    def refused(error: type[Exception], match: str, path: Path, **options: Any) -> None:
+        with pytest.raises(error, match=match):
+            merge_files([path, path], [0.5, 0.5], output, **options)
+        assert not output.exists()
+
+    file = tmp_path / "it.safetensors"
+    factors = {"l.lora_A.weight": torch.ones(2, 3), "l.lora_B.weight": torch.ones(3, 2)}
+    save_file(factors, file)
+    refused(ValueError, "task '0': .*it.safetensors holds an adapter's tensors.*lora_A", file)
+    refused(ValueError, "holds an adapter's", file, keep=lambda name: "lora_B" in name)
+    save_posterior(IsotropicGaussian(factors), file)
+    refused(ValueError, "is a posterior of several factors of 'l'", file)
+    # B alone is linear: what load_lora_factors gives.
+    only_b = {"l.lora_B.weight": torch.ones(3, 2)}
+    save_posterior(IsotropicGaussian(only_b), file)
+    merge_files([file, file], [0.5, 0.5], output)
+    assert torch.equal(load_file(output)["l.lora_B.weight"], only_b["l.lora_B.weight"])
+    output.unlink()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    save_file(factors, folder / "adapter_model.safetensors")
+    refused(ValueError, "task '0': .*folder is an adapter's folder; .*base=", folder)
+
+    (folder / "adapter_config.json").unlink()
+    torch.save({"w": torch.ones(2)}, folder / "pytorch_model.bin")
+    refused(FileNotFoundError, r"but pytorch_model.bin: .*torch.save.*save_pretrained", folder)
+    refused(CorruptFileError, r"model.bin is no .*: .*save_file", folder / "pytorch_model.bin")
+
+    fp8 = torch.ones(2, 2).to(torch.float8_e4m3fn)
+    save_file({"l.weight": fp8, "v": torch.ones(2)}, file)
+    refused(ValueError, "task '0': .*it.safetensors: 'l.weight' is F8_E4M3: quantised", file)
+    merge_files([file, file], [0.5, 0.5], output, keep=lambda name: name == "v")
+    output.unlink()
+    save_file({"l.qweight": torch.ones(2, 2, dtype=torch.int32)}, file)
+    refused(ValueError, "'l.qweight' is I32: quantised .*dequantise", file)
+    save_file({"l.weight": torch.ones(2, 2)}, folder / "model.safetensors")
+    (folder / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
+    refused(ValueError, r"config.json has a quantization_config \(awq\)", folder)
+
+
+def test_what_differs_is_named_with_its_file(tmp_path: Path) -> None:
+    tensors = {"a": torch.ones(2), "b": torch.ones(3)}
+    first = save_index(tmp_path / "first", tensors)
+    output = tmp_path / "out.safetensors"
+    for prefix, wrapper in (("_orig_mod.", "torch.compile"), ("module.", "DataParallel")):
+        other = tmp_path / "other.safetensors"
+        save_file({f"{prefix}{name}": tensor for name, tensor in tensors.items()}, other)
+        match = f"lacks the tensor 'a' .*other.safetensors.* there is '{prefix}a': .*{wrapper}"
+        with pytest.raises(ValueError, match=match):
+            merge_files([first, other], [0.5, 0.5], output)
+    for changed in (torch.ones(4), torch.ones(3).half()):
+        second = save_index(tmp_path / "second", {**tensors, "b": changed})
+        with pytest.raises(ValueError, match=r"'b' is .*second/b.safetensors, .*first/b.safet"):
+            merge_files([first, second], [0.5, 0.5], output)
 
 
 def test_bad_files_leave_nothing(tmp_path: Path) -> None:
