@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 
+from optuna_merge._names import REFINED
 from optuna_merge._optuna import (
     PROMOTED_FROM,
     is_running,
@@ -40,7 +41,6 @@ from optuna_merge.pruners import (
     should_prune,
 )
 from optuna_merge.roles import Role, check_role
-from optuna_merge.samplers._history import REFINED
 from optuna_merge.study import BASELINE, FINGERPRINT, duplicate_baseline
 from optuna_merge.tasks import Evaluation
 from optuna_merge.tasks._evaluation import check_finite

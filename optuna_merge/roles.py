@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from optuna_merge._names import DECISION
 from optuna_merge._optuna import (
     PROMOTED_FROM,
     claim_waiting,
@@ -18,7 +19,6 @@ from optuna_merge._optuna import (
     optimize_claimed,
 )
 from optuna_merge.pruners import PromotionPruner
-from optuna_merge.pruners._decision import DECISION
 from optuna_merge.study import BASELINE
 
 _logger = logging.getLogger(__name__)

@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from optuna.trial import FrozenTrial, TrialState
 
+from optuna_merge._names import CLAIM, DECISION
 from optuna_merge._optuna import (
     PROMOTED_AT,
     PROMOTED_FROM,
@@ -36,8 +37,6 @@ from optuna_merge._optuna import (
 )
 from optuna_merge.fronts import below_nadir, layers, volume_alone
 
-DECISION = "preview_decision"
-CLAIM = "preview_claim"
 BASELINE = "baseline"
 RACED_OUT = "raced_out_by"
 """Of a trial whose preview was given up: the number of the trial that stood at the bar."""

@@ -17,13 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from optuna.trial import FrozenTrial, TrialState
 
+from optuna_merge._names import CLAIM, DECISION
 from optuna_merge._optuna import PROMOTED_FROM
 from optuna_merge.calibration import Estimate, rank_correlation, score_pairs
 from optuna_merge.constraints import total_violation
 from optuna_merge.pruners._decision import (
     BASELINE,
-    CLAIM,
-    DECISION,
     PREVIEW,
     Candidate,
     Gate,

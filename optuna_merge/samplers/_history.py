@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from optuna.trial import FrozenTrial, TrialState
 
+from optuna_merge._names import REFINED as REFINED
 from optuna_merge._optuna import PROMOTED_AT, PROMOTED_FROM
 from optuna_merge.weights import canonical_weights, param_name
 
@@ -23,9 +24,6 @@ Indices = npt.NDArray[np.intp]
 
 _PREVIEWED = (TrialState.PRUNED, TrialState.COMPLETE, TrialState.RUNNING)
 _MIN_LEVEL = 2  # refined previews of which a model can be made
-
-REFINED = "refined_{step}_{task}"
-"""User attribute of a task's metric in the preview that was refined by `step` training steps."""
 
 
 class Level(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from optuna_merge._names import MOST_LETTERS, check_task_names
 from optuna_merge.tasks._data import LABELS, Data, as_data, fingerprint
 from optuna_merge.tasks._losses import Loss, cross_entropy
 from optuna_merge.tasks._metrics import Metric, accuracy
@@ -22,7 +23,9 @@ class Task:
     """One of the things that the model is finetuned for.
 
     Attributes:
-        name: Letters, digits, `_` and `-`; the Optuna parameter is `w_<name>`.
+        name: Letters, digits, `_` and `-`, at most 100; the Optuna parameter is `w_<name>`.
+            Some names stand for something else (`uniform`, `best`, `score`, and what would make
+            an attribute that trials have anyway, such as `preview_seconds`).
         train: What finetuning and curvature see: a `Data` or a mapping of tensors.
         validation: What previews and truths are measured on; the search sees only this.
         num_outputs: Outputs of the head: the classes, for classification.
@@ -57,6 +60,7 @@ class Task:
 
     def __post_init__(self) -> None:
         _check_name("task", self.name)
+        check_task_names([self.name])
         if self.head is None:
             object.__setattr__(self, "head", self.name)
         _check_name(f"task {self.name!r}: head", self.head)
@@ -159,7 +163,8 @@ def check_tasks(tasks: Sequence[Task]) -> tuple[Task, ...]:
     """The tasks as a tuple, if they can stand in one study.
 
     Raises:
-        ValueError: no task, two of one name, or one shared head with two sizes.
+        ValueError: no task, two of one name or with one attribute of trials, or one shared head
+            with two sizes.
     """
     if not tasks:
         raise ValueError("a study needs at least one task, got none")
@@ -167,6 +172,7 @@ def check_tasks(tasks: Sequence[Task]) -> tuple[Task, ...]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"two tasks have the name {twice[0]!r}; names must differ: {names}")
+    check_task_names(names)
     sizes: dict[str | None, tuple[str, int]] = {}
     for task in tasks:
         other, size = sizes.setdefault(task.head, (task.name, task.num_outputs))
@@ -183,6 +189,11 @@ def _check_name(what: str, name: str | None) -> None:
         raise ValueError(
             f"{what} name must be letters, digits, '_' and '-' (it names parameters, attributes "
             f"and files), got {name!r}"
+        )
+    if len(name) > MOST_LETTERS:
+        raise ValueError(
+            f"{what} name has {len(name)} letters, expected at most {MOST_LETTERS} (it is a part "
+            f"of file names): {name[:20]}..."
         )
     if hasattr(nn.ModuleDict(), name):
         raise ValueError(f"{what} name {name!r} is a word that torch modules need; take another")
