@@ -15,6 +15,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from optuna_merge._batch_norm import reestimate_batch_norm, running_batch_norms
+from optuna_merge.models._computed import check_computed_weights
 from optuna_merge.models._generation import LanguageModel, Writer
 from optuna_merge.models._trainable import Trainable, trainable_names
 from optuna_merge.tasks import Batch, Measurement, Metric, Task, check_tasks
@@ -63,7 +64,8 @@ class MultitaskModel(nn.Module):
         ValueError: a task's head is missing, or nothing of the body is trained and no head is
             shared, so that there is nothing to merge; a choice for batch norms that isn't one; a
             metric of generated texts for a network that can't generate; a parameter that is NaN
-            or infinite.
+            or infinite; a trained layer whose weight is computed otherwise than from parameters
+            alone (spectral norm, pruning, old-style weight norm).
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class MultitaskModel(nn.Module):
                 f"nothing to merge: trainable={trainable!r} trains no parameter of the body and "
                 f"no head is shared"
             )
+        check_computed_weights(self)
         self._initial = self.state()
         self.replaying: Callable[[Tensor], AbstractContextManager[None]] = _no_trunk
         self._batch_norm = batch_norm

@@ -217,7 +217,9 @@ def _last_layer(model: MultitaskModel, task: Task) -> nn.Linear:
 def _find_last_layer(model: MultitaskModel, task: Task) -> nn.Linear | None:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     linear = [m for m in model.heads[str(task.head)].modules() if isinstance(m, nn.Linear)]
-    mine = [m for m in linear if names[id(m.weight)].startswith("heads.")]
+    # Where weight or bias is computed from other parameters (weight norm), none can be put in.
+    plain = [m for m in linear if {"weight", "bias"} <= m._parameters.keys()]
+    mine = [m for m in plain if names[id(m.weight)].startswith("heads.")]
     given: list[Tensor] = []
     made: list[Tensor] = []
     if mine:
