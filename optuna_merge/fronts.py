@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import optuna
-from optuna.study import StudyDirection
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -121,8 +120,8 @@ def estimated_front(
     Args:
         study: Its trials suggest `w_<task>`.
         tasks: Task names in order; None: the study's.
-        maximize: By task, whether its metric is to be maximised; None: as the study's directions,
-            a single one holding for all tasks.
+        maximize: By task, whether its metric is to be maximised; None: as the study's definition
+            said, or else as its directions, a single one holding for all tasks.
         constraints: As for `PreviewSampler`: points that are not expected to be feasible are left
             out.
         n_points: Weights that are compared.
@@ -135,6 +134,7 @@ def estimated_front(
     Raises:
         ValueError: a task without any preview or truth.
     """
+    from optuna_merge.outcomes import task_directions
     from optuna_merge.samplers._history import TrialReader
     from optuna_merge.samplers._model import TruthModel
     from optuna_merge.samplers._simplex import startup_design
@@ -142,10 +142,8 @@ def estimated_front(
 
     names = tuple(task_names(study) if tasks is None else tasks)
     history = TrialReader(names).read(study.study_name, study.get_trials(deepcopy=False))
-    if maximize is None:
-        found = [d == StudyDirection.MAXIMIZE for d in study.directions]
-        maximize = dict(zip(names, found if len(found) == len(names) else found[:1] * len(names)))
-    signs = np.array([1.0 if maximize[n] else -1.0 for n in names])
+    upwards = task_directions(study, names, maximize)
+    signs = np.array([1.0 if upwards[n] else -1.0 for n in names])
     metrics = [history.metric(i, sign) for i, sign in enumerate(signs.tolist())]
     empty = [n for n, m in zip(names, metrics) if not len(m.previews) + len(m.truths)]
     if empty or not names:

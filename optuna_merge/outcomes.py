@@ -14,7 +14,14 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge._optuna import PROMOTED_AT, lineage_root, retry_history
-from optuna_merge.study import BASELINE, DEFINITION, UNIFORM, finetune_steps, task_names
+from optuna_merge.study import (
+    BASELINE,
+    DEFINITION,
+    GREATER_IS_BETTER,
+    UNIFORM,
+    finetune_steps,
+    task_names,
+)
 from optuna_merge.weights import canonical_weights, param_name
 
 SCORE = None
@@ -205,7 +212,7 @@ def read_study(
     Args:
         study: The study.
         tasks: Task names, in order; None: the study's.
-        maximize: By task, whether its metric is to be maximised; None: as the study's directions.
+        maximize: As for `task_directions`.
 
     Raises:
         ValueError: no tasks are given, and no trial has task weights.
@@ -235,7 +242,8 @@ def read_study(
         for first, of in lineages.items()
         if RACED_OUT in of[-1].user_attrs
     }
-    directions: dict[str | None, bool] = {**task_directions(study, names, maximize)}
+    by_task = task_directions(study, names, maximize)
+    directions: dict[str | None, bool] = {name: by_task[name] for name in names}
     if not several:
         directions[SCORE] = study.direction == StudyDirection.MAXIMIZE
     retried = {number for trial in trials for number in retry_history(trial)}
@@ -318,9 +326,16 @@ def best_outcome(study: optuna.Study, outcomes: Iterable[Outcome]) -> Outcome | 
 def task_directions(
     study: optuna.Study, tasks: Sequence[str], maximize: Mapping[str, bool] | None = None
 ) -> dict[str, bool]:
-    """By task, whether its metric is to be maximised: as given, else as the study's directions."""
+    """By task, whether its metric is to be maximised.
+
+    As given; else as the study's definition said when it was made; else as its directions, a
+    single one holding for all tasks.
+    """
+    stored = study.user_attrs.get(GREATER_IS_BETTER)
+    if maximize is None and isinstance(stored, Mapping) and set(tasks) <= stored.keys():
+        maximize = stored
     if maximize is not None:
-        return {name: maximize[name] for name in tasks}
+        return {name: bool(maximize[name]) for name in tasks}
     found = [d == StudyDirection.MAXIMIZE for d in study.directions]
     return dict(zip(tasks, found if len(found) == len(tasks) else found[:1] * len(tasks)))
 

@@ -28,6 +28,8 @@ FINGERPRINT = "optuna_merge_fingerprint"
 DEFINITION = "optuna_merge_definition"
 BASELINE = "baseline"
 REFERENCE_POINT = "reference_point"
+GREATER_IS_BETTER = "greater_is_better"
+"""Study attribute: by task, whether its metric is to be maximised, whatever the score is."""
 UNIFORM = "uniform"
 
 
@@ -160,6 +162,7 @@ def prepare_study(study: optuna.Study, fitted: FittedStudy) -> None:
         # Bulk first: whoever sees the fingerprint finds the definition as well.
         study.set_user_attr(DEFINITION, json.dumps(fitted.parts))
         study.set_user_attr("tasks", list(definition.names))
+        study.set_user_attr(GREATER_IS_BETTER, definition.greater_is_better)
         names = [f"score ({definition.score_name})"]
         if definition.is_pareto:
             names = list(definition.names)

@@ -75,8 +75,8 @@ def study_calibration(
         study: A study whose trials suggest `w_<task>`, report the preview at step 0 (if there is
             one objective) and hold the attributes `preview_<task>` and `truth_<task>`.
         tasks: Task names, in order.
-        maximize: By task, whether its metric is to be maximised; None: as the study's directions,
-            a single one holding for all tasks.
+        maximize: By task, whether its metric is to be maximised; None: as the study's definition
+            said, or else as its directions, a single one holding for all tasks.
     """
     upwards = _Upwards(
         None if len(study.directions) > 1 else study.direction == StudyDirection.MAXIMIZE,

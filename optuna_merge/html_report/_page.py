@@ -99,7 +99,7 @@ def read_page(
         study: The study.
         report: Of the same study, from `make_report`: it adds test metrics, and what task runs
             and posteriors cost.
-        maximize: By task, whether its metric is to be maximised; None: as the study's directions.
+        maximize: By task, whether its metric is to be maximised; None: as the study says.
 
     Raises:
         ValueError: no trial has task weights yet.

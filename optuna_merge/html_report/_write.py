@@ -33,7 +33,7 @@ def write_html(
         study: The study.
         report: Of the same study, from `make_report`; it adds test metrics and the cost of task
             runs and posteriors. Without it the study alone is read.
-        maximize: By task, whether its metric is to be maximised; None: as the study's directions.
+        maximize: By task, whether its metric is to be maximised; None: as the study says.
 
     Raises:
         OSError: the file can't be written.

@@ -35,7 +35,7 @@ def plot_task_weights(
         study: A study of `optuna_merge`.
         task: A task's name, for its metric; default: the score.
         max_points: Of more previews, or truths, so many are drawn, evenly among their values.
-        maximize: By task, whether its metric is to be maximised; None: as the study's directions.
+        maximize: By task, whether its metric is to be maximised; None: as the study says.
 
     Returns:
         A plotly figure; colours are previews on the left and truths on the right, each with a

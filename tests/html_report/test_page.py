@@ -206,6 +206,41 @@ def test_previews_only_and_a_score_to_be_minimised(
     assert "too few truths" in tab.page.locator("section:has(#scatter)").inner_text()
 
 
+@pytest.mark.parametrize("names", [NAMES, ("red", "blue")])
+def test_of_a_minimised_score_the_lowest_are_the_brightest(
+    tmp_path: Path, open_page: Callable[..., Any], names: tuple[str, ...]
+) -> None:
+    study = study_by_hand(names, 30, 12, direction="minimize")
+    write_html(tmp_path / "page.html", study)
+    tab = open_page((tmp_path / "page.html").as_uri())
+    tab.page.wait_for_selector("#cost svg")
+    marks = "#map-truths :is(circle, rect, polyline):has(> title)"
+    # What is drawn last is on top.
+    inks = tab.page.locator(marks).evaluate_all(
+        "marks => marks.map(m => m.localName === 'polyline' ? m.getAttribute('stroke')"
+        " : m.getAttribute('fill'))"
+    )
+    titles = tab.page.locator(f"{marks} > title").all_text_contents()
+    truths = [float(re.search(r"truth ([\d.]+)", title)[1]) for title in titles]  # type: ignore[index]
+    assert truths == sorted(truths, reverse=True)
+    assert (inks[0], inks[-1]) == ("rgb(96,78,186)", "rgb(240,186,40)")
+    assert "lower is better" in tab.page.locator("#map-of option").first.inner_text()
+    assert "lower is better" in tab.page.locator(".prediction .line").first.inner_text()
+    assert tab.errors == []
+
+
+def test_the_noise_of_one_finetune_is_shown_beside_the_expected_value(
+    trio: Trio, page_file: Path, open_page: Callable[..., Any]
+) -> None:
+    study, fitted = trio
+    noise = om.make_report(study, fitted, test=False)["noise"]
+    tab = open_page(page_file.as_uri())
+    shown = tab.page.locator(".prediction .noise").all_inner_texts()
+    expected = [noise["score"]["told"], *(of["told"] for of in noise["tasks"].values())]
+    assert shown == [f"noise of one finetune: {told}" for told in expected]
+    assert tab.errors == []
+
+
 def test_tables_as_csv(trio: Trio, tmp_path: Path) -> None:
     study, fitted = trio
     report = om.make_report(study, fitted)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import optuna
 import pytest
+from study_helpers import study_by_hand
 
 import optuna_merge as om
 from optuna_merge.outcomes import study_outcomes
@@ -53,3 +54,37 @@ def test_several_objectives_need_a_task(pareto: tuple[optuna.Study, om.FittedStu
     assert plot_task_weights(study, "red").layout.title.text == "Task weights: metric of red"
     with pytest.raises(ValueError, match="no task 'black' in study 'toys'"):
         plot_task_weights(study, "black")
+
+
+@pytest.mark.parametrize("names", [("red", "blue"), ("red", "green", "blue")])
+def test_of_what_is_minimised_the_lowest_are_the_brightest_and_on_top(
+    names: tuple[str, ...],
+) -> None:
+    up, down = (
+        plot_task_weights(study_by_hand(names, 20, 9, direction=direction), max_points=6)
+        for direction in ("maximize", "minimize")
+    )
+    assert "lower is better" in down.layout.title.text
+    assert "lower is better" not in up.layout.title.text
+    if len(names) == 3:
+        for risen, fallen in zip(up.data, down.data):
+            assert risen.marker.colorscale[0][1] == fallen.marker.colorscale[-1][1]
+            values = list(fallen.marker.color)
+            assert values == sorted(risen.marker.color, reverse=True)
+        return
+    for axis in ("x", "x2"):
+        (_, *risen), (bar, *fallen) = (
+            [t for t in figure.data if t.xaxis == axis] for figure in (up, down)
+        )
+        # Bins of values: drawn first the largest, with the darkest colour.
+        assert [t.name for t in fallen] == [t.name for t in risen][::-1]
+        assert fallen[0].line.color == risen[0].line.color != fallen[-1].line.color
+        assert bar.marker.colorscale[-1][1] == "#440154"  # the dark end of Viridis
+
+
+def test_a_tasks_own_direction_is_kept() -> None:
+    study = study_by_hand(("red", "blue"), 20, 9)
+    study.set_user_attr("greater_is_better", {"red": False, "blue": True})
+    for task, lower in (("red", True), ("blue", False), (None, False)):
+        title = plot_task_weights(study, task).layout.title.text
+        assert ("lower is better" in title) == lower

@@ -1,0 +1,134 @@
+"""The noise of one finetune, which is no part of what is expected on average."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
+from study_helpers import fitted_toys, study_by_hand, toy_study
+
+import optuna_merge as om
+from optuna_merge._noise import Noise, finetune_noise, truth_models
+from optuna_merge._verdict import judge
+from optuna_merge.html_report import write_html
+from optuna_merge.outcomes import SCORE, read_study
+from optuna_merge.samplers._export import truth_noise
+
+NAMES = ("red", "blue")
+
+
+def noise_of(study: optuna.Study) -> dict[str | None, Noise]:
+    findings = read_study(study)
+    return finetune_noise(study, findings, truth_models(study, findings))
+
+
+def add(study: optuna.Study, weight: float, truth: float | None, **attrs: Any) -> None:
+    """A weighting, finetuned where it has a truth; both tasks have the score's metrics."""
+    weights = dict(zip(NAMES, (weight, 1 - weight)))
+    kinds = {"weight": weights, "preview": dict.fromkeys(NAMES, weight)}
+    if truth is not None:
+        kinds["truth"] = dict.fromkeys(NAMES, truth)
+    named = {f"{kind}_{n}": v for kind, of in kinds.items() for n, v in of.items()}
+    study.add_trial(
+        create_trial(
+            state=TrialState.PRUNED if truth is None else TrialState.COMPLETE,
+            value=truth,
+            params={f"w_{n}": w for n, w in weights.items()},
+            distributions={f"w_{n}": FloatDistribution(0, 1) for n in NAMES},
+            intermediate_values={0: weight},
+            user_attrs=named | attrs,
+        )
+    )
+
+
+def test_weightings_that_were_finetuned_twice_tell_it() -> None:
+    study = optuna.create_study()
+    repeats = {0.25: (0.5, 0.53, 0.47), 0.5: (0.6, 0.64)}
+    for weight, truths in repeats.items():
+        for truth in truths:
+            add(study, weight, truth, preview_red_se=0.2)
+    add(study, 0.5, 0.9, truth_reused=True)  # no finetune of its own
+    add(study, 0.75, 0.7)
+    found = noise_of(study)[SCORE]
+    squares = sum(np.square(np.array(t) - np.mean(t)).sum() for t in repeats.values())
+    assert found.std == pytest.approx(math.sqrt(squares / 3))
+    assert (found.source, found.repeated) == ("repeats", 2)
+    assert found.told == "± 0.0294, from 2 weightings that were finetuned more than once"
+
+
+def test_one_run_done_again_to_the_last_bit_tells_nothing() -> None:
+    study = optuna.create_study()
+    add(study, 0.25, 0.5)
+    add(study, 0.25, 0.5)
+    found = noise_of(study)
+    assert found[SCORE] == Noise(None, "unknown")
+    assert found[SCORE].told == "not known, no weighting was finetuned twice"
+
+
+def test_the_sampling_error_of_the_validation_data_where_nothing_else_is_larger() -> None:
+    study = optuna.create_study()
+    for i, weight in enumerate((0.2, 0.4, 0.6)):
+        add(study, weight, weight, preview_red_se=(0.03, 0.04, 0.05)[i])
+    add(study, 0.9, None, preview_red_se=0.5)  # not of a truth
+    found = noise_of(study)
+    assert found["red"].std == pytest.approx(math.sqrt((0.03**2 + 0.04**2 + 0.05**2) / 3))
+    assert found["red"].source == "sampling"
+    assert found["blue"].source == "unknown" == found[SCORE].source
+
+
+def test_what_the_model_takes_for_noise_with_truths_enough_to_tell() -> None:
+    study, few = study_by_hand(NAMES, 30, 15), study_by_hand(NAMES, 30, 3)
+    findings = read_study(study)
+    models = truth_models(study, findings)
+    found = finetune_noise(study, findings, models)
+    for quantity, model in models.items():
+        assert model is not None and truth_noise(model) == found[quantity].std
+        assert found[quantity].source == "model"
+    assert {noise.source for noise in noise_of(few).values()} == {"unknown"}
+    # The same weights' truths scatter by .02: the model's noise is about that.
+    rng = np.random.default_rng(0)
+    noisy = optuna.create_study(direction="maximize")
+    for weight in np.linspace(0, 1, 40):
+        add(noisy, float(weight), float(weight + 0.02 * rng.normal()))
+    std = noise_of(noisy)[SCORE].std
+    assert std is not None and 0.01 < std < 0.04
+
+
+def test_a_gain_within_the_noise_is_no_evidence() -> None:
+    study = optuna.create_study(direction="maximize")
+    add(study, 0.5, 0.5, baseline="uniform")
+    add(study, 0.25, 0.52)
+    findings = read_study(study)
+
+    def doubted(std: float | None) -> bool:
+        noise = Noise(std, "unknown" if std is None else "repeats", 1)
+        return any("No evidence of a gain" in w for w in judge(findings, noise=noise).warnings)
+
+    assert [doubted(std) for std in (None, 0.01, 0.02)] == [False, False, True]
+
+
+def test_report_text_and_page_show_it_beside_what_is_expected(tmp_path: Path) -> None:
+    fitted = fitted_toys(tmp_path / "work", NAMES)
+    study = toy_study(fitted, n_trials=6)
+    report = json.loads(json.dumps(om.make_report(study, fitted), allow_nan=False))
+    noise, text = report["noise"], om.format_report(report)
+    errors = [t.user_attrs["preview_red_se"] for t in study.trials if "truth_red" in t.user_attrs]
+    sampling = math.sqrt(np.mean(np.square(errors)))
+    assert noise["tasks"]["red"]["std"] >= sampling * (1 - 1e-9)
+    assert set(noise["tasks"]) == set(NAMES)
+    assert noise["score"]["std"] > 0  # a mean of metrics has their sampling errors' share
+    for name, found in {"score": noise["score"], **noise["tasks"]}.items():
+        assert f"Noise of one finetune, {name}: {found['told']}" in text.splitlines()
+    write_html(tmp_path / "page.html", study, report)
+    page = (tmp_path / "page.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])  # type: ignore[index]
+    for shown, found in zip(data["noise"], [noise["score"], *noise["tasks"].values()]):
+        assert shown == [pytest.approx(found["std"], rel=1e-5), found["told"]]
