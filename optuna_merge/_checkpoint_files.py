@@ -5,6 +5,7 @@ Shared by `load_checkpoint`, which reads tensors, and `merge_files`, which reads
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -77,11 +78,14 @@ def find_files(path: Path, *, pickles: bool) -> tuple[list[Path], dict[str, str]
     Raises:
         FileNotFoundError: no such path, no checkpoint in the folder, or a shard that is missing.
         CorruptFileError: an index that can't be read.
+        ValueError: a file of quantised weights (GGUF).
     """
     if path.is_dir():
         return find_files(_in_folder(path, pickles=pickles), pickles=pickles)
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
+    if path.suffix == ".gguf":
+        raise ValueError(f"{path} is a file of llama.cpp: {_UNQUANTISED}")
     if path.suffix != ".json":
         return [path], {}
     try:
@@ -107,7 +111,7 @@ def _in_folder(folder: Path, *, pickles: bool) -> Path:
         if named != Path(named).name:
             raise CorruptFileError(f"{folder / 'config.json'} names a file outside: {named!r}")
         return folder / named
-    for name in (*_SAFE, *(_PICKLES if pickles else ())):
+    for name in _SAFE + _PICKLES if pickles else _SAFE:
         if (folder / name).is_file():
             return folder / name
     lacks = f"{folder} has no model.safetensors and no model.safetensors.index.json"
@@ -268,5 +272,5 @@ def naming_hint(missing: str, names: Iterable[str]) -> str:
         if longer.endswith(f".{shorter}"):
             prefix = longer.removesuffix(shorter)
             return f"; there is {name!r}: the names differ by the prefix {prefix!r}"
-    some = ", ".join(map(repr, names[:3]))
-    return f"; there {'are' if len(names) > 1 else 'is'} {some}{', ...' * (len(names) > 3)}"
+    close = difflib.get_close_matches(missing, names, n=3, cutoff=0)
+    return f"; there {'are' if len(close) > 1 else 'is'} {', '.join(map(repr, close))}"

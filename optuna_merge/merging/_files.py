@@ -202,11 +202,11 @@ class _Merged:
             vanishing = False
             for source in self._used:
                 means.append(self._reader.floats(source.means[name], start, stop))
-                _check_block(source.label, "mean", name, means[-1], signed=True)
+                _check_block(source, "mean", name, means[-1], signed=True)
                 precision = source.precisions[name]
                 if isinstance(precision, _Entry):
                     block = self._reader.floats(precision, start, stop)
-                    lowest = _check_block(source.label, "precision", name, block, signed=False)
+                    lowest = _check_block(source, "precision", name, block, signed=False)
                     precisions.append(block)
                 else:
                     lowest = precision
@@ -228,8 +228,8 @@ class _Merged:
                 if not torch.equal(first, other):
                     raise ValueError(
                         f"{source.label}: {name!r} is {entry.dtype} and differs from "
-                        f"{self._used[0].label}'s; only floating-point tensors are merged: leave "
-                        f"it out with keep=..."
+                        f"{self._used[0].label}'s ({source.means[name].file}, {entry.file}); only "
+                        f"floating-point tensors are merged: leave it out with keep=..."
                     )
             yield first
 
@@ -370,13 +370,18 @@ def _check(
                 )
 
 
-def _check_block(label: str, role: str, name: str, block: Tensor, *, signed: bool) -> float:
+def _check_block(source: _Source, role: str, name: str, block: Tensor, *, signed: bool) -> float:
     """Refuse NaN, infinities and, unless `signed`, negative values; return the lowest value."""
     lowest, highest = (value.item() for value in torch.aminmax(block))
     if not (math.isfinite(lowest) and math.isfinite(highest)):
-        raise ValueError(f"{label}: {role} {name!r} holds NaN or an infinity")
+        raise ValueError(
+            f"{source.label}: {role} {name!r} holds NaN or an infinity ({source.means[name].file})"
+        )
     if lowest < 0 and not signed:
-        raise ValueError(f"{label}: {role} {name!r} is negative ({lowest:g}); expected at least 0")
+        raise ValueError(
+            f"{source.label}: {role} {name!r} is negative ({lowest:g}); expected at least 0 "
+            f"({source.means[name].file})"
+        )
     return float(lowest)
 
 

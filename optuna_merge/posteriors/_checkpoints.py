@@ -119,7 +119,8 @@ def load_checkpoint(path: PathLike, *, base: PathLike | None = None) -> dict[str
     replaced = {name: t for name, t in _replaced(tensors).items() if _is_parameter(name, t)}
     updates = _updates(path, adapter_config, tensors)
     shapes = {name: tuple(tensor.shape) for name, tensor in replaced.items()}
-    shapes |= {f"{module}.weight": update.shape for module, update in updates.items()}
+    for module, update in updates.items():
+        shapes[f"{module}.weight"] = update.shape[::-1] if update.embedding else update.shape
     ties |= _tied_outputs(Path(base), parameters, ties, adapter_config, shapes)
     merged = parameters | {alias: parameters[kept] for alias, kept in ties.items()}
     # First what replaces whole tensors: embeddings may have been resized before they were adapted.

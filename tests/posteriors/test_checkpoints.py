@@ -66,6 +66,15 @@ def make_model(kind: str) -> Any:
             eos_token_id=2,
         )
         return t.LlamaForCausalLM(llama)
+    if kind == "neox":  # untied, with an output layer that is called an embedding
+        neox = t.GPTNeoXConfig(
+            vocab_size=30,
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+        )
+        return t.GPTNeoXForCausalLM(neox)
     gpt2 = t.GPT2Config(
         vocab_size=30,
         n_positions=9,
@@ -300,19 +309,30 @@ def test_files_that_tell_of_their_ties(tmp_path: Path, file: str) -> None:
         load_checkpoint(tmp_path / "adapter", base=folder)
 
 
-def test_embeddings_without_an_output_layer_are_not_tied(tmp_path: Path) -> None:
-    # A classifier's configuration says "tied" too, but it has no output for every token.
-    save_base("gpt2 classifier", tmp_path / "base")
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        # A classifier's configuration says "tied" too, but it has no output for every token.
+        ("gpt2 classifier", "transformer.wte.weight"),
+        # Here the output layer is called an embedding: it is "embed_out" in the file.
+        ("neox", "gpt_neox.embed_in.weight"),
+    ],
+)
+@pytest.mark.parametrize("with_config", [True, False])
+def test_embeddings_that_are_not_tied(
+    tmp_path: Path, kind: str, name: str, with_config: bool
+) -> None:
+    save_base(kind, tmp_path / "base")
     config = json.loads((tmp_path / "base" / "config.json").read_text())
-    assert config["tie_word_embeddings"] is True
-    options: dict[str, Any] = {"target_modules": ["wte"], "task_type": "SEQ_CLS"}
-    expected = save_adapter(
-        tmp_path / "adapter", tmp_path / "base", kind="gpt2 classifier", **options
-    )
+    assert config["tie_word_embeddings"] is (kind == "gpt2 classifier")
+    options = {"target_modules": [name.split(".")[1]]}
+    expected = save_adapter(tmp_path / "adapter", tmp_path / "base", kind=kind, **options)
+    if not with_config:
+        (tmp_path / "base" / "config.json").unlink()
+    before = load_checkpoint(tmp_path / "base")
     loaded = load_checkpoint(tmp_path / "adapter", base=tmp_path / "base")
-    torch.testing.assert_close(
-        loaded["transformer.wte.weight"], expected["transformer.wte.weight"]
-    )
+    assert [key for key in before if not torch.equal(loaded[key], before[key])] == [name]
+    torch.testing.assert_close(loaded[name], expected[name])
 
 
 def test_weights_kept_in_another_precision_do_not_undo_the_update(tmp_path: Path) -> None:
@@ -658,6 +678,9 @@ def test_quantised_weights_are_refused(tmp_path: Path) -> None:
     torch.save({**ordinary, "l.weight": quantised}, tmp_path / "it.pt")
     with pytest.raises(ValueError, match=r"'l.weight' is qint8: quantised"):
         load_checkpoint(tmp_path / "it.pt")
+    (tmp_path / "it.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ValueError, match=r"it.gguf is a file of llama.cpp: quantised"):
+        load_checkpoint(tmp_path / "it.gguf")
     with pytest.raises(ValueError, match=r"mean 'l' is float8_e4m3fn; quantised"):
         merge([IsotropicGaussian({"l": torch.ones(2).to(torch.float8_e4m3fn)})], [1])
 
