@@ -86,7 +86,7 @@ def beyond_own_weight(preview: Array, truth: Array, own: Array, degree: int = 3)
         if np.std(residual) < 1e-9:
             return float("nan")
         left.append(residual)
-    return float(np.corrcoef(*left)[0, 1])
+    return float(np.corrcoef(left[0], left[1])[0, 1])
 
 
 def explained_by_own_weight(truth: Array, own: Array, degree: int = 3) -> float:

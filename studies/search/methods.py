@@ -1,15 +1,17 @@
 """The methods that run in this process: ours, Optuna's, and what needs no search.
 
-All of them get the same tables and count cost in the same unit (see `Finetunes`). Where numbers
-from 0 to 1 are searched, task weights are the numbers divided by their sum. Methods that search
-truths begin with uniform weights; Optuna's samplers then draw five random points, fewer than their
-defaults. `PreviewSampler` and `PromotionPruner` have their defaults in all they do.
+All of them get the same tables and count cost in the same units (see `Finetunes`). Where numbers
+from 0 to 1 are searched, task weights are the numbers divided by their sum, or, with "-log u" in
+the name, their logarithms (`simplex_weights`). Methods that search truths begin with uniform
+weights; Optuna's samplers then draw five random points, fewer than their defaults. Optuna 5's TPE
+is always multivariate. `PreviewSampler` and `PromotionPruner` have their defaults in all they do.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import optuna
@@ -20,8 +22,18 @@ from optuna_merge.samplers import PreviewSampler
 from optuna_merge.samplers._history import REFINED
 from optuna_merge.study import BASELINE, DEFINITION, UNIFORM, baseline_weights
 from optuna_merge.weights import canonical_weights, suggest_weights, weight_params
-from studies.search.replay import Array, Finetune, Finetunes, Truth, uniform
+from studies.judge import worst_task
+from studies.search.replay import (
+    REDUCTION,
+    Array,
+    Finetune,
+    Finetunes,
+    resources,
+    simplex_weights,
+    uniform,
+)
 from studies.search.tables import Tables
+from studies.simple_rules import doubled, in_turn, own_weight_curves, proportional
 
 STARTUP = 6
 PREVIEWS = 40
@@ -29,18 +41,37 @@ PREVIEWS = 40
 
 _FINE = 20_000  # points of the simplex at which the quadratic surrogates are compared
 
-Method = Callable[[Tables, str, int, float], list[Truth]]
-"""Tables, score, seed and budget in finetunes; to all truths in their order."""
+DOUBLINGS = 40
+"""After so many doublings the rule ends: it goes around in circles, or to a corner."""
+
+Method = Callable[[Tables, str, int, float], Finetunes]
+"""Tables, score, seed and budget in finetunes; to all finetunes of the search."""
+
+Space = Callable[[Sequence[float]], list[float]]
+"""From the numbers that a sampler suggests to task weights."""
 
 
-def only_uniform(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+def cube_weights(numbers: Sequence[float]) -> list[float]:
+    """Numbers from 0 to 1 divided by their sum."""
+    total = sum(numbers)
+    return [x / total for x in numbers] if total > 0 else uniform(len(numbers))
+
+
+def only_uniform(tables: Tables, score: str, seed: int, budget: float) -> Finetunes:
     """One finetune at uniform weights."""
     finetunes = Finetunes(tables.landscape(score), seed, budget)
     finetunes.begin(finetunes.nearest(uniform(len(tables.tasks)))).train()
-    return finetunes.truths
+    return finetunes
 
 
-def random_truths(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+def only_proportional(tables: Tables, score: str, seed: int, budget: float) -> Finetunes:
+    """One finetune at weights in proportion to the tasks' training examples."""
+    finetunes = Finetunes(tables.landscape(score), seed, budget)
+    finetunes.begin(finetunes.nearest(proportional(tables.sizes))).train()
+    return finetunes
+
+
+def random_truths(tables: Tables, score: str, seed: int, budget: float) -> Finetunes:
     """Uniform weights, then random points of the simplex."""
     finetunes = Finetunes(tables.landscape(score), seed, budget)
     rng = np.random.default_rng([seed, 1])
@@ -48,36 +79,77 @@ def random_truths(tables: Tables, score: str, seed: int, budget: float) -> list[
     while not finetunes.is_over:
         finetunes.begin(finetunes.nearest(point)).train()
         point = rng.dirichlet(np.ones(len(tables.tasks))).tolist()
-    return finetunes.truths
+    return finetunes
 
 
-def tpe(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+def doubling_rule(tables: Tables, score: str, seed: int, budget: float) -> Finetunes:
+    """Uniform weights, then the weight of the worst task doubled, and so on.
+
+    Of a target its own weight. A point of the table that was finetuned before is not paid again.
+    """
+    finetunes = Finetunes(tables.landscape(score), seed, budget)
+    weights = uniform(len(tables.tasks))
+    alone = None if tables.alone is None else list(tables.alone.values())
+    done: set[int] = set()
+    for _ in range(DOUBLINGS):
+        if finetunes.is_over:
+            break
+        point = finetunes.nearest(weights)
+        if point not in done:
+            finetunes.begin(point).train()
+            done.add(point)
+        metrics = tables.truths[finetunes.seed, -1, point]
+        weights = doubled(weights, worst_task(score, metrics, alone, tables.tasks))
+    return finetunes
+
+
+def own_weight_curve(tables: Tables, score: str, seed: int, budget: float) -> Finetunes:
+    """Each task alone and uniform weights, then the best by the own-weight curves, in turn.
+
+    What previews must know more than.
+    """
+    finetunes = Finetunes(tables.landscape(score), seed, budget)
+    n_tasks = len(tables.tasks)
+    points = [finetunes.nearest(w) for w in (*np.eye(n_tasks).tolist(), uniform(n_tasks))]
+    for point in points:
+        finetunes.begin(point).train()
+    *alone, equal = tables.truths[finetunes.seed, -1, points]
+    curves = own_weight_curves(np.array(alone), equal, tables.weights)
+    for point in in_turn(tables.score(score, curves)):
+        if finetunes.is_over:
+            break
+        if point not in points:
+            finetunes.begin(point).train()
+    return finetunes
+
+
+def tpe(tables: Tables, score: str, seed: int, budget: float, space: Space) -> Finetunes:
     """Optuna's TPESampler on truths."""
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
-    return _truths_alone(tables, score, seed, budget, sampler)
+    return _truths_alone(tables, score, seed, budget, sampler, space)
 
 
-def gp(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+def gp(tables: Tables, score: str, seed: int, budget: float, space: Space) -> Finetunes:
     """Optuna's GPSampler on truths."""
     sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP)
-    return _truths_alone(tables, score, seed, budget, sampler)
+    return _truths_alone(tables, score, seed, budget, sampler, space)
 
 
-def simplex_gp(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+def simplex_gp(tables: Tables, score: str, seed: int, budget: float) -> Finetunes:
     """`PreviewSampler` on truths, without previews, and told the score alone."""
     sampler = PreviewSampler(tables.tasks, seed=seed, n_startup_trials=STARTUP)
-    return _truths_alone(tables, score, seed, budget, sampler, _spread(tables, seed))
+    return _truths_alone(tables, score, seed, budget, sampler, start=_spread(tables, seed))
 
 
-def metric_gps(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+def metric_gps(tables: Tables, score: str, seed: int, budget: float) -> Finetunes:
     """The same, told each task's metric and what the score is of these, as ours is."""
     sampler = PreviewSampler(
         tables.tasks, seed=seed, n_startup_trials=STARTUP, score=_score(tables, score)
     )
-    return _truths_alone(tables, score, seed, budget, sampler, _spread(tables, seed))
+    return _truths_alone(tables, score, seed, budget, sampler, start=_spread(tables, seed))
 
 
-def metric_gps_from_corners(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+def metric_gps_from_corners(tables: Tables, score: str, seed: int, budget: float) -> Finetunes:
     """The same from the sampler's own design, which has uniform weights and each task alone.
 
     What ours knows but for the previews, at the same cost of the tasks alone.
@@ -86,37 +158,37 @@ def metric_gps_from_corners(tables: Tables, score: str, seed: int, budget: float
     return _truths_alone(tables, score, seed, budget, sampler)
 
 
-def hyperband(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+def hyperband(tables: Tables, score: str, seed: int, budget: float, space: Space) -> Finetunes:
     """Optuna's TPESampler, and HyperbandPruner over the rungs of a finetune."""
     landscape = tables.landscape(score)
     finetunes = Finetunes(landscape, seed, budget)
+    first, *middle, last = resources(len(landscape.steps))
     study = optuna.create_study(
         study_name=str(seed),  # brackets are drawn by it
         direction="maximize",
         sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP),
         pruner=optuna.pruners.HyperbandPruner(
-            min_resource=landscape.steps[0], max_resource=landscape.steps[-1]
+            min_resource=first, max_resource=last, reduction_factor=REDUCTION
         ),
     )
-    study.enqueue_trial(_uniform_params(tables))
+    study.enqueue_trial(_equal_params(tables))
 
     def objective(trial: optuna.Trial) -> float:
-        finetune = finetunes.begin(finetunes.nearest(_weights(trial, tables)))
-        for rung, step in enumerate(landscape.steps[:-1]):
-            trial.report(finetune.train(rung), step)
+        finetune = finetunes.begin(finetunes.nearest(_suggested(trial, tables, space)))
+        for rung, resource in enumerate((first, *middle)):
+            trial.report(finetune.train(rung), resource)
             if trial.should_prune():
                 raise optuna.TrialPruned
         return finetune.train()
 
     while not finetunes.is_over:
         study.optimize(objective, n_trials=1)
-    return finetunes.truths
+    return finetunes
 
 
-def best_previews(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+def best_previews(tables: Tables, score: str, seed: int, budget: float) -> Finetunes:
     """Forty previews by `PreviewSampler` without a truth, then finetunes of the best, in turn."""
-    finetunes = Finetunes(tables.landscape(score), seed, budget)
-    finetunes.spend(tables.task_run_steps)
+    finetunes = _with_posteriors(tables, score, seed, budget)
     previews = tables.previews[seed % len(tables.previews)]
     study = optuna.create_study(
         direction="maximize",
@@ -126,42 +198,44 @@ def best_previews(tables: Tables, score: str, seed: int, budget: float) -> list[
     for _ in range(PREVIEWS):
         trial = study.ask()
         point = finetunes.nearest(_weights(trial, tables))
+        finetunes.pay(tables.prices.preview)
         seen[point] = _preview(trial, tables, score, previews[point])
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     for point in sorted(seen, key=lambda p: (-seen[p], p)):
         if finetunes.is_over:
             break
         finetunes.begin(point).train()
-    return finetunes.truths
+    return finetunes
 
 
-def quadratic_previews(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+def quadratic_previews(tables: Tables, score: str, seed: int, budget: float) -> Finetunes:
     """A finetune at the optimum of quadratic surrogates of the previews.
 
-    One of the task weights for each task's metric, fitted to forty previews at random weights; the
-    optimum is that of their score (after MAP: Li et al. 2024, arXiv 2406.07529).
+    One of the task weights for each task's metric, fitted once to forty previews at random
+    weights; the optimum is that of their score. The surrogates are those of Li et al. 2024 (arXiv
+    2406.07529), whose method, a Pareto front of merges, this is not.
     """
-    finetunes = Finetunes(tables.landscape(score), seed, budget)
-    finetunes.spend(tables.task_run_steps)
+    finetunes = _with_posteriors(tables, score, seed, budget)
     rng = np.random.default_rng([seed, 1])
     previews = tables.previews[seed % len(tables.previews)]
     n_tasks = len(tables.tasks)
     points = [finetunes.nearest(w) for w in rng.dirichlet(np.ones(n_tasks), PREVIEWS).tolist()]
+    finetunes.pay(PREVIEWS * np.array(tables.prices.preview))
     weights = tables.weights[points]
     coefficients = np.linalg.lstsq(_quadratic(weights), previews[points], rcond=None)[0]
     fine = np.concatenate([np.eye(n_tasks), rng.dirichlet(np.ones(n_tasks), _FINE)])
     expected = tables.score(score, _quadratic(fine) @ coefficients)
     best = fine[int(np.argmax(expected))]
     finetunes.begin(finetunes.nearest(best.tolist())).train()
-    return finetunes.truths
+    return finetunes
 
 
-def ours(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+def ours(tables: Tables, score: str, seed: int, budget: float) -> Finetunes:
     """`PreviewSampler` and `PromotionPruner`; merges alone are previews."""
     return _ours(tables, score, seed, budget, ())
 
 
-def ours_with_a_rung(tables: Tables, score: str, seed: int, budget: float) -> list[Truth]:
+def ours_with_a_rung(tables: Tables, score: str, seed: int, budget: float) -> Finetunes:
     """The same with one refinement of the merges, of a tenth of a finetune."""
     tenth = tables.steps[-1] / 10
     nearest = min(tables.refined, key=lambda step: abs(step - tenth))
@@ -170,10 +244,16 @@ def ours_with_a_rung(tables: Tables, score: str, seed: int, budget: float) -> li
 
 METHODS: dict[str, Method] = {
     "uniform": only_uniform,
+    "proportional": only_proportional,
+    "doubling rule": doubling_rule,
+    "own-weight curve": own_weight_curve,
     "random": random_truths,
-    "TPE": tpe,
-    "GPSampler": gp,
-    "TPE + Hyperband": hyperband,
+    "TPE": partial(tpe, space=cube_weights),
+    "TPE, -log u": partial(tpe, space=simplex_weights),
+    "GPSampler": partial(gp, space=cube_weights),
+    "GPSampler, -log u": partial(gp, space=simplex_weights),
+    "TPE + Hyperband": partial(hyperband, space=cube_weights),
+    "TPE + Hyperband, -log u": partial(hyperband, space=simplex_weights),
     "best previews": best_previews,
     "quadratic": quadratic_previews,
     "simplex GP": simplex_gp,
@@ -190,29 +270,38 @@ def _truths_alone(
     seed: int,
     budget: float,
     sampler: optuna.samplers.BaseSampler,
+    space: Space | None = None,
     start: Sequence[Sequence[float]] = (),
-) -> list[Truth]:
+) -> Finetunes:
+    """A sampler on truths; without a `space` it suggests the weights themselves."""
     finetunes = Finetunes(tables.landscape(score), seed, budget)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.enqueue_trial(_uniform_params(tables))
+    study.enqueue_trial(_uniform_params(tables) if space is None else _equal_params(tables))
     for weights in start:
         study.enqueue_trial(weight_params(dict(zip(tables.tasks, weights))))
 
     def objective(trial: optuna.Trial) -> float:
-        finetune = finetunes.begin(finetunes.nearest(_weights(trial, tables)))
+        weights = _weights(trial, tables) if space is None else _suggested(trial, tables, space)
+        finetune = finetunes.begin(finetunes.nearest(weights))
         _tell_truth(trial, tables, finetune)
         return finetune.train()
 
     while not finetunes.is_over:
         study.optimize(objective, n_trials=1)
-    return finetunes.truths
+    return finetunes
+
+
+def _with_posteriors(tables: Tables, score: str, seed: int, budget: float) -> Finetunes:
+    """The finetunes of a search that has paid for its task runs and posteriors."""
+    finetunes = Finetunes(tables.landscape(score), seed, budget)
+    finetunes.pay(tables.prices.task_runs + np.array(tables.prices.posteriors))
+    return finetunes
 
 
 def _ours(
     tables: Tables, score: str, seed: int, budget: float, refinements: tuple[int, ...]
-) -> list[Truth]:
-    finetunes = Finetunes(tables.landscape(score), seed, budget)
-    finetunes.spend(tables.task_run_steps)
+) -> Finetunes:
+    finetunes = _with_posteriors(tables, score, seed, budget)
     posteriors = seed % len(tables.previews)
     function = _score(tables, score)
     study = optuna.create_study(
@@ -233,12 +322,13 @@ def _ours(
         suggest_weights(trial, tables.tasks)
         point, baseline = int(trial.user_attrs["point"]), trial.user_attrs.get(BASELINE)
         if 0 not in reported_steps(trial):
+            finetunes.pay(tables.prices.preview)
             _preview(trial, tables, score, tables.previews[posteriors, point])
         if trial.should_prune() and baseline is None:
             raise optuna.TrialPruned
         for step in _missing(trial, tables, refinements, posteriors, point):
-            before = max(reported_steps(trial))
-            finetunes.spend(step - before)
+            share = (step - max(reported_steps(trial))) / tables.steps[-1]
+            finetunes.pay(share * tables.prices.finetune(len(tables.tasks)))
             metrics = tables.refined[step][posteriors, point]
             for task, metric in zip(tables.tasks, metrics.tolist()):
                 trial.set_user_attr(REFINED.format(step=step, task=task), metric)
@@ -252,7 +342,7 @@ def _ours(
 
     while not finetunes.is_over:
         study.optimize(objective, n_trials=1)
-    return finetunes.truths
+    return finetunes
 
 
 def _missing(
@@ -284,7 +374,7 @@ def _preview(trial: optuna.Trial, tables: Tables, score: str, metrics: Array) ->
 
 def _tell_truth(trial: optuna.Trial, tables: Tables, finetune: Finetune) -> None:
     """Record each task's metric as `Objective` does."""
-    ends = tables.truths[finetune.seed, -1, finetune.point].tolist()
+    ends = tables.truths[finetune.of.seed, -1, finetune.point].tolist()
     for task, metric in zip(tables.tasks, ends):
         trial.set_user_attr(f"truth_{task}", metric)
 
@@ -302,6 +392,16 @@ def _spread(tables: Tables, seed: int) -> list[list[float]]:
 
 def _weights(trial: optuna.Trial, tables: Tables) -> list[float]:
     return list(suggest_weights(trial, tables.tasks).values())
+
+
+def _suggested(trial: optuna.Trial, tables: Tables, space: Space) -> list[float]:
+    """The weights of numbers from 0 to 1, one a task."""
+    return space([trial.suggest_float(f"u_{task}", 0, 1) for task in tables.tasks])
+
+
+def _equal_params(tables: Tables) -> dict[str, float]:
+    """Numbers that mean uniform weights in either space: the middle of the cube."""
+    return {f"u_{task}": 0.5 for task in tables.tasks}
 
 
 def _uniform_params(tables: Tables) -> dict[str, float]:

@@ -2,9 +2,10 @@
 
     python studies/search/others.py NAME LANDSCAPE.json BUDGET SEED...
 
-Prints a list of truths (cost, point, score seen) for each seed, as JSON. NAME is one of `METHODS`.
-Task weights are numbers from 0 to 1, one a task, divided by their sum; the first ones are uniform.
-Fidelities are the rungs of a finetune, which goes on where it stopped.
+Prints a record for each seed, as JSON: truths (costs, point, score seen), and how many finetunes
+ended at each rung. NAME is one of `METHODS`. Task weights are numbers from 0 to 1, one a task,
+divided by their sum, or with "-log u" in the name their logarithms (`simplex_weights`); the first
+ones are uniform. Fidelities are the rungs of a finetune, which goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -22,36 +23,50 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
-from studies.search.replay import Finetune, Finetunes, Landscape
+from studies.search.replay import (
+    REDUCTION,
+    Finetune,
+    Finetunes,
+    Landscape,
+    resources,
+    simplex_weights,
+)
 
 STARTUP = 6
 
-METHODS = {"SMAC": "smac", "ASHA": "syne-tune", "BOHB": "syne-tune"}
+SIMPLEX = ", -log u"
+METHODS = {
+    name + suffix: environment
+    for name, environment in (("SMAC", "smac"), ("ASHA", "syne-tune"), ("BOHB", "syne-tune"))
+    for suffix in ("", SIMPLEX)
+}
 """The environment of each method."""
 
+Space = Callable[[list[float]], list[float]]
 
-def smac(finetunes: Finetunes, seed: int) -> None:
+
+def smac(finetunes: Finetunes, seed: int, space: Space) -> None:
     """SMAC3's MultiFidelityFacade: random forest and Hyperband."""
     from ConfigSpace import Configuration, ConfigurationSpace, Float
     from smac import MultiFidelityFacade, Scenario
     from smac.runhistory.dataclasses import TrialValue
 
-    steps = finetunes.landscape.steps
+    budgets = resources(len(finetunes.landscape.steps))
     names = _names(finetunes)
-    space = ConfigurationSpace(seed=seed)
-    space.add([Float(name, (0.0, 1.0)) for name in names])
+    cube = ConfigurationSpace(seed=seed)
+    cube.add([Float(name, (0.0, 1.0)) for name in names])
     begun: dict[Any, Finetune] = {}
     with tempfile.TemporaryDirectory() as folder:
         scenario = Scenario(
-            space,
+            cube,
             deterministic=True,
             n_trials=10_000,
-            min_budget=steps[0],
-            max_budget=steps[-1],
+            min_budget=budgets[0],
+            max_budget=budgets[-1],
             seed=seed,
             output_directory=Path(folder),
         )
-        same = Configuration(space, values=dict.fromkeys(names, 1 / len(names)))
+        same = Configuration(cube, values=dict.fromkeys(names, 0.5))
         design = MultiFidelityFacade.get_initial_design(
             scenario, n_configs=STARTUP - 1, additional_configs=[same]
         )
@@ -59,6 +74,7 @@ def smac(finetunes: Finetunes, seed: int) -> None:
             scenario,
             _not_called,
             initial_design=design,
+            intensifier=MultiFidelityFacade.get_intensifier(scenario, eta=REDUCTION),
             overwrite=True,
             logging_level=False,
         )
@@ -66,42 +82,44 @@ def smac(finetunes: Finetunes, seed: int) -> None:
             asked = facade.ask()
             if asked.config not in begun:
                 numbers = [float(asked.config[name]) for name in names]
-                begun[asked.config] = finetunes.begin(finetunes.nearest(numbers))
-            rung = min(int(np.searchsorted(steps, asked.budget - 1e-6)), len(steps) - 1)
+                begun[asked.config] = finetunes.begin(finetunes.nearest(space(numbers)))
+            rung = int(np.abs(np.array(budgets) - asked.budget).argmin())
             value = begun[asked.config].train(rung)
             facade.tell(asked, TrialValue(cost=-value), save=False)
 
 
-def syne_tune(name: str) -> Callable[[Finetunes, int], None]:
+def syne_tune(name: str) -> Callable[[Finetunes, int, Space], None]:
     """Syne Tune's ASHA (random points) or BOHB (kernel densities), of the stopping kind."""
 
-    def search(finetunes: Finetunes, seed: int) -> None:
+    def search(finetunes: Finetunes, seed: int, space: Space) -> None:
         from syne_tune.backend.trial_status import Trial
         from syne_tune.config_space import uniform
         from syne_tune.optimizer import baselines
         from syne_tune.optimizer.scheduler import SchedulerDecision
 
-        steps = finetunes.landscape.steps
+        budgets = resources(len(finetunes.landscape.steps))
         names = _names(finetunes)
         np.random.seed(seed)  # noqa: NPY002 (brackets are drawn so)
         scheduler = getattr(baselines, name)(
             {name: uniform(0.0, 1.0) for name in names},
             metric="score",
             time_attr="step",
-            max_t=steps[-1],
-            grace_period=steps[0],
+            max_t=budgets[-1],
+            grace_period=budgets[0],
+            reduction_factor=REDUCTION,
             do_minimize=False,
             random_seed=seed,
-            points_to_evaluate=[dict.fromkeys(names, 1 / len(names))],
+            points_to_evaluate=[dict.fromkeys(names, 0.5)],
         )
         number = 0
         while not finetunes.is_over:
             config = scheduler.suggest().config
             trial = Trial(number, config, datetime.now())
             scheduler.on_trial_add(trial)
-            finetune = finetunes.begin(finetunes.nearest([config[name] for name in names]))
-            for rung, step in enumerate(steps):
-                found = {"score": finetune.train(rung), "step": step}
+            weights = space([float(config[name]) for name in names])
+            finetune = finetunes.begin(finetunes.nearest(weights))
+            for rung, resource in enumerate(budgets):
+                found = {"score": finetune.train(rung), "step": resource}
                 if scheduler.on_trial_result(trial, found) != SchedulerDecision.CONTINUE:
                     break
             scheduler.on_trial_remove(trial)
@@ -122,12 +140,14 @@ def main() -> None:
     name, path, budget, *seeds = sys.argv[1:]
     logging.disable(logging.WARNING)
     landscape = Landscape.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-    search = smac if name == "SMAC" else syne_tune(name)
+    base = name.removesuffix(SIMPLEX)
+    space: Space = simplex_weights if name.endswith(SIMPLEX) else list
+    search = smac if base == "SMAC" else syne_tune(base)
     found = []
     for seed in map(int, seeds):
         finetunes = Finetunes(landscape, seed, float(budget))
-        search(finetunes, seed)
-        found.append(finetunes.truths)
+        search(finetunes, seed, space)
+        found.append(finetunes.record)
     print(json.dumps(found))
 
 

@@ -2,16 +2,18 @@
 
     OPTUNA_MERGE_BENCHMARKS=FOLDER python studies/search/peers.py studies/mnist/results
 
-The tables are those that `studies/families.py` makes of a full grid. Cost is counted in training
-steps, in units of one finetune; methods that use previews pay for the task runs that posteriors
-are made from, and for the steps of refined previews. A method sees the score of one seed; regret
-is that of the mean over seeds. `studies/search/methods.py` has the methods. SMAC3 and Syne Tune
-run in virtual environments of their own, FOLDER/smac and FOLDER/syne-tune; without FOLDER they are
-left out.
+The tables are those that `studies/families.py` makes of a full grid. Cost is counted in units of
+one finetune on three axes: training steps, examples (forward passes too), and seconds, by the
+study's prices.json (`studies/search/prices.py`). Methods that use previews pay for the task runs
+and posteriors, for each preview, and for the steps of refined previews. All finetunes of a search
+have one of the table's seeds; regret is measured by the seeds that it does not see.
+`studies/search/methods.py` has the methods. SMAC3 and Syne Tune run in virtual environments of
+their own, FOLDER/smac and FOLDER/syne-tune; without FOLDER they are left out.
 
 Writes NAME.csv (a row for each truth that looked best in its search), NAME-curves.csv,
-NAME-costs.csv (quartiles of the cost until within the noise of one finetune of the best), NAME.md,
-NAME.svg and NAME.json for each study, and goes on where it ended.
+NAME-costs.csv (quartiles of the cost until within the noise of one finetune of the best, and how
+many finetunes ended at each rung), NAME.md, NAME.svg and NAME.json for each study, and goes on
+where it ended.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,6 +52,7 @@ from studies.search.methods import METHODS
 from studies.search.regret import (
     Curve,
     Search,
+    difference_table,
     difficulty,
     ordered,
     picture,
@@ -57,21 +60,35 @@ from studies.search.regret import (
     reached,
     table,
 )
-from studies.search.replay import Truth
+from studies.search.replay import AXES, Record, Truth
 from studies.search.tables import Tables, read_tables
 
 FOLDER = "OPTUNA_MERGE_BENCHMARKS"
 SCORES = "worst,relative,mean"
-AT = (1, 4, 5, 6, 8, 10, 12, 16, 20)
+AT = (1, 4, 6, 8, 10, 12)
 """Costs at which tables give the regret."""
 
 PREVIEWED = ("best previews", "quadratic", "ours", "ours with a rung")
 """Methods that depend on the previews."""
 
-LONG = ("random", "TPE", "TPE + Hyperband", "ASHA", "BOHB")
-"""Methods that have the longer budget; models of SMAC and GPSampler take too long for it."""
+OURS = "ours"
 
-OF_PREVIEWS = ("family", "previews.csv", "cost.csv")
+CHEAP = (
+    "uniform",
+    "proportional",
+    "doubling rule",
+    "own-weight curve",
+    "random",
+    "TPE",
+    "TPE, -log u",
+    "TPE + Hyperband",
+    "TPE + Hyperband, -log u",
+    "ASHA",
+    "ASHA, -log u",
+)
+"""Methods of which many searches are cheap."""
+
+OF_PREVIEWS = ("family", "previews.csv")
 """What of the tables only these depend on."""
 
 Key = tuple[str, str, int]
@@ -85,26 +102,21 @@ class Replay:
     folder: Path
     family: str
     budget: float
-    long_budget: float
-
-    def budget_of(self, method: str) -> float:
-        """Others that know of no previews may go on for longer: replays of them are cheap."""
-        return self.long_budget if method in LONG else self.budget
 
 
-def run_here(replay: Replay, score: str, method: str, seed: int) -> dict[int, list[Truth]]:
+def run_here(replay: Replay, score: str, method: str, seed: int) -> dict[int, Record]:
     """One search by a method of this process."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     tables = read_tables(replay.folder, replay.family)
-    return {seed: METHODS[method](tables, score, seed, replay.budget_of(method))}
+    return {seed: METHODS[method](tables, score, seed, replay.budget).record}
 
 
 def run_there(
     replay: Replay, score: str, method: str, seeds: list[int], environments: Path
-) -> dict[int, list[Truth]]:
+) -> dict[int, Record]:
     """All searches by a method of another library, in its environment.
 
     Raises:
@@ -114,7 +126,7 @@ def run_there(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "landscape.json"
         write_json(path, landscape.as_json())
-        arguments = [method, str(path), str(replay.budget_of(method)), *map(str, seeds)]
+        arguments = [method, str(path), str(replay.budget), *map(str, seeds)]
         done = subprocess.run(
             [
                 environments / others.METHODS[method] / "bin" / "python",
@@ -128,7 +140,10 @@ def run_there(
     if done.returncode:
         raise RuntimeError(f"{method} failed: {done.stderr[-2000:]}")
     found = json.loads(done.stdout)
-    return {seed: [Truth(*truth) for truth in truths] for seed, truths in zip(seeds, found)}
+    return {
+        seed: Record([Truth(tuple(costs), *rest) for costs, *rest in truths], ends)
+        for seed, (truths, ends) in zip(seeds, found)
+    }
 
 
 class Results:
@@ -140,6 +155,7 @@ class Results:
     def __init__(self, out: Path, name: str, about: dict[str, Any]) -> None:
         self._path = out / f"{name}.csv"
         self._searches: dict[Key, Search] = {}
+        self._ends: dict[Key, list[int]] = {}
         note = out / f"{name}.json"
         known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
         old, new = known.get("tables", {}), about["tables"]
@@ -150,8 +166,9 @@ class Results:
     def __contains__(self, key: Key) -> bool:
         return key in self._searches
 
-    def add(self, key: Key, search: Search) -> None:
-        self._searches[key] = search
+    def add(self, key: Key, search: Search, ends: list[int]) -> None:
+        """A search, and how many of its finetunes ended at each rung."""
+        self._searches[key], self._ends[key] = search, ends
 
     def of(self, score: str) -> dict[str, list[Search]]:
         """By method."""
@@ -161,24 +178,32 @@ class Results:
                 found[method].append(search)
         return dict(found)
 
+    def ends(self, score: str, method: str) -> list[int]:
+        """How many finetunes of all its searches ended at each rung."""
+        found = [e for (*key, _), e in self._ends.items() if key == [score, method]]
+        return [sum(rung) for rung in zip(*found)]
+
     def write(self) -> None:
-        rows: list[list[object]] = [["score", "method", "seed", "cost", "regret"]]
+        rows: list[list[object]] = [["score", "method", "seed", "ends", *AXES, "regret"]]
         for key, search in sorted(self._searches.items()):
-            for cost, regret in zip(search.costs, search.regrets):
-                rows.append([*key, f"{cost:.4g}", f"{regret:.5g}"])
+            ends = " ".join(map(str, self._ends[key]))
+            for *costs, regret in zip(*search.costs, search.regrets):
+                rows.append([*key, ends, *(f"{cost:.4g}" for cost in costs), f"{regret:.5g}"])
         write_csv(self._path, rows)
 
     def _read(self, without: Collection[str]) -> None:
-        steps: dict[Key, list[tuple[float, float]]] = defaultdict(list)
+        steps: dict[Key, list[tuple[float, ...]]] = defaultdict(list)
         with self._path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 key = row["score"], row["method"], int(row["seed"])
                 if row["method"] in without:
                     continue
-                steps[key].append((float(row["cost"]), float(row["regret"])))
+                numbers = [float(row[column]) for column in (*AXES, "regret")]
+                steps[key].append(tuple(numbers))
+                self._ends[key] = [int(end) for end in row["ends"].split()]
         for key, found in steps.items():
-            costs, regrets = zip(*found)
-            self._searches[key] = Search(costs, regrets)
+            *costs, regrets = zip(*found)
+            self._searches[key] = Search(tuple(costs), regrets)
 
 
 def _of_truths(tables: dict[str, Any]) -> dict[str, Any]:
@@ -190,14 +215,14 @@ def missing(
     replay: Replay,
     scores: list[str],
     methods: list[str],
-    seeds: int,
+    seeds: dict[str, int],
     environments: Path | None,
     pool: ProcessPoolExecutor,
-) -> Iterator[tuple[str, str, Future[dict[int, list[Truth]]]]]:
-    """Start what is not there yet, the longest first."""
+) -> Iterator[tuple[str, str, Future[dict[int, Record]]]]:
+    """Start what is not there yet, the longest first; `seeds` by method."""
     for method in reversed(ordered(methods)):
         for score in scores:
-            wanted = [s for s in range(seeds) if (score, method, s) not in results]
+            wanted = [s for s in range(seeds[method]) if (score, method, s) not in results]
             if method in METHODS:
                 for seed in wanted:
                     yield score, method, pool.submit(run_here, replay, score, method, seed)
@@ -214,13 +239,15 @@ def compare(
     out: Path,
     scores: list[str],
     methods: list[str],
-    seeds: int,
+    seeds: dict[str, int],
     processes: int,
 ) -> str:
-    """Run what is missing, write the files, and return the tables."""
+    """Run what is missing, write the files, and return the tables; `seeds` by method."""
     tables = read_tables(replay.folder, replay.family)
     if not tables.refined:
         methods = [method for method in methods if method != "ours with a rung"]
+    if len(set(tables.sizes)) == 1:  # then these are uniform weights
+        methods = [method for method in methods if method != "proportional"]
     landscapes = {score: tables.landscape(score) for score in scores}
     found = os.environ.get(FOLDER)
     environments = None if found is None else Path(found)
@@ -234,8 +261,9 @@ def compare(
         }
         for count, future in enumerate(as_completed(begun)):
             score, method = begun[future]
-            for seed, truths in future.result().items():
-                results.add((score, method, seed), Search.of(truths, landscapes[score]))
+            for seed, record in future.result().items():
+                search = Search.of(record.truths, landscapes[score], seed)
+                results.add((score, method, seed), search, record.ends)
             if count % 20 == 0 or method not in METHODS:
                 results.write()
     results.write()
@@ -246,30 +274,33 @@ def _publish(
     results: Results, replay: Replay, tables: Tables, out: Path, scores: list[str]
 ) -> str:
     panels, parts = {}, []
-    curves: list[list[object]] = [["score", "method", "cost", "mean", "low", "high"]]
-    untils: list[list[object]] = [["score", "method", "low", "median", "high", "reached"]]
+    curves: list[list[object]] = [["score", "method", "axis", "cost", "mean", "low", "high"]]
+    untils: list[list[object]] = [
+        ["score", "method", "axis", "low", "median", "high", "reached", *_rungs(tables)]
+    ]
     costs = np.arange(1.0, replay.budget + 0.5)
+    at = [cost for cost in AT if cost <= replay.budget]
     for score in scores:
         landscape, searches = tables.landscape(score), results.of(score)
-        panels[f"{tables.name}: {score}"] = (searches, landscape.noise)
-        n_tasks = len(tables.tasks)
-        distance = np.square(tables.weights - 1 / n_tasks).sum(axis=1)
-        near = distance < distance.min() + 1e-9
-        uniform = float(landscape.truth.max() - landscape.truth[near].mean())
-        parts.append(f"{tables.name}, {score}: {difficulty(landscape, uniform)}.")
-        ranks = ", ".join(f"{name} {rank:.2f}" for name, rank in tables.ranks(score).items())
-        parts.append(f"Rank correlation with the truth where no weight is zero: {ranks}.")
-        at = [cost for cost in AT if cost <= replay.budget]
-        budgets = {method: replay.budget_of(method) for method in searches}
-        parts.append(table(searches, landscape.noise, at, budgets))
+        noise = landscape.noise
+        panels[f"{tables.name}: {score}"] = (searches, noise)
+        parts += [
+            f"{tables.name}, {score}: {difficulty(landscape, _uniform_regret(tables, score))}.",
+            f"Rank correlation with the truth where no weight is zero: {_ranks(tables, score)}.",
+            table(searches, noise, at, dict.fromkeys(searches, replay.budget)),
+            f"Ours less each of the others, regret at {at[-1]:g} finetunes in steps:",
+            difference_table(searches, OURS, at[-1]),
+        ]
         for method in ordered(searches):
-            curve = Curve.of(searches[method], costs)
-            for cost, *values in zip(costs, curve.mean, curve.low, curve.high):
-                numbers = ["" if np.isnan(v) else f"{v:.5g}" for v in values]
-                curves.append([score, method, f"{cost:g}", *numbers])
-            until = [f"{q:.4g}" for q in quartiles(searches[method], landscape.noise)]
-            share = reached(searches[method], landscape.noise, replay.budget)
-            untils.append([score, method, *until, f"{share:.3g}"])
+            ends, found = results.ends(score, method), searches[method]
+            for axis, name in enumerate(AXES):
+                curve = Curve.of(found, costs, axis)
+                for cost, *values in zip(costs, curve.mean, curve.low, curve.high):
+                    numbers = ["" if np.isnan(v) else f"{v:.5g}" for v in values]
+                    curves.append([score, method, name, f"{cost:g}", *numbers])
+                until = [f"{q:.4g}" for q in quartiles(found, noise, axis)]
+                share = reached(found, noise, replay.budget, axis)
+                untils.append([score, method, name, *until, f"{share:.3g}", *ends])
     write_csv(out / f"{tables.name}-curves.csv", curves)
     write_csv(out / f"{tables.name}-costs.csv", untils)
     text = "\n\n".join(parts)
@@ -280,12 +311,40 @@ def _publish(
     return text
 
 
+def _rungs(tables: Tables) -> list[str]:
+    return [f"ends_at_{step}" for step in tables.steps]
+
+
+def _uniform_regret(tables: Tables, score: str) -> float:
+    """What uniform weights lose, mean over all seeds.
+
+    Raises:
+        ValueError: they were not finetuned.
+    """
+    landscape, n_tasks = tables.landscape(score), len(tables.tasks)
+    near = np.flatnonzero(np.abs(tables.weights - 1 / n_tasks).max(axis=1) < 1e-6)
+    if not len(near):
+        raise ValueError(
+            f"the tables of {tables.name!r} have no finetunes at uniform weights; add them by the "
+            f"command that made the tables, with --extend"
+        )
+    return float(landscape.truth.max() - landscape.truth[near[0]])
+
+
+def _ranks(tables: Tables, score: str) -> str:
+    return ", ".join(f"{name} {rank:.2f}" for name, rank in tables.ranks(score).items())
+
+
 def _about(replay: Replay, tables: Tables, environments: Path | None) -> dict[str, Any]:
-    files = ("truth.csv", "previews.csv", "cost.csv")
+    files = ("truth.csv", "previews.csv")
     return {
         "command": " ".join(["python", *sys.argv]),
         "tables": {name: sha256_file(replay.folder / name) for name in files}
-        | {"family": replay.family, "budgets": [replay.budget, replay.long_budget]},
+        | {
+            "family": replay.family,
+            "budget": replay.budget,
+            "prices": json.loads(json.dumps(asdict(tables.prices))),
+        },
         "steps": tables.steps,
         "refined": list(tables.refined),
         "truth_seeds": len(tables.truths),
@@ -323,10 +382,10 @@ def main(
     methods: Annotated[str, typer.Option(help="Separated by commas; default all there are.")] = "",
     family: Annotated[str, typer.Option(help="Posteriors of the previews.")] = "diagonal+heads",
     seeds: Annotated[int, typer.Option(help="Searches of each method.")] = 20,
+    cheap_seeds: Annotated[
+        int, typer.Option(help="Searches of each method whose searches are cheap.")
+    ] = 200,
     budget: Annotated[float, typer.Option(help="Of a search, in finetunes.")] = 12.0,
-    long_budget: Annotated[
-        float, typer.Option(help="Of the others' searches on truths, in finetunes.")
-    ] = 40.0,
     processes: Annotated[int, typer.Option(help="Searches at a time.")] = 2,
     debug: Debug = False,
 ) -> None:
@@ -342,8 +401,9 @@ def main(
             raise ValueError(f"no method {unknown[0]!r}, only {', '.join(known)}")
         out.mkdir(parents=True, exist_ok=True)
         for folder in results:
-            replay = Replay(folder, family, budget, long_budget)
-            typer.echo(compare(replay, out, _listed(scores), chosen, seeds, processes) + "\n")
+            counts = {m: max(seeds, cheap_seeds) if m in CHEAP else seeds for m in chosen}
+            replay = Replay(folder, family, budget)
+            typer.echo(compare(replay, out, _listed(scores), chosen, counts, processes) + "\n")
 
     guarded(debug, work)
 

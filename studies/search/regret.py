@@ -9,18 +9,27 @@ from dataclasses import dataclass
 import numpy as np
 
 from studies.pictures import svg, text
-from studies.search.replay import Array, Landscape, Truth
+from studies.search.replay import AXES, Array, Landscape, Truth
 
 RESAMPLES = 2000
 COLOURS = {
     "uniform": "#999999",
+    "proportional": "#bbbbbb",
+    "doubling rule": "#000000",
+    "own-weight curve": "#5d5d8d",
     "random": "#777777",
     "TPE": "#56b4e9",
+    "TPE, -log u": "#9bd0f0",
     "GPSampler": "#0072b2",
+    "GPSampler, -log u": "#6aaed6",
     "TPE + Hyperband": "#3b9bb3",
+    "TPE + Hyperband, -log u": "#7fc4d4",
     "SMAC": "#e69f00",
+    "SMAC, -log u": "#f2c25e",
     "ASHA": "#c9a227",
+    "ASHA, -log u": "#dcc36f",
     "BOHB": "#a6761d",
+    "BOHB, -log u": "#c79a55",
     "best previews": "#cc79a7",
     "quadratic": "#9467bd",
     "simplex GP": "#009e73",
@@ -39,34 +48,42 @@ class Search:
     """One replay: the costs at which another truth looked best, and what it then was worth.
 
     Attributes:
-        costs: In finetunes, rising.
-        regrets: Best mean over seeds less that of the truth that looked best, in units of the
-            score.
+        costs: By axis, in finetunes, rising.
+        regrets: The best mean over all seeds less what the truth that looked best is worth by the
+            seeds that the search has not seen, in units of the score.
     """
 
-    costs: tuple[float, ...]
+    costs: tuple[tuple[float, ...], ...]
     regrets: tuple[float, ...]
 
     @classmethod
-    def of(cls, truths: Sequence[Truth], landscape: Landscape) -> Search:
-        best, worth = -math.inf, landscape.truth.max() - landscape.truth
-        costs: list[float] = []
+    def of(cls, truths: Sequence[Truth], landscape: Landscape, seed: int) -> Search:
+        """Of the search with this seed, which says whom it is judged by."""
+        best, worth = -math.inf, landscape.truth.max() - landscape.judged(seed)
+        costs: list[tuple[float, ...]] = []
         regrets: list[float] = []
         for truth in truths:
             if truth.seen > best:
                 best = truth.seen
-                costs.append(truth.cost)
+                costs.append(truth.costs)
                 regrets.append(float(worth[truth.point]))
-        return cls(tuple(costs), tuple(regrets))
+        return cls(tuple(zip(*costs)), tuple(regrets))
 
-    def at(self, costs: Array) -> Array:
-        """The regret at each cost; NaN before the first truth."""
-        places = np.searchsorted(np.array(self.costs), costs + 1e-9) - 1
+    def at(self, costs: Array, axis: int = 0) -> Array:
+        """The regret at each cost on an axis; NaN before the first truth."""
+        places = np.searchsorted(np.array(self.costs[axis]), costs + 1e-9) - 1
         return np.where(places < 0, np.nan, np.array(self.regrets)[places])
 
-    def cost_until(self, regret: float) -> float:
-        """The first cost at which the regret is no larger; infinite if it never is."""
-        return min((c for c, r in zip(self.costs, self.regrets) if r <= regret), default=math.inf)
+    def cost_until(self, regret: float, axis: int = 0) -> float:
+        """The cost from which on the regret is no larger; infinite if it is at the end.
+
+        Not the first time: what looks best by the search's own seed may change for the worse, and
+        a judge with noise of its own would let whoever changes often pass by chance.
+        """
+        found = math.inf
+        for cost, r in zip(self.costs[axis], self.regrets):
+            found = min(found, cost) if r <= regret else math.inf
+        return found
 
 
 @dataclass(frozen=True)
@@ -79,9 +96,9 @@ class Curve:
     high: Array
 
     @classmethod
-    def of(cls, searches: Sequence[Search], costs: Array) -> Curve:
+    def of(cls, searches: Sequence[Search], costs: Array, axis: int = 0) -> Curve:
         """Where not all searches have a truth there is no mean: NaN."""
-        values = np.stack([s.at(costs) for s in searches])
+        values = np.stack([s.at(costs, axis) for s in searches])
         draws = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
         means = values[draws].mean(axis=1)
         low, high = np.quantile(means, (0.05, 0.95), axis=0)
@@ -114,48 +131,77 @@ def difficulty(landscape: Landscape, uniform: float) -> str:
     )
 
 
-def quartiles(searches: Sequence[Search], regret: float) -> tuple[float, float, float]:
+def quartiles(
+    searches: Sequence[Search], regret: float, axis: int = 0
+) -> tuple[float, float, float]:
     """Quartiles of the cost until the regret is no larger; infinite where it never is."""
-    until = [s.cost_until(regret) for s in searches]
+    until = [s.cost_until(regret, axis) for s in searches]
     low, middle, high = np.quantile(until, (0.25, 0.5, 0.75), method="inverted_cdf").tolist()
     return low, middle, high
 
 
-def reached(searches: Sequence[Search], regret: float, budget: float) -> float:
-    """Share of the searches whose regret is no larger within the budget."""
-    return float(np.mean([s.cost_until(regret) <= budget for s in searches]))
+def reached(searches: Sequence[Search], regret: float, budget: float, axis: int = 0) -> float:
+    """Share of the searches whose regret is no larger when so much is spent on an axis."""
+    at = [float(s.at(np.array([budget]), axis)[0]) for s in searches]
+    return float(np.mean([r <= regret for r in at]))  # NaN is not
 
 
 def table(
     searches: Searches, noise: float, costs: Sequence[float], budgets: Mapping[str, float]
 ) -> str:
-    """Markdown: cost until within the noise of the best, and mean regret at some costs.
+    """Markdown: cost until within the noise of the best on each axis, and mean regret at costs.
 
     Args:
         searches: By method.
         noise: Of one finetune.
-        costs: Where regrets are given.
+        costs: Where regrets are given, in steps; at the last also with the other axes' costs.
         budgets: By method, how far its searches went; the smallest is where they are compared.
     """
-    at, common = "".join(f" {cost:g} |" for cost in costs), min(budgets.values())
-    rows = [
-        f"| method | cost until within noise: median (quartiles) | by {common:g} |{at}",
-        "|---|---|---|" + "---|" * len(costs),
-    ]
+    common = min(budgets.values())
+    last = costs[-1]
+    heads = ["method", "searches"]
+    heads += [f"within noise: {AXES[0]} (quartiles)", *AXES[1:], f"at {common:g}"]
+    heads += [*(f"{cost:g}" for cost in costs), *(f"{last:g} {axis}" for axis in AXES[1:])]
+    rows = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for method in ordered(searches):
         found, budget = searches[method], budgets[method]
-        low, middle, high = (
-            f"{q:.1f}" if q <= budget else f">{budget:g}" for q in quartiles(found, noise)
-        )
+        low, middle, high = (_cost(q, budget) for q in quartiles(found, noise))
+        others = [_cost(quartiles(found, noise, axis)[1], budget) for axis in (1, 2)]
         curve = Curve.of(found, np.array(costs, dtype=float))
-        cells = "".join(f" {_regret(value)} |" for value in curve.mean)
-        share = reached(found, noise, common)
-        rows.append(f"| {method} | {middle} ({low} to {high}) | {share:.0%} |{cells}")
+        cells = [method, str(len(found)), f"{middle} ({low} to {high})", *others]
+        cells.append(f"{reached(found, noise, common):.0%}")
+        cells += [_regret(value) for value in curve.mean]
+        for axis in (1, 2):
+            at_end = Curve.of(found, np.array([float(last)]), axis)
+            cells.append(_regret(at_end.mean[0]))
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
+def difference_table(searches: Searches, method: str, cost: float) -> str:
+    """Markdown: how much lower a method's mean regret is than each other's, with standard errors.
+
+    Paired by the searches' seeds, which share finetunes' seed, judge and ties. In training steps.
+    """
+    rows = ["| regret less that of | difference | standard error | pairs |", "|---|---|---|---|"]
+    mine = [float(s.at(np.array([cost]))[0]) for s in searches.get(method, ())]
+    for other in ordered(searches):
+        its = [float(s.at(np.array([cost]))[0]) for s in searches[other]]
+        pairs = np.array([m - i for m, i in zip(mine, its)])
+        pairs = pairs[np.isfinite(pairs)]
+        if other == method or len(pairs) < 2:
+            continue
+        error = pairs.std(ddof=1) / math.sqrt(len(pairs))
+        rows.append(f"| {other} | {pairs.mean():+.4f} | {error:.4f} | {len(pairs)} |")
+    return "\n".join(rows)
+
+
+def _cost(value: float, budget: float) -> str:
+    return f"{value:.1f}" if value <= budget + 3 else f">{budget:g}"
+
+
 def _regret(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.4f}".removeprefix("0")
+    return "" if math.isnan(value) else f"{value:.4f}".replace("0.", ".", 1)
 
 
 def picture(panels: Mapping[str, tuple[Searches, float]], budget: float) -> str:
@@ -214,4 +260,4 @@ def picture(panels: Mapping[str, tuple[Searches, float]], budget: float) -> str:
         parts.append(f'<circle cx="{x}" cy="{y - 4:.1f}" r="4" fill="{COLOURS[method]}"/>')
         parts.append(text(x + 9, y, method, anchor="start"))
     width = max(_LEFT + len(panels) * (_WIDTH + _GAP), _LEFT + 168 * 6)
-    return svg(width, 30 + _HEIGHT + 108, parts)
+    return svg(width, 30 + _HEIGHT + 72 + 18 * math.ceil(len(methods) / 6), parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 
 from optuna_merge.scores import make_score
 from studies.preview_quality import Point, read_points, spearman
-from studies.search.replay import Array, Landscape
+from studies.search.replay import Array, Landscape, Prices
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,10 @@ class Tables:
         truths: `seeds x rungs x n x T`.
         previews: Of the merges, `sets of posteriors x n x T`.
         refined: By training steps from the merge, likewise; NaN where there are none.
-        task_run_steps: Training steps that one set of posteriors costs.
+        prices: Of the parts of a search.
         examples: Validation examples of a task.
         batch_size: Of the finetunes, and of the refinements.
+        sizes: Training examples of each task.
     """
 
     name: str
@@ -39,9 +39,10 @@ class Tables:
     truths: Array
     previews: Array
     refined: dict[int, Array]
-    task_run_steps: int
+    prices: Prices
     examples: int
     batch_size: int
+    sizes: tuple[int, ...]
 
     @property
     def alone(self) -> dict[str, float] | None:
@@ -90,11 +91,11 @@ class Tables:
         return ranks
 
     def landscape(self, score: str) -> Landscape:
-        return Landscape(self.weights, self.steps, self.score(score, self.truths))
+        return Landscape(self.weights, self.steps, self.score(score, self.truths), self.prices)
 
 
 def read_tables(folder: Path, family: str = "diagonal") -> Tables:
-    """Read truth.csv, previews.csv, cost.csv and run.json.
+    """Read truth.csv, previews.csv, run.json, and the study's prices.json.
 
     Args:
         folder: The results of a study.
@@ -105,8 +106,13 @@ def read_tables(folder: Path, family: str = "diagonal") -> Tables:
     """
     truths, tasks = read_points(folder / "truth.csv")
     previews, _ = read_points(folder / "previews.csv")
-    definition = json.loads((folder / "run.json").read_text(encoding="utf-8"))["definition"]
-    batch_size = int(definition["finetuning"]["batch_size"])
+    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    if "training_examples" not in about:
+        raise ValueError(
+            f"{folder / 'run.json'} doesn't say how many training examples the tasks have; make "
+            f"the tables by studies/families.py again, with --extend to keep what is there"
+        )
+    batch_size = int(about["definition"]["finetuning"]["batch_size"])
     weights = list(dict.fromkeys(t.weights for t in truths))
     steps = sorted({t.steps for t in truths})
     seeds = sorted({t.seed for t in truths})
@@ -118,8 +124,6 @@ def read_tables(folder: Path, family: str = "diagonal") -> Tables:
         sets = [s for s in sets if any(p.seed == s for p in refined)]
     if not sets or np.isnan(arranged(merges, sets, weights)).any():
         raise ValueError(f"{folder} has no previews of {family!r} at all weights of truth.csv")
-    with (folder / "cost.csv").open(encoding="utf-8", newline="") as file:
-        costs = [row for row in csv.DictReader(file) if row["family"] == family]
     rungs = [arranged([t for t in truths if t.steps == s], seeds, weights) for s in steps]
     return Tables(
         study_of(folder),
@@ -132,9 +136,28 @@ def read_tables(folder: Path, family: str = "diagonal") -> Tables:
             s: arranged([p for p in refined if p.steps == s], sets, weights)
             for s in sorted({p.steps for p in refined})
         },
-        int(costs[0]["task_run_steps"]),
+        read_prices(folder),
         examples_of([m for t in truths for m in t.metrics]),
         batch_size,
+        tuple(map(int, about["training_examples"])),
+    )
+
+
+def read_prices(folder: Path) -> Prices:
+    """The prices of a folder of tables, or of the study whose tables it has.
+
+    Raises:
+        ValueError: they were not measured.
+    """
+    for place in (folder.resolve(), *folder.resolve().parents):
+        if (path := place / "prices.json").exists():
+            found = json.loads(path.read_text(encoding="utf-8"))["prices"]
+            return Prices.from_json(found)
+        if place.name == "results":
+            break
+    raise ValueError(
+        f"{folder} has no prices.json; measure what the parts of a search cost: "
+        f"python studies/search/prices.py studies/{study_of(folder)}/optimize.py"
     )
 
 

@@ -174,7 +174,9 @@ def test_simple_rules_choose_by_one_seed_and_are_judged_by_the_others() -> None:
     # A tenth, a tenth and the rest.
     assert regrets["proportional to data"] < regrets["uniform"]
     assert regrets["opposite"] > regrets["random"]
-    equal = judge_score(scores_of(NAMES)[2], {}, truths, previews, [100, 100, 100])
+    equal = judge_score(
+        scores_of(NAMES)[2], alone_of(truths, NAMES) or {}, truths, previews, [100, 100, 100]
+    )
     assert "proportional to data" not in equal.regrets  # that is uniform weights
 
 
