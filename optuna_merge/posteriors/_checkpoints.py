@@ -132,16 +132,7 @@ def load_checkpoint(path: PathLike, *, base: PathLike | None = None) -> dict[str
     transposed = _transposed(path, merged, placed, bool(adapter_config.get("fan_in_fan_out")))
     for place, update in placed.items():
         merged[place] = update.applied(merged[place], transposed[place])
-    for alias, kept in ties.items():
-        if not _equal(merged[alias], merged[kept]):
-            raise ValueError(
-                f"{path}: {kept!r} and {alias if alias == _OUTPUT else repr(alias)} are one "
-                f"tensor in the base (tied), which the adapter makes two: give as base a "
-                f"checkpoint that holds both (in transformers: load it, set "
-                f"model.config.tie_word_embeddings = False, give the output layer a clone of its "
-                f"weight, save_pretrained), or train both as one (ensure_weight_tying=True, where "
-                f"PEFT follows it)"
-            )
+    _check_ties(path, merged, ties)
     return {name: merged[name] for name in parameters}
 
 
@@ -383,6 +374,20 @@ def _tied_outputs(
     fitting = {tuple(base[embedding].shape), *(shapes[n] for n in _places(embedding, shapes))}
     absent = [name for name in shapes if not _places(name, base) and shapes[name] in fitting]
     return dict.fromkeys(absent or [_OUTPUT], embedding)
+
+
+def _check_ties(path: Path, merged: Mapping[str, Tensor], ties: Mapping[str, str]) -> None:
+    """Refuse an adapter after which tensors differ that are one in the base."""
+    for alias, kept in ties.items():
+        if not _equal(merged[alias], merged[kept]):
+            raise ValueError(
+                f"{path}: {kept!r} and {alias if alias == _OUTPUT else repr(alias)} are one "
+                f"tensor in the base (tied), which the adapter makes two: give as base a "
+                f"checkpoint that holds both (in transformers: load it, set "
+                f"model.config.tie_word_embeddings = False, give the output layer a clone of its "
+                f"weight, save_pretrained), or train both as one (ensure_weight_tying=True, where "
+                f"PEFT follows it)"
+            )
 
 
 def _is_language_model(config: Mapping[str, Any], adapter_config: Mapping[str, Any]) -> bool:

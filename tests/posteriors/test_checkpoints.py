@@ -807,6 +807,8 @@ def test_bad_checkpoints(tmp_path: Path) -> None:
         load_checkpoint(adapter)
     with pytest.raises(ValueError, match="is no adapter"):
         load_checkpoint(tmp_path / "base", base=tmp_path / "base")
+    with pytest.raises(ValueError, match=r"the base .* is an adapter itself; give a whole"):
+        load_checkpoint(adapter, base=adapter)
     make_model("gpt2").save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match=r"the base has no tensor '.*query.weight'"):
         load_checkpoint(adapter, base=tmp_path / "other")
@@ -833,6 +835,9 @@ def test_bad_checkpoints(tmp_path: Path) -> None:
         load_checkpoint(adapter, base=tmp_path / "base")
     change_config(adapter, peft_type="IA3")
     with pytest.raises(ValueError, match="type IA3; only LORA"):
+        load_checkpoint(adapter, base=tmp_path / "base")
+    (adapter / "adapter_config.json").write_text("{")
+    with pytest.raises(CorruptFileError, match=r"adapter_config.json is no JSON"):
         load_checkpoint(adapter, base=tmp_path / "base")
     for name in ("broken.safetensors", "broken.pt"):
         (tmp_path / name).write_bytes(b"nonsense")
