@@ -14,8 +14,10 @@ from optuna_merge.models._generation import GenerationSettings, LanguageModel
 from optuna_merge.models._multitask import MultitaskModel
 from optuna_merge.models._trainable import Trainable
 from optuna_merge.models._transformers import quiet
+from optuna_merge.models._vocabulary import check_tokens
 from optuna_merge.tasks import Task, TensorData, check_tasks
 from optuna_merge.tasks._data import DECODER, LABELS
+from optuna_merge.tasks._pretrained import loading
 
 _logger = logging.getLogger(__name__)
 
@@ -58,13 +60,15 @@ def from_language_model(
         ImportError, TypeError: an adapter without peft, or one that is no `LoraConfig`.
         ValueError: an adapter that trains more than its factors B; a task whose columns are for
             the other kind of model, that has more tokens than the model, or whose decoder inputs
-            start with another token than the model's.
+            start with another token than the model's, or tokens or positions that it has no
+            embedding of.
+        FileNotFoundError: there is no model of this name or in this folder.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    config = AutoConfig.from_pretrained(name_or_path, **options)
-    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    with quiet():
+    with quiet(), loading("model", name_or_path):
+        config = AutoConfig.from_pretrained(name_or_path, **options)
+        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         network = kind.from_pretrained(name_or_path, dtype=dtype, use_safetensors=True, **options)
     trainable = add_lora(network, adapter, seed, trainable)
     tasks = check_tasks(tasks)
@@ -73,6 +77,7 @@ def from_language_model(
     for task in tasks:
         heads[str(task.head)] = LanguageModel(network, chosen[task.name])
         _check_task(task, network, heads[str(task.head)].ends)
+    check_tokens(network, tasks)
     return MultitaskModel(
         network, heads, tasks, inputs=_INPUTS, trainable=trainable, keywords=True
     )
@@ -115,7 +120,8 @@ def _check_task(task: Task, network: Any, ends: Sequence[int]) -> None:
     if task.num_outputs > size:
         raise ValueError(
             f"{where} has {task.num_outputs} tokens, but the model's output layer {size}; is its "
-            f"tokenizer another model's?"
+            f"tokenizer another model's? If tokens were added to it, make room for them: "
+            f"model.resize_token_embeddings(len(tokenizer)) and model.save_pretrained(folder)"
         )
     if config.is_encoder_decoder:
         start, expected = int(first[DECODER][0, 0]), config.decoder_start_token_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -11,6 +12,27 @@ from optuna_merge.models._module import from_module
 from optuna_merge.models._multitask import BatchNorm, MultitaskModel
 from optuna_merge.models._trainable import Trainable
 from optuna_merge.tasks import Task
+
+
+def timm_body(name: str, *, pretrained: bool) -> Any:
+    """A timm model without its classifier.
+
+    Raises:
+        ValueError: timm knows no model of this name.
+    """
+    import timm
+
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error)
+        if not reason.startswith(("Unknown model", "Model name")):
+            raise
+        if Path(name).is_dir():
+            told = f"it is a folder, which is written 'local-dir:{name}'"
+        else:
+            told = "nor is there such a folder; timm.list_models('*vit*') lists names"
+        raise ValueError(f"timm knows no model {name!r}: {told}") from error
 
 
 def from_timm(
@@ -33,11 +55,12 @@ def from_timm(
         batch_norm: Where statistics of trained batch norms come from; see `MultitaskModel`.
         batch_norm_examples: Training examples of a task that they are re-estimated on.
         seed: Seed of the heads' initial values.
+
+    Raises:
+        ValueError: timm knows no such model.
     """
     if isinstance(model, str):
-        import timm
-
-        body: Any = timm.create_model(model, pretrained=pretrained, num_classes=0)
+        body: Any = timm_body(model, pretrained=pretrained)
     else:
         body = model
         body.reset_classifier(0)

@@ -13,7 +13,9 @@ from optuna_merge.models._adapter import add_lora
 from optuna_merge.models._first_token import end_at_first_token
 from optuna_merge.models._multitask import MultitaskModel, fresh_heads
 from optuna_merge.models._trainable import Trainable
+from optuna_merge.models._vocabulary import check_padding, check_tokens
 from optuna_merge.tasks import Task
+from optuna_merge.tasks._pretrained import loading
 
 
 @contextmanager
@@ -63,13 +65,15 @@ def from_transformers(
 
     Raises:
         ImportError, TypeError: an adapter without peft, or one that is no `LoraConfig`.
-        ValueError: an adapter that trains more than its factors B.
+        FileNotFoundError: there is no model of this name or in this folder.
+        ValueError: an adapter that trains more than its factors B; tokens or positions that the
+            body has no embedding of; an architecture that needs a padding token and has none.
     """
     from transformers import AutoModelForSequenceClassification
 
     networks: dict[str, Any] = {}
     body: Any = None
-    with torch.random.fork_rng(), quiet():
+    with torch.random.fork_rng(), quiet(), loading("model", name_or_path):
         torch.manual_seed(seed)
         for head, size in fresh_heads(tasks).items():
             if body is None:
@@ -84,6 +88,9 @@ def from_transformers(
                 network = AutoModelForSequenceClassification.from_config(config, dtype=dtype)
                 setattr(network, network.base_model_prefix, body)
             networks[head] = network
+    for network in networks.values():
+        check_padding(network)
+    check_tokens(body, tasks)
     trainable = add_lora(body, adapter, seed, trainable)
     return MultitaskModel(
         body, networks, tasks, inputs=_INPUTS, trainable=trainable, keywords=True

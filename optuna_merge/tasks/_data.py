@@ -46,18 +46,20 @@ class TensorData:
 
     Args:
         columns: Tensors of equal first dimension.
+        vocabulary: How many tokens the tokenizer has that made `input_ids`, where it is known.
 
     Raises:
         ValueError: no columns, or columns of different lengths.
     """
 
-    def __init__(self, columns: Mapping[str, Tensor]) -> None:
+    def __init__(self, columns: Mapping[str, Tensor], *, vocabulary: int | None = None) -> None:
         lengths = {name: len(column) for name, column in columns.items()}
         if not lengths or len(set(lengths.values())) != 1:
             raise ValueError(
                 f"columns must be tensors of one common length, one row an example; got {lengths}"
             )
         self.columns = dict(columns)
+        self.vocabulary = vocabulary
         mask = self.columns.get(MASK)
         self._length = None if mask is None else mask.shape[1]
         # Position of the last attended token plus one, so that left padding is never cut.
@@ -77,7 +79,7 @@ class TensorData:
 
     def with_column(self, name: str, column: Tensor) -> TensorData:
         """These data with one column more, computed from them, that is not looked through."""
-        more = TensorData({**self.columns, name: column})
+        more = TensorData({**self.columns, name: column}, vocabulary=self.vocabulary)
         more.not_finite = self.not_finite
         return more
 

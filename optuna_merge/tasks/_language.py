@@ -11,6 +11,7 @@ from optuna_merge._labels import IGNORED
 from optuna_merge.tasks._data import DECODER, LABELS, MASK, TensorData
 from optuna_merge.tasks._losses import token_cross_entropy
 from optuna_merge.tasks._metrics import token_accuracy
+from optuna_merge.tasks._pretrained import load_tokenizer
 from optuna_merge.tasks._task import SPLITS, Task
 
 
@@ -78,7 +79,8 @@ def language_task(
                 )
             rows.append(row)
             labels.append([IGNORED] * (known - 1) + row[known:] + [IGNORED])
-        return TensorData(_padded(tokenizer, rows) | {LABELS: _matrix(labels, IGNORED)})
+        columns = _padded(tokenizer, rows) | {LABELS: _matrix(labels, IGNORED)}
+        return TensorData(columns, vocabulary=len(tokenizer))
 
     return _task(name, splits, columns, encoded, len(tokenizer), options)
 
@@ -131,7 +133,8 @@ def seq2seq_task(
         before = [[start, *row[:-1]] for row in labels]
         return TensorData(
             _padded(tokenizer, sources["input_ids"])
-            | {LABELS: _matrix(labels, IGNORED), DECODER: _matrix(before, _padding(tokenizer))}
+            | {LABELS: _matrix(labels, IGNORED), DECODER: _matrix(before, _padding(tokenizer))},
+            vocabulary=len(tokenizer),
         )
 
     return _task(name, splits, [source, target], encoded, len(tokenizer), options)
@@ -163,10 +166,7 @@ def _task(
 
 
 def _tokenizer(name: str, tokenizer: Any) -> Any:
-    if isinstance(tokenizer, str):
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+    tokenizer = load_tokenizer(tokenizer)
     if tokenizer.eos_token_id is None:
         raise ValueError(
             f"task {name!r}: the tokenizer has no end token, so that a model would never learn "

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from optuna_merge.tasks._data import LABELS, TensorData
+from optuna_merge.tasks._pretrained import load_tokenizer
 from optuna_merge.tasks._task import Task
 
 
@@ -35,12 +36,16 @@ def text_task(
         **options: Further fields of `Task`, such as `head` and `metrics`.
 
     Raises:
-        ValueError: a split or column that is missing.
+        ValueError: a split or column that is missing, a tokenizer without a padding token.
+        FileNotFoundError: there is no tokenizer of this name or in this folder.
     """
-    if isinstance(tokenizer, str):
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+    tokenizer = load_tokenizer(tokenizer)
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            f"task {name!r}: the tokenizer has no padding token, which texts of different lengths "
+            f"need; set one that the body knows, such as tokenizer.pad_token = "
+            f"tokenizer.eos_token, and save it with the body"
+        )
     for split in ("train", "validation"):
         if split not in splits:
             raise ValueError(f"task {name!r}: no split {split!r} among {sorted(splits)}")
@@ -62,7 +67,7 @@ def text_task(
             *texts, truncation=True, max_length=max_length, padding=True, return_tensors="pt"
         )
         labels = torch.as_tensor(list(table[label]))
-        data[split] = TensorData({**encoded, LABELS: labels})
+        data[split] = TensorData({**encoded, LABELS: labels}, vocabulary=len(tokenizer))
     feature = splits["train"].features[label]
     if num_labels is None:
         declared = getattr(feature, "num_classes", None)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from optuna_merge.tasks._metrics._metric import Measurement, Metric
 from optuna_merge.tasks._metrics._standard_errors import jackknife_measurement, mean_measurement
+from optuna_merge.tasks._pretrained import load_tokenizer
 
 Spec = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -120,11 +121,10 @@ class Harness:
     ) -> None:
         self._value, _, chosen = value.partition(",")
         self._filter = chosen or None
-        if isinstance(tokenizer, str):
-            from transformers import AutoTokenizer
-
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer)
-        self._tokenizer = copy.deepcopy(tokenizer)  # the harness gives it a padding token
+        # A copy: the harness gives it a padding token.
+        self._tokenizer = copy.deepcopy(
+            load_tokenizer(tokenizer)
+        )  # the harness gives it a padding token
         self._limit, self._batch_size = limit, batch_size
         self._apply_chat_template = apply_chat_template
         self._tasks = {split: _load(some, num_fewshot) for split, some in specs.items()}
