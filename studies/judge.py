@@ -26,8 +26,8 @@ for. Scores relative to the tasks alone are judged where the truths have these.
 The fourth table says how many previews it takes: the same regret, where only so many weightings
 drawn at random are previewed, by the merges of the lowest error, expected over the draws.
 
-Of several folders there is a last table: regrets in units of the noise, the mean over all scores
-of all folders, for what all of them have.
+Of several folders there is a last table: regrets in units of the noise, the mean over the scores
+of all folders with its standard error, for what all of them have.
 """
 
 from __future__ import annotations
@@ -405,22 +405,34 @@ def judge(
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:
-    """Regret in units of the noise, mean over all scores of all folders, as Markdown.
+    """Regret in units of the noise, mean over the scores of all folders, as Markdown.
 
-    "best merge" is each folder's kind of merges with the lowest error.
+    Single targets stand apart: of these most own weight is best nearly by definition. "best merge"
+    is each folder's kind of merges with the lowest error.
     """
     rows = [
-        {k: r / row.noise for k, r in row.regrets.items()}
-        | {BEST_MERGE: row.regrets[verdict.best] / row.noise}
+        (
+            row.name.startswith("target:"),
+            {k: r / row.noise for k, r in row.regrets.items()}
+            | {BEST_MERGE: row.regrets[verdict.best] / row.noise},
+        )
         for verdict in verdicts
         for row in verdict.scores
     ]
-    common = [name for name in rows[-1] if all(name in row for row in rows)]
-    lines = _head(["", f"regret / noise, mean of {len(rows)} scores", "standard error", "largest"])
+    groups = [[found for target, found in rows if target == which] for which in (False, True)]
+    titles = [
+        f"regret / noise, {len(found)} {name}"
+        for found, name in zip(groups, ("means and worsts", "targets"))
+    ]
+    common = [name for name in rows[-1][1] if all(name in found for _, found in rows)]
+    lines = _head(["", *(cell for title in titles for cell in (title, "largest"))])
     for name in common:
-        values = np.array([row[name] for row in rows])
-        error = values.std(ddof=1) / math.sqrt(len(values))
-        cells = [_number(float(x), 2) for x in (values.mean(), error, values.max())]
+        cells = []
+        for found in groups:
+            values = np.array([row[name] for row in found])
+            error = values.std(ddof=1) / math.sqrt(len(values))
+            cells += [f"{_number(float(values.mean()), 2)} ± {_number(float(error), 2)}"]
+            cells += [_number(float(values.max()), 2)]
         lines.append(_line([name, *cells]))
     return "\n".join(lines)
 

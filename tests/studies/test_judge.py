@@ -198,9 +198,14 @@ def test_regrets_of_several_folders_are_averaged_in_units_of_noise() -> None:
     truths = [p for seed in (0, 1) for p in _ring("truth", seed, _lagging, noise=0.01)]
     verdict = judge(truths, _ring("opposite", 0, lambda w: _lagging(w[::-1])), NAMES)
     lines = summary([verdict, verdict]).splitlines()
-    assert lines[0].startswith("|  | regret / noise, mean of 14 scores |")
+    assert lines[0] == (
+        "|  | regret / noise, 8 means and worsts | largest | regret / noise, 6 targets | largest |"
+    )
     found = {line.split(" | ")[0].removeprefix("| "): line for line in lines[2:]}
-    mean = np.mean([row.regrets["opposite"] / row.noise for row in verdict.scores])
-    assert f"{mean:.2f}" in found["opposite"]
+    values = [row.regrets["opposite"] / row.noise for row in verdict.scores]
+    assert f"| {np.mean(values[:4]):.2f} ± " in found["opposite"]
+    assert f"| {np.mean(values[4:]):.2f} ± " in found["opposite"]
+    assert f"| {max(values[4:]):.2f} |" in found["opposite"]
     assert found["best merge"].split(" | ")[1:] == found["opposite"].split(" | ")[1:]
-    assert float(found["own-weight curve"].split(" | ")[1]) < mean
+    curve = found["own-weight curve"].split(" | ")[1].split(" ± ")[0]
+    assert float(curve) < np.mean(values[:4])
