@@ -27,6 +27,13 @@ def image_task(
 ) -> Task:
     """A `Task` that classifies images; each is decoded and transformed when it is read.
 
+    A column `datasets.Image(mode="RGB")`, or another mode of 8 bits, gives all images in that
+    mode. Grey images of 16 bits, which PIL would clip to white, are scaled to 8 by their bit
+    depth; those of 32 bits or of floats, whose range no file tells, are refused. Transparency is
+    left out, the orientation that cameras note is heeded, of an animation the first picture is
+    taken. Without a mode the transform gets images as their files have them; mind that PIL's
+    `convert` clips.
+
     Args:
         name: The task's name.
         splits: `{"train": ..., "validation": ..., "test": ...}` of `datasets.Dataset` (a
@@ -39,7 +46,9 @@ def image_task(
         **options: Further fields of `Task`, such as `head` and `metrics`.
 
     Raises:
-        ValueError: a split or column that is missing.
+        ValueError: a split or column that is missing. And when images are read, one that is
+            damaged, no image, or can't be had in the column's mode; the message names task, split
+            and file.
     """
     data: dict[str, Data] = {}
     for split in ("train", "validation", "test"):
@@ -54,7 +63,7 @@ def image_task(
                     f"task {name!r}, {split} data: no column {column!r} among {table.column_names}"
                 )
         chosen = train_transform if split == "train" and train_transform else transform
-        data[split] = _ImageData(table, chosen, image, label)
+        data[split] = _ImageData(f"task {name!r}, {split} data", table, chosen, image, label)
     feature = splits["train"].features[label]
     if num_labels is None:
         declared = getattr(feature, "num_classes", None)
@@ -68,31 +77,96 @@ def image_task(
 
 class _ImageData:
     def __init__(
-        self, table: Any, transform: Callable[[Any], Tensor], image: str, label: str
+        self,
+        where: str,
+        table: Any,
+        transform: Callable[[Any], Tensor],
+        image: str,
+        label: str,
     ) -> None:
-        self._table = table
+        from datasets import Image
+
+        self._where = where
         self._transform = transform
         self._image = image
-        self._label = label
         self.columns = {LABELS: torch.as_tensor(list(table[label]))}
+        feature = table.features[image]
+        # As files, to be decoded here; but not under a format or transform of the user's own.
+        self._decodes = (
+            isinstance(feature, Image) and feature.decode and table.format["type"] is None
+        )
+        self._mode = feature.mode if self._decodes else None
+        self._table = table.cast_column(image, Image(decode=False)) if self._decodes else table
+        self._hash: str | None = None
 
     def __len__(self) -> int:
         return len(self._table)
 
     def content_hash(self) -> str:
         """SHA-256 of the untransformed pixels and labels (a transform may be random) and of the
-        transform as it shows itself, without addresses in memory."""
-        shown = re.sub(r" at 0x[0-9a-f]+", "", repr(self._transform))
-        digest = hashlib.sha256(shown.encode())
-        for row, label in zip(self._table, self.columns[LABELS].tolist()):
-            picture = row[self._image]
-            digest.update(f"{picture.mode}{picture.size}{label};".encode())
-            digest.update(picture.tobytes())
-        return digest.hexdigest()
+        transform as it shows itself, without addresses in memory. Reads every image, once."""
+        if self._hash is None:
+            shown = re.sub(r" at 0x[0-9a-f]+", "", repr(self._transform))
+            digest = hashlib.sha256(shown.encode())
+            labels = self.columns[LABELS].tolist()
+            for index, (row, label) in enumerate(zip(self._table, labels)):
+                picture = self._picture(row[self._image], index)
+                digest.update(f"{picture.mode}{picture.size}{label};".encode())
+                digest.update(picture.tobytes())
+            self._hash = digest.hexdigest()
+        return self._hash
 
     def __getitem__(self, indices: list[int]) -> dict[str, Tensor]:
         images = self._table[indices][self._image]
+        pictures = [self._picture(image, index) for image, index in zip(images, indices)]
         return {
-            "pixel_values": torch.stack([self._transform(picture) for picture in images]),
+            "pixel_values": torch.stack([self._transform(picture) for picture in pictures]),
             LABELS: self.columns[LABELS][torch.as_tensor(indices)],
         }
+
+    def _picture(self, image: Any, index: int) -> Any:
+        if not self._decodes:
+            return image
+        from datasets import Image
+
+        try:
+            return _in_mode(Image().decode_example(image), self._mode)
+        except Exception as error:  # PIL's readers raise what they like, SyntaxError among it
+            name = image["path"] if image and image["path"] else f"image {index}"
+            raise ValueError(f"{self._where}: can't read {name}: {error}") from error
+
+
+def _in_mode(picture: Any, mode: str | None) -> Any:
+    """A picture of PIL's in a mode of 8 bits; PIL's `convert` alone clips what has more.
+
+    Raises:
+        ValueError: it can't be converted.
+    """
+    if mode is None or picture.mode == mode:
+        return picture
+    tags = getattr(picture, "tag_v2", {})  # TIFF's
+    if picture.mode.startswith("I;16"):
+        bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+        picture = _eight_bits(picture, 2**bits - 1, inverted=tags.get(_PHOTOMETRIC) == 0)
+    elif picture.mode == "I" and picture.format in ("PNG", "PPM"):  # of 16 bits, in a wider mode
+        picture = _eight_bits(picture, 65535)
+    elif picture.mode in ("I", "F"):
+        raise ValueError(
+            f"its pixels are {'integers' if picture.mode == 'I' else 'floats'} of 32 bits, whose "
+            f"range is not known; save it with 8 or 16 bits"
+        )
+    return picture.convert(mode)
+
+
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
+
+
+def _eight_bits(picture: Any, largest: int, *, inverted: bool = False) -> Any:
+    """Grey values from 0 to `largest` as 0 to 255, rounded; inverted where 0 is white."""
+    import numpy as np
+    from PIL import Image
+
+    grey = np.asarray(picture).astype(np.int64).clip(0, largest)
+    if inverted:
+        grey = largest - grey
+    return Image.fromarray(((grey * 255 + largest // 2) // largest).astype(np.uint8))
