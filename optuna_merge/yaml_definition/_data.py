@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from optuna_merge.exceptions import OptunaMergeError
 from optuna_merge.yaml_definition._schema import Data
+from optuna_merge.yaml_definition._tables import (
+    Row,
+    label_order,
+    present,
+    read_table,
+    spelled_labels,
+)
 
 SPLITS = ("train", "validation", "test")
 _IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-_TABLES = "a .csv, .tsv, .json or .jsonl file"
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,12 @@ def read_examples(
             f"task {task!r} has no validation data; give validation: a file, or a share of the "
             f"training data such as 0.2",
         )
+    if images and data.dataset is not None:
+        raise fail(
+            "dataset",
+            f"task {task!r}: dataset: is for models of kind: text; images are read from folders",
+        )
+    column = "label" if images else data.label
     parts: dict[str, list[Row]] = {}
     names: tuple[str, ...] | None = None
     for split in SPLITS:
@@ -69,32 +77,39 @@ def read_examples(
             source = split
         if not isinstance(source, str):
             continue
+        key = split if data.dataset is None else "dataset"
+
+        def failed(told: str, key: str = key, split: str = split) -> ValueError:
+            return fail(key, f"task {task!r}, {split} data: {told}")
+
         try:
             if images:
                 parts[split] = _image_rows(folder / source)
-            elif data.dataset is not None:
-                parts[split], names = _hub_rows(data, source, folder)
+                continue
+            if data.dataset is not None:
+                rows, names = _hub_rows(data, source, folder)
             else:
-                parts[split] = _table_rows(folder / source)
-        except (OSError, ValueError) as error:
-            key = "dataset" if data.dataset is not None else split
-            raise fail(key, f"task {task!r}, {split} data: {error}") from error
+                rows = read_table(folder / source)
+        except Exception as error:  # readers of many formats raise what they like
+            raise failed(reason_of(error)) from error
+        wanted = _columns(data)
+        if missing := [name for name in wanted if rows and name not in rows[0]]:
+            told = f"no column {missing[0]!r} among {list(rows[0])}"
+            raise failed(told, "label" if missing[0] == column else "text")
+        try:
+            parts[split] = present(rows, wanted)
+        except ValueError as error:
+            raise failed(f"{data.dataset or source}, {error}") from error
     _take_shares(parts, data, lambda key, told: fail(key, f"task {task!r}: {told}"))
+    values = {split: [row[column] for row in rows] for split, rows in parts.items()}
+    spelled = values if images or names is not None else spelled_labels(values)
     labels: dict[str, list[str]] = {}
     for split, rows in parts.items():
-        column = "label" if images else data.label
-        missing = [c for c in _columns(data, images) if rows and c not in rows[0]]
-        if missing:
-            key = "label" if missing[0] == column else "text"
-            raise fail(
-                key,
-                f"task {task!r}, {split} data: no column {missing[0]!r} among {list(rows[0])}",
-            )
-        parts[split] = [row for row in rows if row[column] not in (None, "")]
-        labels[split] = [str(row[column]) for row in parts[split]]
+        parts[split] = [row for row, label in zip(rows, spelled[split]) if label is not None]
+        labels[split] = [label for label in spelled[split] if label is not None]
         if not parts[split]:
             raise fail(split, f"task {task!r}, {split} data: no row has a label in {column!r}")
-    found = tuple(sorted(set(labels["train"]), key=_order(labels["train"])))
+    found = tuple(sorted(set(labels["train"]), key=label_order(labels["train"])))
     for split, seen in labels.items():
         if unseen := sorted(set(seen) - set(names or found)):
             raise fail(
@@ -111,19 +126,23 @@ def common_names(tasks: Sequence[Examples]) -> tuple[str, ...]:
     if len({task.names for task in tasks}) == 1:
         return tasks[0].names
     every = [name for task in tasks for name in task.names]
-    return tuple(sorted(set(every), key=_order(every)))
+    return tuple(sorted(set(every), key=label_order(every)))
 
 
-def _order(labels: Sequence[str]) -> Callable[[str], Any]:
-    """Numbers by size, all else by letter."""
-    return int if all(label.lstrip("-").isdecimal() for label in set(labels)) else str
-
-
-def _columns(data: Data, images: bool) -> tuple[str, ...]:
-    if images:
-        return ("image", "label")
+def _columns(data: Data) -> tuple[str, ...]:
     text = (data.text,) if isinstance(data.text, str) else data.text
     return (*text, data.label)
+
+
+def reason_of(error: BaseException) -> str:
+    """The message where it is made for readers, as of tables; else types and all that led to it.
+
+    The reader of the hub says that it could not read, and leaves the reason to its cause.
+    """
+    if type(error) is ValueError or isinstance(error, (OSError, ImportError, OptunaMergeError)):
+        return str(error)
+    told = f"{type(error).__name__}: {error}"
+    return told if error.__cause__ is None else f"{told}: {reason_of(error.__cause__)}"
 
 
 def _take_shares(
@@ -145,52 +164,6 @@ def _take_shares(
         parts["train"] = [rows[i] for i in sorted(order[start:])]
 
 
-def _table_rows(path: Path) -> list[Row]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; expected {_TABLES}")
-    try:
-        return _read_table(path)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}); save it in that encoding") from error
-
-
-def _read_table(path: Path) -> list[Row]:
-    if path.suffix in (".csv", ".tsv"):
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            file.seek(0)
-            # Spreadsheets of many countries write semicolons; the comma is theirs in numbers.
-            delimiter = next((sign for sign in "\t,;" if sign in header), ",")
-            rows = csv.DictReader(file, delimiter=delimiter)
-            found: list[Row] = list(rows)
-            ragged = [i for i, row in enumerate(found) if None in row or None in row.values()]
-            if ragged:
-                raise ValueError(
-                    f"{path}: row {ragged[0] + 1} has not {len(rows.fieldnames or ())} cells, as "
-                    f"the first line has; are there commas in texts without quotes?"
-                )
-    elif path.suffix in (".json", ".jsonl"):
-        text = path.read_text(encoding="utf-8")
-        try:
-            whole = text.lstrip().startswith("[")
-            found = (
-                json.loads(text)
-                if whole
-                else [json.loads(s) for s in text.splitlines() if s.strip()]
-            )
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: not JSON: {error}") from None
-        if not all(isinstance(row, dict) for row in found):
-            raise ValueError(f"{path}: expected objects, in one list or one a line")
-        columns = {column: None for row in found for column in row}
-        found = [{column: row.get(column) for column in columns} for row in found]
-    else:
-        raise ValueError(f"can't read {path}; expected {_TABLES}")
-    if not found:
-        raise ValueError(f"{path}: no rows")
-    return found
-
-
 def _hub_rows(data: Data, split: str, folder: Path) -> tuple[list[Row], tuple[str, ...] | None]:
     from datasets import load_dataset
 
@@ -210,14 +183,17 @@ def _hub_rows(data: Data, split: str, folder: Path) -> tuple[list[Row], tuple[st
 
 
 def _image_rows(folder: Path) -> list[Row]:
+    """A row per image below a folder of classes; what is hidden (`.name`) is neither."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; expected one with a subfolder per class")
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
     rows: list[Row] = [
         {"image": str(path), "label": place.name}
-        for place in classes
+        for place in sorted(folder.iterdir())
+        if place.is_dir()
         for path in sorted(place.rglob("*"))
         if path.suffix.lower() in _IMAGES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
     if not rows:
         raise ValueError(f"no images in subfolders of {folder}; expected one subfolder per class")

@@ -74,7 +74,13 @@ def read_document(path: Path) -> Document:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8: {error}") from None
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ValueError(
+            f"{path}:{line}: not YAML: the sign {chr(error.character)!r} may not stand in it"
+        ) from None
     try:
         node = loader.get_single_node()
         if node is None:
@@ -89,8 +95,7 @@ def read_document(path: Path) -> Document:
                 )
             document.keys[keys] = _place(key_node)
             document.values[keys] = _place(value_node)
-        value = loader.construct_document(node)
-        return Document(path, value, document.keys, document.values)
+        return Document(path, _constructed(path, loader, node), document.keys, document.values)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = "" if mark is None else f":{mark.line + 1}:{mark.column + 1}"
@@ -103,6 +108,15 @@ def read_document(path: Path) -> Document:
         raise ValueError(f"{path}: not YAML: {error}") from None
     finally:
         loader.dispose()
+
+
+def _constructed(path: Path, loader: _Loader, node: yaml.Node) -> Any:
+    try:
+        return loader.construct_document(node)
+    except (yaml.YAMLError, RecursionError):
+        raise
+    except Exception as error:  # `!!int x`, say: by Python's own conversions
+        raise ValueError(f"{path}: not YAML: a value does not fit its tag (!!): {error}") from None
 
 
 def _walk(

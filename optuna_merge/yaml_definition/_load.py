@@ -16,8 +16,22 @@ from optuna_merge.models import (
     from_timm,
     from_transformers,
 )
-from optuna_merge.tasks import Task, accuracy, image_task, macro_f1, matthews, text_task
-from optuna_merge.yaml_definition._data import Examples, common_names, read_examples
+from optuna_merge.tasks import (
+    Task,
+    accuracy,
+    fingerprint,
+    image_task,
+    macro_f1,
+    matthews,
+    text_task,
+)
+from optuna_merge.yaml_definition._data import (
+    SPLITS,
+    Examples,
+    common_names,
+    read_examples,
+    reason_of,
+)
 from optuna_merge.yaml_definition._document import Document, read_document
 from optuna_merge.yaml_definition._schema import (
     Data,
@@ -36,9 +50,18 @@ def load_yaml(path: str | os.PathLike[str]) -> StudyDefinition:
     """The definition that a YAML file describes; `optuna-merge init` writes one to start from.
 
     Text classification with transformers, from CSV, TSV or JSON files or a dataset of the hub, and
-    image folders with timm. Paths are relative to the file's folder. Labels may be texts: classes
-    are numbered in the order of numbers, or else of letters. For anything else write the
+    image folders with timm. Paths are relative to the file's folder. For anything else write the
     definition in Python.
+
+    Labels may be texts: classes are numbered in the order of numbers, or else of letters. They
+    mean the same in every format: in a column of numbers 1.0 is 1, and in one of truth values
+    `true` is True. Missing is what is null (or not in an object of JSON), NaN, empty or blank, and
+    a `nan` among numbers; words such as NA are words. A row without a label is left out, a missing
+    text is an empty one.
+
+    Tables are UTF-8, with or without a byte order mark. Names of files and folders that begin with
+    a dot are passed over among images. Images of 16 bits are scaled to 8, transparency is left
+    out, orientation as cameras note it is heeded, and of an animation the first picture is taken.
 
     Args:
         path: The file.
@@ -89,6 +112,19 @@ def _datasets(
     }
 
 
+def _read_all(task: Task, fail: Callable[[str, str], ValueError]) -> None:
+    """Read all of a task's images, so that a broken one is named now, with its line.
+
+    Their hash is what the definition is described by later: they are not read for it again.
+    """
+    for split in SPLITS:
+        if getattr(task, split) is not None:
+            try:
+                fingerprint(task.data(split))
+            except Exception as error:
+                raise fail(split, reason_of(error)) from error
+
+
 class _Builder:
     def __init__(self, document: Document, study: Study) -> None:
         self._document = document
@@ -119,11 +155,13 @@ class _Builder:
                 tasks.append(
                     make(spec.name, where, examples[index], names[index], reader, options)
                 )
-            except (ValueError, OSError) as error:
-                raise self._fail(index)("", str(error)) from error
+            except Exception as error:  # of tokenizers, datasets and readers of images
+                raise self._fail(index)("", reason_of(error)) from error
+            if self._images:
+                _read_all(tasks[-1], self._fail(index))
         try:
             return tasks, self._model(body, tasks)
-        except (ValueError, OSError, ImportError) as error:
+        except Exception as error:  # of transformers, timm, peft and readers of their files
             raise self._failed_model(error) from error
 
     def _data(self, spec: OneTask) -> Data:
@@ -145,7 +183,7 @@ class _Builder:
 
     def _failed_model(self, error: Exception) -> ValueError:
         where, name = self._document.where(["model", "name"]), self._study.model.name
-        return ValueError(f"{where}: model {name!r}: {error}")
+        return ValueError(f"{where}: model {name!r}: {reason_of(error)}")
 
     def _body(self) -> Any:
         """A name or folder for transformers, a module for timm, whose images depend on it."""
@@ -157,7 +195,7 @@ class _Builder:
 
         try:
             return timm.create_model(model.name, pretrained=model.pretrained, num_classes=0)
-        except (RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # as timm's, and those of files of weights
             raise self._failed_model(error) from error
 
     def _tokenizer(self, body: str) -> Any:
@@ -165,7 +203,7 @@ class _Builder:
 
         try:
             return AutoTokenizer.from_pretrained(body)
-        except (OSError, ValueError) as error:
+        except Exception as error:
             raise self._failed_model(error) from error
 
     def _transforms(self, body: Any) -> tuple[Any, Any, str]:

@@ -165,6 +165,10 @@ def check(document: Document) -> Study:
     try:
         # As JSON: there lists may be tuples, and all else is strict.
         return Study.model_validate_json(json.dumps(document.value))
+    except TypeError as error:  # bytes, dates and sets, by tags such as !!binary
+        raise ValueError(
+            f"{document.path}: expected texts, numbers, lists and mappings alone: {error}"
+        ) from None
     except ValidationError as error:
         raise ValueError("\n".join(_told(document, error))) from None
 

@@ -24,7 +24,8 @@ data:
   # dataset: imdb                   # example: of the hub; train and test are then its splits
   # augment: false                  # image only: timm's augmentation of training images
 
-# At least two. `label` is a column of texts or numbers; rows without a label are left out.
+# At least two. `label` is a column of texts or numbers; rows without a label are left out (an
+# empty or blank cell, null, NaN).
 tasks:
   - name: topic
     label: topic

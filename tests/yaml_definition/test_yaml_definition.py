@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
@@ -239,7 +241,6 @@ tasks:
             for path in sorted((tmp_path / task / name).glob("*"))
         ]
         import datasets
-        import numpy as np
 
         order = np.random.default_rng(0).permutation(8).tolist()
         config = timm.data.resolve_data_config({}, model=body)
@@ -268,6 +269,65 @@ tasks:
     same_study(found, expected)
 
 
+IMAGES = """model: {kind: image, name: test_vit, pretrained: false}
+data:
+  train: train
+  validation: validation
+tasks: [{name: shade}]
+"""
+
+
+@pytest.fixture
+def shades(tmp_path: Path) -> Path:
+    """Folders of grey images of 16 bits, dark and bright."""
+    from PIL import Image
+
+    for split in ("train", "validation"):
+        for name, value in (("bright", 50_000), ("dark", 6_000)):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(3):
+                pixels = np.full((8, 8), value + i, dtype=np.uint16)
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{i}.png")
+    return tmp_path
+
+
+def test_images_of_sixteen_bits_are_not_white(shades: Path) -> None:
+    batch = load_yaml(written(shades, IMAGES)).tasks[0].data("train")[[0, 3]]
+    assert batch["labels"].tolist() == [0, 1]
+    bright, dark = batch["pixel_values"].mean((1, 2, 3)).tolist()
+    assert bright - dark == pytest.approx((50_000 - 6_000) / 65_535 / 0.5, abs=0.01)
+
+
+def test_hidden_files_and_folders_are_no_images(shades: Path) -> None:
+    expected = load_yaml(written(shades, IMAGES)).describe()["tasks"]
+    dark = shades / "train" / "dark"
+    for hidden in (".ipynb_checkpoints", "__MACOSX", "dark/.thumbnails", "bright/.cache/a"):
+        (shades / "train" / hidden).mkdir(parents=True)
+        name = "._0.png" if hidden == "__MACOSX" else "0.png"
+        shutil.copy(dark / "0.png", shades / "train" / hidden / name)
+    for name in ("._0.png", ".DS_Store", "Thumbs.db", "desktop.ini"):
+        (dark / name).write_bytes(b"no image")
+    (dark / "folder.png").mkdir()
+    found = load_yaml(written(shades, IMAGES))
+    assert found.tasks[0].label_names == ("bright", "dark")
+    assert found.describe()["tasks"] == expected
+
+
+def test_a_broken_image_is_named_with_its_line(shades: Path) -> None:
+    broken = shades / "validation" / "dark" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:45])
+    with pytest.raises(ValueError) as error:
+        load_yaml(written(shades, IMAGES))
+    assert "study.yaml:4:15: task 'shade', validation data: can't read" in str(error.value)
+    assert "dark/1.png: " in str(error.value)
+
+
+def test_images_are_of_no_dataset_of_the_hub(shades: Path) -> None:
+    text = IMAGES.replace("tasks: [{name: shade}]", "tasks: [{name: shade, dataset: mnist}]")
+    with pytest.raises(ValueError, match="5:32: task 'shade': dataset: is for models of kind: te"):
+        load_yaml(written(shades, text))
+
+
 def test_the_template_is_a_definition(folder: Path) -> None:
     study = check(read_document(written(folder, TEMPLATE)))
     assert [task.name for task in study.tasks] == ["topic", "tone"]
@@ -294,6 +354,13 @@ def test_the_template_is_a_definition(folder: Path) -> None:
         ("model: [\n", ["study.yaml:2:1: not YAML"]),
         ("model: 1\nmodel: 2\n", ["study.yaml:2:1: the key 'model' stands here a second time"]),
         ("model: !!python/object:os.system {}\n", ["study.yaml:1:8: not YAML"]),
+        ("model: !!int x\n", ["study.yaml: not YAML: a value does not fit its tag"]),
+        ("model: !!bool x\n", ["study.yaml: not YAML: a value does not fit its tag"]),
+        ("model: !!binary aGk=\n", ["study.yaml: expected texts, numbers, lists and mappings"]),
+        (
+            "model: 1\ntasks: \0\n",
+            ["study.yaml:2: not YAML: the sign '\\x00' may not stand in it"],
+        ),
         ("model: &m [*m]\n", ["study.yaml: a value contains itself"]),
         (
             "model: &m {kind: text}\ntasks: [{name: a, <<: *m}]\n",
