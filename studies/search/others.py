@@ -34,7 +34,7 @@ from studies.search.replay import (
 
 STARTUP = 6
 
-SIMPLEX = ", -log u"
+SIMPLEX = " (-log u)"
 METHODS = {
     name + suffix: environment
     for name, environment in (("SMAC", "smac"), ("ASHA", "syne-tune"), ("BOHB", "syne-tune"))

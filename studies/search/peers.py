@@ -80,11 +80,11 @@ CHEAP = (
     "own-weight curve",
     "random",
     "TPE",
-    "TPE, -log u",
+    "TPE (-log u)",
     "TPE + Hyperband",
-    "TPE + Hyperband, -log u",
+    "TPE + Hyperband (-log u)",
     "ASHA",
-    "ASHA, -log u",
+    "ASHA (-log u)",
 )
 """Methods of which many searches are cheap."""
 

@@ -228,7 +228,7 @@ SEARCHES: dict[str, Callable[[FittedStudy, int, int], Answer]] = {
     UNIFORM: search_uniform,
     "doubling rule": search_doubling,
     "own-weight curve": search_curve,
-    "TPE + Hyperband, -log u": search_hyperband,
+    "TPE + Hyperband (-log u)": search_hyperband,
     "ours": search_ours,
 }
 

@@ -112,7 +112,7 @@ def test_rungs_are_real_thirds_to_a_pruner_and_searches_stop_at_each(tables: Tab
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     rng = np.random.default_rng(0)
     noisy = replace(tables, truths=tables.truths + 0.05 * rng.normal(size=tables.truths.shape))
-    for method in ("TPE + Hyperband", "TPE + Hyperband, -log u"):
+    for method in ("TPE + Hyperband", "TPE + Hyperband (-log u)"):
         ends = np.sum([METHODS[method](noisy, "mean", s, 12.0).record.ends for s in range(6)], 0)
         assert ends.min() > 0, f"{method} ended so many at the rungs: {ends}"
 
