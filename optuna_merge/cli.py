@@ -6,6 +6,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -34,7 +35,9 @@ NTrials = Annotated[
 ]
 TimeoutSeconds = Annotated[
     Optional[float],  # noqa: UP045
-    typer.Option(help="Seconds after which no new trial is started."),
+    typer.Option(
+        help="Seconds after which no new trial is started, but for what is promoted already."
+    ),
 ]
 Workdir = Annotated[Path, typer.Option(help="Folder of task runs, posteriors and finetunes.")]
 Fraction = Annotated[float, typer.Option(help="Promoted finetunes per preview.")]
@@ -466,7 +469,8 @@ def _optimize(
     collector = None
     if keep_best is not None:
         collector = Collector(study, definition, workdir, keep_best=keep_best)
-    with shown(study, n_trials) as show:
+    with ExitStack() as screen:
+        show = screen.enter_context(shown(study, n_trials))
 
         def after_trial(trial: optuna.trial.FrozenTrial) -> None:
             show(trial)
@@ -474,6 +478,20 @@ def _optimize(
                 dashboard(trial)
             if collector is not None:
                 collector.remove()
+
+        def report() -> None:
+            screen.close()
+            found = make_report(study, fitted)
+            path = workdir / f"report-{study_name}.json"
+            write_json(path, found)
+            typer.echo(json.dumps(found, indent=1) if as_json else format_report(found))
+            if not as_json:
+                typer.echo(f"\nThe same as JSON: {path}")
+            if found["counts"]["previews"] or found["counts"]["truths"]:
+                page = html or path.with_suffix(".html")
+                _write_report(study, page, csv, found, definition.greater_is_better)
+            if dashboard is not None:
+                dashboard.update()
 
         run_trials(
             study,
@@ -484,18 +502,8 @@ def _optimize(
             after_trial=after_trial,
             role=does,
             patience=patience,
+            at_end=report,
         )
-    found = make_report(study, fitted)
-    path = workdir / f"report-{study_name}.json"
-    write_json(path, found)
-    typer.echo(json.dumps(found, indent=1) if as_json else format_report(found))
-    if not as_json:
-        typer.echo(f"\nThe same as JSON: {path}")
-    if found["counts"]["previews"] or found["counts"]["truths"]:
-        page = html or path.with_suffix(".html")
-        _write_report(study, page, csv, found, definition.greater_is_better)
-    if dashboard is not None:
-        dashboard.update()
 
 
 def _report_study(

@@ -51,9 +51,16 @@ def check_role(role: str) -> Role:
 
 def is_finetune_work(trial: FrozenTrial) -> bool:
     """Whether the trial is one to finetune or refine: promoted, or a baseline."""
+    return is_promoted(trial) or BASELINE in trial.user_attrs
+
+
+def is_promoted(trial: FrozenTrial) -> bool:
+    """Whether the trial is one to finetune or refine for its preview's sake."""
     attrs = trial.user_attrs
+    if BASELINE in attrs:
+        return False
     promoted = PROMOTED_FROM in attrs or attrs.get(DECISION) == "promote"
-    return promoted or BASELINE in attrs or max(trial.intermediate_values, default=0) > 0
+    return promoted or max(trial.intermediate_values, default=0) > 0
 
 
 def next_trial(study: optuna.Study, role: Role) -> Optimize | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import signal
 import threading
@@ -10,6 +11,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +22,26 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge._files import sha256_text, write_json
-from optuna_merge._optuna import fail_and_requeue
+from optuna_merge._optuna import claim_waiting, fail_and_requeue, optimize_claimed
 from optuna_merge._tries import FAILURE, HANDED_BACK, RUN
 from optuna_merge.exceptions import OptunaMergeError, StorageUnavailableError, TrialLostError
-from optuna_merge.roles import Optimize, Role, Watch, announce, check_role, next_trial, sign_off
+from optuna_merge.roles import (
+    Optimize,
+    Role,
+    Watch,
+    announce,
+    check_role,
+    is_promoted,
+    next_trial,
+    sign_off,
+)
 from optuna_merge.storages._create_storage import masked
 
 _logger = logging.getLogger(__name__)
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _MAX_FAILURES = 10
+_ENDING = "is_ending"
 _LONGEST_WAIT = 60.0  # seconds between two tries while the disk is full
 
 _PASSING = frozenset(
@@ -50,6 +63,7 @@ def run_trials(
     after_trial: Callable[[FrozenTrial], object] | None = None,
     role: Role = "any",
     patience: float = 600.0,
+    at_end: Callable[[], object] | None = None,
 ) -> int:
     """Run trials until this run has finished `n_trials` of them (COMPLETE or PRUNED).
 
@@ -57,6 +71,9 @@ def run_trials(
     same working folder, which then finishes only what is missing; its trial is queued again at
     once and goes on from its last checkpoint. Several processes may run on one study; each has
     its own number to finish.
+
+    A run leaves no finetune waiting that has been promoted, unless another worker is there for it:
+    at its end, after its number or its timeout, it finetunes what waits, beyond its number.
 
     A trial that raises an error is queued again, and the error ends this run: after three tries
     (`create_storage(max_retry=)`), workers that died in it included, it is given up. A trial that
@@ -74,13 +91,17 @@ def run_trials(
         objective: Its objective.
         workdir: Where runs are noted; the lock in a run's note tells whether its process lives.
         n_trials: How many to finish; None: until the timeout, or until interrupted.
-        timeout: Seconds after which no new trial is started.
+        timeout: Seconds after which no new trial is started, but for what is promoted already.
         after_trial: Called with every trial that this run finished.
         role: What this worker does, see `Role`.
         patience: Seconds, see above.
+        at_end: Called when all is done, while the run is still noted: for what belongs to it, a
+            report, say. Where that is killed or fails, the next call with the same number runs no
+            trials and only calls it again.
 
     Returns:
-        How many trials this run has finished, earlier parts of it included.
+        How many trials this run has finished, earlier parts of it and what it finetuned at its
+        end included.
 
     Raises:
         OptunaMergeError: ten trials in a row failed.
@@ -93,17 +114,26 @@ def run_trials(
     folder = runs_folder(workdir, study)
     requeue_dead_trials(study, folder)
     watch, is_over = Watch(study, patience), False
-    with _claimed_run(study, folder, n_trials, role) as run, sigterm_interrupts():
+    with _claimed_run(study, folder, n_trials, role) as note, sigterm_interrupts():
+        run = note.run
         for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if left.user_attrs.get(RUN) == run:  # whoever ran it held the lock that we hold now
                 _requeue_dead(study, left)
-        if role == "preview":
+        if role == "preview" and not note.is_ending:
             announce(study, run)
         failures = 0
-        while n_trials is None or _finished(study, run) < n_trials:
-            if timeout is not None and time.monotonic() - started >= timeout:
-                break
-            optimize = next_trial(study, role)
+        while True:
+            enough = n_trials is not None and _finished(study, run) >= n_trials
+            if enough or (timeout is not None and time.monotonic() - started >= timeout):
+                note.end()
+            if note.is_ending:
+                optimize = None
+                if role == "any" and n_trials != 0:
+                    optimize = _promoted_and_left(study, folder, run)
+                if optimize is None:
+                    break
+            else:
+                optimize = next_trial(study, role)
             if optimize is None:
                 is_over = watch.is_over()
                 if is_over:
@@ -125,12 +155,95 @@ def run_trials(
             failures = 0
             if after_trial is not None:
                 after_trial(trial)
+        note.end()
         count = _finished(study, run)
         if role == "preview":
             sign_off(study, run)
+        if at_end is not None:
+            at_end()
         if n_trials is None or count >= n_trials or is_over:
-            (folder / f"{run}.json").unlink(missing_ok=True)
+            note.remove()
+        else:
+            note.go_on()
     return count
+
+
+@dataclass
+class _Note:
+    """A run's file in the folder of runs, which says that it is not over.
+
+    Attributes:
+        path: The file; beside it is the lock that the run's process holds.
+        about: What it says, as JSON values.
+    """
+
+    path: Path
+    about: dict[str, Any]
+
+    @property
+    def run(self) -> str:
+        """The run's id."""
+        return self.path.stem
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the run begins no new trials any more."""
+        return bool(self.about.get(_ENDING))
+
+    @classmethod
+    def read(cls, path: Path) -> _Note | None:
+        """The note, if it is (still) there."""
+        try:
+            return cls(path, json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+
+    def write(self) -> None:
+        write_json(self.path, self.about)
+
+    def end(self) -> None:
+        """Note that it begins no new trials: also after a kill it only does what is left."""
+        if not self.is_ending:
+            self.about[_ENDING] = True
+            self.write()
+
+    def go_on(self) -> None:
+        """Note that the next call is to begin new trials: the time was too short for all."""
+        self.about[_ENDING] = False
+        self.write()
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def _promoted_and_left(study: optuna.Study, folder: Path, run: str) -> Optimize | None:
+    """Claim a finetune that has been promoted and that nobody else is there for; or None.
+
+    Of several runs that end at once each says so before it looks: none relies on another one that
+    is about to go.
+    """
+    requeue_dead_trials(study, folder)
+    if _others_work(study, folder, run):
+        return None
+    number = claim_waiting(study, is_promoted)
+    return None if number is None else partial(optimize_claimed, study, number=number)
+
+
+def _others_work(study: optuna.Study, folder: Path, run: str) -> bool:
+    """Whether another run of the study has a trial, or is alive in this folder and begins some."""
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    if any(trial.user_attrs.get(RUN) != run for trial in running):
+        return True
+    for path in folder.glob("*.json"):
+        note = _Note.read(path)
+        if note is None or note.run == run or note.is_ending:
+            continue
+        try:
+            with FileLock(path.with_suffix(".lock"), timeout=0):
+                continue  # its process is dead
+        except Timeout:
+            return True
+    return False
 
 
 def runs_folder(workdir: Path, study: optuna.Study) -> Path:
@@ -247,30 +360,31 @@ def _finished(study: optuna.Study, run: str) -> int:
 @contextmanager
 def _claimed_run(
     study: optuna.Study, folder: Path, n_trials: int | None, role: Role
-) -> Iterator[str]:
-    """The id of an interrupted run of this size and role, or a new one; locked while in use."""
+) -> Iterator[_Note]:
+    """The note of an interrupted run of this size and role, or of a new one; locked meanwhile."""
     wanted = str(n_trials) if role == "any" else f"{role}{n_trials}"
-    for note in sorted(folder.glob("*.json")):
-        size, _, run = note.stem.partition("-")
-        if size != wanted:
+    for path in sorted(folder.glob("*.json")):
+        if path.stem.partition("-")[0] != wanted:
             continue
-        lock = FileLock(folder / f"{note.stem}.lock")
+        lock = FileLock(path.with_suffix(".lock"))
         try:
             lock.acquire(timeout=0)
         except Timeout:
             continue
         try:
-            if note.exists():  # its process may have finished it just now
-                done = _finished(study, note.stem)
+            found = _Note.read(path)
+            if found is not None:  # its process may have finished it just now
+                done = _finished(study, found.run)
                 _logger.info("going on with an interrupted run: %d of %s done", done, n_trials)
-                yield note.stem
+                yield found
                 return
         finally:
             lock.release()
     run = f"{wanted}-{uuid.uuid4().hex[:12]}"
     with FileLock(folder / f"{run}.lock"):
-        write_json(folder / f"{run}.json", {"study": study.study_name, "n_trials": n_trials})
-        yield run
+        note = _Note(folder / f"{run}.json", {"study": study.study_name, "n_trials": n_trials})
+        note.write()
+        yield note
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def refused_params(trial: FrozenTrial, tasks: Sequence[str]) -> str | None:
     Optuna lets in any value with a warning, but takes a trial that has it no second time: neither
     a copy nor another try could be queued.
     """
-    enqueued: Mapping[str, Any] = trial.system_attrs.get("fixed_params", {})
+    enqueued: dict[str, Any] = trial.system_attrs.get("fixed_params", {})
     names = [param_name(task) for task in tasks]
     for name in enqueued:
         if name not in names and (name in tasks or name.startswith(param_name(""))):

@@ -4,7 +4,7 @@
 
 POINT: `task_run` (after the first checkpoint of the second task's own run), `preview` (the third
 trial's merge is made, its evaluation has not begun), `finetune` (after the first checkpoint of a
-promoted finetune).
+promoted finetune), `report` (all trials are done, and their report is being made).
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import signal
 import sys
 from typing import Any
 
+import optuna_merge.report
 from optuna_merge.finetuning import _store
 from optuna_merge.objective import Objective
 from optuna_merge.previews import Previewer
 
 point, script, *flags = sys.argv[1:]
 finetune, load, preview = _store.finetune, Previewer.load, Objective._preview
+make_report = optuna_merge.report.make_report
 trial_number = -1
 
 
@@ -57,7 +59,14 @@ def noted_preview(self: Objective, trial: Any, *arguments: Any) -> None:
     preview(self, trial, *arguments)
 
 
+def killed_report(*arguments: Any, **options: Any) -> Any:
+    if point == "report":
+        kill()
+    return make_report(*arguments, **options)
+
+
 _store.finetune = killed_finetune
+optuna_merge.report.make_report = killed_report
 Previewer.load = killed_load  # type: ignore[method-assign]
 Objective._preview = noted_preview  # type: ignore[method-assign]
 sys.argv = [script, *flags]

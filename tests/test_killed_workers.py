@@ -12,6 +12,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from optuna_merge.roles import is_promoted
 from optuna_merge.storages import create_storage
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,7 +73,7 @@ def test_the_same_command_goes_on_after_every_kill_9(tmp_path: Path, cache: Path
         models.update({path: path.stat().st_mtime_ns for path in runs.glob("*/model.*")})
 
     errors = []
-    for point in ("task_run", "preview", "finetune"):
+    for point in ("task_run", "preview", "finetune", "report"):
         killed = subprocess.run(
             command(tmp_path, n_trials, kill_at=point),
             env=environment(cache),
@@ -81,14 +82,16 @@ def test_the_same_command_goes_on_after_every_kill_9(tmp_path: Path, cache: Path
         )
         errors.append(killed.stderr)
         assert killed.returncode == -9, killed.stderr
-        assert len(list(runs.glob("*/checkpoint.*"))) == (0 if point == "preview" else 1)
+        in_a_finetune = point in ("task_run", "finetune")
+        assert len(list(runs.glob("*/checkpoint.*"))) == in_a_finetune
         check_nothing_is_repeated()
     done = run(tmp_path, cache, n_trials)
     check_nothing_is_repeated()
     errors.append(done.stderr)
     goes_on = ["going on after step 20 of 60" in error for error in errors]
-    assert goes_on == [False, True, False, True], "with the task run, and with the finetune"
+    assert goes_on == [False, True, False, True, False], "with task run and finetune"
     assert len(trials) == n_trials
+    assert not any(is_promoted(t) for t in trials_of(tmp_path) if not t.state.is_finished())
     assert not [t for t in trials_of(tmp_path) if t.state == TrialState.RUNNING]
     assert not list(runs.glob("*/checkpoint.*"))
     report = json.loads((tmp_path / "work" / "report-digits.json").read_text())

@@ -220,7 +220,7 @@ def test_test_data_are_evaluated_once_for_a_model(tmp_path: Path) -> None:
 
 
 def test_resumed_runs_count_only_what_is_missing(fitted: om.FittedStudy, tmp_path: Path) -> None:
-    study = made_study(fitted, pruner=om.PromotionPruner())
+    study = made_study(fitted, pruner=om.PromotionPruner(fraction=0.0))
     objective = om.Objective(fitted, progress=False)
     numbers: list[int] = []
 
