@@ -16,6 +16,7 @@ from optuna_merge.models import (
     from_timm,
     from_transformers,
 )
+from optuna_merge.models._timm import timm_body
 from optuna_merge.tasks import (
     Task,
     accuracy,
@@ -25,6 +26,7 @@ from optuna_merge.tasks import (
     matthews,
     text_task,
 )
+from optuna_merge.tasks._pretrained import load_tokenizer
 from optuna_merge.yaml_definition._data import (
     SPLITS,
     Examples,
@@ -191,18 +193,14 @@ class _Builder:
         if not self._images:
             local = self._folder / model.name
             return str(local) if local.is_dir() else model.name
-        import timm
-
         try:
-            return timm.create_model(model.name, pretrained=model.pretrained, num_classes=0)
+            return timm_body(model.name, pretrained=model.pretrained)
         except Exception as error:  # as timm's, and those of files of weights
             raise self._failed_model(error) from error
 
     def _tokenizer(self, body: str) -> Any:
-        from transformers import AutoTokenizer
-
         try:
-            return AutoTokenizer.from_pretrained(body)
+            return load_tokenizer(body)
         except Exception as error:
             raise self._failed_model(error) from error
 
