@@ -31,6 +31,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -104,13 +105,16 @@ class Replay:
     budget: float
 
 
+_tables = cache(read_tables)  # once a process: most searches take less time than reading them
+
+
 def run_here(replay: Replay, score: str, method: str, seed: int) -> dict[int, Record]:
     """One search by a method of this process."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    tables = read_tables(replay.folder, replay.family)
+    tables = _tables(replay.folder, replay.family)
     return {seed: METHODS[method](tables, score, seed, replay.budget).record}
 
 
