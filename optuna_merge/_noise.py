@@ -13,6 +13,7 @@ import numpy as np
 import optuna
 
 from optuna_merge.outcomes import SCORE, Findings, Outcome
+from optuna_merge.scores import make_score
 from optuna_merge.study import DEFINITION
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ Models = Mapping[str | None, "TruthModel | None"]
 """Of the score (`SCORE`), where there is one, and by task; None where nothing is known."""
 
 _DIGITS = 9  # decimals by which weights are told apart
+_DRAWS = 2000
+RELATIVE = "relative"
+"""Stands in the names of scores that are relative to the tasks alone."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +144,31 @@ def _sampling_error(study: optuna.Study, findings: Findings, quantity: str | Non
             if known:
                 return float(np.sqrt(np.mean(np.square(known)))) or None
         return None
+    return _sampling_error_of_score(study, findings)
+
+
+def _sampling_error_of_score(study: optuna.Study, findings: Findings) -> float | None:
+    """What the metrics' standard errors make of the score's, by draws around the truths.
+
+    The tasks' examples are taken to be drawn apart. None for a score that is a function of the
+    user's, which the study does not have, and where a metric has no standard error.
+    """
     parts: dict[str, Any] = json.loads(study.user_attrs.get(DEFINITION, "{}"))
-    name = str(parts.get("score"))
-    if name.removeprefix("target:") in findings.tasks and name.startswith("target:"):
-        return _sampling_error(study, findings, name.removeprefix("target:"))
-    if name != "mean":  # how other scores depend on the metrics, the study does not say
-        return None
     each = [_sampling_error(study, findings, task) for task in findings.tasks]
-    squares = [e**2 for e in each if e is not None]
-    return math.sqrt(sum(squares)) / len(each) if len(squares) == len(each) else None
+    try:
+        score = make_score(
+            str(parts.get("score")), findings.tasks, greater_is_better=findings.sign(SCORE) > 0
+        )
+    except ValueError:
+        return None
+    truths = [list(o.truths.values()) for o in findings.truths]
+    known = [t for t in truths if None not in t]
+    alone = {name: findings.alone[name].truths[name] for name in findings.alone}
+    lacking = len(alone) < len(findings.tasks) or None in alone.values()
+    if None in each or not known or (RELATIVE in score.name and lacking):
+        return None
+    drawn = np.random.default_rng(0).normal(size=(_DRAWS, len(each))) * np.array(each)
+    around = np.array(known, dtype=float)[:, None, :] + drawn
+    names = {name: alone.get(name) or 1.0 for name in findings.tasks}
+    variances = score.over(around, names).var(axis=1)
+    return float(np.sqrt(variances.mean())) or None

@@ -21,6 +21,7 @@ from optuna_merge._verdict import judge
 from optuna_merge.html_report import write_html
 from optuna_merge.outcomes import SCORE, read_study
 from optuna_merge.samplers._export import truth_noise
+from optuna_merge.study import DEFINITION
 
 NAMES = ("red", "blue")
 
@@ -82,6 +83,36 @@ def test_the_sampling_error_of_the_validation_data_where_nothing_else_is_larger(
     assert found["red"].std == pytest.approx(math.sqrt((0.03**2 + 0.04**2 + 0.05**2) / 3))
     assert found["red"].source == "sampling"
     assert found["blue"].source == "unknown" == found[SCORE].source
+
+
+@pytest.mark.parametrize(
+    ("score", "expected"),
+    [
+        ("mean", math.hypot(0.03, 0.04) / 2),
+        ("worst", 0.04),  # blue is far below red
+        ("worst_relative", 0.04 / 0.5),
+        ("relative", math.hypot(0.03 / 0.9, 0.04 / 0.5) / 2),
+        ("target:red", 0.03),
+        ("a_function_of_mine", None),
+    ],
+)
+def test_the_sampling_error_of_a_score_follows_from_the_tasks(
+    score: str, expected: float | None
+) -> None:
+    study = optuna.create_study(direction="maximize")
+    study.set_user_attr(DEFINITION, json.dumps({"score": score}))
+    errors = {"preview_red_se": 0.03, "preview_blue_se": 0.04}
+    add(study, 0.5, 0.6, truth_blue=0.2, **errors)
+    if "relative" in score:
+        assert noise_of(study)[SCORE].source == "unknown"  # nothing is known of the tasks alone
+    add(study, 1.0, 0.9, baseline="red", truth_blue=0.2, **errors)
+    add(study, 0.0, 0.9, baseline="blue", truth_red=1.8, truth_blue=0.5, **errors)
+    found = noise_of(study)[SCORE]
+    if expected is None:
+        assert found.source == "unknown"
+    else:
+        assert found.source == "sampling"
+        assert found.std == pytest.approx(expected, rel=0.05)
 
 
 def test_what_the_model_takes_for_noise_with_truths_enough_to_tell() -> None:
