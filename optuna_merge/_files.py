@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,21 @@ def remove_leftovers(path: Path) -> None:
     """Remove what killed writers of this file left beside it; to be called while none can live."""
     for left in path.parent.glob(f".{path.name}.*.tmp"):
         left.unlink(missing_ok=True)
+
+
+def file_name(text: str) -> str:
+    """A name for a file that says what it is of: `text`, if that can stand in every file system.
+
+    Else what can of its first 80 characters, and a hash that tells it from others.
+
+    Examples:
+        >>> file_name("my study-1")
+        'my study-1'
+        >>> file_name("../team/a")
+        '.._team_a-d41e484a'
+    """
+    safe = re.sub(r"[^\w .+=@-]", "_", text)[:80]
+    return safe if safe == text and text.strip(". ") else f"{safe}-{sha256_text(text)[:8]}"
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

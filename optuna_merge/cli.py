@@ -425,7 +425,7 @@ def _optimize(
     csv: Path | None = None,
     as_json: bool = False,
 ) -> None:
-    from optuna_merge._files import write_json
+    from optuna_merge._files import file_name, write_json
     from optuna_merge.commands._display import fit_shown, shown
     from optuna_merge.fitting import check_writable, fit
     from optuna_merge.garbage import Collector, check_keep_best
@@ -482,7 +482,7 @@ def _optimize(
         def report() -> None:
             screen.close()
             found = make_report(study, fitted)
-            path = workdir / f"report-{study_name}.json"
+            path = workdir / f"report-{file_name(study_name)}.json"
             write_json(path, found)
             typer.echo(json.dumps(found, indent=1) if as_json else format_report(found))
             if not as_json:
@@ -511,8 +511,10 @@ def _report_study(
 ) -> None:
     if as_json:
         raise ValueError("report --json needs the definition: give its file, or leave out --json")
+    from optuna_merge._files import file_name
+
     study = existing_study(study_name, storage)
-    _write_report(study, html or Path(f"report-{study_name}.html"), csv)
+    _write_report(study, html or Path(f"report-{file_name(study_name)}.html"), csv)
 
 
 def _write_report(

@@ -13,6 +13,7 @@ from helpers import largest_file
 from optuna_merge._files import (
     atomic_path,
     canonical_json,
+    file_name,
     sha256_file,
     sha256_text,
     write_json,
@@ -102,3 +103,13 @@ def test_hashes_are_sha256(tmp_path: Path) -> None:
     assert sha256_file(path) == abc
     path.write_bytes(b"a" * 3_000_000)  # in several pieces
     assert sha256_file(path) == sha256_text("a" * 3_000_000)
+
+
+def test_any_text_names_a_file_of_its_own(tmp_path: Path) -> None:
+    texts = ["mine", "my study-1", "a/b", "a_b", "a:b", "../a", "..", ".", "é", "x" * 300, "x" * 301]
+    names = [file_name(text) for text in texts]
+    assert names[:2] == texts[:2]
+    assert len(set(names)) == len(texts)
+    for name in names:
+        (tmp_path / f"report-{name}.json").write_text("{}")
+    assert len(list(tmp_path.iterdir())) == len(texts)  # and none in another folder
