@@ -106,7 +106,19 @@ def test_hashes_are_sha256(tmp_path: Path) -> None:
 
 
 def test_any_text_names_a_file_of_its_own(tmp_path: Path) -> None:
-    texts = ["mine", "my study-1", "a/b", "a_b", "a:b", "../a", "..", ".", "é", "x" * 300, "x" * 301]
+    texts = [
+        "mine",
+        "my study-1",
+        "a/b",
+        "a_b",
+        "a:b",
+        "../a",
+        "..",
+        ".",
+        "é",
+        "x" * 300,
+        "x" * 301,
+    ]
     names = [file_name(text) for text in texts]
     assert names[:2] == texts[:2]
     assert len(set(names)) == len(texts)
