@@ -165,6 +165,8 @@ class Results:
         old, new = known.get("tables", {}), about["tables"]
         if self._path.exists() and _of_truths(old) == _of_truths(new):
             self._read(without=() if old == new else PREVIEWED)
+        else:  # before the note says otherwise: this may end at any time
+            self._path.unlink(missing_ok=True)
         write_json(note, about)
 
     def __contains__(self, key: Key) -> bool:
