@@ -28,6 +28,7 @@ from helpers import same, save_bert, toy_definition
 from optuna.trial import TrialState
 
 import optuna_merge as om
+from optuna_merge._optuna import PROMOTED_FROM
 from optuna_merge._tensors import load_tensors
 from optuna_merge.finetuning import FinetuneStore
 from optuna_merge.fitting import finetune_store
@@ -106,10 +107,13 @@ def test_two_processes_do_what_one_does(tmp_path: Path, caplog: pytest.LogCaptur
     study = optuna.load_study(
         study_name="s", storage=create_storage(f"sqlite:///{tmp_path}/study.db")
     )
-    states = [trial.state for trial in study.get_trials()]
-    finished = [state for state in states if state.is_finished()]  # a copy may be waiting
-    assert len(finished) == 8, "one trial at a time for both processes"
-    assert states.count(TrialState.WAITING) == len(states) - 8
+    trials = study.get_trials()
+    assert all(trial.state.is_finished() for trial in trials), "nothing promoted is left waiting"
+    trials.sort(key=lambda trial: trial.datetime_complete)
+    assert len(trials) >= 8, "one trial at a time for both processes"
+    # Beyond its number the run has only finetuned what it had promoted.
+    assert all(PROMOTED_FROM in trial.user_attrs for trial in trials[8:])
+    states = [trial.state for trial in trials]
     assert states.count(TrialState.COMPLETE) > 3
     assert TrialState.FAIL not in states
 
