@@ -10,10 +10,10 @@ have one of the table's seeds; regret is measured by the seeds that it does not 
 `studies/search/methods.py` has the methods. SMAC3 and Syne Tune run in virtual environments of
 their own, FOLDER/smac and FOLDER/syne-tune; without FOLDER they are left out.
 
-Writes NAME.csv (a row for each truth that looked best in its search), NAME-curves.csv,
-NAME-costs.csv (quartiles of the cost until within the noise of one finetune of the best, and how
-many finetunes ended at each rung), NAME.md, NAME.svg and NAME.json for each study, and goes on
-where it ended.
+Writes NAME.csv (a row a search, with the costs of each truth that looked best in it),
+NAME-curves.csv, NAME-costs.csv (quartiles of the cost until within the noise of one finetune of
+the best, and how many finetunes ended at each rung), NAME.md, NAME.svg and NAME.json for each
+study, and goes on where it ended.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import sys
 import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -192,24 +192,27 @@ class Results:
     def write(self) -> None:
         rows: list[list[object]] = [["score", "method", "seed", "ends", *AXES, "regret"]]
         for key, search in sorted(self._searches.items()):
-            ends = " ".join(map(str, self._ends[key]))
-            for *costs, regret in zip(*search.costs, search.regrets):
-                rows.append([*key, ends, *(f"{cost:.4g}" for cost in costs), f"{regret:.5g}"])
+            costs = [_joined(f"{cost:.4g}" for cost in axis) for axis in search.costs]
+            regrets = _joined(f"{regret:.5g}" for regret in search.regrets)
+            rows.append([*key, _joined(map(str, self._ends[key])), *costs, regrets])
         write_csv(self._path, rows)
 
     def _read(self, without: Collection[str]) -> None:
-        steps: dict[Key, list[tuple[float, ...]]] = defaultdict(list)
         with self._path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 key = row["score"], row["method"], int(row["seed"])
                 if row["method"] in without:
                     continue
-                numbers = [float(row[column]) for column in (*AXES, "regret")]
-                steps[key].append(tuple(numbers))
+                *costs, regrets = (
+                    tuple(map(float, row[column].split())) for column in (*AXES, "regret")
+                )
+                self._searches[key] = Search(tuple(costs), regrets)
                 self._ends[key] = [int(end) for end in row["ends"].split()]
-        for key, found in steps.items():
-            *costs, regrets = zip(*found)
-            self._searches[key] = Search(tuple(costs), regrets)
+
+
+def _joined(numbers: Iterable[str]) -> str:
+    """Several numbers in one cell."""
+    return " ".join(numbers)
 
 
 def _of_truths(tables: dict[str, Any]) -> dict[str, Any]:
