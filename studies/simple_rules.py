@@ -76,22 +76,25 @@ def beyond_own_weight(preview: Array, truth: Array, own: Array, degree: int = 3)
         own: The task's weights, `n`.
         degree: Of the polynomials; less where the weights take fewer values.
     """
-    values = len(np.unique(np.round(own, 6)))
-    design = np.vander(own, min(degree, values - 1) + 1)
-    if len(own) - design.shape[1] < 3:
+    design = _powers(own, degree)
+    left = [_left_over(y, design) for y in (preview, truth)]
+    if len(own) - design.shape[1] < 3 or min(map(np.std, left)) < 1e-9:
         return float("nan")
-    left = []
-    for y in (preview, truth):
-        residual = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
-        if np.std(residual) < 1e-9:
-            return float("nan")
-        left.append(residual)
     return float(np.corrcoef(left[0], left[1])[0, 1])
 
 
 def explained_by_own_weight(truth: Array, own: Array, degree: int = 3) -> float:
     """Share of the variance of a task's truths that a polynomial of its own weight explains."""
+    left = _left_over(truth, _powers(own, degree))
+    return float(1 - left.var() / truth.var()) if truth.var() > 0 else float("nan")
+
+
+def _powers(own: Array, degree: int) -> Array:
+    """The powers of the own weight up to a degree, fewer where it takes few values."""
     values = len(np.unique(np.round(own, 6)))
-    design = np.vander(own, min(degree, values - 1) + 1)
-    residual = truth - design @ np.linalg.lstsq(design, truth, rcond=None)[0]
-    return float(1 - residual.var() / truth.var()) if truth.var() > 0 else float("nan")
+    return np.vander(own, min(degree, values - 1) + 1)
+
+
+def _left_over(values: Array, design: Array) -> Array:
+    """What a least squares fit leaves of values."""
+    return np.asarray(values - design @ np.linalg.lstsq(design, values, rcond=None)[0])
