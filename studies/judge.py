@@ -370,11 +370,6 @@ class Verdict:
     best: str
 
 
-def markdown(truths: Sequence[Point], previews: Sequence[Point], tasks: Sequence[str]) -> str:
-    """The four tables."""
-    return judge(truths, previews, tasks).text
-
-
 def judge(
     truths: Sequence[Point],
     previews: Sequence[Point],

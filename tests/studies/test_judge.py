@@ -15,7 +15,6 @@ from studies.judge import (
     alone_of,
     judge,
     judge_score,
-    markdown,
     regret_of_draws,
     scores_of,
     stopped,
@@ -104,13 +103,13 @@ def test_regret_of_draws_is_that_of_all_draws() -> None:
 
 def test_other_weights_are_refused() -> None:
     with pytest.raises(ValueError, match="good, seed 1 has other interior weights than"):
-        markdown(TRUTHS, PREVIEWS[:15], TASKS)
+        judge(TRUTHS, PREVIEWS[:15], TASKS)
 
 
 def test_without_corners_there_is_no_relative_score() -> None:
     inner = [t for t in TRUTHS if min(t.weights) > 0]
     assert alone_of(inner, TASKS) is None
-    text = markdown(inner, PREVIEWS, TASKS)
+    text = judge(inner, PREVIEWS, TASKS).text
     assert "| mean | worst | target:a | target:b |" in text
     assert "relative" not in text
 
