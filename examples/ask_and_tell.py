@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from tiny.points import point_study
 
 import optuna_merge as om
-from optuna_merge.weights import weight_params
+from optuna_merge.trials import weight_params
 
 
 def main() -> None:

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from optuna_merge.finetuning import FinetuneSettings
     from optuna_merge.fitting import FittedStudy, fit
     from optuna_merge.objective import Objective
-    from optuna_merge.previews import PreviewSettings, Racing, RefinementSettings
+    from optuna_merge.previews import PreviewSettings
     from optuna_merge.pruners import PromotionPruner
     from optuna_merge.report import format_report, make_report
     from optuna_merge.running import run_trials
-    from optuna_merge.samplers import PreviewAware, PreviewSampler
+    from optuna_merge.samplers import PreviewSampler
     from optuna_merge.scores import Score
     from optuna_merge.storages import create_storage
     from optuna_merge.study import open_study, prepare_study
@@ -35,12 +35,9 @@ _PUBLIC = {
     "FittedStudy": "fitting",
     "Objective": "objective",
     "PosteriorSettings": "definition",
-    "PreviewAware": "samplers",
     "PreviewSampler": "samplers",
     "PreviewSettings": "previews",
     "PromotionPruner": "pruners",
-    "RefinementSettings": "previews",
-    "Racing": "previews",
     "Score": "scores",
     "StudyDefinition": "definition",
     "Task": "tasks",
@@ -61,12 +58,9 @@ __all__ = [
     "FittedStudy",
     "Objective",
     "PosteriorSettings",
-    "PreviewAware",
     "PreviewSampler",
     "PreviewSettings",
     "PromotionPruner",
-    "Racing",
-    "RefinementSettings",
     "Score",
     "StudyDefinition",
     "Task",

@@ -14,10 +14,10 @@ import optuna
 
 from optuna_merge.outcomes import SCORE, Findings, Outcome
 from optuna_merge.scores import make_score
-from optuna_merge.study import DEFINITION
+from optuna_merge.trials import DEFINITION
 
 if TYPE_CHECKING:
-    from optuna_merge.samplers._model import TruthModel
+    from optuna_merge.surrogate import TruthModel
 
 Models = Mapping[str | None, "TruthModel | None"]
 """Of the score (`SCORE`), where there is one, and by task; None where nothing is known."""
@@ -65,8 +65,8 @@ class Noise:
 
 def truth_models(study: optuna.Study, findings: Findings) -> dict[str | None, TruthModel | None]:
     """The posteriors of the score and of each task's metric, from all previews and truths."""
-    from optuna_merge.samplers._history import Series, TrialReader
-    from optuna_merge.samplers._model import TruthModel
+    from optuna_merge.surrogate import TruthModel
+    from optuna_merge.trials import Series, TrialReader
 
     trials = study.get_trials(deepcopy=False)
     history = TrialReader(findings.tasks).read(study.study_name, trials)
@@ -106,7 +106,7 @@ def finetune_noise(
 def _noise(
     findings: Findings, quantity: str | None, model: TruthModel | None, sampling: float | None
 ) -> Noise:
-    from optuna_merge.samplers._export import truth_noise
+    from optuna_merge.surrogate import truth_noise
 
     std, repeated = _of_repeats(findings.truths, quantity)
     if std is not None:

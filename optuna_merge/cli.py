@@ -588,7 +588,7 @@ def _open_dashboard(study: optuna.Study, workdir: Path) -> Dashboard | None:
 
 def _diagnose(study_name: str, storage: str, as_json: bool) -> None:
     from optuna_merge.calibration import format_calibration, study_calibration
-    from optuna_merge.study import task_names
+    from optuna_merge.trials import task_names
 
     study = existing_study(study_name, storage)
     found = study_calibration(study, task_names(study)).as_json()

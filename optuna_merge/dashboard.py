@@ -16,11 +16,10 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge._noise import finetune_noise, truth_models
-from optuna_merge._optuna import PROMOTED_FROM, TrialHandle
 from optuna_merge._verdict import Verdict, judge
 from optuna_merge.calibration import study_calibration
 from optuna_merge.outcomes import SCORE, Findings, Outcome, read_study
-from optuna_merge.study import UNIFORM, task_names
+from optuna_merge.trials import PROMOTED_FROM, UNIFORM, TrialHandle, task_names
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -8,19 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from optuna_merge._files import canonical_json, sha256_text
-from optuna_merge._posterior_maker import MadePosteriors, PosteriorMaker
+from optuna_merge._posterior_maker import PosteriorMaker
 from optuna_merge._tensors import content_hash
 from optuna_merge._turns import models_turn
 from optuna_merge.constraints import Limits
 from optuna_merge.damping import Damping
-from optuna_merge.definition import PosteriorSettings, StudyDefinition
+from optuna_merge.definition import StudyDefinition
 from optuna_merge.finetuning import (
     FinetuneStore,
     FinishedRun,
@@ -30,10 +30,10 @@ from optuna_merge.finetuning import (
 )
 from optuna_merge.fronts import below_nadir
 from optuna_merge.models import MultitaskModel, cache_trunk
-from optuna_merge.previews import Previewer, Refiner, choose_rate
+from optuna_merge.previews import Previewer, refined, refinement_settings
 from optuna_merge.scores import Array, Score
 from optuna_merge.sharing import FolderSharing, Sharing, Unit
-from optuna_merge.tasks import Task
+from optuna_merge.tasks import Evaluation, Task
 from optuna_merge.tasks._evaluation import check_finite
 
 _logger = logging.getLogger(__name__)
@@ -49,8 +49,6 @@ class FittedStudy:
         tasks: The tasks as they run: on the frozen trunk's cached output where that applies.
         runs: The task's own finetune, by task; of several, that of the truths' seed.
         previewer: Scores merges of the posteriors.
-        compared: Scores merges of the other posteriors that the definition compares, by label.
-        refiner: Refines them; None if the definition has no refinement.
         merge: Gives the merge at some weights as the start of a finetune.
         damping: The damping; None for isotropic posteriors.
         costs: Training steps and seconds, by what they were spent on.
@@ -64,8 +62,6 @@ class FittedStudy:
     tasks: tuple[Task, ...]
     runs: dict[str, FinishedRun]
     previewer: Previewer
-    compared: dict[str, Previewer]
-    refiner: Refiner | None
     merge: Callable[[Mapping[str, float]], Start]
     damping: Damping | None
     costs: dict[str, float]
@@ -78,9 +74,39 @@ class FittedStudy:
         """One hash of tasks, data, body, settings and posteriors."""
         return sha256_text(canonical_json(self.parts))
 
-    def start(self, weights: Mapping[str, float]) -> Start | None:
-        """Where the real finetune at `weights` starts; None: at the pretrained body."""
-        return self.merge(weights) if self.definition.start == "merged" else None
+    def refine(
+        self, weights: Mapping[str, float], steps: int, *, rate: float = 0.3
+    ) -> dict[str, Evaluation]:
+        """A refined preview: the merge at `weights`, trained for a few steps on the weighted loss.
+
+        By AdamW at a constant rate, with fresh moments. A tenth to a fifth of a finetune's steps
+        make a preview truer than the same steps from the pretrained body do, at their cost; beyond
+        two fifths the refined model may be better than the finetune that it previews
+        (studies/ladder.py). The run is kept in the store.
+
+        Args:
+            weights: Task weight by name, on the simplex.
+            steps: Training steps.
+            rate: Multiple of the finetune's learning rates (where that is not by AdamW, of
+                AdamW's default).
+
+        Returns:
+            The evaluations by task, or the merge's own where training has not lowered the
+            weighted loss.
+
+        Raises:
+            ValueError: `steps` below 1, or a rate that is not positive.
+            TrainingDivergedError: a loss or gradient is not finite.
+        """
+        return refined(
+            weights,
+            refinement_settings(self.definition.finetuning, steps, rate),
+            previewer=self.previewer,
+            model=self.model,
+            tasks=self.tasks,
+            store=self.store,
+            start=self.merge,
+        )
 
     @property
     def alone(self) -> dict[str, float]:
@@ -194,7 +220,7 @@ def fit(
 
     @models_turn()
     def assemble() -> tuple[Path, ...]:
-        fitted.append(_assemble(definition, model, tasks, found, store, key, progress))
+        fitted.append(_assemble(definition, model, tasks, found, store, key))
         return fitted[0].files
 
     everything = sha256_text(canonical_json(parts))[:24]
@@ -272,74 +298,49 @@ def _assemble(
     found: Mapping[str, Sequence[_TaskRun]],
     store: FinetuneStore,
     key: str,
-    progress: bool,
 ) -> FittedStudy:
-    """Posteriors, the damping and the rate of refinements from the tasks' own runs."""
+    """Posteriors and the damping from the tasks' own runs."""
     parts = definition.describe()
     states = {name: [made.state for made in of_task] for name, of_task in found.items()}
     runs = {name: [made.run for made in of_task] for name, of_task in found.items()}
 
-    def posteriors_of(settings: PosteriorSettings) -> _Fit:
-        few = {name: of_task[: settings.components] for name, of_task in states.items()}
-        curvatures = {}
-        if settings.estimator == "ivon":
-            curvatures = {
-                name: [run.curvature() for run in of_task[: settings.components]]
-                for name, of_task in runs.items()
-            }
-        heads = {name: _mean_head(of_task, model.own_names(name)) for name, of_task in few.items()}
-        only = replace(definition, posterior=settings, compare=())
-        folder = store.folder.parent / "posteriors"
-        made = PosteriorMaker(only, model, tasks, few, curvatures, heads, folder, key).make()
-        previewer = Previewer(
-            model,
-            tasks,
-            made.posteriors,
-            heads,
-            batch_size=definition.finetuning.evaluation_batch_size,
-            settings=definition.settled_preview,
-            states={name: of_task[0] for name, of_task in states.items()},
-        )
-        return _Fit(made, heads, previewer)
-
-    made, heads, previewer = posteriors_of(definition.posterior)
-    others = {settings.label: posteriors_of(settings) for settings in definition.compare}
+    heads = {name: _mean_head(of_task, model.own_names(name)) for name, of_task in states.items()}
+    curvatures = {}
+    if definition.posterior.estimator == "ivon":
+        curvatures = {name: [run.curvature() for run in of_task] for name, of_task in runs.items()}
+    folder = store.folder.parent / "posteriors"
+    made = PosteriorMaker(definition, model, tasks, states, curvatures, heads, folder, key).make()
+    previewer = Previewer(
+        model,
+        tasks,
+        made.posteriors,
+        heads,
+        batch_size=definition.finetuning.evaluation_batch_size,
+        settings=definition.settled_preview,
+        states={name: of_task[0] for name, of_task in states.items()},
+    )
     parts |= {
         "posteriors": made.hashes,
         "heads": {name: content_hash(tensors, {}) for name, tensors in heads.items()},
     }
-    if others:
-        parts["compared"] = {label: other.made.hashes for label, other in others.items()}
     every = [run for of_task in runs.values() for run in of_task]
     costs = {
         "task_run_steps": sum(run.steps for run in every),
         "task_run_seconds": sum(run.seconds for run in every),
-        "posterior_seconds": made.seconds + sum(o.made.seconds for o in others.values()),
+        "posterior_seconds": made.seconds,
     }
     files = [*(run.path for run in every), *made.files]
-    files += [path for other in others.values() for path in other.made.files]
     merges = merges_key(parts)
 
     def merge(weights: Mapping[str, float]) -> Start:
         return Start(merges, lambda: previewer.merged(weights))
 
-    refiner, refinement = None, definition.refinement
-    if refinement is not None:
-        around = (previewer, model, tasks, store, merge)
-        choice = choose_rate(refinement, definition.finetuning, *around, progress=progress)
-        refiner = Refiner(*around, refinement.training(definition.finetuning, choice.multiple))
-        parts["refinement_rate"] = choice.multiple
-        costs["refinement_choice_steps"] = sum(run.steps for run in choice.runs)
-        costs["refinement_choice_seconds"] = sum(run.seconds for run in choice.runs)
-        files += [run.path for run in choice.runs]
     return FittedStudy(
         definition=definition,
         model=model,
         tasks=tasks,
         runs={name: of_task[0] for name, of_task in runs.items()},
         previewer=previewer,
-        compared={label: other.previewer for label, other in others.items()},
-        refiner=refiner,
         merge=merge,
         damping=made.damping,
         costs=costs,
@@ -347,14 +348,6 @@ def _assemble(
         store=store,
         files=tuple(files),
     )
-
-
-class _Fit(NamedTuple):
-    """Posteriors by one choice of settings, the tasks' heads beside them, and their merges."""
-
-    made: MadePosteriors
-    heads: dict[str, dict[str, Tensor]]
-    previewer: Previewer
 
 
 def _mean_head(states: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> dict[str, Tensor]:

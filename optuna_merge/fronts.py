@@ -135,10 +135,8 @@ def estimated_front(
         ValueError: a task without any preview or truth.
     """
     from optuna_merge.outcomes import task_directions
-    from optuna_merge.samplers._history import TrialReader
-    from optuna_merge.samplers._model import TruthModel
-    from optuna_merge.samplers._simplex import startup_design
-    from optuna_merge.study import task_names
+    from optuna_merge.surrogate import TruthModel, startup_design
+    from optuna_merge.trials import TrialReader, task_names
 
     names = tuple(task_names(study) if tasks is None else tasks)
     history = TrialReader(names).read(study.study_name, study.get_trials(deepcopy=False))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +12,10 @@ from filelock import FileLock, Timeout
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_merge._optuna import known_params
 from optuna_merge.definition import StudyDefinition
-from optuna_merge.finetuning import Start
-from optuna_merge.fitting import finetune_store, merges_key
-from optuna_merge.study import BASELINE, DEFINITION, baseline_weights, check_definition
-from optuna_merge.weights import trial_weights
+from optuna_merge.fitting import finetune_store
+from optuna_merge.study import baseline_weights, check_definition
+from optuna_merge.trials import BASELINE, DEFINITION, known_params, trial_weights
 
 _logger = logging.getLogger(__name__)
 
@@ -32,7 +29,7 @@ class Garbage:
     Attributes:
         path: The file.
         size: Its bytes.
-        what: "finetune", "checkpoint" or "refinement".
+        what: "finetune" or "checkpoint".
         trials: Numbers of the trials that it was made for.
     """
 
@@ -47,16 +44,14 @@ class Collector:
 
     Removed are, of trials that have ended:
 
-    - checkpoints of finetunes that were stopped at a rung,
-    - refined previews, once all rungs of their refinement are reported in the study, and
+    - checkpoints of finetunes that were stopped at a rung, and
     - with `keep_best`, the models of finetunes that are neither among the best nor baselines.
 
-    Kept is all else: task runs, posteriors, the refinements that the learning rate was chosen by,
-    checkpoints of refinements that may be promoted further, all that belongs to waiting, running
-    or failed trials, and what no trial of this study has made. Of a constrained study the best are
-    those that violate least, then those of the best score; of a Pareto study the front is kept
-    whole. What a worker holds the lock of is left alone, and what was removed and is wanted again
-    is trained again.
+    Kept is all else: task runs, posteriors, all that belongs to waiting, running or failed
+    trials, and what no trial of this study has made. Of a constrained study the best are those
+    that violate least, then those of the best score; of a Pareto study the front is kept whole.
+    What a worker holds the lock of is left alone, and what was removed and is wanted again is
+    trained again.
 
     Args:
         study: The study; other studies of the same definition with the same folder are not asked.
@@ -79,57 +74,39 @@ class Collector:
     ) -> None:
         check_keep_best(keep_best)
         check_definition(study, definition.describe())
-        stored = study.user_attrs.get(DEFINITION)
-        if stored is None:
+        if DEFINITION not in study.user_attrs:
             raise ValueError(
                 f"study {study.study_name!r} has no definition yet, so nothing is known of its "
                 f"files; run optuna-merge optimize first"
             )
-        parts = json.loads(stored)
         self._study = study
         self._names = definition.names
         self._keep_best = keep_best
         self._store = finetune_store(definition, workdir)
         self._finetuning = definition.finetuning
-        merge = Start(merges_key(parts), dict)
-        self._start = merge if definition.start == "merged" else None
-        self._merge = merge
-        self._steps = definition.refinement_steps
-        self._refining = None
-        self._protected: set[Path] = set()
+        # A task alone is also its own run.
         baselines = baseline_weights(self._names).values()
-        for weights in baselines:  # a task alone is also its own run
-            self._protected |= {
-                self._store.path(weights, self._finetuning, start) for start in (None, self._start)
-            }
-        if definition.refinement is not None:
-            training = definition.refinement.training
-            self._refining = training(self._finetuning, parts["refinement_rate"])
-            for rate in definition.refinement.learning_rates:
-                settings = training(self._finetuning, rate)
-                self._protected |= {self._store.path(w, settings, merge) for w in baselines}
+        self._protected = {self._store.path(weights, self._finetuning) for weights in baselines}
 
     def find(self) -> list[Garbage]:
         """What could be removed now, in the order of the trials."""
-        made: dict[Path, tuple[str, list[FrozenTrial]]] = {}
+        made: dict[Path, list[FrozenTrial]] = {}
         trials = self._study.get_trials(deepcopy=False)
         for trial in trials:
-            for what, path in self._paths(trial):
-                made.setdefault(path, (what, []))[1].append(trial)
+            weights = trial_weights(known_params(trial), self._names)
+            if weights is not None:
+                path = self._store.path(weights, self._finetuning)
+                made.setdefault(path, []).append(trial)
         best = self._best(trials)
         found: list[Garbage] = []
-        for path, (what, makers) in made.items():
+        for path, makers in made.items():
             if path in self._protected or not path.parent.is_dir():
                 continue
-            superfluous = {
-                "finetune": self._superfluous_of_finetune,
-                "refinement": self._superfluous_of_refinement,
-            }[what](makers, best)
             numbers = tuple(trial.number for trial in makers)
-            for name in superfluous:
+            for name in _superfluous(makers, best):
                 file = path.with_name(name)
                 if file.is_file():
-                    kind = "checkpoint" if name == _CHECKPOINT else what
+                    kind = "checkpoint" if name == _CHECKPOINT else "finetune"
                     found.append(Garbage(file, file.stat().st_size, kind, numbers))
         return found
 
@@ -157,14 +134,6 @@ class Collector:
     def _states(self) -> list[TrialState]:
         return [trial.state for trial in self._study.get_trials(deepcopy=False)]
 
-    def _paths(self, trial: FrozenTrial) -> Iterable[tuple[str, Path]]:
-        weights = trial_weights(known_params(trial), self._names)
-        if weights is None:
-            return
-        yield "finetune", self._store.path(weights, self._finetuning, self._start)
-        if self._refining is not None:
-            yield "refinement", self._store.path(weights, self._refining, self._merge)
-
     def _best(self, trials: Sequence[FrozenTrial]) -> set[int]:
         """Numbers of the trials whose models are kept."""
         truths = [trial for trial in trials if trial.state == TrialState.COMPLETE]
@@ -182,21 +151,14 @@ class Collector:
         kept = sorted(truths, key=rank)[: self._keep_best]
         return {trial.number for trial in (*front, *kept)}
 
-    @staticmethod
-    def _superfluous_of_finetune(makers: Sequence[FrozenTrial], best: set[int]) -> list[str]:
-        if not _have_ended(makers) or any(BASELINE in trial.user_attrs for trial in makers):
-            return []
-        if any(trial.number in best for trial in makers):
-            return [_CHECKPOINT]
-        return [_MODEL, _CHECKPOINT]
 
-    def _superfluous_of_refinement(
-        self, makers: Sequence[FrozenTrial], best: set[int]
-    ) -> list[str]:
-        known = {step for trial in makers for step in trial.intermediate_values}
-        if not _have_ended(makers) or not known.issuperset(self._steps):
-            return []
-        return [_MODEL, _CHECKPOINT]
+def _superfluous(makers: Sequence[FrozenTrial], best: set[int]) -> list[str]:
+    """Which files of a finetune that these trials made are needed no more."""
+    if not _have_ended(makers) or any(BASELINE in trial.user_attrs for trial in makers):
+        return []
+    if any(trial.number in best for trial in makers):
+        return [_CHECKPOINT]
+    return [_MODEL, _CHECKPOINT]
 
 
 def check_keep_best(keep_best: int | None) -> None:

@@ -14,8 +14,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge._files import write_json
 from optuna_merge._noise import finetune_noise, truth_models
-from optuna_merge._optuna import retry_history
-from optuna_merge._tries import FAILURE, TRIES
 from optuna_merge._turns import models_turn
 from optuna_merge._verdict import infeasible, judge, tested_metrics
 from optuna_merge.calibration import format_calibration, study_calibration
@@ -23,8 +21,7 @@ from optuna_merge.fitting import FittedStudy
 from optuna_merge.fronts import hypervolume
 from optuna_merge.models import evaluate_tasks, task_batches
 from optuna_merge.outcomes import SCORE, Findings, Outcome, read_study
-from optuna_merge.study import BASELINE
-from optuna_merge.weights import trial_weights
+from optuna_merge.trials import BASELINE, FAILURE, TRIES, retry_history, trial_weights
 
 Json = dict[str, Any]
 T = TypeVar("T")

@@ -11,29 +11,28 @@ from typing import Literal, get_args
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_merge._names import DECISION
-from optuna_merge._optuna import (
+from optuna_merge.pruners import PromotionPruner
+from optuna_merge.trials import (
+    BASELINE,
+    PREVIEW_RUN,
     PROMOTED_FROM,
     claim_waiting,
     fail_stale_trials,
     optimize_claimed,
 )
-from optuna_merge.pruners import PromotionPruner
-from optuna_merge.study import BASELINE
 
 _logger = logging.getLogger(__name__)
 
 Role = Literal["any", "preview", "finetune"]
 """What a worker does.
 
-"any": whatever comes. "preview": previews only; what is promoted is queued for others. "finetune":
-baselines, refinements and finetunes of what is promoted; it waits for them and samples nothing.
+"any": whatever comes. "preview": previews only; others finetune. "finetune":
+baselines and what is promoted; it waits for them and samples nothing.
 """
 
 Optimize = Callable[[Callable[[optuna.Trial], float | Sequence[float]]], None]
 """Runs one trial with an objective, as `study.optimize` does."""
 
-_PREVIEW_RUN = "preview_run:"
 _OPEN, _ENDED = "open", "ended"
 
 
@@ -50,17 +49,15 @@ def check_role(role: str) -> Role:
 
 
 def is_finetune_work(trial: FrozenTrial) -> bool:
-    """Whether the trial is one to finetune or refine: promoted, or a baseline."""
+    """Whether the trial is one to finetune: promoted, or a baseline."""
     return is_promoted(trial) or BASELINE in trial.user_attrs
 
 
 def is_promoted(trial: FrozenTrial) -> bool:
-    """Whether the trial is one to finetune or refine for its preview's sake."""
-    attrs = trial.user_attrs
-    if BASELINE in attrs:
+    """Whether the trial is one to finetune for its preview's sake."""
+    if BASELINE in trial.user_attrs:
         return False
-    promoted = PROMOTED_FROM in attrs or attrs.get(DECISION) == "promote"
-    return promoted or max(trial.intermediate_values, default=0) > 0
+    return PROMOTED_FROM in trial.user_attrs or max(trial.intermediate_values, default=0) > 0
 
 
 def next_trial(study: optuna.Study, role: Role) -> Optimize | None:
@@ -77,12 +74,12 @@ def next_trial(study: optuna.Study, role: Role) -> Optimize | None:
 
 def announce(study: optuna.Study, run: str) -> None:
     """Say in the study that this run previews, so that finetuning workers wait for it."""
-    study.set_user_attr(_PREVIEW_RUN + run, _OPEN)
+    study.set_user_attr(PREVIEW_RUN.format(run=run), _OPEN)
 
 
 def sign_off(study: optuna.Study, run: str) -> None:
     """Say in the study that this run has made its previews."""
-    study.set_user_attr(_PREVIEW_RUN + run, _ENDED)
+    study.set_user_attr(PREVIEW_RUN.format(run=run), _ENDED)
 
 
 class Watch:
@@ -108,7 +105,8 @@ class Watch:
         """Whether the worker may go; ask while there is nothing to claim."""
         # Before the trials: who has ended by now has queued what it promoted.
         attrs = self._study.user_attrs
-        runs = [value for key, value in attrs.items() if key.startswith(_PREVIEW_RUN)]
+        prefix = PREVIEW_RUN.format(run="")
+        runs = [value for key, value in attrs.items() if key.startswith(prefix)]
         trials = self._study.get_trials(deepcopy=False)
         states = [trial.state for trial in trials]
         if states != self._seen:

@@ -22,9 +22,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge._files import sha256_text, write_json
-from optuna_merge._optuna import claim_waiting, fail_and_requeue, optimize_claimed
-from optuna_merge._tries import FAILURE, HANDED_BACK, RUN
 from optuna_merge.exceptions import OptunaMergeError, StorageUnavailableError, TrialLostError
+from optuna_merge.pruners import PromotionPruner
 from optuna_merge.roles import (
     Optimize,
     Role,
@@ -36,6 +35,14 @@ from optuna_merge.roles import (
     sign_off,
 )
 from optuna_merge.storages._create_storage import masked
+from optuna_merge.trials import (
+    FAILURE,
+    HANDED_BACK,
+    RUN,
+    claim_waiting,
+    fail_and_requeue,
+    optimize_claimed,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -80,11 +87,11 @@ def run_trials(
     could not write, since the disk was full, say, is handed back, which counts for nothing; the
     run waits, and goes on for as long as not ten trials in a row fail.
 
-    With `role="preview"` promoted trials and baselines are left to others; give the objective the
-    same role. With `role="finetune"` only those are run, up to `n_trials`; the call waits for them
-    and ends early when no more will come: when the caps of the study's `PromotionPruner` are
-    reached, or when the study has not changed for `patience` seconds, or for a tenth of them once
-    all runs with `role="preview"` have ended.
+    With `role="preview"` promoted trials and baselines are left to others. With `role="finetune"`
+    only those are run, up to `n_trials`; the call waits for them and ends early when no more will
+    come: when the caps of the study's `PromotionPruner` are reached, or when the study has not
+    changed for `patience` seconds, or for a tenth of them once all runs with `role="preview"` have
+    ended.
 
     Args:
         study: The study.
@@ -108,6 +115,11 @@ def run_trials(
         Exception: what the objective raised.
     """
     check_role(role)
+    if role == "preview" and not isinstance(study.pruner, PromotionPruner):
+        raise ValueError(
+            f"role is 'preview', but the study's pruner is {type(study.pruner).__name__}: only "
+            f"PromotionPruner ends previews so that other workers can finetune them"
+        )
     if n_trials is not None and n_trials < 0:
         raise ValueError(f"n_trials must not be negative, got {n_trials}")
     started = time.monotonic()

@@ -15,22 +15,21 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_merge._optuna import (
+from optuna_merge.artifacts import SharedFiles
+from optuna_merge.exceptions import TrialLostError
+from optuna_merge.running import requeue_dead_trials, run_one, runs_folder, sigterm_interrupts
+from optuna_merge.trials import (
+    UNIT,
+    UNIT_NAME,
     claim_waiting,
     companion_study,
     fail_stale_trials,
     is_running,
     optimize_claimed,
 )
-from optuna_merge.artifacts import SharedFiles
-from optuna_merge.exceptions import TrialLostError
-from optuna_merge.running import requeue_dead_trials, run_one, runs_folder, sigterm_interrupts
 
 _logger = logging.getLogger(__name__)
 
-UNIT = "unit"
-"""User attribute of a trial of a fit: the key of the unit that it does."""
-_NAME = "name"
 _POLL = 1.0  # seconds between two looks at what the others do
 
 
@@ -147,7 +146,7 @@ class StudySharing:
     def _enqueue(self, units: Sequence[Unit]) -> None:
         """Two workers may do this at once: the later of two trials of one unit gives way."""
         for unit in units:
-            self._units.enqueue_trial({}, user_attrs={UNIT: unit.key, _NAME: unit.name})
+            self._units.enqueue_trial({}, user_attrs={UNIT: unit.key, UNIT_NAME: unit.name})
 
     def _run(self, number: int, units: Mapping[str, Unit], run: str) -> None:
         optimize = partial(optimize_claimed, self._units, number=number)

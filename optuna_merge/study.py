@@ -8,29 +8,32 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_merge._tries import FAILURE, GIVEN_UP, MAX_RETRY, TRIES
 from optuna_merge.exceptions import DefinitionMismatchError
-from optuna_merge.weights import weight_params, weight_tasks
+from optuna_merge.trials import (
+    BASELINE,
+    DEFINITION,
+    FAILURE,
+    FINGERPRINT,
+    GIVEN_UP,
+    GREATER_IS_BETTER,
+    MAX_RETRY,
+    REFERENCE_POINT,
+    TASKS,
+    TRIES,
+    UNIFORM,
+    stored_definition,
+    weight_params,
+)
 
 if TYPE_CHECKING:
     from optuna_merge.fitting import FittedStudy
 
 _logger = logging.getLogger(__name__)
-
-FINGERPRINT = "optuna_merge_fingerprint"
-DEFINITION = "optuna_merge_definition"
-BASELINE = "baseline"
-REFERENCE_POINT = "reference_point"
-GREATER_IS_BETTER = "greater_is_better"
-"""Study attribute: by task, whether its metric is to be maximised, whatever the score is."""
-UNIFORM = "uniform"
 
 
 def open_study(
@@ -79,36 +82,6 @@ def load_study(study_name: str, storage: optuna.storages.BaseStorage) -> optuna.
         raise ValueError(f"no study {study_name!r} in this storage; there are: {known}") from None
 
 
-def task_names(study: optuna.Study) -> tuple[str, ...]:
-    """The study's tasks in order; () if no trial has suggested task weights.
-
-    The order is that of the study's attribute `tasks`, or else of the first trial's parameters.
-    """
-    found = weight_tasks(study.get_trials(deepcopy=False))
-    listed = study.user_attrs.get("tasks")
-    if isinstance(listed, list) and (not found or sorted(listed) == sorted(found)):
-        return tuple(listed)
-    return found
-
-
-def finetune_steps(study: optuna.Study) -> int | None:
-    """Training steps of one finetune, as the study's definition says; None without one."""
-    parts = json.loads(study.user_attrs.get(DEFINITION, "{}"))
-    steps = parts.get("finetuning", {}).get("steps")
-    return None if steps is None else int(steps)
-
-
-def refinement_step_cost(study: optuna.Study) -> float:
-    """Examples of a refinement's training step, in units of those of a finetune's.
-
-    As the study's definition says; 1 without one.
-    """
-    parts = json.loads(study.user_attrs.get(DEFINITION, "{}"))
-    mine = (parts.get("refinement") or {}).get("batch_size")
-    whole = parts.get("finetuning", {}).get("batch_size")
-    return 1.0 if mine is None or whole is None else mine / whole
-
-
 def check_directions(study: optuna.Study, directions: str | Sequence[str]) -> None:
     """Raise `DefinitionMismatchError` unless the study has exactly these directions."""
     wanted = _as_tuple(directions)
@@ -127,17 +100,6 @@ def check_directions(study: optuna.Study, directions: str | Sequence[str]) -> No
 
 def _as_tuple(directions: str | Sequence[str]) -> tuple[str, ...]:
     return (directions,) if isinstance(directions, str) else tuple(directions)
-
-
-def reference_point(study: optuna.Study, tasks: Sequence[str]) -> npt.NDArray[np.float64] | None:
-    """The point that hypervolumes of the study are measured from, one value per task.
-
-    It stands in the study's attribute `reference_point`, by task; None without it.
-    """
-    found = study.user_attrs.get(REFERENCE_POINT)
-    if not isinstance(found, Mapping) or not set(tasks) <= found.keys():
-        return None
-    return np.array([found[task] for task in tasks], dtype=float)
 
 
 def prepare_study(study: optuna.Study, fitted: FittedStudy) -> None:
@@ -161,7 +123,7 @@ def prepare_study(study: optuna.Study, fitted: FittedStudy) -> None:
             )
         # Bulk first: whoever sees the fingerprint finds the definition as well.
         study.set_user_attr(DEFINITION, json.dumps(fitted.parts))
-        study.set_user_attr("tasks", list(definition.names))
+        study.set_user_attr(TASKS, list(definition.names))
         study.set_user_attr(GREATER_IS_BETTER, definition.greater_is_better)
         names = [f"score ({definition.score_name})"]
         if definition.is_pareto:
@@ -172,7 +134,7 @@ def prepare_study(study: optuna.Study, fitted: FittedStudy) -> None:
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names(names)
     elif found != fitted.fingerprint:
-        stored = json.loads(study.user_attrs.get(DEFINITION, "{}"))
+        stored = stored_definition(study)
         raise _mismatch(study, differing_parts(stored, fitted.parts))
     _enqueue_baselines(study, definition.names)
 
@@ -183,7 +145,7 @@ def check_definition(study: optuna.Study, parts: Mapping[str, Any]) -> None:
     Raises:
         DefinitionMismatchError: they differ; the message names the parts.
     """
-    stored = json.loads(study.user_attrs.get(DEFINITION, "{}"))
+    stored = stored_definition(study)
     given = json.loads(json.dumps(parts))
     changed = differing_parts({part: stored[part] for part in given if part in stored}, given)
     if stored and changed:

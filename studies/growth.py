@@ -39,7 +39,7 @@ from optuna_merge.cli import Debug
 from optuna_merge.commands import guarded
 from optuna_merge.fitting import FittedStudy, fit
 from optuna_merge.models import from_module
-from optuna_merge.weights import suggest_weights, weight_params
+from optuna_merge.trials import suggest_weights, weight_params
 from studies.digits.data import Split, load_tasks
 from studies.pictures import svg, text
 from studies.preview_quality import write_csv

@@ -18,7 +18,7 @@ import numpy as np
 from optuna_merge._files import atomic_path
 from optuna_merge.calibration import rank_correlation
 from optuna_merge.tasks import Evaluation
-from optuna_merge.weights import canonical_weights
+from optuna_merge.trials import canonical_weights
 
 FINETUNE = "another finetune"
 """Name of the row that compares each seed's truths with the mean of the other seeds'."""

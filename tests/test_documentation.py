@@ -45,7 +45,7 @@ def site() -> Any:
 
 def test_every_public_name_has_a_docstring_and_a_place_in_the_reference(site: Any) -> None:
     modules = site.public_modules()
-    assert {"optuna_merge", "optuna_merge.merging", "optuna_merge.weights"} <= modules.keys()
+    assert {"optuna_merge", "optuna_merge.merging", "optuna_merge.trials"} <= modules.keys()
     pages = site.pages()
     for path, module in modules.items():
         assert module.docstring, path

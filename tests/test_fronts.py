@@ -16,7 +16,7 @@ from optuna_merge.fronts import (
     volume_alone,
 )
 from optuna_merge.samplers import PreviewSampler
-from optuna_merge.weights import suggest_weights
+from optuna_merge.trials import suggest_weights
 
 NAN = math.nan
 

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from typer.testing import CliRunner
 
 import optuna_merge as om
-from optuna_merge._optuna import fail_and_requeue
+from optuna_merge.trials import fail_and_requeue
 from optuna_merge.cli import app
 from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.fitting import FittedStudy

@@ -20,8 +20,8 @@ from optuna_merge._noise import Noise, finetune_noise, truth_models
 from optuna_merge._verdict import judge
 from optuna_merge.html_report import write_html
 from optuna_merge.outcomes import SCORE, read_study
-from optuna_merge.samplers._export import truth_noise
-from optuna_merge.study import DEFINITION
+from optuna_merge.surrogate import truth_noise
+from optuna_merge.trials import DEFINITION
 
 NAMES = ("red", "blue")
 

@@ -15,10 +15,10 @@ from optuna.trial import TrialState
 
 import optuna_merge as om
 import optuna_merge.exceptions
-from optuna_merge._optuna import fail_and_requeue
+from optuna_merge.trials import fail_and_requeue
 from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.garbage import Collector
-from optuna_merge.weights import suggest_weights, weight_params
+from optuna_merge.trials import suggest_weights, weight_params
 
 
 def made_study(fitted: om.FittedStudy, **options: Any) -> optuna.Study:

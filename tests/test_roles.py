@@ -13,8 +13,8 @@ from helpers import toy_definition
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import optuna_merge as om
-from optuna_merge._optuna import fail_and_requeue, optimize_claimed
-from optuna_merge._tries import RUN
+from optuna_merge.trials import fail_and_requeue, optimize_claimed
+from optuna_merge.trials import RUN
 from optuna_merge.exceptions import OptunaMergeError
 from optuna_merge.fitting import FittedStudy
 from optuna_merge.pruners import PromotionPruner, hand_over, read_ledger

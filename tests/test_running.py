@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 import optuna_merge as om
 from optuna_merge._files import write_json
-from optuna_merge._tries import RUN
+from optuna_merge.trials import RUN
 from optuna_merge.roles import is_promoted
 from optuna_merge.running import runs_folder
 

@@ -14,10 +14,11 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 
 from optuna_merge._files import atomic_path, sha256_file
 from optuna_merge.exceptions import CorruptFileError
+from optuna_merge.trials import SHARED_FILE
 
 _logger = logging.getLogger(__name__)
 
-_PREFIX = "file:"
+_PREFIX = SHARED_FILE.format(file="")
 _WAITS = (0.1, 0.4, 1.6)
 """Seconds before a download is tried again. (To open and to write, the store itself retries.)"""
 
@@ -57,7 +58,8 @@ class SharedFiles:
             artifact = upload_artifact(
                 artifact_store=self._store, file_path=str(path), study_or_trial=self._study
             )
-            self._study.set_user_attr(_PREFIX + name, {"artifact": artifact, "sha256": digest})
+            known = {"artifact": artifact, "sha256": digest}
+            self._study.set_user_attr(SHARED_FILE.format(file=name), known)
             pushed.append(name)
         return pushed
 
@@ -78,7 +80,7 @@ class SharedFiles:
             path = self._folder / parts
             if path.exists():
                 continue
-            self._download(name, path, self._study.user_attrs[_PREFIX + name])
+            self._download(name, path, self._study.user_attrs[SHARED_FILE.format(file=name)])
             pulled.append(name)
         if pulled:
             _logger.info("%d shared files were downloaded to %s", len(pulled), self._folder)

@@ -9,11 +9,6 @@ from optuna_merge.calibration._estimates import (
     rank_correlation,
     rank_correlations,
 )
-from optuna_merge.calibration._families import (
-    FAMILY_PREVIEWS,
-    FamilyCalibration,
-    FamilyComparison,
-)
 from optuna_merge.calibration._study import (
     StudyCalibration,
     format_calibration,
@@ -23,12 +18,9 @@ from optuna_merge.calibration._study import (
 )
 
 __all__ = [
-    "FAMILY_PREVIEWS",
     "MIN_TRUTHS",
     "Calibration",
     "Estimate",
-    "FamilyCalibration",
-    "FamilyComparison",
     "StudyCalibration",
     "Verdict",
     "calibrate",

@@ -76,14 +76,12 @@ class Calibration:
         if self.verdict == "previews mislead":
             return (
                 f"the previews order weights the wrong way round (rank correlation {interval}); "
-                f"compare with another posterior family before trusting this study's previews "
-                f"(the definition's `compare`)"
+                f"take another posterior family before trusting this study's previews"
             )
         return (
             f"no evidence that the previews tell good weights from bad ones (rank correlation "
-            f"{interval}); another posterior family (the definition's `compare` tells which), "
-            f"more examples for the posteriors or more truths may help, or the weights hardly "
-            f"matter"
+            f"{interval}); another posterior family, more examples for the posteriors or more "
+            f"truths may help, or the weights hardly matter"
         )
 
 

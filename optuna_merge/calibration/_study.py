@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from optuna_merge.calibration._calibrate import Calibration, calibrate
-from optuna_merge.calibration._families import (
-    FAMILY_PREVIEWS,
-    FamilyCalibration,
-    FamilyComparison,
-    best_family,
-    format_comparison,
-    lead_over,
-)
 from optuna_merge.outcomes import task_directions
-from optuna_merge.samplers._history import Record, TrialReader
+from optuna_merge.trials import Record, TrialReader
 
 Json = dict[str, Any]
 Pairs = tuple[list[float], list[float]]
@@ -35,14 +26,10 @@ class StudyCalibration:
     Attributes:
         score: Of the objective value; None where each task is an objective of its own.
         tasks: Of each task's metric, by task.
-        refined: Of the objective value in refined previews, by their training steps.
-        compared: The posterior families that previewed the same truths; None: only the study's.
     """
 
     score: Calibration | None
     tasks: Mapping[str, Calibration]
-    refined: Mapping[int, Calibration] = field(default_factory=dict)
-    compared: FamilyComparison | None = None
 
     def items(self) -> list[tuple[str, Calibration]]:
         """Names and calibrations of the previews, the score first."""
@@ -54,8 +41,6 @@ class StudyCalibration:
         return {
             "score": None if self.score is None else _as_json(self.score),
             "tasks": {task: _as_json(found) for task, found in self.tasks.items()},
-            "refined": {str(step): _as_json(found) for step, found in self.refined.items()},
-            "compared": None if self.compared is None else self.compared.as_json(),
         }
 
 
@@ -78,76 +63,19 @@ def study_calibration(
         maximize: By task, whether its metric is to be maximised; None: as the study's definition
             said, or else as its directions, a single one holding for all tasks.
     """
-    upwards = _Upwards(
-        None if len(study.directions) > 1 else study.direction == StudyDirection.MAXIMIZE,
-        task_directions(study, tasks, maximize),
-    )
     trials = study.get_trials(deepcopy=False)
     records = TrialReader(tuple(tasks)).read(study.study_name, trials).records
-    whole = _calibrated(records, upwards)
+    score = None
+    if len(study.directions) == 1:
+        upwards = study.direction == StudyDirection.MAXIMIZE
+        score = calibrate(*score_pairs(records), maximize=upwards)
+    directions = task_directions(study, tasks, maximize)
     return StudyCalibration(
-        whole.score,
-        whole.tasks,
+        score,
         {
-            step: calibrate(*_refined_pairs(records, step), maximize=upwards.score is not False)
-            for step in sorted({step for r in records for step in r.refined})
+            task: calibrate(*_task_pairs(records, index), maximize=directions[task])
+            for index, task in enumerate(tasks)
         },
-        _compared(trials, records, upwards),
-    )
-
-
-@dataclass(frozen=True)
-class _Upwards:
-    """Whether larger is better, of the score (None: there is none) and by task, in order."""
-
-    score: bool | None
-    tasks: Mapping[str, bool]
-
-
-def _calibrated(records: Sequence[Record], upwards: _Upwards) -> FamilyCalibration:
-    score = upwards.score
-    return FamilyCalibration(
-        None if score is None else calibrate(*score_pairs(records), maximize=score),
-        {
-            task: calibrate(*_task_pairs(records, index), maximize=maximize)
-            for index, (task, maximize) in enumerate(upwards.tasks.items())
-        },
-    )
-
-
-def _compared(
-    trials: Sequence[FrozenTrial], records: Sequence[Record], upwards: _Upwards
-) -> FamilyComparison | None:
-    """The families of the latest truth, by the truths that have been previewed by all of them."""
-    known = {t.number: found for t in trials if (found := t.user_attrs.get(FAMILY_PREVIEWS))}
-    both = [r for r in records if r.number in known and r.state == TrialState.COMPLETE]
-    if not both:
-        return None
-    names, tasks = list(known[both[-1].number]), list(upwards.tasks)
-    both = [r for r in both if set(names) <= known[r.number].keys()]
-    seen = {name: [_previewed(r, known[r.number][name], tasks) for r in both] for name in names}
-    families = {name: _calibrated(found, upwards) for name, found in seen.items()}
-    best, lead = best_family(families), None
-    if best not in (None, names[0]) and upwards.score is not None:
-        rows = np.array(
-            [
-                row
-                for a, b in zip(seen[best], seen[names[0]])
-                if min(a.weights, default=0.0) > 0
-                and np.isfinite(row := (a.preview, b.preview, a.values[0])).all()
-            ]
-        )
-        lead = lead_over(*rows.T)
-    return FamilyComparison(families, lead)
-
-
-def _previewed(record: Record, found: Mapping[str, Any], tasks: Sequence[str]) -> Record:
-    """The record as if this had been its preview."""
-    metrics = (found["metrics"].get(task) for task in tasks)
-    return replace(
-        record,
-        preview=math.nan if found["score"] is None else found["score"],
-        preview_metrics=tuple(math.nan if value is None else value for value in metrics),
     )
 
 
@@ -170,16 +98,6 @@ def score_pairs(records: Iterable[Record]) -> Pairs:
     return _sound((r.preview, r.values[0]) for r in _finished(records) if min(r.weights) > 0)
 
 
-def _refined_pairs(records: Sequence[Record], step: int) -> Pairs:
-    # A copy that was promoted there has its truth, and the trial that it copies the refinement.
-    known = {r.weights: r.refined[step].score for r in records if step in r.refined}
-    return _sound(
-        (known.get(r.weights, math.nan), r.values[0])
-        for r in _finished(records)
-        if min(r.weights) > 0
-    )
-
-
 def _task_pairs(records: Iterable[Record], index: int) -> Pairs:
     return _sound(
         (r.preview_metrics[index], r.truth_metrics[index])
@@ -200,8 +118,6 @@ def _sound(pairs: Iterable[tuple[float, float]]) -> Pairs:
 def format_calibration(calibration: Mapping[str, Any]) -> str:
     """`StudyCalibration.as_json` as a plain-text table, with a verdict on each quantity."""
     rows = {"score": calibration["score"], **calibration["tasks"]}
-    for step, found in calibration.get("refined", {}).items():
-        rows[f"score refined by {step} steps"] = found
     rows = {name: found for name, found in rows.items() if found is not None}
     width = max(map(len, rows))
     head = ("truths", "bias", "slope", "Spearman (90%)", "Kendall", "top 1/4", "regret")
@@ -219,9 +135,7 @@ def format_calibration(calibration: Mapping[str, Any]) -> str:
         )
         lines.append(f"{name:{width}}" + "".join(f"{c:>{w}}" for c, w in zip(cells, _WIDTHS)))
     told = [f"{name}: {found['warning'] or found['verdict']}" for name, found in rows.items()]
-    compared = calibration.get("compared")
-    more = ["", *format_comparison(compared)] if compared else []
-    return "\n".join([*lines, *told, *more])
+    return "\n".join([*lines, *told])
 
 
 _WIDTHS = (8, 10, 8, 24, 9, 9, 9)

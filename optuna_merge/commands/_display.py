@@ -19,7 +19,7 @@ from rich.text import Text
 from torch import Tensor
 
 from optuna_merge.finetuning import RunInfo, Watcher, watched_by
-from optuna_merge.study import BASELINE
+from optuna_merge.trials import BASELINE
 
 _logger = logging.getLogger(__name__)
 

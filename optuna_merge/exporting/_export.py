@@ -25,9 +25,9 @@ from optuna_merge.exporting._card import model_card
 from optuna_merge.exporting._formats import PEFT, TRANSFORMERS, save_part
 from optuna_merge.exporting._parts import take_apart
 from optuna_merge.exporting._source import Source, find_source
-from optuna_merge.study import DEFINITION, FINGERPRINT, differing_parts
+from optuna_merge.study import differing_parts
 from optuna_merge.tasks import Evaluation
-from optuna_merge.weights import canonical_weights
+from optuna_merge.trials import DEFINITION, FINGERPRINT, canonical_weights
 
 if TYPE_CHECKING:
     from optuna_merge.fitting import FittedStudy
@@ -238,8 +238,7 @@ def _merge(fitted: FittedStudy, weights: Mapping[str, float]) -> _Choice:
 def _finetune(fitted: FittedStudy, study: optuna.Study, trial: FrozenTrial) -> _Choice:
     definition = fitted.definition
     weights = {name: trial.user_attrs[f"weight_{name}"] for name in definition.names}
-    start = fitted.start(weights)
-    run = fitted.store.find(weights, definition.finetuning, start)
+    run = fitted.store.find(weights, definition.finetuning)
     if run is None:
         raise ValueError(
             f"the finetune of trial {trial.number} is not in this working folder; give the one "

@@ -13,8 +13,8 @@ from optuna_merge._verdict import Gain, Tested, Verdict, gain, judge, tested_met
 from optuna_merge.calibration import study_calibration
 from optuna_merge.fronts import estimated_front
 from optuna_merge.outcomes import SCORE, Findings, Outcome, read_study, task_run_steps
-from optuna_merge.samplers._export import export_model
-from optuna_merge.study import UNIFORM
+from optuna_merge.surrogate import export_model
+from optuna_merge.trials import UNIFORM
 from optuna_merge.visualization._baselines import compared_metrics
 from optuna_merge.visualization._cost import cost_curve
 from optuna_merge.visualization._preview_truth import fitted_lines

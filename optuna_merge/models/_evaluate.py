@@ -47,14 +47,13 @@ def task_batches(
     *,
     batch_size: int = 64,
     limit: int | None = None,
-    ends: Sequence[float] = (1.0,),
     device: torch.device | None = None,
 ) -> dict[str, EvaluationBatches]:
     """Every task's data in batches, on the model's device by default; see `EvaluationBatches`."""
     device = model.device if device is None else device
     return {
         task.name: EvaluationBatches(
-            task, split, batch_size=batch_size, device=device, limit=limit, ends=ends
+            task, split, batch_size=batch_size, device=device, limit=limit
         )
         for task in tasks
     }

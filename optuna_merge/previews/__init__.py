@@ -2,27 +2,15 @@
 
 from optuna_merge.previews._heads import HeadSolver, settled
 from optuna_merge.previews._previewer import Preview, Previewer
-from optuna_merge.previews._racing import (
-    PartialPreview,
-    Racing,
-    RacingPreviewer,
-    racing_obstacle,
-)
-from optuna_merge.previews._refiner import Choice, RefinementSettings, Refiner, choose_rate
+from optuna_merge.previews._refiner import refined, refinement_settings
 from optuna_merge.previews._settings import PreviewSettings
 
 __all__ = [
-    "Choice",
     "HeadSolver",
-    "PartialPreview",
     "Preview",
     "PreviewSettings",
     "Previewer",
-    "Racing",
-    "RacingPreviewer",
-    "RefinementSettings",
-    "Refiner",
-    "choose_rate",
-    "racing_obstacle",
+    "refined",
+    "refinement_settings",
     "settled",
 ]

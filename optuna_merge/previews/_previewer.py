@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from optuna_merge._turns import models_turn
-from optuna_merge.merging import merge, merge_into, merge_many
+from optuna_merge.merging import merge, merge_into
 from optuna_merge.models import MultitaskModel, evaluate_tasks, task_batches
 from optuna_merge.posteriors import Posterior
 from optuna_merge.previews._heads import HeadSolver, settled
 from optuna_merge.previews._placement import place_posteriors
 from optuna_merge.previews._settings import PreviewSettings
-from optuna_merge.tasks import Batch, Evaluation, EvaluationBatches, Task, evaluate
-
-_MOST_TOGETHER = 1 << 26
-"""Parameters of all copies of a body that are previewed in one pass."""
+from optuna_merge.tasks import Evaluation, EvaluationBatches, Task
 
 
 @dataclass(frozen=True)
@@ -86,7 +80,6 @@ class Previewer:
         self._heads = {
             name: tensor for task in self._tasks for name, tensor in heads[task.name].items()
         }
-        self._together_wins: bool | None = None
         self._batch_size, self._limit = batch_size, limit
         settings = settings or PreviewSettings()
         if states is None and settings.heads == "auto":
@@ -107,22 +100,6 @@ class Previewer:
                 decay=self._settings.head_decay,
                 batch_size=batch_size,
             )
-
-    @property
-    def model(self) -> MultitaskModel:
-        """The model that `load` puts a merge into."""
-        return self._model
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        """The tasks, in order."""
-        return self._tasks
-
-    def batches(self, ends: Sequence[float] = (1.0,)) -> dict[str, EvaluationBatches]:
-        """The validation data by task, anew, in parts that end there; see `EvaluationBatches`."""
-        return task_batches(
-            self._model, self._tasks, batch_size=self._batch_size, limit=self._limit, ends=ends
-        )
 
     @models_turn()
     def merged(self, weights: Mapping[str, float]) -> dict[str, Tensor]:
@@ -172,87 +149,15 @@ class Previewer:
             evaluations = evaluate_tasks(self._model, self._tasks, self._batches)
         return Preview(dict(weights), evaluations, time.perf_counter() - started)
 
-    @models_turn()
-    def many(self, weightings: Sequence[Mapping[str, float]]) -> list[Preview]:
-        """Preview several weightings, all in one pass where that is faster.
-
-        One pass wins where a single forward pass doesn't fill the machine: small bodies, GPUs.
-        The first call with at least two weightings measures both ways and keeps the faster one;
-        bodies of which the copies would take more than 256 MiB are previewed one by one, and so
-        are those whose batch norms are re-estimated, and tasks with metrics of generated texts
-        or of whole models.
-
-        Returns:
-            One preview per weighting, equal to single ones up to rounding; `seconds` is each
-            one's share.
-        """
-        count = len(weightings)
-        size = sum(p.numel() for p in self._shared().values())
-        if (
-            count < 2
-            or self._together_wins is False
-            or count * size > _MOST_TOGETHER
-            or self._model.reestimates
-            or self._solver is not None
-            or not all(metric.in_one_pass for task in self._tasks for metric in task.metrics)
-        ):
-            return [self(weights) for weights in weightings]
-        if self._together_wins is None:
-            self(weightings[0])  # batches are put together, kernels chosen
-            alone = self(weightings[0]).seconds
-            self._together(weightings[:2])
-            previews = self._together(weightings)
-            self._together_wins = previews[0].seconds < alone
-            return previews
-        return self._together(weightings)
-
-    def _together(self, weightings: Sequence[Mapping[str, float]]) -> list[Preview]:
-        started = time.perf_counter()
-        self._settle()
-        self._model.load(self._heads, source="the heads of the task runs")
-        self._model.eval()
-        device = self._model.device
-        mean = next(iter(self._placed.values())).mean
-        merged = {name: m.new_empty((len(weightings), *m.shape)) for name, m in mean.items()}
-        merge_many(
-            self._placed,
-            [[weights[t.name] for t in self._tasks] for weights in weightings],
-            out=[{n: rows[k] for n, rows in merged.items()} for k in range(len(weightings))],
-        )
-        stacked = {name: rows.to(device) for name, rows in merged.items()}
-        evaluations: list[dict[str, Evaluation]] = [{} for _ in weightings]
-        # The fused attention kernels have no batching rule; the plain one is made of products.
-        with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
-            for task in self._tasks:
-                batches = list(self._batches[task.name])
-                with self.autocast():
-                    outputs = [
-                        vmap(self._model.functional, in_dims=(0, None, None))(
-                            stacked, batch, task.name
-                        )
-                        for batch in batches
-                    ]
-                for i, found in enumerate(evaluations):
-                    mine = iter([output[i] for output in outputs])
-                    found[task.name] = evaluate(partial(_next_of, mine), task, batches)
-        seconds = (time.perf_counter() - started) / len(weightings)
-        return [Preview(dict(w), found, seconds) for w, found in zip(weightings, evaluations)]
-
     def _settle(self) -> None:
         """Data and posteriors to where the model is, which may have been moved meanwhile."""
         device = self._model.device
         if self._settled != device:
-            self._batches = self.batches()
+            self._batches = task_batches(
+                self._model, self._tasks, batch_size=self._batch_size, limit=self._limit
+            )
             self.release()
             self._settled = device
         if not self._placed:
             share = self._settings.memory_share
             self._placed = place_posteriors(self._posteriors, device, share)
-
-    def _shared(self) -> dict[str, Tensor]:
-        return next(iter(self._posteriors.values())).mean
-
-
-def _next_of(rows: Iterator[Tensor], batch: Batch) -> Tensor:
-    """Outputs that were computed before, in the order of the batches."""
-    return next(rows)

@@ -15,26 +15,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
-from optuna_merge._names import CLAIM, DECISION
-from optuna_merge._optuna import PROMOTED_FROM
+from optuna_merge import surrogate
 from optuna_merge.calibration import Estimate, rank_correlation, score_pairs
 from optuna_merge.constraints import total_violation
-from optuna_merge.pruners._decision import (
-    BASELINE,
-    PREVIEW,
-    Candidate,
-    Gate,
-    Ledger,
-    Order,
-    Scores,
-    best_fronts_first,
-    best_scores_first,
-    read_ledger,
-    step_zero,
-)
-from optuna_merge.samplers._history import History, Record, Series, spread_subset
+from optuna_merge.pruners._decision import Order, best_fronts_first, best_scores_first
+from optuna_merge.pruners._ledger import Candidate
+from optuna_merge.trials import History, Record, Series
 
 _logger = logging.getLogger(__name__)
 
@@ -62,15 +50,12 @@ class Aim:
         score: The single objective in terms of the tasks' metrics, as for `PreviewSampler`.
         constraints: What the tasks' metrics must keep, as for `PreviewSampler`.
         reference: Point of several objectives that hypervolumes are measured from; None: inferred.
-        min_gain: Smallest expected improvement of the truth that is worth a finetune, in the
-            unit of the single objective; it counts only while previews prove true.
     """
 
     maximize: tuple[bool, ...]
     score: Score | None = None
     constraints: Constraints | None = None
     reference: Array | None = None
-    min_gain: float = 0.0
 
     @property
     def signs(self) -> tuple[float, ...]:
@@ -115,14 +100,11 @@ def most_promising_previews(aim: Aim, history: History) -> Order:
 
 def most_promising_truths(
     candidates: Sequence[Candidate],
-    trials: Sequence[FrozenTrial],
     history: History,
     *,
     aim: Aim,
+    n_promoted: int,
     seed: int = 0,
-    scores: Scores = step_zero,
-    gate: Gate = PREVIEW,
-    ledger: Ledger | None = None,
 ) -> Iterator[Candidate]:
     """Candidates in the order in which they are to be finetuned; each is found when asked for.
 
@@ -138,22 +120,16 @@ def most_promising_truths(
     are eight truths with no weight zero, every fourth promotion goes to the candidate whose truth
     is least certain. (Not with several objectives.)
 
-    While the interval is above zero, with eight such truths at least, and the best candidate's
-    expected improvement is below `aim.min_gain`, no candidate is worth a finetune, and none comes.
-
     Of more than 1,500 candidates the best and the latest previews and others far from them are
     compared; the rest come last, and so do trials without task weights. Before there are
     `MIN_TRUTHS` truths (baselines count) the preview decides.
 
     Args:
         candidates: What may be promoted.
-        trials: All trials of the study.
-        history: The same trials, read for the study's tasks.
+        history: All trials of the study, read for its tasks.
         aim: What the study looks for.
-        seed: Of the side's draw, together with the number of promotions so far.
-        scores: A trial's preview, as for `decide`.
-        gate: Where they are promoted.
-        ledger: That of the trials at the gate, where it has been read already.
+        n_promoted: Number of promotions so far.
+        seed: Of the side's draw, together with that number.
     """
     by_preview = most_promising_previews(aim, history)
     weights = {record.number: record.weights for record in history.records}
@@ -163,7 +139,7 @@ def most_promising_truths(
         yield from by_preview(candidates)
         return
     by_number = sorted(range(len(placed)), key=lambda i: placed[i].number)
-    compared = spread_subset(
+    compared = surrogate.spread_subset(
         np.array([weights[placed[i].number] for i in by_number]),
         -np.array(by_number, dtype=float),
         _MAX_CANDIDATES,
@@ -171,35 +147,19 @@ def most_promising_truths(
     left = [placed[i] for i in sorted(by_number[j] for j in compared)]
     first = set(left)
     others = [c for c in by_preview(candidates) if c not in first]
-    busy = [weights.get(trial.number) for trial in trials if _is_finetuning(trial)]
-    pending = [w for w in busy if w]
+    pending = [r.weights for r in history.records if r.is_finetuning and r.weights]
     done = {r.weights for r in history.records if r.state == TrialState.COMPLETE}
-    ledger = read_ledger(trials, scores, gate) if ledger is None else ledger
-    n_promoted = len(ledger.claims)
     while left:
         points = np.array([weights[c.number] for c in left])
         coming = np.array(pending, dtype=float).reshape(-1, points.shape[1])
         gaps = np.abs(points[:, None] - coming).max(axis=2).min(axis=1, initial=1.0)
         late = (gaps < _NEAR) | [weights[c.number] in done for c in left]
-        promise, gain = posterior.promise(points, coming, n_promoted)
-        chosen = int(np.argmax(np.where(late, -np.inf, promise)))
-        if gain is not None and gain(points[[chosen]])[0] < aim.min_gain:
-            return
-        best = left.pop(chosen)
+        promise = posterior.promise(points, coming, n_promoted)
+        best = left.pop(int(np.argmax(np.where(late, -np.inf, promise))))
         yield best
         pending.append(weights[best.number])
         n_promoted += 1
     yield from others
-
-
-def _is_finetuning(trial: FrozenTrial) -> bool:
-    """Whether its truth is under way or queued."""
-    attrs = trial.user_attrs
-    return (
-        trial.state in (TrialState.RUNNING, TrialState.WAITING)
-        and attrs.get(DECISION) != "prune"
-        and not attrs.keys().isdisjoint((BASELINE, PROMOTED_FROM, DECISION, CLAIM))
-    )
 
 
 class _Posterior:
@@ -222,22 +182,15 @@ class _Posterior:
                 self._metrics = []
         self._correlation = score_correlation(history.records)  # none with several objectives
 
-    def promise(
-        self, weights: Array, pending: Array, n_promoted: int
-    ) -> tuple[Array, Callable[[Array], Array] | None]:
-        """A number per row of `n x T`, larger is better; `pending` is `k x T`.
+    def promise(self, weights: Array, pending: Array, n_promoted: int) -> Array:
+        """A number per row of `n x T`, larger is better; `pending` is `k x T`."""
 
-        And the expected improvement as a function of weights, where it may end the promotions.
-        """
-        from optuna_merge.samplers import _acquisition as acquisitions
-        from optuna_merge.samplers._model import ScoreModel, TruthModel
-
-        def fit(series: Series) -> TruthModel:
-            return TruthModel.fit(replace(series, pending=pending))
+        def fit(series: Series) -> surrogate.TruthModel:
+            return surrogate.TruthModel.fit(replace(series, pending=pending))
 
         aim = self._aim
         if len(self._values) > 1:
-            front = acquisitions.front_improvement(
+            front = surrogate.front_improvement(
                 [fit(values) for values in self._values],
                 aim.signs,
                 np.random.default_rng([self._seed, n_promoted]),
@@ -245,26 +198,20 @@ class _Posterior:
                 coming=pending,
                 constraints=aim.constraints,
             )
-            return front(weights), None
+            return front(weights)
         spreads_out = self._spreads_out(n_promoted)
         if self._metrics:
             assert aim.score is not None
-            model = ScoreModel([fit(m) for m in self._metrics], aim.score)
+            model = surrogate.ScoreModel([fit(m) for m in self._metrics], aim.score)
             if spreads_out:
-                return model.predict(weights)[1], None
-            score = acquisitions.ScoreImprovement(model, aim.signs[0], pending, aim.constraints)
-            return score(weights), score.gain if self._prove_true else None
+                return model.predict(weights)[1]
+            sign, constraints = aim.signs[0], aim.constraints
+            return surrogate.ScoreImprovement(model, sign, pending, constraints)(weights)
         truth = fit(self._values[0])
         if spreads_out:
-            return truth.predict(weights)[1], None
+            return truth.predict(weights)[1]
         side = np.random.default_rng([self._seed, n_promoted]).random() < truth.trust
-        sided = acquisitions.TruthImprovement(truth.siding(with_preview=side), pending)
-        return sided(weights), sided.gain if self._prove_true else None
-
-    @property
-    def _prove_true(self) -> bool:
-        found = self._correlation
-        return found is not None and found.low > 0
+        return surrogate.TruthImprovement(truth.siding(with_preview=side), pending)(weights)
 
     def _spreads_out(self, n_promoted: int) -> bool:
         """Whether this promotion is for what it teaches.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from optuna_merge.samplers._preview_aware import PreviewAware
 from optuna_merge.samplers._sampler import PreviewSampler
 
-__all__ = ["PreviewAware", "PreviewSampler"]
+__all__ = ["PreviewSampler"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,16 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_merge.samplers._history import History, Series, TrialReader
-from optuna_merge.samplers._simplex import startup_design, to_simplex
-from optuna_merge.study import reference_point
-from optuna_merge.weights import canonical_weights, check_tasks, param_name
-
-if TYPE_CHECKING:
-    from optuna_merge.samplers._acquisition import Acquisition
+from optuna_merge import surrogate
+from optuna_merge.trials import (
+    History,
+    Series,
+    TrialReader,
+    canonical_weights,
+    check_tasks,
+    param_name,
+    reference_point,
+)
 
 Array = npt.NDArray[np.float64]
 
@@ -181,9 +184,7 @@ class PreviewSampler(BaseSampler):
         if len(visited) >= self._n_startup:
             acquisition = self._acquisition(study, number, history)
             if acquisition is not None:
-                from optuna_merge.samplers._acquisition import maximise
-
-                return maximise(
+                return surrogate.maximise(
                     acquisition,
                     n_free,
                     face.embed,
@@ -193,38 +194,41 @@ class PreviewSampler(BaseSampler):
                     np.random.default_rng([self._seed, number]),
                 )
         # Trials that another worker has begun, and not suggested yet, take the next points.
-        design = startup_design(n_free, len(visited) + n_free + 2 + starting, self._design_seed)
+        design = surrogate.startup_design(
+            n_free, len(visited) + n_free + 2 + starting, self._design_seed
+        )
         gaps = np.abs(face.embed(design)[:, None] - visited).max(axis=2).min(axis=1, initial=1.0)
         return np.asarray(design[np.flatnonzero(gaps > 1e-9)[starting]])
 
-    def _acquisition(self, study: Study, number: int, history: History) -> Acquisition | None:
+    def _acquisition(
+        self, study: Study, number: int, history: History
+    ) -> surrogate.Acquisition | None:
         """The acquisition function, or None while there are too few values for a model."""
-        from optuna_merge.samplers import _acquisition as acquisitions
-        from optuna_merge.samplers._model import ScoreModel, TruthModel
-
         signs = [1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in study.directions]
         if len(signs) == 1:
             series = history.score(signs[0])
             if self._score is not None:
                 metrics = [history.metric(i, signs[0]) for i in range(len(self._tasks))]
                 if min(map(_n_values, metrics)) >= 2:
-                    model = ScoreModel([TruthModel.fit(m) for m in metrics], self._score)
-                    return acquisitions.ScoreImprovement(
+                    model = surrogate.ScoreModel(
+                        [surrogate.TruthModel.fit(m) for m in metrics], self._score
+                    )
+                    return surrogate.ScoreImprovement(
                         model, signs[0], constraints=self._constraints
                     )
             if _n_values(series) < 2:
                 return None
-            truth = TruthModel.fit(series)
+            truth = surrogate.TruthModel.fit(series)
             if len(series.truths):
                 side = np.random.default_rng([self._seed, number, 0]).random() < truth.trust
                 truth = truth.siding(with_preview=side)
-            return acquisitions.TruthImprovement(truth)
+            return surrogate.TruthImprovement(truth)
 
         all_series = [history.objective(i, len(signs), s) for i, s in enumerate(signs)]
         if min(map(_n_values, all_series)) < 2:
             return None
-        return acquisitions.front_improvement(
-            [TruthModel.fit(s) for s in all_series],
+        return surrogate.front_improvement(
+            [surrogate.TruthModel.fit(s) for s in all_series],
             signs,
             np.random.default_rng([self._seed, number, len(signs)]),
             reference=reference_point(study, self._tasks),
@@ -273,11 +277,11 @@ class _Face:
         """Canonical weights of all tasks, `q x T`, for shares of the free ones, `q x F`."""
         full = np.tile(self._held, (len(shares), 1))
         full[:, self.free] = shares * self._total
-        return to_simplex(full)
+        return surrogate.to_simplex(full)
 
     def project(self, weights: Array) -> Array:
         """Shares of the free tasks, `q x F`, in weights of all tasks, `q x T`."""
-        return to_simplex(weights[:, self.free])
+        return surrogate.to_simplex(weights[:, self.free])
 
     def params(
         self, names: Sequence[str], shares: Array, bounds: Mapping[str, FloatDistribution]

@@ -19,10 +19,10 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
-from optuna_merge._tries import MAX_RETRY
 from optuna_merge.exceptions import StorageUnavailableError
 from optuna_merge.storages._mysql import ISOLATION, MySQLStorage
 from optuna_merge.storages._rdb import LOCK_TIMEOUT, SQLiteStorage, SteadyStorage
+from optuna_merge.trials import MAX_RETRY
 
 _FROM_ENVIRONMENT = "env:"
 _CONNECT_TIMEOUT = 10  # seconds; unreachable servers shall not look like a hang

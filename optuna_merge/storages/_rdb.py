@@ -14,9 +14,9 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from optuna_merge._optuna import ReadMarkingStorage, RequeuingStorage, only_reading
 from optuna_merge.exceptions import StorageUnavailableError
 from optuna_merge.storages._trouble import Trouble, passing_trouble
+from optuna_merge.trials import ReadMarkingStorage, RequeuingStorage, only_reading
 
 _logger = logging.getLogger(__name__)
 

@@ -1,7 +1,12 @@
 """Tasks: data, loss, metrics and head of each thing that the model is finetuned for."""
 
 from optuna_merge.tasks._data import Batch, Data, TensorData, fingerprint
-from optuna_merge.tasks._evaluation import Evaluation, EvaluationBatches, Tally, evaluate
+from optuna_merge.tasks._evaluation import (
+    Evaluation,
+    EvaluationBatches,
+    check_finite,
+    evaluate,
+)
 from optuna_merge.tasks._image import image_task
 from optuna_merge.tasks._language import language_task, seq2seq_task
 from optuna_merge.tasks._losses import (
@@ -40,11 +45,11 @@ __all__ = [
     "Measurement",
     "Metric",
     "ModelMeasure",
-    "Tally",
     "Task",
     "TensorData",
     "accuracy",
     "bleu",
+    "check_finite",
     "check_tasks",
     "chrf",
     "cross_entropy",

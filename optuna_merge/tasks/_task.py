@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optuna_merge._names import MOST_LETTERS, check_task_names
 from optuna_merge.tasks._data import LABELS, Data, as_data, fingerprint
 from optuna_merge.tasks._losses import Loss, cross_entropy
 from optuna_merge.tasks._metrics import Metric, accuracy
 
 SPLITS = ("train", "validation", "test")
+MOST_LETTERS = 100
+"""Of a name: it is a part of file names, which may have 255, and of keys in databases."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class Task:
 
     Attributes:
         name: Letters, digits, `_` and `-`, at most 100; the Optuna parameter is `w_<name>`.
-            Some names stand for something else (`uniform`, `best`, `score`, and what would make
-            an attribute that trials have anyway, such as `preview_seconds`).
+            A study refuses names that stand for something else (`uniform`, `best`, `score`, and
+            what would make an attribute that trials have anyway, such as `preview_seconds`).
         train: What finetuning and curvature see: a `Data` or a mapping of tensors.
         validation: What previews and truths are measured on; the search sees only this.
         num_outputs: Outputs of the head: the classes, for classification.
@@ -60,7 +61,6 @@ class Task:
 
     def __post_init__(self) -> None:
         _check_name("task", self.name)
-        check_task_names([self.name])
         if self.head is None:
             object.__setattr__(self, "head", self.name)
         _check_name(f"task {self.name!r}: head", self.head)
@@ -172,7 +172,6 @@ def check_tasks(tasks: Sequence[Task]) -> tuple[Task, ...]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"two tasks have the name {twice[0]!r}; names must differ: {names}")
-    check_task_names(names)
     sizes: dict[str | None, tuple[str, int]] = {}
     for task in tasks:
         other, size = sizes.setdefault(task.head, (task.name, task.num_outputs))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import optuna
 
 from optuna_merge.outcomes import Findings, Outcome, read_study
-from optuna_merge.study import UNIFORM
+from optuna_merge.trials import UNIFORM
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -12,7 +12,7 @@ from optuna.study import StudyDirection
 
 from optuna_merge.fronts import hypervolume
 from optuna_merge.outcomes import Outcome, study_outcomes, task_run_steps
-from optuna_merge.study import reference_point, task_names
+from optuna_merge.trials import reference_point, task_names
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

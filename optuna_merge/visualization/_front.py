@@ -9,7 +9,7 @@ import optuna
 
 from optuna_merge.fronts import estimated_front
 from optuna_merge.outcomes import study_outcomes
-from optuna_merge.study import task_names
+from optuna_merge.trials import task_names
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -10,7 +10,7 @@ import optuna
 
 from optuna_merge.calibration import calibrate, study_pairs
 from optuna_merge.outcomes import study_outcomes
-from optuna_merge.study import task_names
+from optuna_merge.trials import task_names
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -76,7 +76,7 @@ def load_yaml(path: str | os.PathLike[str]) -> StudyDefinition:
     study = check(document)
     tasks, model = _Builder(document, study).build()
     more: dict[str, Any] = {}
-    for name in ("finetuning", "posterior", "refinement", "preview"):
+    for name in ("finetuning", "posterior", "preview"):
         section: Any = getattr(study, name)
         if section is not None:
             more[name] = section.make()
@@ -86,11 +86,9 @@ def load_yaml(path: str | os.PathLike[str]) -> StudyDefinition:
     if constraints is not None:
         more["constraints"] = constraints
     try:
-        return StudyDefinition(
-            tasks=tasks, model=model, start=study.start, score=study.score, **more
-        )
+        return StudyDefinition(tasks=tasks, model=model, score=study.score, **more)
     except ValueError as error:
-        named = (k for k in ("score", "constraints", "refinement") if k.rstrip("s") in str(error))
+        named = (k for k in ("score", "constraints") if k.rstrip("s") in str(error))
         raise ValueError(f"{document.where(tuple(named)[:1])}: {error}") from error
 
 

@@ -20,7 +20,7 @@ from pydantic import (
 from optuna_merge.constraints import Constraint
 from optuna_merge.definition import PosteriorSettings
 from optuna_merge.finetuning import FinetuneSettings
-from optuna_merge.previews import PreviewSettings, RefinementSettings
+from optuna_merge.previews import PreviewSettings
 from optuna_merge.yaml_definition._document import Document, Key
 
 
@@ -71,7 +71,6 @@ def _section(settings: type[Any]) -> type[_Settings]:
 
 Finetuning = _section(FinetuneSettings)
 Posterior = _section(PosteriorSettings)
-Refinement = _section(RefinementSettings)
 Preview = _section(PreviewSettings)
 OneConstraint = _section(Constraint)
 
@@ -144,9 +143,7 @@ class Study(_Section):
     tasks: Annotated[list[OneTask], Field(min_length=1)]
     finetuning: Finetuning | None = None  # type: ignore[valid-type]
     posterior: Posterior | None = None  # type: ignore[valid-type]
-    refinement: Refinement | None = None  # type: ignore[valid-type]
     preview: Preview | None = None  # type: ignore[valid-type]
-    start: Literal["pretrained", "merged"] = "pretrained"
     score: str = "mean"
     constraints: float | list[OneConstraint] | None = None  # type: ignore[valid-type]
 
@@ -223,7 +220,6 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "tasks": OneTask,
     "finetuning": Finetuning,
     "posterior": Posterior,
-    "refinement": Refinement,
     "preview": Preview,
     "constraints": OneConstraint,
 }

@@ -47,7 +47,6 @@ finetuning:                         # of each task alone, and of all of them at 
 #   family: diagonal                # isotropic, per_tensor, diagonal, low_rank, kronecker, full
 #   examples: 512                   # of training data, for the curvature
 
-# refinement: {steps: [50]}         # example: previews refined by 50 steps (needs fewer finetunes)
 
 score: mean                         # or relative, worst, worst_relative, target:topic, pareto
 # constraints: 0.95                 # example: no task below 95 % of what it reaches alone, or

@@ -16,12 +16,13 @@ from functools import partial
 import numpy as np
 import optuna
 
-from optuna_merge._optuna import reported_steps
+from optuna_merge.trials import reported_steps
 from optuna_merge.pruners import PromotionPruner
 from optuna_merge.samplers import PreviewSampler
-from optuna_merge.samplers._history import REFINED
-from optuna_merge.study import BASELINE, DEFINITION, UNIFORM, baseline_weights
-from optuna_merge.weights import canonical_weights, suggest_weights, weight_params
+from optuna_merge.trials import REFINED
+from optuna_merge.study import baseline_weights
+from optuna_merge.trials import BASELINE, DEFINITION, UNIFORM
+from optuna_merge.trials import canonical_weights, suggest_weights, weight_params
 from studies.judge import worst_task
 from studies.search.replay import (
     REDUCTION,

@@ -36,7 +36,8 @@ from optuna_merge._files import write_json
 from optuna_merge.cli import Debug, Definition
 from optuna_merge.commands import guarded, load_definition
 from optuna_merge.damping import MULTIPLES, trial_weightings
-from optuna_merge.study import UNIFORM, baseline_weights
+from optuna_merge.study import baseline_weights
+from optuna_merge.trials import UNIFORM
 from studies.families import cpu_name
 from studies.search.replay import Prices
 

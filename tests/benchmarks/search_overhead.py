@@ -54,7 +54,7 @@ import optuna_merge as om
 from optuna_merge.previews import Preview
 from optuna_merge.pruners import read_ledger
 from optuna_merge.tasks import Evaluation
-from optuna_merge.weights import canonical_weights
+from optuna_merge.trials import canonical_weights
 
 FRACTION = 0.02
 SPACE = distribution_to_json(FloatDistribution(0.0, 1.0))

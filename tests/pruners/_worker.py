@@ -1,4 +1,4 @@
-"""A worker process of `test_promotion_workers.py`: preview, refine, finetune, until all is done.
+"""A worker process of `test_promotion_workers.py`: preview, finetune, until all is done.
 
 What it trains is named by its weight: copies and clones of a trial share it, others don't.
 """
@@ -28,13 +28,6 @@ def objective(trial: optuna.Trial) -> float:
         trial.report(w, 0)
     if trial.should_prune():
         raise optuna.TrialPruned
-    for step in STEPS:
-        if step not in known:
-            with told("refine", w):
-                time.sleep(0.05)
-            trial.report(w**2, step)
-        if trial.should_prune():
-            raise optuna.TrialPruned
     with told("finetune", w):
         time.sleep(0.2)
     return w
@@ -51,9 +44,7 @@ def main(url: str, n_previews: int) -> None:
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = create_storage(url, heartbeat_interval=1, grace_period=5, max_retry=20)
-    pruner = PromotionPruner(
-        fraction=0.25, warmup=8, rank="preview", refinements=STEPS, finetune_steps=20
-    )
+    pruner = PromotionPruner(fraction=0.25, warmup=8, finetune_steps=20)
     study = optuna.load_study(study_name="s", storage=storage, pruner=pruner)
     print("ready", flush=True)
     while True:
@@ -73,5 +64,4 @@ def main(url: str, n_previews: int) -> None:
 
 
 if __name__ == "__main__":
-    STEPS = tuple(map(int, sys.argv[3:]))
     main(sys.argv[1], int(sys.argv[2]))

@@ -17,9 +17,8 @@ import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from optuna_merge._optuna import fail_and_requeue
 from optuna_merge.pruners import PromotionPruner, read_ledger
-from optuna_merge.pruners._decision import Gate, value_at
+from optuna_merge.trials import fail_and_requeue, lineage
 
 
 class Killed(BaseException):
@@ -134,32 +133,6 @@ def test_it_is_met_when_the_truths_posterior_decides() -> None:
         _one_study(seed, 0.6, 0.02, n_tasks=2)
 
 
-@pytest.mark.parametrize("deaths", [0.0, 0.03])
-@pytest.mark.parametrize("refinements", [(3,), (2, 7)])
-def test_it_is_met_at_every_gate(refinements: tuple[int, ...], deaths: float) -> None:
-    optuna.logging.get_logger("optuna")
-    for seed in range(60):
-        _one_study(seed, 0.3, deaths, refinements=refinements)
-
-
-@pytest.mark.parametrize("previews_are_true", [False, True])
-@pytest.mark.parametrize("deaths", [0.0, 0.03])
-def test_it_is_met_while_the_gates_fractions_change(
-    previews_are_true: bool, deaths: float
-) -> None:
-    optuna.logging.get_logger("optuna")
-    # Fractions are measured from eight finetunes on: half of these previews, in long studies.
-    refined = [
-        _one_study(seed, 0.5, deaths, 2, (3,), rank="preview", previews_are_true=previews_are_true)
-        for seed in range(12)
-    ]
-    equal, measured = sum(e for e, _ in refined), sum(m for _, m in refined)
-    if deaths:  # studies are shorter
-        assert measured <= equal if previews_are_true else measured >= equal
-    else:
-        assert measured < 0.9 * equal if previews_are_true else measured > 1.1 * equal
-
-
 @pytest.mark.parametrize("deaths", [0.0, 0.04])
 @pytest.mark.parametrize("rungs", [False, True])
 def test_a_budget_in_steps_is_never_passed(rungs: bool, deaths: float) -> None:
@@ -176,19 +149,15 @@ def _one_study(
     fraction: float,
     deaths: float,
     n_tasks: int = 1,
-    refinements: tuple[int, ...] = (),
     max_steps: int | None = None,
     rungs: bool = False,
-    rank: Any = "truth",
-    previews_are_true: bool | None = None,
-) -> tuple[int, int]:
-    """Run it; how many previews equal fractions had refined first, and how many were."""
+) -> None:
     turns = Turns(seed, deaths)
     storage = InterleavedStorage(turns)
     draws = random.Random(seed)
     # Short studies: what goes wrong at the end can't be mended by a later preview.
     warmup, n_workers, n_trials = draws.randint(0, 4), draws.randint(2, 4), draws.randint(1, 4)
-    n_trials *= n_tasks**2 * (1 + 2 * len(refinements))
+    n_trials *= n_tasks**2
     finetunes: list[int] = []
 
     def study(index: int) -> optuna.Study:
@@ -202,8 +171,6 @@ def _one_study(
                 warmup=warmup,
                 max_steps=max_steps,
                 finetune_steps=STEPS,
-                refinements=refinements,
-                rank=rank,
             ),
             load_if_exists=True,
         )
@@ -211,17 +178,11 @@ def _one_study(
     def objective(trial: optuna.Trial) -> float:
         w, *_ = [trial.suggest_float(f"w_{task}", 0, 1) for task in "ab"[:n_tasks]]
         if 0 not in storage.get_trial(trial._trial_id).intermediate_values:
-            trial.report(w if previews_are_true is not False else (7.3 * w) % 1, 0)
+            trial.report(w, 0)
         if trial.should_prune():
             raise optuna.TrialPruned
-        for step in refinements:
-            if step not in storage.get_trial(trial._trial_id).intermediate_values:
-                refined = (7.3 * w * step) % 1 if previews_are_true is None else w
-                trial.report(refined, step)
-                if trial.should_prune():
-                    raise optuna.TrialPruned
         turns.wait()
-        finetunes.append(trial.user_attrs.get("promoted_from", trial.number))
+        finetunes.append(trial.user_attrs["promoted_from"])
         if rungs and w > 0.4:
             trial.report(w, FIRST_RUNG)
             raise optuna.TrialPruned
@@ -242,18 +203,15 @@ def _one_study(
             main.optimize(objective, n_trials=1)
 
     trials = main.trials
-    gates = [Gate(step) for step in (0, *refinements)]
-    n_previews = len(read_ledger(trials).previews)
-    for index, gate in enumerate(gates):
-        ledger = read_ledger(trials, value_at(gate), gate)
-        passing = fraction ** ((index + 1) / len(gates))
-        cap = int(passing * n_previews + 1e-9) if n_previews >= warmup else 0
-        if max_steps is None and (previews_are_true is None or gate == gates[-1]):
-            assert len(ledger.claims) == cap, f"seed {seed}, step {gate.step}"
-    complete = Counter(_lineage(trials, t) for t in trials if t.state == TrialState.COMPLETE)
+    ledger = read_ledger(trials)
+    n_previews = len(ledger.previews)
+    cap = int(fraction * n_previews + 1e-9) if n_previews >= warmup else 0
+    if max_steps is None:
+        assert len(ledger.claims) == cap, f"seed {seed}"
+    complete = Counter(lineage(t) for t in trials if t.state == TrialState.COMPLETE)
     if max_steps is not None:
         stopped = Counter(
-            _lineage(trials, t)
+            lineage(t)
             for t in trials
             if t.state == TrialState.PRUNED and FIRST_RUNG in t.intermediate_values
         )
@@ -263,22 +221,10 @@ def _one_study(
         cap = min(cap, max_steps // STEPS)
         if rungs:  # what they give back is used from the next preview on, if there is one
             assert len(complete) + len(stopped) >= cap, f"seed {seed}"
-            return 0, 0
+            return
     assert len(complete) == cap, f"seed {seed}"
     assert set(complete.values()) <= {1}, f"seed {seed}"
     if deaths == 0:
         assert len(finetunes) == len(set(finetunes)) == cap
         copies = [trial for trial in trials if "promoted_from" in trial.user_attrs]
-        ledger = read_ledger(trials)
-        assert len(ledger.previews) + len(copies) == len(trials)
-    equal = int(fraction ** (1 / len(gates)) * n_previews + 1e-9)
-    return equal, len(read_ledger(trials).claims)
-
-
-def _lineage(trials: list[optuna.trial.FrozenTrial], trial: optuna.trial.FrozenTrial) -> int:
-    """The number of the trial that all went on from."""
-    source = trial.user_attrs.get("promoted_from")
-    if source is not None:
-        return _lineage(trials, trials[source])
-    history = trial.system_attrs.get("retry_history") or [trial.number]
-    return int(history[0])
+        assert n_previews + len(copies) == len(trials)

@@ -18,12 +18,10 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from optuna_merge.pruners import Candidate, PromotionPruner, preview_metrics, read_ledger
-from optuna_merge.pruners._decision import PREVIEW
+from optuna_merge.pruners import PromotionPruner, read_ledger
 from optuna_merge.pruners._truth_order import Aim, most_promising_truths
 from optuna_merge.samplers import PreviewSampler
-from optuna_merge.samplers._history import TrialReader
-from optuna_merge.weights import suggest_weights, weight_params
+from optuna_merge.trials import TrialReader, suggest_weights, weight_params
 
 TASKS = ("a", "b")
 Array = npt.NDArray[np.float64]
@@ -54,9 +52,11 @@ def ordered(
     for number, made in enumerate(trials):
         made.number = number
     history = TrialReader(TASKS).read("s", trials)
-    candidates = read_ledger(trials).candidates
+    ledger = read_ledger(trials)
     aim = Aim((maximize,), options.pop("score", None), options.pop("constraints", None))
-    order = most_promising_truths(candidates, trials, history, aim=aim, **options)
+    order = most_promising_truths(
+        ledger.candidates, history, aim=aim, n_promoted=len(ledger.claims), **options
+    )
     return [trials[c.number].params["w_a"] for c in islice(order, n)]
 
 
@@ -95,12 +95,11 @@ def test_trials_without_task_weights_come_last() -> None:
     for number, made in enumerate(trials):
         made.number = number
     history = TrialReader(TASKS).read("s", trials)
-    found = most_promising_truths(
-        read_ledger(trials).candidates, trials, history, aim=Aim((True,))
-    )
+    aim = Aim((True,))
+    found = most_promising_truths(read_ledger(trials).candidates, history, aim=aim, n_promoted=0)
     assert [c.number for c in found][-1] == 3
     alone = [c for c in read_ledger(trials).candidates if c.number == 3]
-    assert list(most_promising_truths(alone, trials, history, aim=Aim((True,)))) == alone
+    assert list(most_promising_truths(alone, history, aim=aim, n_promoted=0)) == alone
 
 
 def test_of_very_many_candidates_some_are_compared_and_none_is_lost(
@@ -141,7 +140,7 @@ def test_slots_filled_at_once_are_spread() -> None:
     first, second = ordered(trials, 2)
     assert first < 0.7
     assert second == 0.8
-    running = [*trials, trial(0.615, 0.6, "RUNNING", preview_decision="promote")]
+    running = [*trials, trial(0.615, 0.6, "RUNNING", promoted_from=99)]
     assert ordered(running) == [0.8]
 
 
@@ -175,7 +174,7 @@ def test_while_no_correlation_shows_some_truths_are_for_learning(
     (record,) = caplog.records
     assert "No evidence yet that previews tell good weights from bad ones" in record.message
     caplog.clear()
-    promoted = [trial(0.5, 5.0, "FAIL", preview_decision="promote")]
+    promoted = [trial(0.5, 5.0, "FAIL", promoted_from=99)]
     assert read_ledger([*unrelated(), *promoted]).claims  # the next promotion is the second
     ordered([*unrelated(), *promoted])
     assert not caplog.records
@@ -225,9 +224,9 @@ def test_a_candidate_that_runs_is_not_pending() -> None:
     trials.append(current)
     for number, made in enumerate(trials):
         made.number = number
-    everyone = [*read_ledger(trials).candidates, Candidate(current.number, 5, (0.9,))]
     history = TrialReader(TASKS).read("s", trials)
-    order = most_promising_truths(everyone, trials, history, aim=Aim((True,)))
+    left = read_ledger(trials).candidates
+    order = most_promising_truths(left, history, aim=Aim((True,)), n_promoted=0)
     assert next(iter(order)).number == current.number
 
 
@@ -276,20 +275,25 @@ def test_a_study_finds_the_best_truth_within_its_budget(study: optuna.Study) -> 
 
 def test_every_worker_decides_the_same(study: optuna.Study) -> None:
     study.optimize(objective, n_trials=24)
-    trials = study.get_trials(deepcopy=False)
-    used, fresh = study.pruner, PromotionPruner(fraction=0.9, seed=0)
+    used, queued = study.pruner, []
     assert isinstance(used, PromotionPruner)
+    fresh = PromotionPruner(fraction=0.9, seed=0)
     used._budget = fresh._budget  # slots to fill
-    decisions = fresh._decide(study, trials, None, PREVIEW)
-    assert used._decide(study, trials, None, PREVIEW) == decisions
-    assert len(decisions) > 3
+    for pruner in (used, fresh):
+        other = optuna.create_study(direction="maximize")
+        other.add_trials(study.trials)
+        preview = next(t for t in other.trials if t.state == TrialState.PRUNED)
+        assert pruner.prune(other, preview)
+        new = other.trials[len(study.trials) :]
+        queued.append([trial.user_attrs["promoted_from"] for trial in new])
+    assert queued[0] == queued[1]
+    assert len(queued[0]) > 3
 
 
 def test_torch_is_imported_when_a_slot_is_free_and_there_are_truths() -> None:
     code = """
 import sys, optuna
 from optuna_merge.pruners import PromotionPruner
-from optuna_merge.pruners._decision import PREVIEW
 
 def objective(trial):
     w = [trial.suggest_float(f"w_{task}", 0, 1) for task in "ab"]
@@ -374,54 +378,11 @@ def test_the_front_of_several_objectives(n_truths: int) -> None:
     for number, made in enumerate(trials):
         made.number = number
     history = TrialReader(TASKS).read("s", trials)
-    scores = preview_metrics(TASKS)
-    left = read_ledger(trials, scores).candidates
+    left = read_ledger(trials, TASKS, several=True).candidates
     for reference in (None, np.array([-0.1, -0.1])):
         aim = Aim((True, True), reference=reference)
-        order = most_promising_truths(left, trials, history, aim=aim, scores=scores)
+        order = most_promising_truths(left, history, aim=aim, n_promoted=0)
         assert trials[next(order).number].params["w_a"] == 0.45
     other = Aim((True, True), reference=np.array([0.95, 0.0]))
-    order = most_promising_truths(left, trials, history, aim=other, scores=scores)
+    order = most_promising_truths(left, history, aim=other, n_promoted=0)
     assert trials[next(order).number].params["w_a"] == 0.95
-
-
-GAINS: list[tuple[str, float, float, int]] = [
-    # name, smallest gain worth a finetune, correlation of previews and truths, promoted of two
-    ("off", 0.0, 1.0, 2),
-    ("the first one promises more", 1e-6, 1.0, 1),
-    ("less is promised", 0.5, 1.0, 0),
-    ("previews don't prove true", 0.5, 0.0, 2),
-    ("previews mislead", 0.5, -1.0, 2),
-]
-
-
-@pytest.mark.parametrize("with_metrics_of_tasks", [False, True])
-@pytest.mark.parametrize(
-    ("min_gain", "correlation", "n"), [row[1:] for row in GAINS], ids=[row[0] for row in GAINS]
-)
-def test_what_promises_too_little_is_left(
-    min_gain: float, correlation: float, n: int, with_metrics_of_tasks: bool
-) -> None:
-    """The truth is a parabola; its noise has no say in the preview."""
-    rng = np.random.default_rng(0)
-    trials = []
-    for w in np.linspace(0.05, 0.95, 10).tolist():
-        truth = -((w - 0.6) ** 2)
-        trials.append(trial(w, correlation * truth, "COMPLETE", truth))
-        if not correlation:
-            trials[-1].intermediate_values = {0: float(rng.normal())}
-        if with_metrics_of_tasks:
-            made = trials[-1].user_attrs
-            for task in TASKS:
-                made |= {f"preview_{task}": trials[-1].intermediate_values[0]}
-                made |= {f"truth_{task}": truth}
-    trials += candidates(0.61, 0.3)
-    for made_of in trials[-2:]:
-        w = made_of.params["w_a"]
-        made_of.intermediate_values = {0: -correlation * (w - 0.6) ** 2}
-    for number, made_of in enumerate(trials):
-        made_of.number = number
-    history = TrialReader(TASKS).read("s", trials)
-    aim = Aim((True,), first if with_metrics_of_tasks else None, min_gain=min_gain)
-    left = read_ledger(trials).candidates
-    assert len(list(most_promising_truths(left, trials, history, aim=aim))) == n

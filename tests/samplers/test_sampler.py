@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler, PartialFixedSampler, TPESampler
 from optuna.trial import TrialState
 
 from optuna_merge.samplers import PreviewSampler
-from optuna_merge.weights import suggest_weights, weight_params
+from optuna_merge.trials import suggest_weights, weight_params
 
 TASKS = ["a", "b", "c"]
 BEST = {"a": 0.5, "b": 0.5, "c": 0.0}

@@ -61,7 +61,7 @@ def _shares(predicted: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return hits, predictions, occurrences
 
 
-accuracy = Metric("accuracy", _accuracy, condense=_predicted, per_example=torch.eq)
+accuracy = Metric("accuracy", _accuracy, condense=_predicted)
 """Share of examples whose largest output is the label."""
 
 macro_f1 = Metric("macro_f1", _macro_f1, condense=_predicted)

@@ -57,9 +57,6 @@ class Metric:
             are.
         generated: The outputs wanted are token ids that the model generates, (batch, tokens),
             not what it predicts in one forward pass.
-        per_example: `(outputs, labels) -> (n,)`, of what `condense` made: values of which the
-            metric is the plain mean. None where it is no mean over examples; previews scored by
-            it can't be raced then.
         of_model: Takes the place of `function` where the metric is no matter of outputs and
             labels; see `lm_eval_metric`.
     """
@@ -69,7 +66,6 @@ class Metric:
     greater_is_better: bool = True
     condense: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = _as_they_are
     generated: bool = False
-    per_example: Callable[[Tensor, Tensor], Tensor] | None = None
     of_model: ModelMeasure | None = None
 
     @property

@@ -40,14 +40,10 @@ def _pearson(outputs: Tensor, labels: Tensor) -> Measurement:
     return delta_measurement(float(value), x * y - value / 2 * (x.square() + y.square()))
 
 
-squared_error = Metric(
-    "squared_error", _squared_error, greater_is_better=False, per_example=_squared_errors
-)
+squared_error = Metric("squared_error", _squared_error, greater_is_better=False)
 """The mean squared error, over examples and outputs; smaller is better."""
 
-negative_squared_error = Metric(
-    "negative_squared_error", _negative_squared_error, per_example=_negative_squared_errors
-)
+negative_squared_error = Metric("negative_squared_error", _negative_squared_error)
 """Minus the mean squared error, so that greater is better."""
 
 pearson = Metric("pearson", _pearson)

@@ -8,7 +8,7 @@ import torch
 from botorch.acquisition import LogExpectedImprovement
 from botorch.models import SingleTaskGP
 
-from optuna_merge.samplers._acquisition import (
+from optuna_merge.surrogate import (
     FrontImprovement,
     ScoreImprovement,
     TruthImprovement,
@@ -16,8 +16,8 @@ from optuna_merge.samplers._acquisition import (
     log_expected_improvement,
     maximise,
 )
-from optuna_merge.samplers._history import Series
-from optuna_merge.samplers._model import ScoreModel, TruthModel
+from optuna_merge.trials import Series
+from optuna_merge.surrogate import ScoreModel, TruthModel
 
 
 def test_log_expected_improvement_equals_botorch() -> None:

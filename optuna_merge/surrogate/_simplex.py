@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from optuna_merge.weights import MIN_WEIGHT
+from optuna_merge.trials import MIN_WEIGHT
 
 Array = npt.NDArray[np.float64]
 
@@ -15,7 +15,7 @@ _STEPS = (0.3, 0.1, 0.03, 0.01)
 def to_simplex(points: Array) -> Array:
     """Rows clipped at zero and divided by their sum, small weights dropped; `n x T`.
 
-    The vectorised companion of `optuna_merge.weights.canonical_weights`, up to rounding.
+    The vectorised companion of `optuna_merge.trials.canonical_weights`, up to rounding.
     """
     w = np.maximum(points, 0.0)
     total = w.sum(axis=1, keepdims=True)

@@ -8,37 +8,9 @@ there, is refused before anything is trained.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
-from optuna_merge.study import UNIFORM
-
-DECISION = "preview_decision"
-"""User attribute: what was decided at the preview; with `_<step>`, at a refined preview."""
-CLAIM = "preview_claim"
-"""User attribute of a trial that claims a slot there; with `_<step>`, at a refined preview."""
-REFINED = "refined_{step}_{task}"
-"""User attribute of a task's metric in the preview that was refined by `step` training steps."""
-
-OF_TASKS = (
-    "weight_{task}",
-    "preview_{task}",
-    "preview_{task}_se",
-    "partial_preview_{task}",
-    "partial_preview_{task}_se",
-    "truth_{task}",
-)
-"""User attributes of a trial for each task, beside `REFINED`; no other prefix is in use."""
-OF_TRIALS = (
-    "preview_seconds",
-    "preview_taken_from",
-    "preview_examples",
-    "partial_preview_seconds",
-    "truth_seconds",
-    "truth_reused",
-)
-"""User attributes of the trial itself that begin as those of tasks do, beside those of gates."""
-_OF_GATES = re.compile(rf"({DECISION}|{CLAIM})(_\d+)?")
+from optuna_merge.trials._attributes import UNIFORM, names_of_tasks, names_of_trials, of_task
 
 _STANDS_FOR = {
     UNIFORM: "uniform weights",
@@ -46,9 +18,6 @@ _STANDS_FOR = {
     "score": "the study's score",
 }
 """Names that stand beside the tasks' in reports, tables and baselines."""
-
-MOST_LETTERS = 100
-"""Of a name: it is a part of file names, which may have 255, and of keys in databases."""
 
 
 def check_task_names(tasks: Sequence[str]) -> None:
@@ -68,7 +37,7 @@ def check_task_names(tasks: Sequence[str]) -> None:
             )
         for attribute in _attributes(task):
             key = attribute.casefold()
-            if key in OF_TRIALS or _OF_GATES.fullmatch(key):
+            if key in names_of_trials():
                 raise ValueError(
                     f"task name {task!r} makes {attribute!r}, an attribute that trials have "
                     f"anyway; take another"
@@ -82,4 +51,4 @@ def check_task_names(tasks: Sequence[str]) -> None:
 
 
 def _attributes(task: str) -> Iterator[str]:
-    return (template.format(task=task) for template in OF_TASKS)
+    return (of_task(name, task) for name in names_of_tasks())

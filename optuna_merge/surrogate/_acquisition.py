@@ -13,8 +13,10 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from optuna_merge.constraints import total_violation
-from optuna_merge.samplers._model import ScoreModel, TruthModel, single_thread
-from optuna_merge.samplers._simplex import candidates, neighbours
+from optuna_merge.surrogate._score import ScoreModel
+from optuna_merge.surrogate._simplex import candidates, neighbours
+from optuna_merge.surrogate._threads import single_thread
+from optuna_merge.surrogate._truth import TruthModel
 
 Array = npt.NDArray[np.float64]
 
@@ -83,10 +85,6 @@ class TruthImprovement:
             mean, variance = self._model.members(weights)
             each = log_expected_improvement(mean, variance, self._best)
             return torch.logsumexp(each + self._model.log_weights[:, None], 0).numpy()
-
-    def gain(self, weights: Array) -> Array:
-        """Expected improvement in the truth's unit."""
-        return np.exp(self(weights)) * self._model.scale
 
     def merit(self, weights: Array) -> Array:
         with single_thread(), torch.no_grad():
@@ -167,16 +165,6 @@ class ScoreImprovement:
         if self._feasibility is not None:
             soft = soft + self._feasibility.log_weights(metrics)
         return np.asarray(np.logaddexp.reduce(soft, axis=0))
-
-    def gain(self, weights: Array) -> Array:
-        """Expected improvement in the score's unit; infinite while nothing is feasible."""
-        if self._best is None:
-            return np.full(len(weights), np.inf)
-        metrics = self._model.metric_draws(weights)
-        gain = np.maximum(self._sign * self._model.score(metrics) - self._best, 0.0)
-        if self._feasibility is not None:
-            gain = gain * np.exp(self._feasibility.log_weights(metrics))
-        return np.asarray(gain.mean(axis=0))
 
     def merit(self, weights: Array) -> Array:
         metrics = self._model.means(weights)

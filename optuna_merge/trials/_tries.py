@@ -7,17 +7,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-RUN = "run"
-"""User attribute of a trial: the run of `run_trials` that works on it."""
-FAILURE = "failure"
-"""User attribute of a failed trial: why it failed."""
-TRIES = "tries"
-"""User attribute: how many tries of this weighting have failed, this trial's own included."""
-GIVEN_UP = "given_up"
-"""User attribute of a failed trial: there is no other try."""
-HANDED_BACK = "handed_back"
-"""User attribute of a failed trial: it failed through no fault of its own (the worker was asked to
-end, the disk was full), and the try does not count."""
+from optuna_merge.trials._attributes import FAILURE, GIVEN_UP, HANDED_BACK, RUN, TRIES
+from optuna_merge.trials._lineage import RETRY_HISTORY, retry_history
+
 MAX_RETRY = 2
 
 _OF_ONE_ATTEMPT = (RUN, FAILURE, GIVEN_UP, HANDED_BACK)
@@ -56,7 +48,7 @@ def end_attempt(trial: FrozenTrial, reason: str, *, counted: bool, max_retry: in
         return Ended({**attrs, GIVEN_UP: True}, None)
     kept = {k: value for k, value in trial.user_attrs.items() if k not in _OF_ONE_ATTEMPT}
     system_attrs: dict[str, Any] = {"failed_trial": trial.number, **trial.system_attrs}
-    system_attrs["retry_history"] = [*trial.system_attrs.get("retry_history", ()), trial.number]
+    system_attrs[RETRY_HISTORY] = [*retry_history(trial), trial.number]
     try:
         clone = create_trial(
             state=TrialState.WAITING,

@@ -8,8 +8,9 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from optuna_merge.samplers._history import History, TrialReader, spread_subset
-from optuna_merge.samplers._model import TruthModel
+from optuna_merge.surrogate import spread_subset
+from optuna_merge.trials import History, TrialReader
+from optuna_merge.surrogate import TruthModel
 
 TASKS = ("a", "b")
 

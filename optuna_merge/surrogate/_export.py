@@ -13,8 +13,15 @@ from typing import Any
 
 import torch
 
-from optuna_merge.samplers import _model
-from optuna_merge.samplers._model import PreviewProcess, TruthModel, single_thread
+from optuna_merge.surrogate._kernels import JITTER
+from optuna_merge.surrogate._previews import PreviewProcess
+from optuna_merge.surrogate._threads import single_thread
+from optuna_merge.surrogate._truth import (
+    OFFSET_VARIANCE,
+    SLOPE_MEAN,
+    SLOPE_VARIANCE,
+    TruthModel,
+)
 
 Json = dict[str, Any]
 
@@ -63,10 +70,10 @@ def _truths(model: TruthModel) -> Json:
         "sign": model._sign,
         "location": model._location,
         "scale": model._scale,
-        "offset_variance": _model._OFFSET_VARIANCE,
-        "slope_mean": _model._SLOPE_MEAN,
-        "slope_variance": _model._SLOPE_VARIANCE,
-        "jitter": _model._JITTER * 10,
+        "offset_variance": OFFSET_VARIANCE,
+        "slope_mean": SLOPE_MEAN,
+        "slope_variance": SLOPE_VARIANCE,
+        "jitter": JITTER * 10,
         "share": _packed(model.log_weights.exp()),
         "use": _packed(members.use_preview),
         "amplitude": _packed(members.amplitude),
@@ -80,9 +87,7 @@ def _truths(model: TruthModel) -> Json:
     }
 
 
-def _below(process: Any) -> Json:
-    if not isinstance(process, PreviewProcess):
-        return _truths(process._model)
+def _below(process: PreviewProcess) -> Json:
     return {
         "kind": "previews",
         "tasks": process._x.shape[1],

@@ -18,8 +18,7 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
-from optuna.pruners import BasePruner
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import RDBStorage
 from optuna.storages import fail_stale_trials as optuna_fail_stale_trials
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages._rdb import models
@@ -28,15 +27,9 @@ from optuna.study import Study, create_study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.orm import Session
 
-from optuna_merge._tries import MAX_RETRY, end_attempt
+from optuna_merge.trials._tries import MAX_RETRY, end_attempt
 
 T = TypeVar("T")
-
-PROMOTED_FROM = "promoted_from"
-"""Of a promoted copy: the number of the trial that it was copied from."""
-PROMOTED_AT = "promoted_at"
-"""Of a promoted copy: the step that its trial had come to; without it, 0."""
-_RETRY_HISTORY = "retry_history"
 
 
 def set_trial_user_attr(study: Study, trial: FrozenTrial | int, key: str, value: Any) -> None:
@@ -176,24 +169,6 @@ def fail_stale_trials(study: Study) -> None:
         optuna_fail_stale_trials(study)
 
 
-def lineage_root(trial: FrozenTrial) -> int:
-    """Number of the trial that `trial` goes on from: what a finetune's checkpoints are named by.
-
-    A promoted copy goes on from the trial it was promoted from, a retry clone from the first trial
-    of its history (a clone of a promoted copy keeps the copy's root), any other from itself.
-    """
-    promoted_from = trial.user_attrs.get(PROMOTED_FROM)
-    if promoted_from is not None:
-        return int(promoted_from)
-    return first_attempt(trial)
-
-
-def first_attempt(trial: FrozenTrial) -> int:
-    """Number of the first trial of a chain of retry clones, or the trial's own number."""
-    history = retry_history(trial)
-    return history[0] if history else trial.number
-
-
 def known_params(trial: FrozenTrial) -> dict[str, Any]:
     """The trial's parameters, those that an enqueued one is going to get included."""
     fixed: dict[str, Any] = trial.system_attrs.get("fixed_params", {})  # by `enqueue_trial`
@@ -209,60 +184,6 @@ def can_be_copied(trial: FrozenTrial) -> bool:
         distribution._contains(distribution.to_internal_repr(trial.params[name]))
         for name, distribution in trial.distributions.items()
     )
-
-
-def retry_history(trial: FrozenTrial) -> list[int]:
-    """Numbers of the failed attempts that a retry clone goes on from, the first one in front."""
-    history: list[int] = trial.system_attrs.get(_RETRY_HISTORY, [])
-    return history
-
-
-def study_view(
-    study: Study, pruner: BasePruner, keep: Callable[[FrozenTrial], FrozenTrial | None]
-) -> Study:
-    """A study whose reads show only what `keep` returns of each trial (None leaves it out).
-
-    Writes reach the real storage. For pruners and samplers that must look at a part of the
-    history, or at trials as they are not; `pruner` is the view's own pruner, which Optuna's
-    HyperbandPruner looks up there.
-    """
-    view = copy.copy(study)  # shares everything but the thread-local cache of trials
-    view._storage = _StorageView(study._storage, keep)  # type: ignore[assignment]
-    view.pruner = pruner
-    return view
-
-
-class _StorageView:
-    """A storage seen through `keep`; all that is not about reading trials is passed on."""
-
-    def __init__(
-        self, storage: BaseStorage, keep: Callable[[FrozenTrial], FrozenTrial | None]
-    ) -> None:
-        self._storage = storage
-        self._keep = keep
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)
-
-    def get_all_trials(
-        self,
-        study_id: int,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
-    ) -> list[FrozenTrial]:
-        trials = self._storage.get_all_trials(study_id, deepcopy=False)
-        kept = [seen for trial in trials if (seen := self._keep(trial)) is not None]
-        if states is not None:  # of what is shown, which may be another one
-            kept = [seen for seen in kept if seen.state in states]
-        return copy.deepcopy(kept) if deepcopy else kept
-
-    def get_trial(self, trial_id: int) -> FrozenTrial:
-        trial = self._storage.get_trial(trial_id)
-        return self._keep(trial) or trial
-
-    def get_best_trial(self, study_id: int) -> FrozenTrial:
-        trial = self._storage.get_best_trial(study_id)
-        return self._keep(trial) or trial
 
 
 class RetriedStorage(RDBStorage):

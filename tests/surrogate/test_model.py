@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from optuna_merge.samplers import _model
-from optuna_merge.samplers._history import Level, Series
-from optuna_merge.samplers._model import PreviewProcess, ScoreModel, TruthModel
+from optuna_merge.trials import Level, Series
+from optuna_merge.surrogate import PreviewProcess, ScoreModel, TruthModel
 
 
 def truth(w: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from helpers import toy_definition, toy_settings, toy_task
 from optuna.trial import FrozenTrial
 
 import optuna_merge as om
-from optuna_merge._names import CLAIM, DECISION, OF_TASKS, OF_TRIALS, REFINED, check_task_names
+from optuna_merge.trials import CLAIM, DECISION, OF_TASKS, OF_TRIALS, REFINED, check_task_names
 from optuna_merge.definition import PosteriorSettings
 
 TASKS = ("math", "math_hard", "se", "seconds_se")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optuna_merge.weights import (
+from optuna_merge.trials import (
     MIN_WEIGHT,
     canonical_weights,
     check_tasks,
@@ -104,7 +104,7 @@ def test_suggest_and_params_round_trip() -> None:
 
 def test_importing_weights_stays_light() -> None:
     code = (
-        "import sys, optuna_merge.weights; "
+        "import sys, optuna_merge.trials; "
         "assert not {'torch', 'botorch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

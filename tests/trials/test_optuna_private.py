@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
 from optuna.testing.storages import StorageSupplier
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from optuna_merge._optuna import (
+from optuna_merge.trials import (
     ReadMarkingStorage,
     claim_waiting,
     fail_and_requeue,
@@ -29,7 +29,7 @@ from optuna_merge._optuna import (
     set_user_attrs,
     study_view,
 )
-from optuna_merge._tries import RUN
+from optuna_merge.trials import RUN
 from optuna_merge.storages import create_storage
 
 
@@ -188,7 +188,7 @@ def test_fail_and_requeue_lost_race(monkeypatch: pytest.MonkeyPatch) -> None:
 
 _RACER = """
 import sys, time, optuna
-from optuna_merge._optuna import fail_and_requeue
+from optuna_merge.trials import fail_and_requeue
 from optuna_merge.storages import create_storage
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 study = optuna.load_study(study_name="s", storage=create_storage(sys.argv[1]))

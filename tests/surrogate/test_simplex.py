@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import qmc
 
-from optuna_merge.samplers._simplex import candidates, neighbours, startup_design, to_simplex
-from optuna_merge.weights import MIN_WEIGHT, canonical_weights
+from optuna_merge.surrogate import candidates, neighbours, startup_design, to_simplex
+from optuna_merge.trials import MIN_WEIGHT, canonical_weights
 
 
 def assert_on_simplex(points: np.ndarray) -> None:

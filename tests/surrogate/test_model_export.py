@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optuna_merge.samplers._export import export_model
-from optuna_merge.samplers._history import Level, Series
-from optuna_merge.samplers._model import TruthModel
-from optuna_merge.samplers._simplex import startup_design
+from optuna_merge.surrogate import export_model
+from optuna_merge.trials import Level, Series
+from optuna_merge.surrogate import TruthModel
+from optuna_merge.surrogate import startup_design
 
 TOLERANCE = 1e-6  # of a standard deviation; about 1e-10 is what double precision leaves
 

@@ -1,0 +1,141 @@
+"""Previews, claims and costs: what the trials of a study say about promotions.
+
+A lineage (one weighting: a preview, its retries, its promoted copy) holds a *claim* on the budget
+from the moment that a copy of its preview is queued. A claim that was used is never given back,
+whatever became of the finetune: the budget counts finetunes begun, so that a finetune that fails
+each time can't eat its way through all previews.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_merge.trials import BEGUN, WITHDRAWN, Record, read_trial
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A preview that may be promoted."""
+
+    number: int
+    lineage: int
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What the trials of a study say about previews and promotions.
+
+    Attributes:
+        previews: Lineages that were previewed. Without baselines; failed trials count only where
+            they were promoted first.
+        finetuned: Lineages whose own trial went on to a finetune, as under another pruner: they
+            hold a claim.
+        copies: Lineages of which copies hold a claim -> the number of the first copy.
+        begun: Lineages of which a copy has compared its claim with the budget and goes on.
+        candidates: Previews with finite scores, of trials that run or were pruned and can be
+            copied, whose lineage holds no claim.
+        steps: By lineage, the training steps of a finetune that was pruned at a rung.
+        seconds: By lineage, the seconds of a finetune that has ended.
+        longest_seconds: Of all finetunes that came to their end, baselines included; None if
+            there is none.
+    """
+
+    previews: frozenset[int]
+    finetuned: frozenset[int]
+    copies: Mapping[int, int]
+    candidates: tuple[Candidate, ...]
+    steps: Mapping[int, int] = field(default_factory=dict)
+    seconds: Mapping[int, float] = field(default_factory=dict)
+    longest_seconds: float | None = None
+    begun: frozenset[int] = frozenset()
+
+    @property
+    def claims(self) -> frozenset[int]:
+        """Lineages that count against the budget."""
+        return self.finetuned | self.copies.keys()
+
+    @classmethod
+    def of(cls, records: Sequence[Record], *, several: bool = False) -> Ledger:
+        """Count previews and claims.
+
+        Args:
+            records: Of all trials, ordered by number.
+            several: Whether the study has several objectives, one per task, so that the previews
+                are the tasks' metrics; else they are the score at step 0.
+        """
+        previews = [r for r in records if _is_preview(r, several)]
+        standing = _standing(r for r in records if r.is_copy)
+        copies: dict[int, int] = {}
+        for copy in standing:
+            copies.setdefault(copy.lineage, copy.number)
+        finetuned = frozenset(r.lineage for r in previews if _went_on(r))
+        claims = finetuned | copies.keys()
+        candidates: dict[int, Candidate] = {}
+        for r in previews:
+            if r.lineage not in claims and r.lineage not in candidates and _may_be_promoted(r):
+                scores = r.preview_metrics if several else (r.preview,)
+                if all(map(math.isfinite, scores)):
+                    candidates[r.lineage] = Candidate(r.number, r.lineage, scores)
+        finetunes = [*(r for r in previews if _went_on(r)), *standing]
+        ended = {r.lineage: r for r in finetunes if r.state in _ENDED}
+        took = [r.truth_seconds for r in records if r.state == TrialState.COMPLETE]
+        return cls(
+            previews=frozenset(r.lineage for r in previews),
+            finetuned=finetuned,
+            copies=copies,
+            candidates=tuple(candidates.values()),
+            steps={
+                lineage: r.last_step
+                for lineage, r in ended.items()
+                if r.state == TrialState.PRUNED and r.last_step > 0
+            },
+            seconds={
+                lineage: r.truth_seconds
+                for lineage, r in ended.items()
+                if not math.isnan(r.truth_seconds)
+            },
+            longest_seconds=max((t for t in took if not math.isnan(t)), default=None),
+            begun=frozenset(r.lineage for r in standing if r.promotion == BEGUN),
+        )
+
+
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def read_ledger(
+    trials: Sequence[FrozenTrial], tasks: Sequence[str] = (), *, several: bool = False
+) -> Ledger:
+    """`Ledger.of` trials; with several objectives the tasks are needed."""
+    return Ledger.of([read_trial(trial, tasks) for trial in trials], several=several)
+
+
+def _is_preview(record: Record, several: bool) -> bool:
+    """Whether it counts; retry clones count in the place of failed trials, so lineages once."""
+    if record.is_copy or record.is_baseline or record.state == TrialState.FAIL:
+        return False
+    return record.noted if several else record.reported
+
+
+def _went_on(record: Record) -> bool:
+    return record.state == TrialState.COMPLETE or record.last_step > 0
+
+
+def _may_be_promoted(record: Record) -> bool:
+    return record.state in (TrialState.PRUNED, TrialState.RUNNING) and record.can_be_copied
+
+
+def _standing(copies: Iterable[Record]) -> list[Record]:
+    """The copies that hold a claim; one that withdrew gave up that of its earlier tries, too."""
+    standing: dict[int, Record] = {}
+    for copy in copies:
+        if copy.promotion != WITHDRAWN:
+            standing[copy.number] = copy
+        else:
+            for attempt in copy.retries:
+                standing.pop(attempt, None)
+    return list(standing.values())

@@ -1,0 +1,57 @@
+"""What truths are expected at given task weights: the model of previews and truths, acquisition.
+
+Torch is imported when a model is first asked for, and not by a sampler that has too few trials.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from optuna_merge.surrogate._simplex import startup_design, to_simplex
+from optuna_merge.surrogate._subset import spread_subset
+
+if TYPE_CHECKING:
+    from optuna_merge.surrogate._acquisition import (
+        Acquisition,
+        ScoreImprovement,
+        TruthImprovement,
+        front_improvement,
+        maximise,
+    )
+    from optuna_merge.surrogate._export import export_model, truth_noise
+    from optuna_merge.surrogate._score import ScoreModel
+    from optuna_merge.surrogate._truth import TruthModel
+
+_WITH_TORCH = {
+    "Acquisition": "_acquisition",
+    "ScoreImprovement": "_acquisition",
+    "ScoreModel": "_score",
+    "TruthImprovement": "_acquisition",
+    "TruthModel": "_truth",
+    "export_model": "_export",
+    "front_improvement": "_acquisition",
+    "maximise": "_acquisition",
+    "truth_noise": "_export",
+}
+
+__all__ = [
+    "Acquisition",
+    "ScoreImprovement",
+    "ScoreModel",
+    "TruthImprovement",
+    "TruthModel",
+    "export_model",
+    "front_improvement",
+    "maximise",
+    "spread_subset",
+    "startup_design",
+    "to_simplex",
+    "truth_noise",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WITH_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WITH_TORCH[name]}"), name)

@@ -1,0 +1,159 @@
+"""The user attributes of studies and trials: every name once, and what stands under it.
+
+A study in a database is all that workers share, so these names are its format. Nobody else spells
+one out: rooms import the constants, and `of_task` makes a name of a task's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+FINGERPRINT = "optuna_merge_fingerprint"
+DEFINITION = "optuna_merge_definition"
+TASKS = "tasks"
+GREATER_IS_BETTER = "greater_is_better"
+REFERENCE_POINT = "reference_point"
+PREVIEW_RUN = "preview_run:{run}"
+SHARED_FILE = "file:{file}"
+
+BASELINE = "baseline"
+WEIGHT = "weight_{task}"
+PREVIEW = "preview_{task}"
+PREVIEW_SE = "preview_{task}_se"
+PREVIEW_SECONDS = "preview_seconds"
+PREVIEW_TAKEN_FROM = "preview_taken_from"
+PROMOTED_FROM = "promoted_from"
+PROMOTION = "promotion"
+TRUTH = "truth_{task}"
+TRUTH_SECONDS = "truth_seconds"
+TRUTH_REUSED = "truth_reused"
+CONSTRAINT = "constraint_{constraint}"
+RUN = "run"
+FAILURE = "failure"
+TRIES = "tries"
+GIVEN_UP = "given_up"
+HANDED_BACK = "handed_back"
+UNIT = "unit"
+UNIT_NAME = "name"
+
+QUEUED, BEGUN, WITHDRAWN = "queued", "begun", "withdrawn"
+"""What stands under `PROMOTION`."""
+
+UNIFORM = "uniform"
+"""What stands under `BASELINE` for uniform weights; for a task alone it is the task's name."""
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One user attribute.
+
+    Attributes:
+        name: Its name; braces stand for a task, a constraint, a run or a file.
+        of: What it is an attribute of: "study", "trial", or a "fit" trial of the companion study
+            in which workers share out task runs.
+        kind: The type of its JSON value.
+        written: By whom, and when.
+        read: By whom.
+        about: What it says.
+    """
+
+    name: str
+    of: str
+    kind: str
+    written: str
+    read: str
+    about: str
+
+
+_OBJECTIVE = "objective, with the preview"
+_TRUTH = "objective, when the finetune has ended"
+_READERS = "sampler, pruner, calibration, reports"
+
+ATTRIBUTES = (
+    Attribute(
+        FINGERPRINT, "study", "str", "prepare_study, last", "objective, export",
+        "hash of the definition with its posteriors",
+    ),
+    Attribute(
+        DEFINITION, "study", "str (JSON)", "prepare_study", "prepare_study, reports, garbage",
+        "the definition, part by part, to say what differs",
+    ),
+    Attribute(TASKS, "study", "list of str", "prepare_study", "all readers", "tasks in order"),
+    Attribute(
+        GREATER_IS_BETTER, "study", "object of bool", "prepare_study", "calibration, reports",
+        "by task, whether its metric is to be maximised",
+    ),
+    Attribute(
+        REFERENCE_POINT, "study", "object of float", "prepare_study, with several objectives",
+        "sampler, pruner, pictures", "the point that hypervolumes are measured from, by task",
+    ),
+    Attribute(
+        PREVIEW_RUN, "study", "str", "run_trials with role preview, at begin and end",
+        "run_trials with role finetune", "`open` or `ended`: whether previews may still come",
+    ),
+    Attribute(
+        SHARED_FILE, "study", "object", "shared fits, after the upload", "other workers",
+        "an artifact's id and the file's hash",
+    ),
+    Attribute(
+        BASELINE, "trial", "str", "prepare_study", _READERS,
+        "always finetuned, and no candidate: `uniform`, or the task that has all weight",
+    ),
+    Attribute(WEIGHT, "trial", "float", _OBJECTIVE, _READERS, "the task weight, on the simplex"),
+    Attribute(PREVIEW, "trial", "float or null", _OBJECTIVE, _READERS, "the preview's metric"),
+    Attribute(
+        PREVIEW_SE, "trial", "float or null", _OBJECTIVE, "sampler, reports",
+        "its standard error over validation examples",
+    ),
+    Attribute(PREVIEW_SECONDS, "trial", "float", _OBJECTIVE, "reports", "what it took"),
+    Attribute(
+        PREVIEW_TAKEN_FROM, "trial", "int", _OBJECTIVE, "reports",
+        "the trial of equal weights whose preview was taken over",
+    ),
+    Attribute(
+        PROMOTED_FROM, "trial", "int", "pruner, with the copy", "all readers",
+        "the trial is a promoted copy: the first trial of its weighting, which was previewed",
+    ),
+    Attribute(
+        PROMOTION, "trial", "str", "pruner, with the copy and when it asks", "pruner, run_trials",
+        "`queued`, `begun` (it holds its slot for good) or `withdrawn` (it gave the slot back)",
+    ),
+    Attribute(TRUTH, "trial", "float or null", _TRUTH, _READERS, "the finetune's metric"),
+    Attribute(TRUTH_SECONDS, "trial", "float", _TRUTH, "pruner, reports", "what it took"),
+    Attribute(
+        TRUTH_REUSED, "trial", "bool", _TRUTH, "reports", "it was found finished: nothing trained"
+    ),
+    Attribute(
+        CONSTRAINT, "trial", "float or null", "objective, at its end", "people, dashboards",
+        "the constraint's value, feasible at 0 or less; Optuna's own constraints hold it, too",
+    ),
+    Attribute(RUN, "trial", "str", "run_trials", "run_trials", "the run that works on it"),
+    Attribute(FAILURE, "trial", "str", "whoever fails it", "people, reports", "why it failed"),
+    Attribute(
+        TRIES, "trial", "int", "whoever fails it", "whoever fails the next try",
+        "how many tries of its weighting have failed, this one included",
+    ),
+    Attribute(GIVEN_UP, "trial", "bool", "whoever fails it", "reports", "no other try follows"),
+    Attribute(
+        HANDED_BACK, "trial", "bool", "whoever fails it", "run_trials",
+        "it failed through no fault of its own (the worker was asked to end, the disk was full)",
+    ),
+    Attribute(UNIT, "fit", "str", "shared fits", "shared fits", "key of the unit that it does"),
+    Attribute(UNIT_NAME, "fit", "str", "shared fits", "people", "the unit in words"),
+)  # fmt: skip
+
+
+def of_task(name: str, task: str) -> str:
+    """The attribute of a task, such as `of_task(PREVIEW, "news")`: `preview_news`."""
+    return name.format(task=task)
+
+
+def names_of_tasks() -> Iterator[str]:
+    """The names that are made of a task's."""
+    return (attribute.name for attribute in ATTRIBUTES if "{task}" in attribute.name)
+
+
+def names_of_trials() -> frozenset[str]:
+    """The names of a trial's own attributes, which no task's may make again."""
+    return frozenset(a.name for a in ATTRIBUTES if a.of == "trial" and "{" not in a.name)

@@ -1,0 +1,49 @@
+"""What stands in a study's attributes, for its readers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+
+from optuna_merge.trials._attributes import DEFINITION, REFERENCE_POINT, TASKS
+from optuna_merge.trials._weights import weight_tasks
+
+
+def task_names(study: optuna.Study) -> tuple[str, ...]:
+    """The study's tasks in order; () if no trial has suggested task weights.
+
+    The order is that of the study's attribute `tasks`, or else of the first trial's parameters.
+    """
+    found = weight_tasks(study.get_trials(deepcopy=False))
+    listed = study.user_attrs.get(TASKS)
+    if isinstance(listed, list) and (not found or sorted(listed) == sorted(found)):
+        return tuple(listed)
+    return found
+
+
+def stored_definition(study: optuna.Study) -> dict[str, Any]:
+    """The definition that the study was prepared with, as JSON values; {} without one."""
+    found: dict[str, Any] = json.loads(study.user_attrs.get(DEFINITION, "{}"))
+    return found
+
+
+def finetune_steps(study: optuna.Study) -> int | None:
+    """Training steps of one finetune, as the study's definition says; None without one."""
+    steps = stored_definition(study).get("finetuning", {}).get("steps")
+    return None if steps is None else int(steps)
+
+
+def reference_point(study: optuna.Study, tasks: Sequence[str]) -> npt.NDArray[np.float64] | None:
+    """The point that hypervolumes of the study are measured from, one value per task.
+
+    It stands in the study's attribute `reference_point`, by task; None without it.
+    """
+    found = study.user_attrs.get(REFERENCE_POINT)
+    if not isinstance(found, Mapping) or not set(tasks) <= found.keys():
+        return None
+    return np.array([found[task] for task in tasks], dtype=float)
