@@ -241,7 +241,6 @@ def prepared(definition: StudyDefinition, seed: int) -> StudyDefinition:
         definition,
         finetuning=replace(settings, rung_steps=rungs, seed=settings.seed + seed),
         posterior=replace(definition.posterior, seed=definition.posterior.seed + seed),
-        refinement=None,
     )
 
 
