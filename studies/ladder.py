@@ -50,9 +50,7 @@ class Ladder:
     def finetunes(self, finetuning: FinetuneSettings) -> list[FinetuneSettings]:
         """One for each batch size and rung, from the body."""
         return [
-            replace(
-                finetuning, steps=steps, batch_size=batch_size, num_rungs=1, rung_steps=None
-            )
+            replace(finetuning, steps=steps, batch_size=batch_size, num_rungs=1, rung_steps=None)
             for batch_size, rungs in self.refinements(finetuning).items()
             for steps in rungs
         ]
