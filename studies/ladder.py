@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from optuna_merge.finetuning import FinetuneSettings
 from optuna_merge.fitting import FittedStudy
+from optuna_merge.previews._refiner import weighted_loss
 from optuna_merge.tasks import Evaluation
 from studies.extension import Known
 from studies.preview_quality import Point, point
@@ -73,7 +74,7 @@ def best_rate(fitted: FittedStudy, steps: int, rates: Sequence[float]) -> float:
     uniform = dict.fromkeys(names, 1 / len(names))
 
     def loss(rate: float) -> float:
-        return _weighted_loss(uniform, fitted.refine(uniform, steps, rate=rate))
+        return weighted_loss(uniform, fitted.refine(uniform, steps, rate=rate))
 
     return min(sorted(rates), key=loss)
 
@@ -92,13 +93,13 @@ def refined_previews(
     A rung that does not lower the weighted loss is thrown away: its point is that of the rung
     before, or of the merge. Seconds are the clock's; of a run that is there already, next to none.
     """
-    points = []
-    best = fitted.previewer(weights).evaluations
+    points, so_far = [], []
     for steps in rungs:
         started = time.perf_counter()
         found = fitted.refine(weights, steps, rate=rate)
         seconds = time.perf_counter() - started
-        best = min(best, found, key=lambda evaluations: _weighted_loss(weights, evaluations))
+        so_far.append(found)
+        best = min(so_far, key=lambda evaluations: weighted_loss(weights, evaluations))
         points.append(
             point(
                 family,
@@ -146,9 +147,3 @@ def short_finetunes(
 
 def _score(base: FittedStudy, evaluations: Mapping[str, Evaluation]) -> float:
     return base.score({task: evaluation.metric.value for task, evaluation in evaluations.items()})
-
-
-def _weighted_loss(weights: TaskWeights, evaluations: Mapping[str, Evaluation]) -> float:
-    """`sum_t a_t loss_t`, infinite where it is not a number."""
-    total = sum(a * evaluations[task].loss.value for task, a in weights.items() if a)
-    return total if total == total else float("inf")
