@@ -1,8 +1,9 @@
-"""Trials asked for in batches: their previews are made in one pass, where that is faster.
+"""Trials asked for and told by a loop of your own.
 
     python examples/ask_and_tell.py
 
-For loops of your own: `study.ask`, weights of your choice, `study.tell`.
+`study.ask`, weights of your choice, `study.tell`: twenty trials, the first one of weights that we
+want to see.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from optuna_merge.trials import weight_params
 
 
 def main() -> None:
-    """Two batches of ten trials; the first one is of weights that we want to see."""
+    """Twenty trials, and the report."""
     definition = point_study()
     with tempfile.TemporaryDirectory() as workdir:
         fitted = om.fit(definition, workdir, progress=False)
@@ -32,14 +33,12 @@ def main() -> None:
         om.prepare_study(study, fitted)
         study.enqueue_trial(weight_params({"red": 1, "blue": 2}))
         objective = om.Objective(fitted, progress=False)
-        for _ in range(2):
-            trials = [study.ask() for _ in range(10)]
-            objective.preview_many(trials)
-            for trial in trials:
-                try:
-                    study.tell(trial, objective(trial))
-                except optuna.TrialPruned:  # not promoted: it keeps its preview
-                    study.tell(trial, state=TrialState.PRUNED)
+        for _ in range(20):
+            trial = study.ask()
+            try:
+                study.tell(trial, objective(trial))
+            except optuna.TrialPruned:  # a preview; if it is promoted, a copy of it is queued
+                study.tell(trial, state=TrialState.PRUNED)
         print(om.format_report(om.make_report(study, fitted)))
 
 

@@ -44,9 +44,14 @@ from optuna_merge.commands import guarded, load_definition
 from optuna_merge.definition import PosteriorSettings, StudyDefinition
 from optuna_merge.finetuning import FinishedRun
 from optuna_merge.fitting import FittedStudy, check_writable, fit
-from optuna_merge.previews import RefinementSettings
 from studies.extension import Known
-from studies.ladder import Ladder, refined_previews, short_finetunes
+from studies.ladder import (
+    Ladder,
+    best_rate,
+    refined_previews,
+    short_finetunes,
+    with_batches,
+)
 from studies.preview_quality import (
     TRUTH,
     Point,
@@ -112,11 +117,7 @@ def parse_family(text: str, settings: PosteriorSettings) -> PosteriorSettings:
 
 
 def fit_family(
-    definition: StudyDefinition,
-    text: str,
-    seed: int,
-    workdir: Path,
-    refinement: RefinementSettings | None = None,
+    definition: StudyDefinition, text: str, seed: int, workdir: Path
 ) -> tuple[FittedStudy, Cost]:
     """The task runs and posteriors of a family for one posterior seed."""
     settings = parse_family(text, definition.posterior)
@@ -129,7 +130,6 @@ def fit_family(
             definition,
             posterior=replace(settings, seed=settings.seed + seed),
             finetuning=replace(finetuning, seed=finetuning.seed + seed * settings.components),
-            refinement=refinement,
             preview=preview,
         ),
         workdir,
@@ -285,16 +285,18 @@ def climb(
     points: list[Point] = []
     rates: dict[str, list[float]] = defaultdict(list)
     for text in ladder.families:
-        for refinement in ladder.refinements(base.definition.finetuning):
-            last = f"{text} + {refinement.steps[-1]} x {refinement.batch_size}"
+        for batch_size, rungs in ladder.refinements(base.definition.finetuning).items():
+            last = f"{text} + {rungs[-1]} x {batch_size}"
             for seed in range(ladder.seeds):
                 lacking = known.missing(last, seed, weightings)
                 if not lacking:
                     continue
-                fitted, _ = fit_family(base.definition, text, seed, workdir, refinement)
-                rates[f"{text} x {refinement.batch_size}"].append(fitted.parts["refinement_rate"])
+                fitted, _ = fit_family(base.definition, text, seed, workdir)
+                fitted = with_batches(fitted, batch_size)
+                rate = best_rate(fitted, rungs[-1], ladder.rates)
+                rates[f"{text} x {batch_size}"].append(rate)
                 for weights in lacking:
-                    points += refined_previews(fitted, base, text, seed, weights)
+                    points += refined_previews(fitted, base, text, seed, weights, rungs, rate)
     for seed in range(ladder.seeds):
         points += short_finetunes(base, ladder, seed, weightings, known)
     # One kind after the other, however they were made.

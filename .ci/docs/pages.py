@@ -20,6 +20,7 @@ PACKAGE = "optuna_merge"
 TEXTS = {
     "README.md": "Home",
     "studies/README.md": "Studies",
+    "studies/DECISIONS.md": "Decisions",
     "optuna_merge/posteriors/README.md": "Posteriors",
     "CONTRIBUTING.md": "Contributing",
     "CHANGELOG.md": "Changelog",

@@ -59,9 +59,7 @@ def run(definition: om.StudyDefinition, n_trials: int, fraction: float = 0.25) -
             om.create_storage(None),
             definition.directions,
             sampler=om.PreviewSampler(definition.names, **search),
-            pruner=om.PromotionPruner(
-                fraction=fraction, refinements=definition.refinement_steps, **search
-            ),
+            pruner=om.PromotionPruner(fraction=fraction, **search),
         )
         om.prepare_study(study, fitted)
         study.optimize(om.Objective(fitted, progress=False), n_trials=n_trials)

@@ -10,19 +10,24 @@ is always multivariate. `PreviewSampler` and `PromotionPruner` have their defaul
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 import optuna
 
-from optuna_merge.trials import reported_steps
 from optuna_merge.pruners import PromotionPruner
 from optuna_merge.samplers import PreviewSampler
-from optuna_merge.trials import REFINED
 from optuna_merge.study import baseline_weights
-from optuna_merge.trials import BASELINE, DEFINITION, UNIFORM
-from optuna_merge.trials import canonical_weights, suggest_weights, weight_params
+from optuna_merge.trials import (
+    BASELINE,
+    DEFINITION,
+    UNIFORM,
+    canonical_weights,
+    reported_steps,
+    suggest_weights,
+    weight_params,
+)
 from studies.judge import worst_task
 from studies.search.replay import (
     REDUCTION,
@@ -233,14 +238,37 @@ def quadratic_previews(tables: Tables, score: str, seed: int, budget: float) -> 
 
 def ours(tables: Tables, score: str, seed: int, budget: float) -> Finetunes:
     """`PreviewSampler` and `PromotionPruner`; merges alone are previews."""
-    return _ours(tables, score, seed, budget, ())
+    finetunes = _with_posteriors(tables, score, seed, budget)
+    posteriors = seed % len(tables.previews)
+    function = _score(tables, score)
+    study = optuna.create_study(
+        direction="maximize",
+        sampler=PreviewSampler(tables.tasks, seed=seed, score=function),
+        pruner=PromotionPruner(score=function, seed=seed),
+    )
+    study.set_user_attr("tasks", list(tables.tasks))
+    study.set_user_attr(DEFINITION, json.dumps({"finetuning": {"steps": tables.steps[-1]}}))
+    for name, weights in baseline_weights(tables.tasks).items():
+        study.enqueue_trial(weight_params(weights), user_attrs={BASELINE: name})
 
+    def objective(trial: optuna.Trial) -> float:
+        if "point" not in trial.user_attrs:  # a promoted copy has it
+            trial.set_user_attr("point", finetunes.nearest(_weights(trial, tables)))
+        suggest_weights(trial, tables.tasks)
+        point, baseline = int(trial.user_attrs["point"]), trial.user_attrs.get(BASELINE)
+        if 0 not in reported_steps(trial):
+            finetunes.pay(tables.prices.preview)
+            _preview(trial, tables, score, tables.previews[posteriors, point])
+        if trial.should_prune() and baseline is None:
+            raise optuna.TrialPruned
+        finetune = finetunes.begin(point)
+        # Tasks alone are the task runs, which are paid.
+        _tell_truth(trial, tables, finetune)
+        return finetune.train(free=baseline not in (None, UNIFORM))
 
-def ours_with_a_rung(tables: Tables, score: str, seed: int, budget: float) -> Finetunes:
-    """The same with one refinement of the merges, of a tenth of a finetune."""
-    tenth = tables.steps[-1] / 10
-    nearest = min(tables.refined, key=lambda step: abs(step - tenth))
-    return _ours(tables, score, seed, budget, (nearest,))
+    while not finetunes.is_over:
+        study.optimize(objective, n_trials=1)
+    return finetunes
 
 
 METHODS: dict[str, Method] = {
@@ -260,7 +288,6 @@ METHODS: dict[str, Method] = {
     "simplex GP": simplex_gp,
     "metric GPs": metric_gps,
     "metric GPs from corners": metric_gps_from_corners,
-    "ours with a rung": ours_with_a_rung,
     "ours": ours,
 }
 
@@ -297,69 +324,6 @@ def _with_posteriors(tables: Tables, score: str, seed: int, budget: float) -> Fi
     finetunes = Finetunes(tables.landscape(score), seed, budget)
     finetunes.pay(tables.prices.task_runs + np.array(tables.prices.posteriors))
     return finetunes
-
-
-def _ours(
-    tables: Tables, score: str, seed: int, budget: float, refinements: tuple[int, ...]
-) -> Finetunes:
-    finetunes = _with_posteriors(tables, score, seed, budget)
-    posteriors = seed % len(tables.previews)
-    function = _score(tables, score)
-    study = optuna.create_study(
-        direction="maximize",
-        sampler=PreviewSampler(tables.tasks, seed=seed, score=function),
-        pruner=PromotionPruner(score=function, refinements=refinements, seed=seed),
-    )
-    study.set_user_attr("tasks", list(tables.tasks))
-    batch = {"batch_size": tables.batch_size}
-    parts = {"finetuning": {"steps": tables.steps[-1], **batch}, "refinement": batch}
-    study.set_user_attr(DEFINITION, json.dumps(parts))
-    for name, weights in baseline_weights(tables.tasks).items():
-        study.enqueue_trial(weight_params(weights), user_attrs={BASELINE: name})
-
-    def objective(trial: optuna.Trial) -> float:
-        if "point" not in trial.user_attrs:  # a promoted copy has it
-            trial.set_user_attr("point", finetunes.nearest(_weights(trial, tables)))
-        suggest_weights(trial, tables.tasks)
-        point, baseline = int(trial.user_attrs["point"]), trial.user_attrs.get(BASELINE)
-        if 0 not in reported_steps(trial):
-            finetunes.pay(tables.prices.preview)
-            _preview(trial, tables, score, tables.previews[posteriors, point])
-        if trial.should_prune() and baseline is None:
-            raise optuna.TrialPruned
-        for step in _missing(trial, tables, refinements, posteriors, point):
-            share = (step - max(reported_steps(trial))) / tables.steps[-1]
-            finetunes.pay(share * tables.prices.finetune(len(tables.tasks)))
-            metrics = tables.refined[step][posteriors, point]
-            for task, metric in zip(tables.tasks, metrics.tolist()):
-                trial.set_user_attr(REFINED.format(step=step, task=task), metric)
-            trial.report(float(function(metrics)), step)
-            if trial.should_prune() and baseline is None:
-                raise optuna.TrialPruned
-        finetune = finetunes.begin(point)
-        # Tasks alone are the task runs, which are paid.
-        _tell_truth(trial, tables, finetune)
-        return finetune.train(free=baseline not in (None, UNIFORM))
-
-    while not finetunes.is_over:
-        study.optimize(objective, n_trials=1)
-    return finetunes
-
-
-def _missing(
-    trial: optuna.Trial,
-    tables: Tables,
-    refinements: tuple[int, ...],
-    posteriors: int,
-    point: int,
-) -> Iterator[int]:
-    """Refined previews that the trial is still to make; a task alone has none."""
-    if tables.weights[point].max() == 1:
-        return
-    for step in refinements:
-        there = not np.isnan(tables.refined[step][posteriors, point]).any()
-        if there and step not in reported_steps(trial):
-            yield step
 
 
 def _preview(trial: optuna.Trial, tables: Tables, score: str, metrics: Array) -> float:

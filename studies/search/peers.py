@@ -5,8 +5,8 @@
 The tables are those that `studies/families.py` makes of a full grid. Cost is counted in units of
 one finetune on three axes: training steps, examples (forward passes too), and seconds, by the
 study's prices.json (`studies/search/prices.py`). Methods that use previews pay for the task runs
-and posteriors, for each preview, and for the steps of refined previews. All finetunes of a search
-have one of the table's seeds; regret is measured by the seeds that it does not see.
+and posteriors, and for each preview. All finetunes of a search have one of the table's seeds;
+regret is measured by the seeds that it does not see.
 `studies/search/methods.py` has the methods. SMAC3 and Syne Tune run in virtual environments of
 their own, FOLDER/smac and FOLDER/syne-tune; without FOLDER they are left out.
 
@@ -69,7 +69,7 @@ SCORES = "worst,relative,mean"
 AT = (1, 4, 6, 8, 10, 12)
 """Costs at which tables give the regret."""
 
-PREVIEWED = ("best previews", "quadratic", "ours", "ours with a rung")
+PREVIEWED = ("best previews", "quadratic", "ours")
 """Methods that depend on the previews."""
 
 OURS = "ours"
@@ -253,8 +253,6 @@ def compare(
 ) -> str:
     """Run what is missing, write the files, and return the tables; `seeds` by method."""
     tables = read_tables(replay.folder, replay.family)
-    if not tables.refined:
-        methods = [method for method in methods if method != "ours with a rung"]
     if len(set(tables.sizes)) == 1:  # then these are uniform weights
         methods = [method for method in methods if method != "proportional"]
     landscapes = {score: tables.landscape(score) for score in scores}

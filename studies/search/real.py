@@ -40,9 +40,8 @@ from optuna_merge.definition import StudyDefinition
 from optuna_merge.fitting import FittedStudy, fit
 from optuna_merge.models import evaluate_tasks, task_batches
 from optuna_merge.study import baseline_weights, prepare_study
-from optuna_merge.trials import BASELINE, UNIFORM
 from optuna_merge.tasks import Evaluation
-from optuna_merge.trials import suggest_weights
+from optuna_merge.trials import BASELINE, UNIFORM, suggest_weights
 from studies.families import cpu_name
 from studies.judge import worst_task
 from studies.search.methods import DOUBLINGS, STARTUP
@@ -242,7 +241,6 @@ def prepared(definition: StudyDefinition, seed: int) -> StudyDefinition:
         definition,
         finetuning=replace(settings, rung_steps=rungs, seed=settings.seed + seed),
         posterior=replace(definition.posterior, seed=definition.posterior.seed + seed),
-        refinement=None,
     )
 
 

@@ -35,7 +35,6 @@ COLOURS = {
     "simplex GP": "#009e73",
     "metric GPs": "#4daf4a",
     "metric GPs from corners": "#1b7837",
-    "ours with a rung": "#f08060",
     "ours": "#d62728",
 }
 """By method, in the order of the tables."""

@@ -103,35 +103,6 @@ def test_previews_of_minilm_beside_those_made_by_hand(tmp_path: Path) -> None:
     report("preview_two_of_six_layers_over_by_hand", theirs["last_two"] / ours[1])
 
 
-def test_many_previews_of_a_small_vit() -> None:
-    tasks = [
-        Task(name, data["train"], data["validation"], 10, head=HEAD)
-        for name, data in load_digits().items()
-    ]
-    body, head = fresh_vit()
-    made = previewer(from_module(body, tasks, heads={HEAD: head}), tasks)
-    draws = torch.distributions.Dirichlet(torch.ones(3)).sample((16,)).tolist()
-    weightings = [dict(zip((t.name for t in tasks), row)) for row in draws]
-    made._together_wins = True
-    whole = {task.name: list(EvaluationBatches(task, batch_size=300)) for task in tasks}
-
-    def sixteen_passes() -> None:
-        with torch.inference_mode():
-            for _ in range(16):
-                for name, prepared in whole.items():
-                    for batch in prepared:
-                        made.model(batch, name)
-
-    seconds = medians(
-        lambda: [made(weights) for weights in weightings],
-        lambda: made.many(weightings),
-        sixteen_passes,
-    )
-    report("sixteen_single_previews_to_one_batch", seconds[0] / seconds[1])
-    # Nothing is left to be saved but the forward passes: what batching can gain at most.
-    report("sixteen_single_previews_to_bare_passes_of_all_images", seconds[0] / seconds[2])
-
-
 def test_memory_of_a_thousand_previews() -> None:
     tasks = [
         Task(name, data["train"], data["validation"], 10, head=HEAD)
