@@ -135,8 +135,9 @@ def fit(
 ) -> FittedStudy:
     """Finetune each task alone and make its posterior; what is there and matches is not repeated.
 
-    Every result is a file in the working folder, under the hash of what it was made from. An
-    interrupted fit goes on where it stopped, the training run from its last checkpoint. Workers
+    Every result is a file in the working folder, under the hash of what it was made from: of a
+    task's own run and its curvature that is this task alone, so that studies of other sets of
+    tasks share them. An interrupted fit goes on where it stopped, the training run from its last checkpoint. Workers
     that fit at once share the tasks out: each run is made by one of them.
 
     Args:
@@ -161,7 +162,6 @@ def fit(
         model.to(training_device(definition.finetuning))
     parts = definition.describe()
     store = finetune_store(definition, workdir)
-    key = store.key
     group = current_group()
     if group is not None:
         group.broadcast(["fit", str(workdir)])
@@ -172,7 +172,7 @@ def fit(
 
     @models_turn()
     def make(task: Task, component: int) -> list[Path]:
-        run = _task_run(definition, model, tasks, task, component, store, key, progress)
+        run = _task_run(definition, model, tasks, task, component, store, progress)
         made[task.name, component] = run
         return run.files
 
@@ -182,7 +182,7 @@ def fit(
         [
             Unit(
                 f"task {task.name}" + (f", seed {component}" if component else ""),
-                sha256_text(canonical_json([key, settings, task.name, component]))[:24],
+                sha256_text(canonical_json([store.keys[task.name], settings, component]))[:24],
                 partial(make, task, component),
             )
             for task in tasks
@@ -194,7 +194,7 @@ def fit(
 
     @models_turn()
     def assemble() -> tuple[Path, ...]:
-        fitted.append(_assemble(definition, model, tasks, found, store, key, progress))
+        fitted.append(_assemble(definition, model, tasks, found, store, progress))
         return fitted[0].files
 
     everything = sha256_text(canonical_json(parts))[:24]
@@ -218,9 +218,12 @@ def cached_tasks(definition: StudyDefinition, workdir: Path) -> tuple[Task, ...]
 
 def finetune_store(definition: StudyDefinition, workdir: Path) -> FinetuneStore:
     """The definition's finetunes in a working folder."""
-    parts = definition.describe()
-    key = sha256_text(canonical_json({name: parts[name] for name in ("tasks", "body")}))
-    return FinetuneStore(workdir / "finetunes", key)
+    models = definition.model.describe_tasks()
+    keys = {
+        task["name"]: sha256_text(canonical_json([task, models[task["name"]]]))
+        for task in definition.describe()["tasks"]
+    }
+    return FinetuneStore(workdir / "finetunes", keys)
 
 
 def merges_key(parts: Mapping[str, Any]) -> str:
@@ -247,7 +250,6 @@ def _task_run(
     task: Task,
     component: int,
     store: FinetuneStore,
-    key: str,
     progress: bool,
 ) -> _TaskRun:
     alone = {other.name: float(other is task) for other in tasks}
@@ -260,9 +262,10 @@ def _task_run(
     _logger.info("task %s alone: %s %.4f, %s", task.name, task.metric.name, metric, how)
     state = run.parameters()
     folder = store.folder.parent / "posteriors"
-    maker = PosteriorMaker(definition, model, [task], {task.name: [state]}, {}, {}, folder, key)
+    states = {task.name: [state]}
+    maker = PosteriorMaker(definition, model, [task], states, {}, {}, folder, store.keys)
     curvature = maker.curvature(task, 0)
-    return _TaskRun(run, state, [run.path] + ([] if curvature is None else [curvature]))
+    return _TaskRun(run, state, [*run.files] + ([] if curvature is None else [curvature]))
 
 
 def _assemble(
@@ -271,7 +274,6 @@ def _assemble(
     tasks: tuple[Task, ...],
     found: Mapping[str, Sequence[_TaskRun]],
     store: FinetuneStore,
-    key: str,
     progress: bool,
 ) -> FittedStudy:
     """Posteriors, the damping and the rate of refinements from the tasks' own runs."""
@@ -290,7 +292,9 @@ def _assemble(
         heads = {name: _mean_head(of_task, model.own_names(name)) for name, of_task in few.items()}
         only = replace(definition, posterior=settings, compare=())
         folder = store.folder.parent / "posteriors"
-        made = PosteriorMaker(only, model, tasks, few, curvatures, heads, folder, key).make()
+        made = PosteriorMaker(
+            only, model, tasks, few, curvatures, heads, folder, store.keys
+        ).make()
         previewer = Previewer(
             model,
             tasks,
@@ -316,7 +320,7 @@ def _assemble(
         "task_run_seconds": sum(run.seconds for run in every),
         "posterior_seconds": made.seconds + sum(o.made.seconds for o in others.values()),
     }
-    files = [*(run.path for run in every), *made.files]
+    files = [*(path for run in every for path in run.files), *made.files]
     files += [path for other in others.values() for path in other.made.files]
     merges = merges_key(parts)
 

@@ -213,10 +213,10 @@ def test_test_data_are_evaluated_once_for_a_model(tmp_path: Path) -> None:
     study.optimize(om.Objective(fitted, progress=False), n_trials=3)
     report = om.make_report(study, fitted)
     assert report["best"]["tasks"]["red"]["test"] is not None
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("test.json")}
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("test-*.json")}
     assert len(kept) == 3
     om.make_report(study, fitted)
-    assert kept == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("test.json")}
+    assert kept == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("test-*.json")}
 
 
 def test_resumed_runs_count_only_what_is_missing(fitted: om.FittedStudy, tmp_path: Path) -> None:
