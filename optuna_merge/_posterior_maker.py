@@ -83,7 +83,7 @@ class PosteriorMaker:
             settings take it from there.
         heads: Parameters of each task's own head in previews.
         folder: Where the files are.
-        key: Identifies tasks, data and body.
+        keys: By task, what identifies the task, its data, and what it uses of the body.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class PosteriorMaker:
         curvatures: Mapping[str, Sequence[Mapping[str, Tensor]]],
         heads: Mapping[str, Mapping[str, Tensor]],
         folder: Path,
-        key: str,
+        keys: Mapping[str, str],
     ) -> None:
         self._settings = definition.posterior
         self._batch_size = definition.finetuning.evaluation_batch_size
@@ -106,7 +106,7 @@ class PosteriorMaker:
         self._heads = heads
         self._folder = folder
         self._made_from = {
-            t.name: [content_hash(state, {"key": key}) for state in states[t.name]]
+            t.name: [content_hash(state, {"key": keys[t.name]}) for state in states[t.name]]
             + [content_hash(curvature, {}) for curvature in curvatures.get(t.name, [])]
             for t in tasks
         }

@@ -161,8 +161,9 @@ def fit(
 ) -> FittedStudy:
     """Finetune each task alone and make its posterior; what is there and matches is not repeated.
 
-    Every result is a file in the working folder, under the hash of what it was made from. An
-    interrupted fit goes on where it stopped, the training run from its last checkpoint. Workers
+    Every result is a file in the working folder, under the hash of what it was made from: of a
+    task's own run and its curvature that is this task alone, so that studies of other sets of
+    tasks share them. An interrupted fit goes on where it stopped, the training run from its last checkpoint. Workers
     that fit at once share the tasks out: each run is made by one of them.
 
     Args:
@@ -187,7 +188,6 @@ def fit(
         model.to(training_device(definition.finetuning))
     parts = definition.describe()
     store = finetune_store(definition, workdir)
-    key = store.key
     group = current_group()
     if group is not None:
         group.broadcast(["fit", str(workdir)])
@@ -198,7 +198,7 @@ def fit(
 
     @models_turn()
     def make(task: Task, component: int) -> list[Path]:
-        run = _task_run(definition, model, tasks, task, component, store, key, progress)
+        run = _task_run(definition, model, tasks, task, component, store, progress)
         made[task.name, component] = run
         return run.files
 
@@ -208,7 +208,7 @@ def fit(
         [
             Unit(
                 f"task {task.name}" + (f", seed {component}" if component else ""),
-                sha256_text(canonical_json([key, settings, task.name, component]))[:24],
+                sha256_text(canonical_json([store.keys[task.name], settings, component]))[:24],
                 partial(make, task, component),
             )
             for task in tasks
@@ -220,7 +220,7 @@ def fit(
 
     @models_turn()
     def assemble() -> tuple[Path, ...]:
-        fitted.append(_assemble(definition, model, tasks, found, store, key))
+        fitted.append(_assemble(definition, model, tasks, found, store))
         return fitted[0].files
 
     everything = sha256_text(canonical_json(parts))[:24]
@@ -244,9 +244,12 @@ def cached_tasks(definition: StudyDefinition, workdir: Path) -> tuple[Task, ...]
 
 def finetune_store(definition: StudyDefinition, workdir: Path) -> FinetuneStore:
     """The definition's finetunes in a working folder."""
-    parts = definition.describe()
-    key = sha256_text(canonical_json({name: parts[name] for name in ("tasks", "body")}))
-    return FinetuneStore(workdir / "finetunes", key)
+    models = definition.model.describe_tasks()
+    keys = {
+        task["name"]: sha256_text(canonical_json([task, models[task["name"]]]))
+        for task in definition.describe()["tasks"]
+    }
+    return FinetuneStore(workdir / "finetunes", keys)
 
 
 def merges_key(parts: Mapping[str, Any]) -> str:
@@ -273,7 +276,6 @@ def _task_run(
     task: Task,
     component: int,
     store: FinetuneStore,
-    key: str,
     progress: bool,
 ) -> _TaskRun:
     alone = {other.name: float(other is task) for other in tasks}
@@ -286,9 +288,10 @@ def _task_run(
     _logger.info("task %s alone: %s %.4f, %s", task.name, task.metric.name, metric, how)
     state = run.parameters()
     folder = store.folder.parent / "posteriors"
-    maker = PosteriorMaker(definition, model, [task], {task.name: [state]}, {}, {}, folder, key)
+    states = {task.name: [state]}
+    maker = PosteriorMaker(definition, model, [task], states, {}, {}, folder, store.keys)
     curvature = maker.curvature(task, 0)
-    return _TaskRun(run, state, [run.path] + ([] if curvature is None else [curvature]))
+    return _TaskRun(run, state, [*run.files] + ([] if curvature is None else [curvature]))
 
 
 def _assemble(
@@ -297,7 +300,6 @@ def _assemble(
     tasks: tuple[Task, ...],
     found: Mapping[str, Sequence[_TaskRun]],
     store: FinetuneStore,
-    key: str,
 ) -> FittedStudy:
     """Posteriors and the damping from the tasks' own runs."""
     parts = definition.describe()
@@ -309,7 +311,9 @@ def _assemble(
     if definition.posterior.estimator == "ivon":
         curvatures = {name: [run.curvature() for run in of_task] for name, of_task in runs.items()}
     folder = store.folder.parent / "posteriors"
-    made = PosteriorMaker(definition, model, tasks, states, curvatures, heads, folder, key).make()
+    made = PosteriorMaker(
+        definition, model, tasks, states, curvatures, heads, folder, store.keys
+    ).make()
     previewer = Previewer(
         model,
         tasks,
@@ -329,7 +333,7 @@ def _assemble(
         "task_run_seconds": sum(run.seconds for run in every),
         "posterior_seconds": made.seconds,
     }
-    files = [*(run.path for run in every), *made.files]
+    files = [*(path for run in every for path in run.files), *made.files]
     merges = merges_key(parts)
 
     def merge(weights: Mapping[str, float]) -> Start:

@@ -12,8 +12,8 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import optuna_merge as om
-from optuna_merge.surrogate import startup_design
 from optuna_merge.study import baseline_weights
+from optuna_merge.surrogate import startup_design
 
 
 def fitted_toys(workdir: Path, names: tuple[str, ...], **changes: Any) -> om.FittedStudy:

@@ -28,10 +28,10 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_merge.trials import RUN
 from optuna_merge.artifacts import SharedFiles, open_artifact_store
 from optuna_merge.pruners import read_ledger
 from optuna_merge.storages import create_storage
+from optuna_merge.trials import RUN
 
 WORKER = Path(__file__).with_name("chaos_worker.py")
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)

@@ -19,8 +19,8 @@ from optuna_dashboard import get_note, save_note
 from study_helpers import fitted_toys, study_by_hand, toy_study
 
 import optuna_merge as om
-from optuna_merge.trials import TrialHandle
 from optuna_merge.dashboard import MAX_BYTES, OURS, Dashboard, update_dashboard
+from optuna_merge.trials import TrialHandle
 
 NAMES = ("red", "green", "blue")
 

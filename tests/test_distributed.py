@@ -28,11 +28,11 @@ from helpers import same, save_bert, toy_definition
 from optuna.trial import TrialState
 
 import optuna_merge as om
-from optuna_merge.trials import PROMOTED_FROM
 from optuna_merge._tensors import load_tensors
 from optuna_merge.finetuning import FinetuneStore
 from optuna_merge.fitting import finetune_store
 from optuna_merge.storages import create_storage
+from optuna_merge.trials import PROMOTED_FROM
 
 LAUNCHED = Path(__file__).with_name("_launched.py")
 

@@ -15,10 +15,9 @@ from optuna.trial import TrialState
 
 import optuna_merge as om
 import optuna_merge.exceptions
-from optuna_merge.trials import fail_and_requeue
 from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.garbage import Collector
-from optuna_merge.trials import suggest_weights, weight_params
+from optuna_merge.trials import fail_and_requeue, suggest_weights, weight_params
 
 
 def made_study(fitted: om.FittedStudy, **options: Any) -> optuna.Study:
@@ -213,10 +212,10 @@ def test_test_data_are_evaluated_once_for_a_model(tmp_path: Path) -> None:
     study.optimize(om.Objective(fitted, progress=False), n_trials=3)
     report = om.make_report(study, fitted)
     assert report["best"]["tasks"]["red"]["test"] is not None
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("test.json")}
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("test-*.json")}
     assert len(kept) == 3
     om.make_report(study, fitted)
-    assert kept == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("test.json")}
+    assert kept == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("test-*.json")}
 
 
 def test_resumed_runs_count_only_what_is_missing(fitted: om.FittedStudy, tmp_path: Path) -> None:

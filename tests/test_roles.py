@@ -13,14 +13,13 @@ from helpers import toy_definition
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import optuna_merge as om
-from optuna_merge.trials import fail_and_requeue, optimize_claimed
-from optuna_merge.trials import RUN
 from optuna_merge.exceptions import OptunaMergeError
 from optuna_merge.fitting import FittedStudy
 from optuna_merge.pruners import PromotionPruner, hand_over, read_ledger
 from optuna_merge.roles import Role, Watch, announce, is_finetune_work, next_trial, sign_off
 from optuna_merge.running import run_trials
 from optuna_merge.storages import create_storage
+from optuna_merge.trials import RUN, fail_and_requeue, optimize_claimed
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFINITION = """

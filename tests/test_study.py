@@ -14,9 +14,22 @@ from optuna_merge.definition import StudyDefinition
 from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.fitting import FittedStudy, fit
 from optuna_merge.scores import Score
-from optuna_merge.study import baseline_weights, differing_parts, duplicate_baseline, load_study, open_study, prepare_study
-from optuna_merge.trials import finetune_steps, reference_point, task_names
-from optuna_merge.trials import BASELINE, DEFINITION, FINGERPRINT
+from optuna_merge.study import (
+    baseline_weights,
+    differing_parts,
+    duplicate_baseline,
+    load_study,
+    open_study,
+    prepare_study,
+)
+from optuna_merge.trials import (
+    BASELINE,
+    DEFINITION,
+    FINGERPRINT,
+    finetune_steps,
+    reference_point,
+    task_names,
+)
 
 
 def fit_toy(workdir: Path, **changes: Any) -> FittedStudy:

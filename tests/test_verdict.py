@@ -20,7 +20,6 @@ from study_helpers import study_by_hand, toy_study
 from torch import Tensor
 
 import optuna_merge as om
-from optuna_merge.trials import PROMOTED_FROM, fail_and_requeue
 from optuna_merge._verdict import Gain, judge
 from optuna_merge.calibration import study_calibration
 from optuna_merge.dashboard import update_dashboard
@@ -28,7 +27,7 @@ from optuna_merge.html_report import write_csv, write_html
 from optuna_merge.outcomes import SCORE, read_study, task_directions
 from optuna_merge.tasks import Metric, accuracy
 from optuna_merge.tasks._metrics import Measurement
-from optuna_merge.trials import suggest_weights
+from optuna_merge.trials import PROMOTED_FROM, fail_and_requeue, suggest_weights
 
 NAMES = ("red", "blue")
 

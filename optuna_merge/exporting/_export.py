@@ -246,7 +246,7 @@ def _finetune(fitted: FittedStudy, study: optuna.Study, trial: FrozenTrial) -> _
             f"{','.join(f'{name}={weight:.4g}' for name, weight in weights.items())}"
         )
     metrics = {name: {"validation": _values(e)} for name, e in run.evaluations.items()}
-    tested = run.path.with_name("test.json")  # the report's
+    tested = fitted.store.test_path(run)  # the report's
     if tested.exists():
         for name, value in json.loads(tested.read_text()).items():
             metrics[name]["test"] = {next(iter(metrics[name]["validation"])): value}

@@ -17,13 +17,16 @@ from optuna_merge._turns import models_turn
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.finetuning._loop import OnRung, finetune
 from optuna_merge.finetuning._settings import FinetuneSettings
-from optuna_merge.models import MultitaskModel
+from optuna_merge.models import MultitaskModel, evaluate_tasks, task_batches
 from optuna_merge.tasks import Evaluation, Task
 
 _logger = logging.getLogger(__name__)
 
 _CURVATURE = "curvature/"
 """What the names of IVON's curvature begin with in a run's file; no parameter's name does."""
+
+_EVALUATION = "evaluation"
+"""Key of an evaluation in the metadata of its file, which holds no tensors."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,12 @@ class FinishedRun:
 
     Attributes:
         path: Its file; the trained parameters by name, and the curvature of a run with IVON.
-        rungs: Evaluations of all tasks on validation data after each rung's step.
+        rungs: Evaluations of all tasks on validation data after each rung's step; after the last
+            one only, if there are tasks that were not there when the run was trained.
         steps: Steps trained over the whole run.
         seconds: Time that they took.
         reused: It was there already: nothing was trained by this call.
+        files: All that it is read from: `path`, and evaluations on such tasks.
     """
 
     path: Path
@@ -43,6 +48,7 @@ class FinishedRun:
     steps: int
     seconds: float
     reused: bool
+    files: tuple[Path, ...]
 
     @property
     def evaluations(self) -> dict[str, Evaluation]:
@@ -89,21 +95,24 @@ class Start:
 
 
 class FinetuneStore:
-    """A folder of finetunes, each under the hash of its definition, settings and task weights.
+    """A folder of finetunes, each under the hash of its tasks, settings and task weights.
 
     A run that is there is not repeated: a task's own run is also the truth of the weights that
     are one for this task, and a run that was killed goes on from its checkpoint, whichever trial
     asks for it. Processes of one machine that want the same run wait for each other, and threads
     of one process take turns, whatever they want: they train one model.
 
+    A task's own run is under the hash of this task alone, so that studies of other tasks beside
+    it find it. Where these were not there when it was trained, its end is evaluated on them.
+
     Args:
         folder: Where; is made.
-        key: Identifies tasks, data and body.
+        keys: By task, in order, what identifies the task, its data, and what it uses of the body.
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
+    def __init__(self, folder: Path, keys: Mapping[str, str]) -> None:
         self._folder = folder
-        self._key = key
+        self._keys = dict(keys)
 
     @property
     def folder(self) -> Path:
@@ -111,9 +120,9 @@ class FinetuneStore:
         return self._folder
 
     @property
-    def key(self) -> str:
-        """What identifies tasks, data and body."""
-        return self._key
+    def keys(self) -> dict[str, str]:
+        """By task, what identifies the task, its data, and what it uses of the body."""
+        return dict(self._keys)
 
     def path(
         self,
@@ -123,9 +132,17 @@ class FinetuneStore:
     ) -> Path:
         """File of the finished run."""
         numbers = {name: float(weight) for name, weight in weights.items()}  # 1 is 1.0
-        described = [self._key, numbers, settings.describe()]
+        active = [name for name, number in numbers.items() if number != 0]
+        if len(active) == 1 and start is None:
+            numbers = {active[0]: numbers[active[0]]}
+        keys = [[name, key] for name, key in self._keys.items() if name in numbers]
+        described = [keys, numbers, settings.describe()]
         described += [] if start is None else [start.key]
-        return self._folder / sha256_text(canonical_json(described))[:24] / "model.safetensors"
+        return self._folder / _short_hash(described) / "model.safetensors"
+
+    def test_path(self, run: FinishedRun) -> Path:
+        """Where metrics of the run on the tasks' test data are kept, once they are known."""
+        return run.path.with_name(f"test-{_short_hash(self._keys)}.json")
 
     def find(
         self,
@@ -133,8 +150,12 @@ class FinetuneStore:
         settings: FinetuneSettings,
         start: Start | None = None,
     ) -> FinishedRun | None:
-        """The finished run, or None if there is none."""
-        path = self.path(weights, settings, start)
+        """The finished run, evaluated on all tasks; None if there is none."""
+        found = self._read(self.path(weights, settings, start))
+        return None if found is None or found.evaluations.keys() != self._keys.keys() else found
+
+    def _read(self, path: Path) -> FinishedRun | None:
+        """The finished run with what is known of it on this store's tasks."""
         try:
             metadata = load_tensors(path)[1]  # all of it: a damaged run is trained again
         except FileNotFoundError:
@@ -142,16 +163,31 @@ class FinetuneStore:
         except CorruptFileError as error:
             _logger.warning("training again: %s", error)
             return None
-        if not {"rungs", "steps", "seconds"} <= metadata.keys():
+        if not {"keys", "rungs", "steps", "seconds"} <= metadata.keys():
             _logger.warning("training again: %s is no finished finetune", path)
             return None
-        rungs = {
-            int(step): {name: Evaluation.from_json(value) for name, value in evaluations.items()}
+        steps, seconds = int(metadata["steps"]), float(metadata["seconds"])
+        then, files = json.loads(metadata["keys"]), [path]
+        known = {
+            int(step): {n: Evaluation.from_json(value) for n, value in evaluations.items()}
             for step, evaluations in json.loads(metadata["rungs"]).items()
         }
-        return FinishedRun(
-            path, rungs, int(metadata["steps"]), float(metadata["seconds"]), reused=True
-        )
+        added = [name for name, key in self._keys.items() if then.get(name) != key]
+        for name in added:
+            known[steps].pop(name, None)  # of a task that was other than it is now
+            file = self._evaluation_path(path, name)
+            if (evaluation := _read_evaluation(file)) is not None:
+                known[steps][name] = evaluation
+                files.append(file)
+        rungs = {
+            step: {name: evaluations[name] for name in self._keys if name in evaluations}
+            for step, evaluations in known.items()
+            if step == steps or not added
+        }
+        return FinishedRun(path, rungs, steps, seconds, True, tuple(files))
+
+    def _evaluation_path(self, path: Path, task: str) -> Path:
+        return path.with_name(f"evaluation-{task}-{_short_hash(self._keys[task])}.safetensors")
 
     @models_turn()
     def run(
@@ -175,8 +211,9 @@ class FinetuneStore:
         with FileLock(path.parent / "lock"):
             remove_leftovers(path)
             remove_leftovers(checkpoint)
-            found = self.find(weights, settings, start)
+            found = self._read(path)
             if found is not None:
+                found = self._evaluated(found, model, tasks, settings)
                 for step, evaluations in sorted(found.rungs.items()):
                     if on_rung is not None:
                         on_rung(step, evaluations)
@@ -195,13 +232,14 @@ class FinetuneStore:
                 settings,
                 start=None if start is None else start.parameters(),
                 checkpoint=checkpoint,
-                key=self._key if start is None else f"{self._key} {start.key}",
+                key=canonical_json([self._keys, None if start is None else start.key]),
                 on_rung=remember,
                 progress=progress,
             )
             metadata = {
                 "kind": "optuna_merge finetune",
                 "weights": json.dumps(dict(weights)),
+                "keys": json.dumps(self._keys),
                 "rungs": json.dumps(
                     {
                         step: {name: e.to_json() for name, e in evaluations.items()}
@@ -218,4 +256,40 @@ class FinetuneStore:
                 tensors[_CURVATURE + name] = tensor
             save_tensors(tensors, path, metadata)
             checkpoint.unlink(missing_ok=True)
-            return FinishedRun(path, rungs, result.steps, result.seconds, reused=False)
+            return FinishedRun(path, rungs, result.steps, result.seconds, False, (path,))
+
+    def _evaluated(
+        self,
+        found: FinishedRun,
+        model: MultitaskModel,
+        tasks: Sequence[Task],
+        settings: FinetuneSettings,
+    ) -> FinishedRun:
+        """The run with its end evaluated on all tasks; what was not known is a file of its own."""
+        new = [task for task in tasks if task.name not in found.evaluations]
+        if not new:
+            return found
+        model.reset()
+        model.load(found.parameters(), source=str(found.path))
+        batches = task_batches(model, new, batch_size=settings.evaluation_batch_size)
+        for name, evaluation in evaluate_tasks(model, new, batches).items():
+            metadata = {_EVALUATION: json.dumps(evaluation.to_json())}
+            save_tensors({}, self._evaluation_path(found.path, name), metadata)
+        whole = self._read(found.path)
+        assert whole is not None
+        return whole
+
+
+def _short_hash(value: object) -> str:
+    return sha256_text(canonical_json(value))[:24]
+
+
+def _read_evaluation(path: Path) -> Evaluation | None:
+    """The evaluation in the file; None if there is none, or a damaged one."""
+    try:
+        return Evaluation.from_json(json.loads(load_tensors(path)[1][_EVALUATION]))
+    except FileNotFoundError:
+        return None
+    except CorruptFileError as error:
+        _logger.warning("evaluating again: %s", error)
+        return None

@@ -329,28 +329,42 @@ class MultitaskModel(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """What must be the same on all workers, as JSON values."""
+        return self._describe(self._hashed(hashlib.sha256(), ["body."]), list(self.heads))
+
+    def describe_tasks(self) -> dict[str, dict[str, Any]]:
+        """By task, the same of what its own finetune depends on: no other task's own head."""
+        body = self._hashed(hashlib.sha256(), ["body."])
+        described = {}
+        for task, own in self._head_of.items():
+            trained = {name.split(".")[1] for name in self._shared if name.startswith("heads.")}
+            used = [head for head in self.heads if head == own or head in trained]
+            described[task] = self._describe(body, used) | {"heads": used}
+        return described
+
+    def _describe(self, body: Any, heads: Sequence[str]) -> dict[str, Any]:
         described = {
             "class": type(self.body).__name__,
-            "hash": self._hash(),
+            "hash": self._hashed(body, [f"heads.{head}." for head in heads]).hexdigest(),
             "trainable": repr(self.trainable),
             "shared_parameters": sum(self._initial[name].numel() for name in self._shared),
         }
         if self._reestimated:
             described["batch_norm"] = f"reestimated on {self._batch_norm_examples} examples"
-        if writers := {h: n for h, n in self.heads.items() if isinstance(n, Writer)}:
+        networks = {head: self.heads[head] for head in heads}
+        if writers := {h: n for h, n in networks.items() if isinstance(n, Writer)}:
             described["generation"] = {h: n.describe_generation() for h, n in writers.items()}
         return described
 
-    def _hash(self) -> str:
-        """SHA-256 over all parameters and buffers, as they were at the start."""
-        digest = hashlib.sha256()
+    def _hashed(self, digest: Any, prefixes: Sequence[str]) -> Any:
+        """The digest, and in it parameters and buffers of these names, as they were made."""
+        digest = digest.copy()
         tensors = dict(self.named_parameters()) | dict(self.named_buffers())
         tensors |= self._initial | self._initial_statistics
-        for name in sorted(tensors):
+        for name in sorted(filter(lambda name: name.startswith(tuple(prefixes)), tensors)):
             tensor = tensors[name].detach().cpu().contiguous()
             digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
             digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return digest
 
 
 def _check_metrics(task: Task, network: nn.Module) -> None:

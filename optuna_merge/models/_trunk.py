@@ -45,8 +45,9 @@ def cache_trunk(
         tasks: The model's tasks.
         batch_size: Examples a forward pass.
         max_bytes: Most memory to spend on activations.
-        folder: Where to keep them, one file per data set under the hash of body and data: other
-            processes and later ones map these files into memory. None: in this process only.
+        folder: Where to keep them, one file per data set under the hash of it and of what its task
+            uses of the model: other processes and later ones map these files into memory. None:
+            in this process only.
     """
     tasks = tuple(tasks)
     splits = [
@@ -73,7 +74,7 @@ def cache_trunk(
         needed += len(data) * tokens * row[0, 0].numel() * row.element_size()
     if needed > max_bytes or not trunk.skippable:
         return tasks
-    body = "" if folder is None else model.describe()["hash"]
+    used = {} if folder is None else model.describe_tasks()
     columns: dict[str, dict[str, Any]] = {task.name: {} for task in tasks}
     for task, split, data in splits:
 
@@ -83,7 +84,7 @@ def cache_trunk(
         if folder is None:
             column = compute()
         else:
-            key = sha256_text(f"{body} {first} {fingerprint(data)}")[:24]
+            key = sha256_text(f"{used[task.name]['hash']} {first} {fingerprint(data)}")[:24]
             column = _kept(folder / f"{key}.safetensors", compute)
         columns[task.name][split] = data.with_column(TRUNK, column)
     model.replaying = trunk.replaying

@@ -63,7 +63,7 @@ def pretrain(body: nn.Module, head: nn.Module, cache: Path) -> None:
     data = pretraining_data()
     task = Task("pretraining", train=data, validation=data, num_outputs=10, head=HEAD)
     model: MultitaskModel = from_module(body, [task], heads={HEAD: head})
-    store = FinetuneStore(cache / "digits-vit", model.describe()["hash"])
+    store = FinetuneStore(cache / "digits-vit", {task.name: model.describe()["hash"]})
     settings = FinetuneSettings(
         steps=800, batch_size=64, learning_rate=3e-3, num_rungs=1, evaluation_batch_size=500
     )

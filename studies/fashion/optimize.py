@@ -65,7 +65,7 @@ def pretrain(body: nn.Module, head: nn.Module, cache: Path) -> None:
     first = {name: column[:500] for name, column in data.items()}  # a run needs some to evaluate
     task = Task("pretraining", train=data, validation=first, num_outputs=10, head=HEAD)
     model: MultitaskModel = from_module(body, [task], heads={HEAD: head})
-    store = FinetuneStore(cache / "fashion-vit", model.describe()["hash"])
+    store = FinetuneStore(cache / "fashion-vit", {task.name: model.describe()["hash"]})
     settings = FinetuneSettings(
         steps=400, batch_size=64, learning_rate=2e-3, num_rungs=1, evaluation_batch_size=500
     )

@@ -67,7 +67,7 @@ def pretrain(body: nn.Module, cache: Path) -> None:
     some = {name: column[rows] for name, column in data.items()}
     task = Task("pretraining", train=data, validation=some, num_outputs=20)
     model: MultitaskModel = from_module(body, [task], features=WIDTH)
-    store = FinetuneStore(cache / "mnist-vit", model.describe()["hash"])
+    store = FinetuneStore(cache / "mnist-vit", {task.name: model.describe()["hash"]})
     settings = FinetuneSettings(
         steps=400, batch_size=64, learning_rate=2e-3, num_rungs=1, evaluation_batch_size=500
     )

@@ -16,13 +16,14 @@ from helpers import same, toy_model, toy_settings, toy_tasks
 from optuna_merge.finetuning import FinetuneStore, FinishedRun, _training
 
 WEIGHTS = {"red": 0.3, "blue": 0.7}
+KEYS = {"red": "key", "blue": "another"}
 N_KILLS = 12
 
 
 def run(folder: Path, optimizer: str) -> FinishedRun:
     tasks = toy_tasks()
     settings = toy_settings(optimizer=optimizer, steps=9)
-    return FinetuneStore(folder, "key").run(toy_model(tasks), tasks, WEIGHTS, settings)
+    return FinetuneStore(folder, KEYS).run(toy_model(tasks), tasks, WEIGHTS, settings)
 
 
 def killed(job: Callable[[], object], at: int) -> bool:

@@ -28,12 +28,13 @@ from optuna_merge.finetuning import FinetuneStore, FinishedRun
 from optuna_merge.tasks import Task
 
 WEIGHTS = {"red": 0.25, "blue": 0.75}
+KEYS = {"red": "key", "blue": "another"}
 SETTINGS = toy_settings()
 
 
 def train(folder: Path, tasks: tuple[Task, ...] | None = None, **options: Any) -> FinishedRun:
     tasks = toy_tasks() if tasks is None else tasks
-    return FinetuneStore(folder, "key").run(toy_model(tasks), tasks, WEIGHTS, SETTINGS, **options)
+    return FinetuneStore(folder, KEYS).run(toy_model(tasks), tasks, WEIGHTS, SETTINGS, **options)
 
 
 def untrainable() -> tuple[Task, ...]:
@@ -68,7 +69,7 @@ def test_what_was_trained_is_kept(tmp_path: Path) -> None:
     tasks = toy_tasks()
     model = toy_model(tasks)
     weights = {"red": 1.0, "blue": 0.0}
-    found = FinetuneStore(tmp_path, "key").run(model, tasks, weights, SETTINGS)
+    found = FinetuneStore(tmp_path, KEYS).run(model, tasks, weights, SETTINGS)
     assert same(found.parameters(), model.state(model.trained_names(["red"])))
 
 
@@ -76,7 +77,7 @@ def test_what_was_trained_is_kept(tmp_path: Path) -> None:
 def test_an_interrupted_run_goes_on(rung: int, tmp_path: Path, finished: FinishedRun) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, on_rung=raise_at(rung))
-    store = FinetuneStore(tmp_path, "key")
+    store = FinetuneStore(tmp_path, KEYS)
     assert store.find(WEIGHTS, SETTINGS) is None
     checkpoint = store.path(WEIGHTS, SETTINGS).with_name("checkpoint.safetensors")
     assert checkpoint.exists()
@@ -94,7 +95,7 @@ def test_a_damaged_run_is_trained_again(
     path = train(tmp_path).path
     damage(path)
     with caplog.at_level(logging.WARNING):
-        assert FinetuneStore(tmp_path, "key").find(WEIGHTS, SETTINGS) is None
+        assert FinetuneStore(tmp_path, KEYS).find(WEIGHTS, SETTINGS) is None
         again = train(tmp_path)
     assert not again.reused
     assert same(again.parameters(), finished.parameters())
@@ -102,17 +103,17 @@ def test_a_damaged_run_is_trained_again(
 
 
 def test_runs_are_told_apart_by_what_they_are(tmp_path: Path) -> None:
-    path = FinetuneStore(tmp_path, "key").path(WEIGHTS, SETTINGS)
+    path = FinetuneStore(tmp_path, KEYS).path(WEIGHTS, SETTINGS)
     backwards = dict(reversed(WEIGHTS.items()))
-    assert FinetuneStore(tmp_path, "key").path(backwards, toy_settings()) == path
+    assert FinetuneStore(tmp_path, KEYS).path(backwards, toy_settings()) == path
     # One is one: a task alone is found whatever number its weight was given as.
     alone = [{"red": 1.0, "blue": 0.0}, {"red": 1, "blue": 0}]
-    assert len({FinetuneStore(tmp_path, "key").path(w, SETTINGS) for w in alone}) == 1
+    assert len({FinetuneStore(tmp_path, KEYS).path(w, SETTINGS) for w in alone}) == 1
     others = [
-        FinetuneStore(tmp_path, "other").path(WEIGHTS, SETTINGS),
-        FinetuneStore(tmp_path, "key").path({"red": 0.75, "blue": 0.25}, SETTINGS),
-        FinetuneStore(tmp_path, "key").path(WEIGHTS, toy_settings(seed=1)),
-        FinetuneStore(tmp_path, "key").path(WEIGHTS, toy_settings(mixed_precision="bf16")),
+        FinetuneStore(tmp_path, dict.fromkeys(WEIGHTS, "other")).path(WEIGHTS, SETTINGS),
+        FinetuneStore(tmp_path, KEYS).path({"red": 0.75, "blue": 0.25}, SETTINGS),
+        FinetuneStore(tmp_path, KEYS).path(WEIGHTS, toy_settings(seed=1)),
+        FinetuneStore(tmp_path, KEYS).path(WEIGHTS, toy_settings(mixed_precision="bf16")),
     ]
     assert len({path, *others}) == 5
 
@@ -120,7 +121,7 @@ def test_runs_are_told_apart_by_what_they_are(tmp_path: Path) -> None:
 def test_a_second_worker_waits_and_takes_what_the_first_one_made(
     tmp_path: Path, finished: FinishedRun
 ) -> None:
-    path = FinetuneStore(tmp_path, "key").path(WEIGHTS, SETTINGS)
+    path = FinetuneStore(tmp_path, KEYS).path(WEIGHTS, SETTINGS)
     path.parent.mkdir()
     found: list[FinishedRun] = []
     lock = FileLock(path.parent / "lock")
@@ -160,7 +161,7 @@ def test_a_run_with_ivon_keeps_its_curvature(rung: int, tmp_path: Path) -> None:
     weights = {"red": 1.0, "blue": 0.0}
 
     def store(folder: str) -> FinetuneStore:
-        return FinetuneStore(tmp_path / folder, "key")
+        return FinetuneStore(tmp_path / folder, KEYS)
 
     model = toy_model(tasks)
     made = store("whole").run(model, tasks, weights, settings)

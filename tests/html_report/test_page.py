@@ -18,8 +18,8 @@ import optuna_merge as om
 from html_report.conftest import EVIL, EVIL_NAMES, NAMES
 from optuna_merge.html_report import write_csv, write_html
 from optuna_merge.outcomes import best_outcome, study_outcomes
-from optuna_merge.trials import TrialReader
 from optuna_merge.surrogate import TruthModel
+from optuna_merge.trials import TrialReader
 
 Trio = tuple[optuna.Study, om.FittedStudy]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.samplers import BaseSampler
 from optuna.testing.pytest_samplers import (
     BasicSamplerTestCase,
     MultiObjectiveSamplerTestCase,
     RelativeSamplerTestCase,
 )
 
-from optuna_merge.samplers import PreviewAware, PreviewSampler
+from optuna_merge.samplers import PreviewSampler
 
 
 class TestPreviewSampler(
@@ -29,12 +29,3 @@ class TestPreviewSamplerOnItsOwnParameters(BasicSamplerTestCase, RelativeSampler
     @pytest.fixture
     def sampler(self) -> Callable[[], BaseSampler]:
         return lambda: PreviewSampler(["only"], seed=0)
-
-
-class TestPreviewAware(BasicSamplerTestCase, RelativeSamplerTestCase):
-    @pytest.fixture
-    def sampler(self) -> Callable[[], BaseSampler]:
-        def make() -> BaseSampler:
-            return PreviewAware(TPESampler(n_startup_trials=0, multivariate=True), ["a", "b"])
-
-        return make

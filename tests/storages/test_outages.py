@@ -17,10 +17,10 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from optuna_merge.trials import RequeuingStorage, fail_and_requeue
 from optuna_merge.exceptions import StorageUnavailableError
 from optuna_merge.storages import create_storage
 from optuna_merge.storages._trouble import Trouble, passing_trouble
+from optuna_merge.trials import RequeuingStorage, fail_and_requeue
 
 
 def dbapi_error(error: Exception, *, lost: bool = False) -> sqlalchemy.exc.DBAPIError:

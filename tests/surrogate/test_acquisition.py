@@ -9,15 +9,18 @@ from botorch.acquisition import LogExpectedImprovement
 from botorch.models import SingleTaskGP
 
 from optuna_merge.surrogate import (
-    FrontImprovement,
     ScoreImprovement,
+    ScoreModel,
     TruthImprovement,
-    chebyshev,
-    log_expected_improvement,
+    TruthModel,
     maximise,
 )
+from optuna_merge.surrogate._acquisition import (
+    FrontImprovement,
+    chebyshev,
+    log_expected_improvement,
+)
 from optuna_merge.trials import Series
-from optuna_merge.surrogate import ScoreModel, TruthModel
 
 
 def test_log_expected_improvement_equals_botorch() -> None:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from optuna_merge.samplers import _model
-from optuna_merge.trials import Level, Series
-from optuna_merge.surrogate import PreviewProcess, ScoreModel, TruthModel
+from optuna_merge.surrogate import ScoreModel, TruthModel, _previews, _truth
+from optuna_merge.surrogate._previews import PreviewProcess
+from optuna_merge.trials import Series
 
 
 def truth(w: np.ndarray) -> np.ndarray:
@@ -135,13 +135,13 @@ def test_known_noise_is_used() -> None:
 
 def test_deterministic_with_and_without_the_cache() -> None:
     first = TruthModel.fit(series(60, 6)).predict(GRID)
-    _model._fit_previews.cache_clear()
+    _previews._fit_previews.cache_clear()
     second = TruthModel.fit(series(60, 6)).predict(GRID)
     np.testing.assert_array_equal(first, second)
 
 
 def test_fit_size_grows_with_the_data_in_few_steps() -> None:
-    sizes = [_model._fit_size(n) for n in range(1, 2000)]
+    sizes = [_previews._fit_size(n) for n in range(1, 2000)]
     assert sizes[:40] == list(range(1, 41))
     assert all(0.88 * n <= size <= n for n, size in enumerate(sizes, start=1))
     assert len(set(sizes[40:])) < 60
@@ -167,10 +167,8 @@ def test_no_global_state_of_torch_changes() -> None:
 
 @pytest.mark.parametrize("m", [0, 5, 60])
 def test_means_alone(m: int) -> None:
-    refined = (Level(GRID[:20], truth(GRID[:20])),)
-    for s in (series(80, m), replace(series(80, m), refined=refined)):
-        model = TruthModel.fit(s)
-        np.testing.assert_allclose(model.predict_mean(GRID), model.predict(GRID)[0], atol=1e-9)
+    model = TruthModel.fit(series(80, m))
+    np.testing.assert_allclose(model.predict_mean(GRID), model.predict(GRID)[0], atol=1e-9)
 
 
 def test_some_truths_choose_the_members_that_all_would(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +176,7 @@ def test_some_truths_choose_the_members_that_all_would(monkeypatch: pytest.Monke
     noise = 0.05 * np.random.default_rng(1).standard_normal(90)
     many = replace(many, truths=many.truths + noise)
     screened = TruthModel.fit(many)
-    monkeypatch.setattr(_model, "_SCREENED", 90)
+    monkeypatch.setattr(_truth, "_SCREENED", 90)
     of_all = TruthModel.fit(many)
     assert len(screened.log_weights) <= 24
     unit = truth(GRID).std()
@@ -197,37 +195,3 @@ def test_score_model() -> None:
     assert (std >= 0).all()
     with pytest.raises(ValueError, match=r"shape \(\.\.\., 3\).*got \(\)"):
         ScoreModel(models, lambda m: m.mean()).predict(GRID)
-
-
-def test_truths_are_predicted_by_the_most_refined_previews() -> None:
-    """Previews that mislead, refined ones that tell the truth but for a bias, three truths."""
-    rng = np.random.default_rng(0)
-    weights = rng.dirichlet(np.ones(3), 40)
-    best = np.array([0.5, 0.3, 0.2])
-    truth = -np.square(weights - best).sum(1)
-    misled = -np.square(weights - best[::-1]).sum(1)
-    refined = Level(weights[:15], truth[:15] - 0.1)
-    series = Series(weights, misled, weights[15:18], truth[15:18])
-    with_it = TruthModel.fit(replace(series, refined=(refined,)))
-    without = TruthModel.fit(series)
-
-    def error(model: TruthModel) -> float:
-        return float(np.abs(model.predict(weights[18:])[0] - truth[18:]).mean())
-
-    assert error(with_it) < 0.3 * error(without)
-    # A second, worse level below it takes nothing away.
-    noise = Level(weights[:15], rng.standard_normal(15))
-    both = TruthModel.fit(replace(series, refined=(noise, refined)))
-    assert error(both) < 0.5 * error(without)
-    minimised = TruthModel.fit(
-        replace(
-            series,
-            previews=-misled,
-            truths=-truth[15:18],
-            refined=(Level(weights[:15], -refined.values),),
-            sign=-1.0,
-        )
-    )
-    np.testing.assert_allclose(
-        -minimised.predict(weights[18:])[0], with_it.predict(weights[18:])[0], atol=1e-6
-    )

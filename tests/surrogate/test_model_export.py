@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optuna_merge.surrogate import export_model
-from optuna_merge.trials import Level, Series
-from optuna_merge.surrogate import TruthModel
-from optuna_merge.surrogate import startup_design
+from optuna_merge.surrogate import TruthModel, export_model, startup_design
+from optuna_merge.trials import Series
 
 TOLERANCE = 1e-6  # of a standard deviation; about 1e-10 is what double precision leaves
 
@@ -29,15 +27,12 @@ def metric(weights: np.ndarray, shift: float) -> np.ndarray:
     return 0.6 + 0.3 * np.sqrt(weights[:, 0] + 0.02) + 0.05 * np.sin((5 + shift) * weights[:, -1])
 
 
-def series(
-    n_tasks: int, n_previews: int, n_truths: int, *, sign: float = 1.0, n_refined: int = 0
-) -> Series:
+def series(n_tasks: int, n_previews: int, n_truths: int, *, sign: float = 1.0) -> Series:
     rng = np.random.default_rng(0)
     weights = startup_design(n_tasks, max(n_previews, n_truths), seed=0)
     noise = np.full(n_previews, 1e-5)
     noise[::5] = np.nan  # unknown
     seen = metric(weights[:n_previews], 0.0) + 0.003 * rng.normal(size=n_previews)
-    refined = weights[:n_refined]
     return Series(
         preview_weights=weights[:n_previews],
         previews=sign * seen,
@@ -45,7 +40,6 @@ def series(
         truths=sign * metric(weights[:n_truths], 2.0),
         preview_noise=noise,
         sign=sign,
-        refined=(Level(refined, sign * metric(refined, 1.0)),) if n_refined else (),
     )
 
 
@@ -68,7 +62,6 @@ def tab(chromium: Any) -> Any:
         ("one task", series(1, 4, 2)),
         ("previews only", series(3, 20, 0)),
         ("truths only", series(3, 0, 12)),
-        ("refined previews", series(3, 40, 10, n_refined=20)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

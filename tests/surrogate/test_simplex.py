@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import qmc
 
-from optuna_merge.surrogate import candidates, neighbours, startup_design, to_simplex
+from optuna_merge.surrogate import startup_design, to_simplex
+from optuna_merge.surrogate._simplex import candidates, neighbours
 from optuna_merge.trials import MIN_WEIGHT, canonical_weights
 
 

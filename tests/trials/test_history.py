@@ -8,9 +8,8 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from optuna_merge.surrogate import spread_subset
-from optuna_merge.trials import History, TrialReader
 from optuna_merge.surrogate import TruthModel
+from optuna_merge.trials import History, TrialReader
 
 TASKS = ("a", "b")
 
@@ -150,53 +149,6 @@ def test_values_of_several_objectives_are_told_apart() -> None:
     assert len(history.objective(2, 3, 1.0).truths) == 0
 
 
-def test_spread_subset_of_thousands() -> None:
-    rng = np.random.default_rng(0)
-    weights, values = rng.dirichlet(np.ones(3), 9000), rng.normal(size=9000)
-    chosen = spread_subset(weights, values, 300)
-    assert len(set(chosen.tolist())) == 300
-    assert {int(np.argmax(values)), 8999} <= set(chosen.tolist())
-    probes = weights[::9, None]
-    gap, gap_of_random = (
-        np.abs(probes - weights[some]).max(axis=2).min(axis=1).max()
-        for some in (chosen, slice(300))
-    )
-    assert gap < gap_of_random
-
-
-@pytest.mark.parametrize("n", [3, 30, 299])
-def test_spread_subset(n: int) -> None:
-    rng = np.random.default_rng(0)
-    weights, values = rng.dirichlet(np.ones(4), 300), rng.normal(size=300)
-    weights[:50] = weights[0]
-    chosen = spread_subset(weights, values, n)
-    assert len(chosen) == len(set(chosen.tolist())) == n
-    assert (np.diff(chosen) > 0).all()
-    assert int(np.argmax(values)) in chosen
-    assert 299 in chosen
-    np.testing.assert_array_equal(chosen, spread_subset(weights, values, n))
-    np.testing.assert_array_equal(spread_subset(weights, values, 300), np.arange(300))
-
-
-def test_raced_out_previews_count_for_metrics_with_their_own_error_only() -> None:
-    history = read(
-        make(TrialState.PRUNED, preview=0.5, preview_a=0.1, preview_a_se=0.1),
-        make(
-            TrialState.PRUNED,
-            (0.2, 0.8),
-            partial_preview_a=0.3,
-            partial_preview_a_se=0.2,
-            raced_out_by=0,
-        ),
-    )
-    series = history.metric(0)
-    np.testing.assert_array_equal(series.previews, [0.1, 0.3])
-    np.testing.assert_allclose(series.preview_noise, [0.01, 0.04])
-    np.testing.assert_array_equal(history.score(1.0).previews, [0.5])
-    np.testing.assert_allclose(history.visited(), [[0.25, 0.75], [0.2, 0.8]])
-    assert len(history.objective(0, 2, 1.0).previews) == 1
-
-
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_a_collapsed_metric_does_not_set_the_scale(sign: float) -> None:
     """One bad value, the lowest or the highest, hides nothing of the others."""
@@ -217,27 +169,3 @@ def test_a_collapsed_metric_does_not_set_the_scale(sign: float) -> None:
     points = np.array([[0.5, 0.5], [0.9, 0.1]])
     best, worse = sign * TruthModel.fit(series).predict(points)[0]
     assert best > worse + 0.05
-
-
-def test_refined_previews_are_levels_of_their_own() -> None:
-    def refined(weights: tuple[float, float], at: int = 0, **steps: float) -> FrozenTrial:
-        values = {int(name[1:]): value for name, value in steps.items()}
-        trial = make(TrialState.PRUNED, weights, preview=0.1)
-        trial.intermediate_values |= values
-        for step, value in values.items():
-            trial.user_attrs |= {f"refined_{step}_a": 10 * value, f"refined_{step}_b": 1.0}
-        if at:
-            trial.user_attrs |= {"promoted_from": 0, "promoted_at": at}
-        return trial
-
-    history = read(
-        refined((0.25, 0.75), s3=0.2, s12=0.3),
-        refined((0.5, 0.5), s3=0.4, s12=0.5),
-        refined((0.75, 0.25), s3=0.6),
-        refined((0.25, 0.75), at=3, s3=0.2),  # came with its first refined preview
-    )
-    first, second = history.score(1.0).refined
-    np.testing.assert_array_equal(first.values, [0.2, 0.4, 0.6])
-    np.testing.assert_allclose(second.weights, [[0.25, 0.75], [0.5, 0.5]])
-    np.testing.assert_array_equal(history.metric(0).refined[1].values, [3.0, 5.0])
-    assert history.objective(0, 2, 1.0).refined == ()

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
@@ -13,24 +12,21 @@ import sqlalchemy
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
 from optuna.testing.storages import StorageSupplier
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState, create_trial
 
+from optuna_merge.storages import create_storage
 from optuna_merge.trials import (
+    RUN,
     ReadMarkingStorage,
     claim_waiting,
     fail_and_requeue,
-    first_attempt,
     is_running,
     latest_view,
-    lineage_root,
     only_reading,
     optimize_claimed,
     set_trial_user_attr,
     set_user_attrs,
-    study_view,
 )
-from optuna_merge.trials import RUN
-from optuna_merge.storages import create_storage
 
 
 @pytest.fixture(params=["memory", "sqlite", "journal", "postgres", "mariadb", "grpc"])
@@ -188,8 +184,8 @@ def test_fail_and_requeue_lost_race(monkeypatch: pytest.MonkeyPatch) -> None:
 
 _RACER = """
 import sys, time, optuna
-from optuna_merge.trials import fail_and_requeue
 from optuna_merge.storages import create_storage
+from optuna_merge.trials import fail_and_requeue
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 study = optuna.load_study(study_name="s", storage=create_storage(sys.argv[1]))
 print("ready", flush=True)
@@ -224,51 +220,6 @@ def test_processes_that_requeue_the_same_trials(
     assert sum(map(int, answers)) == 20
     clones = study.get_trials(states=[TrialState.WAITING])
     assert sorted(t.system_attrs["failed_trial"] for t in clones) == list(range(20))
-
-
-@pytest.mark.parametrize(
-    ("user_attrs", "system_attrs", "root", "first"),
-    [
-        ({}, {}, 9, 9),
-        ({"promoted_from": 4}, {}, 4, 9),
-        ({"promoted_from": 0}, {}, 0, 9),
-        ({}, {"failed_trial": 2, "retry_history": [2, 5]}, 2, 2),
-        ({}, {"retry_history": []}, 9, 9),
-        ({"promoted_from": 4}, {"failed_trial": 6, "retry_history": [6, 7]}, 4, 6),
-    ],
-)
-def test_lineage(
-    user_attrs: dict[str, Any], system_attrs: dict[str, Any], root: int, first: int
-) -> None:
-    trial = create_trial(value=1.0, user_attrs=user_attrs, system_attrs=system_attrs)
-    trial.number = 9
-    assert lineage_root(trial) == root
-    assert first_attempt(trial) == first
-
-
-def test_study_view_shows_less_and_writes_through(storage: BaseStorage) -> None:
-    study = optuna.create_study(storage=storage, direction="maximize")
-    for value in (1.0, 2.0, 3.0):
-        study.add_trial(create_trial(value=value, intermediate_values={0: value}))
-
-    def keep(trial: FrozenTrial) -> FrozenTrial | None:
-        if trial.number == 0:
-            return None
-        seen = copy.copy(trial)
-        seen.intermediate_values = {}
-        return seen
-
-    pruner = optuna.pruners.NopPruner()
-    view = study_view(study, pruner, keep)
-    assert [t.number for t in view.trials] == [1, 2]
-    assert view.best_trial.number == 2
-    assert view.best_trial.intermediate_values == {}
-    assert view.direction == study.direction
-    assert view.pruner is pruner
-    assert study.pruner is not pruner
-    view.set_user_attr("key", 1)
-    assert study.user_attrs == {"key": 1}
-    assert [t.intermediate_values for t in study.trials] == [{0: 1.0}, {0: 2.0}, {0: 3.0}]
 
 
 def test_read_marking(tmp_path: Path) -> None:

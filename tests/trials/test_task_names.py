@@ -10,8 +10,8 @@ from helpers import toy_definition, toy_settings, toy_task
 from optuna.trial import FrozenTrial
 
 import optuna_merge as om
-from optuna_merge.trials import CLAIM, DECISION, OF_TASKS, OF_TRIALS, REFINED, check_task_names
 from optuna_merge.definition import PosteriorSettings
+from optuna_merge.trials import CLAIM, DECISION, OF_TASKS, OF_TRIALS, REFINED, check_task_names
 
 TASKS = ("math", "math_hard", "se", "seconds_se")
 """Names that are prefixes and suffixes of others, and yet make attributes of their own."""
