@@ -27,8 +27,8 @@ def main() -> None:
             "asked",
             om.create_storage(None),
             definition.directions,
-            sampler=om.PreviewSampler(definition.names, seed=0, score=fitted.scores),
-            pruner=om.PromotionPruner(fraction=0.25, score=fitted.scores, seed=0),
+            sampler=om.PreviewSampler(definition.names, seed=0, score=fitted.goal.scores),
+            pruner=om.PromotionPruner(fraction=0.25, score=fitted.goal.scores, seed=0),
         )
         om.prepare_study(study, fitted)
         study.enqueue_trial(weight_params({"red": 1, "blue": 2}))

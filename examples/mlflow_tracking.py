@@ -29,8 +29,8 @@ def search(callback: object, workdir: Path) -> None:
         "tracked",
         om.create_storage(None),
         fitted.definition.directions,
-        sampler=om.PreviewSampler(fitted.definition.names, seed=0, score=fitted.scores),
-        pruner=om.PromotionPruner(fraction=0.25, score=fitted.scores, seed=0),
+        sampler=om.PreviewSampler(fitted.definition.names, seed=0, score=fitted.goal.scores),
+        pruner=om.PromotionPruner(fraction=0.25, score=fitted.goal.scores, seed=0),
     )
     om.prepare_study(study, fitted)
     study.optimize(om.Objective(fitted, progress=False), n_trials=8, callbacks=[callback])

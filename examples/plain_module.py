@@ -48,8 +48,8 @@ def main() -> None:
             "plain",
             om.create_storage(None),  # in memory; "sqlite:///plain.db" keeps it
             definition.directions,
-            sampler=om.PreviewSampler(definition.names, seed=0, score=fitted.scores),
-            pruner=om.PromotionPruner(fraction=0.25, score=fitted.scores, seed=0),
+            sampler=om.PreviewSampler(definition.names, seed=0, score=fitted.goal.scores),
+            pruner=om.PromotionPruner(fraction=0.25, score=fitted.goal.scores, seed=0),
         )
         om.prepare_study(study, fitted)
         study.optimize(om.Objective(fitted, progress=False), n_trials=25)

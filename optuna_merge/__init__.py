@@ -12,22 +12,21 @@ from typing import TYPE_CHECKING, Any
 from optuna_merge._version import __version__
 
 if TYPE_CHECKING:
-    from optuna_merge.constraints import Constraint
     from optuna_merge.definition import PosteriorSettings, StudyDefinition
     from optuna_merge.distributed import process_group
     from optuna_merge.exporting import export_model
     from optuna_merge.finetuning import FinetuneSettings
     from optuna_merge.fitting import FittedStudy, fit
+    from optuna_merge.goals import Constraint, Score
     from optuna_merge.objective import Objective
     from optuna_merge.previews import PreviewSettings
     from optuna_merge.pruners import PromotionPruner
     from optuna_merge.report import format_report, make_report
-    from optuna_merge.running import run_trials
     from optuna_merge.samplers import PreviewSampler
-    from optuna_merge.scores import Score
     from optuna_merge.storages import create_storage
     from optuna_merge.study import open_study, prepare_study
     from optuna_merge.tasks import Task
+    from optuna_merge.workers import run_trials
 
 _PUBLIC = {
     "Constraint": "constraints",

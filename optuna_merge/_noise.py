@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import optuna
 
+from optuna_merge.goals import make_score
 from optuna_merge.outcomes import SCORE, Findings, Outcome
-from optuna_merge.scores import make_score
 from optuna_merge.trials import DEFINITION
 
 if TYPE_CHECKING:

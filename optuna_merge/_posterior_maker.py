@@ -15,9 +15,9 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from optuna_merge._base.files import canonical_json, sha256_text, write_json
+from optuna_merge._base.tensors import HASH, content_hash, read_metadata
 from optuna_merge._curvature import undamped_posterior
-from optuna_merge._files import canonical_json, sha256_text, write_json
-from optuna_merge._tensors import HASH, content_hash, read_metadata
 from optuna_merge.damping import Damping, candidates, choose, trial_weightings
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.exceptions import CorruptFileError, NotFiniteError

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from optuna_merge.dashboard import Dashboard
     from optuna_merge.definition import StudyDefinition
-    from optuna_merge.sharing import Sharing
+    from optuna_merge.workers import Sharing
 
 StudyName = Annotated[str, typer.Option(help="Name of the study; made if it is missing.")]
 Storage = Annotated[str, typer.Option(help="sqlite:///FILE, postgresql://..., or env:NAME.")]
@@ -384,7 +384,7 @@ def _fit(
     as_json: bool,
 ) -> None:
     from optuna_merge.commands._display import fit_shown
-    from optuna_merge.fitting import check_writable
+    from optuna_merge._base.files import check_writable
     from optuna_merge.fitting import fit as fit_definition
     from optuna_merge.storages import create_storage
     from optuna_merge.study import check_definition, open_study
@@ -425,16 +425,17 @@ def _optimize(
     csv: Path | None = None,
     as_json: bool = False,
 ) -> None:
-    from optuna_merge._files import file_name, write_json
+    from optuna_merge._base.files import file_name, write_json
     from optuna_merge.commands._display import fit_shown, shown
-    from optuna_merge.fitting import check_writable, fit
-    from optuna_merge.garbage import Collector, check_keep_best
+    from optuna_merge._base.files import check_writable
+    from optuna_merge.fitting import fit
+    from optuna_merge.workers import Collector, check_keep_best
     from optuna_merge.objective import Objective
     from optuna_merge.previews import Racing
     from optuna_merge.pruners import PromotionPruner
     from optuna_merge.report import format_report, make_report
-    from optuna_merge.roles import check_role
-    from optuna_merge.running import run_trials
+    from optuna_merge.workers import check_role
+    from optuna_merge.workers import run_trials
     from optuna_merge.samplers import PreviewSampler
     from optuna_merge.storages import create_storage
     from optuna_merge.study import check_definition, open_study, prepare_study
@@ -460,8 +461,8 @@ def _optimize(
     with fit_shown():
         fitted = fit(definition, workdir, progress=sys.stderr.isatty(), sharing=sharing)
     prepare_study(study, fitted)
-    search: dict[str, Any] = {"seed": seed, "constraints": fitted.constraints}
-    search["score"] = None if definition.is_pareto else fitted.scores
+    search: dict[str, Any] = {"seed": seed, "constraints": fitted.goal.limits}
+    search["score"] = None if definition.is_pareto else fitted.goal.scores
     study.sampler = PreviewSampler(definition.names, **search)
     study.pruner = PromotionPruner(**budget, **search, refinements=definition.refinement_steps)
     racing = Racing() if race else None
@@ -511,7 +512,7 @@ def _report_study(
 ) -> None:
     if as_json:
         raise ValueError("report --json needs the definition: give its file, or leave out --json")
-    from optuna_merge._files import file_name
+    from optuna_merge._base.files import file_name
 
     study = existing_study(study_name, storage)
     _write_report(study, html or Path(f"report-{file_name(study_name)}.html"), csv)
@@ -541,7 +542,7 @@ def _gc(
     keep_best: int | None,
     dry_run: bool,
 ) -> None:
-    from optuna_merge.garbage import Collector
+    from optuna_merge.workers import Collector
 
     study = existing_study(study_name, storage)
     collector = Collector(study, definition, workdir, keep_best=keep_best)
@@ -558,7 +559,7 @@ def _sharing(
 ) -> Sharing:
     """The fit's work, shared out among the machines of the study."""
     from optuna_merge.artifacts import SharedFiles, open_artifact_store
-    from optuna_merge.sharing import StudySharing
+    from optuna_merge.workers import StudySharing
 
     files = SharedFiles(study, open_artifact_store(artifacts), workdir)
     return StudySharing(study, files, workdir, claims=claims)

@@ -8,11 +8,19 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from optuna_merge.constraints import Constraint, make_constraints
 from optuna_merge.finetuning import FinetuneSettings
+from optuna_merge.goals import (
+    PARETO,
+    Constraint,
+    Direction,
+    Goal,
+    Limits,
+    Score,
+    make_constraints,
+    make_score,
+)
 from optuna_merge.models import MultitaskModel
 from optuna_merge.previews import PreviewSettings, settled
-from optuna_merge.scores import PARETO, Score, make_score
 from optuna_merge.tasks import Task, check_tasks
 from optuna_merge.trials import check_task_names
 
@@ -197,32 +205,24 @@ class StudyDefinition:
         return "maximize" if self.score.maximize else "minimize"
 
     @property
-    def directions(self) -> tuple[Literal["maximize", "minimize"], ...]:
+    def directions(self) -> tuple[Direction, ...]:
         """Directions of the study, one per objective."""
-        if self.is_pareto:
-            return tuple(
-                "maximize" if greater else "minimize"
-                for greater in self.greater_is_better.values()
-            )
-        return (self.direction,)
+        score = self.score if isinstance(self.score, Score) else None
+        return Goal(score, self.greater_is_better, {}).directions
 
     @property
     def score_name(self) -> str:
         """The score's name."""
         return self.score.name if isinstance(self.score, Score) else str(self.score)
 
-    def score_of(self, metrics: Mapping[str, float], alone: Mapping[str, float]) -> float:
-        """The score; `alone` holds each task's metric when finetuned on that task only."""
-        assert isinstance(self.score, Score)
-        return self.score(metrics, alone)
-
-    def values_of(
-        self, metrics: Mapping[str, float], alone: Mapping[str, float]
-    ) -> tuple[float, ...]:
-        """The objective values: the score, or in a Pareto study each task's metric."""
-        if self.is_pareto:
-            return tuple(metrics[name] for name in self.names)
-        return (self.score_of(metrics, alone),)
+    def goal(self, alone: Mapping[str, float]) -> Goal:
+        """What the study looks for; `alone` is each task's metric when finetuned on it only."""
+        assert not isinstance(self.constraints, (int, float))
+        limits = None
+        if self.constraints:
+            limits = Limits.of(self.constraints, alone, self.greater_is_better)
+        score = self.score if isinstance(self.score, Score) else None
+        return Goal(score, self.greater_is_better, alone, limits)
 
     def describe(self) -> dict[str, Any]:
         """The definition as JSON values: names, settings, hashes of data and parameters.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from optuna_merge._files import canonical_json, sha256_text
+from optuna_merge._base.files import canonical_json, sha256_text
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.finetuning import (

@@ -11,17 +11,15 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from optuna_merge._turns import models_turn
 from optuna_merge.exceptions import (
     DefinitionMismatchError,
     NotFiniteError,
     TrainingDivergedError,
     TrialLostError,
 )
-from optuna_merge.fitting import FittedStudy
+from optuna_merge.fitting import Workbench
 from optuna_merge.pruners import should_prune
 from optuna_merge.study import duplicate_baseline
-from optuna_merge.tasks import Evaluation, check_finite
 from optuna_merge.trials import (
     BASELINE,
     CONSTRAINT,
@@ -74,16 +72,14 @@ class Objective:
     outside of [0, 1], or a name that is no task's.
 
     Args:
-        fitted: Task runs and posteriors, from `fit`.
+        workbench: What previews and finetunes; from `fit`, or another `Workbench`.
         progress: Show a progress bar for every finetune.
     """
 
-    def __init__(self, fitted: FittedStudy, *, progress: bool = True) -> None:
-        self._fitted = fitted
+    def __init__(self, workbench: Workbench, *, progress: bool = True) -> None:
+        self._workbench = workbench
         self._progress = progress
-        self._names = fitted.definition.names
-        self._is_pareto = fitted.definition.is_pareto
-        self._limits = fitted.constraints
+        self._names, self._goal = workbench.names, workbench.goal
 
     def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         self._check_definition(trial.study)
@@ -109,7 +105,7 @@ class Objective:
             return _lost(trial, error)
 
     def _has_preview(self, trial: FrozenTrial) -> bool:
-        if self._is_pareto:
+        if self._goal.is_pareto:
             return all(of_task(PREVIEW, name) in trial.user_attrs for name in self._names)
         return 0 in trial.intermediate_values
 
@@ -117,17 +113,15 @@ class Objective:
         """Record the preview, made or taken from a trial of equal weights."""
         twin = self._same_preview(trial, weights)
         if twin is None:
-            preview = self._fitted.previewer(weights)
-            self._check_finite(preview.evaluations, "the merge")
-            score = None if self._is_pareto else self._score(preview.evaluations)
+            preview = self._workbench.preview(weights)
+            score = None if self._goal.is_pareto else self._score(preview.values, "the merge")
             attrs: dict[str, Any] = {PREVIEW_SECONDS: preview.seconds}
-            metrics = {name: e.metric for name, e in preview.evaluations.items()}
             for name in self._names:
                 attrs[of_task(WEIGHT, name)] = weights[name]
-                attrs[of_task(PREVIEW_SE, name)] = _number(metrics[name].standard_error)
+                attrs[of_task(PREVIEW_SE, name)] = _number(preview.metrics[name].standard_error)
             # Last: in a Pareto study a preview that is killed half-way lacks some task's metric.
             for name in self._names:
-                attrs[of_task(PREVIEW, name)] = _number(metrics[name].value)
+                attrs[of_task(PREVIEW, name)] = _number(preview.metrics[name].value)
         else:
             score = twin.intermediate_values.get(0)
             attrs = {PREVIEW_SECONDS: 0.0, PREVIEW_TAKEN_FROM: twin.number}
@@ -135,7 +129,7 @@ class Objective:
                 names = [of_task(key, name) for name in self._names]
                 attrs |= {name: twin.user_attrs[name] for name in names}
         set_user_attrs(trial, attrs)
-        if score is not None and not self._is_pareto:
+        if score is not None and not self._goal.is_pareto:
             trial.report(score, step=0)  # last: one that is killed half-way is done again
 
     def _same_preview(
@@ -162,64 +156,52 @@ class Objective:
     def _truth(
         self, trial: optuna.Trial, weights: Mapping[str, float], *, is_baseline: bool
     ) -> float | tuple[float, ...]:
-        fitted, settings = self._fitted, self._fitted.definition.finetuning
         reported = reported_steps(trial)
         started = time.perf_counter()
 
-        def on_rung(step: int, evaluations: dict[str, Evaluation]) -> None:
+        def on_rung(step: int, metrics: Mapping[str, float]) -> None:
             _fence(trial)
-            if step not in reported and not self._is_pareto:
-                trial.report(self._score(evaluations), step=step)
-            last = step == settings.steps or self._is_pareto
+            if self._goal.is_pareto:
+                return
+            if step not in reported:
+                trial.report(self._score(metrics, f"the finetune after {step} steps"), step=step)
+            last = step == self._workbench.steps
             if not last and trial.should_prune() and not is_baseline:
-                self._set_constraints(trial, {n: e.metric.value for n, e in evaluations.items()})
-                raise optuna.TrialPruned(f"stopped at step {step} of {settings.steps}")
+                self._set_constraints(trial, metrics)
+                raise optuna.TrialPruned(f"stopped at step {step} of {self._workbench.steps}")
 
         title = f"finetune {trial.number}" if self._progress else None
         try:
-            with models_turn():
-                fitted.previewer.release()  # their memory on the device is the finetune's now
-                run = fitted.store.run(
-                    fitted.model,
-                    fitted.tasks,
-                    weights,
-                    settings,
-                    on_rung=on_rung,
-                    progress=title,
-                )
+            truth = self._workbench.finetune(weights, on_rung, title=title)
         except optuna.TrialPruned:
             trial.set_user_attr(TRUTH_SECONDS, time.perf_counter() - started)
             raise
-        self._check_finite(run.evaluations, "the finetune")
-        metrics = {name: run.evaluations[name].metric.value for name in self._names}
-        attrs: dict[str, Any] = {
-            of_task(TRUTH, name): _number(value) for name, value in metrics.items()
-        }
-        attrs |= {TRUTH_SECONDS: run.seconds, TRUTH_REUSED: run.reused}
+        metrics = truth.values
+        values = self._goal.values_of(metrics)
+        if not self._goal.is_pareto:
+            values = (self._score(metrics, "the finetune"),)
+        attrs: dict[str, Any] = {of_task(TRUTH, name): _number(metrics[name]) for name in metrics}
+        attrs |= {TRUTH_SECONDS: truth.seconds, TRUTH_REUSED: truth.reused}
         set_user_attrs(trial, attrs)
         self._set_constraints(trial, metrics)
-        return fitted.values(metrics) if self._is_pareto else fitted.score(metrics)
+        return values if self._goal.is_pareto else values[0]
 
     def _set_constraints(self, trial: optuna.Trial, metrics: Mapping[str, float | None]) -> None:
-        if self._limits is None:
+        if self._goal.limits is None:
             return
-        numbers = {n: _nan(value) for n, value in metrics.items()}
+        numbers = {n: math.nan if value is None else value for n, value in metrics.items()}
         known = trial.constraints  # of a clone whose predecessor was killed just after this
-        for name, value in self._limits.values(numbers).items():
+        for name, value in self._goal.limits.values(numbers).items():
             trial.set_user_attr(CONSTRAINT.format(constraint=name), _number(value))
             if name not in known:
                 trial.set_constraint(name, value)
 
-    def _score(self, evaluations: Mapping[str, Evaluation]) -> float:
-        return self._fitted.score({name: e.metric.value for name, e in evaluations.items()})
-
-    def _check_finite(self, evaluations: Mapping[str, Evaluation], what: str) -> None:
-        """Raise `NotFiniteError` unless metrics and score are numbers to go on with."""
-        check_finite(evaluations, what)
-        score = 0.0 if self._is_pareto else self._score(evaluations)
+    def _score(self, metrics: Mapping[str, float], what: str) -> float:
+        """The score, seen to be a number to go on with."""
+        score = self._goal.score_of(metrics)
         if not math.isfinite(score):
-            metrics = {name: e.metric.value for name, e in evaluations.items()}
             raise NotFiniteError(f"the score of {what} is {score:g}, of the metrics {metrics}")
+        return score
 
     def _superfluous(self, trial: optuna.Trial) -> str | None:
         """Why this trial must not run, or None. (Of twice promoted ones the pruner sees to it.)"""
@@ -231,10 +213,10 @@ class Objective:
 
     def _check_definition(self, study: optuna.Study) -> None:
         found = study.user_attrs.get(FINGERPRINT)
-        if found != self._fitted.fingerprint:
+        if found != self._workbench.fingerprint:
             raise DefinitionMismatchError(
                 f"study {study.study_name!r} was not prepared for this objective (its definition "
-                f"is {found}, the objective's {self._fitted.fingerprint}); call "
+                f"is {found}, the objective's {self._workbench.fingerprint}); call "
                 f"prepare_study(study, fitted) first"
             )
 
@@ -262,8 +244,3 @@ def _lost(trial: optuna.Trial, error: Exception) -> float | tuple[float, ...]:
 def _number(value: float) -> float | None:
     """NaN is no JSON value that every database takes."""
     return value if math.isfinite(value) else None
-
-
-def _nan(value: float | None) -> float:
-    """Back from `_number`."""
-    return math.nan if value is None else value

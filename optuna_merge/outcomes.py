@@ -15,7 +15,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge.trials import (
     BASELINE,
-    GREATER_IS_BETTER,
     PROMOTED_FROM,
     UNIFORM,
     canonical_weights,
@@ -24,6 +23,7 @@ from optuna_merge.trials import (
     param_name,
     reference_point,
     retry_history,
+    task_directions,
     task_names,
 )
 
@@ -248,23 +248,6 @@ def read_study(study: optuna.Study) -> Findings:
         reference_point=None if corner is None else dict(zip(names, corner.tolist())),
         task_run_steps=steps * len(names),
     )
-
-
-def task_directions(
-    study: optuna.Study, tasks: Sequence[str], maximize: Mapping[str, bool] | None = None
-) -> dict[str, bool]:
-    """By task, whether its metric is to be maximised.
-
-    As given; else as the study's definition said when it was made; else as its directions, a
-    single one holding for all tasks.
-    """
-    stored = study.user_attrs.get(GREATER_IS_BETTER)
-    if maximize is None and isinstance(stored, Mapping) and set(tasks) <= stored.keys():
-        maximize = stored
-    if maximize is not None:
-        return {name: bool(maximize[name]) for name in tasks}
-    found = [d == StudyDirection.MAXIMIZE for d in study.directions]
-    return dict(zip(tasks, found if len(found) == len(tasks) else found[:1] * len(tasks)))
 
 
 def _lineages(trials: Iterable[FrozenTrial]) -> dict[int, list[FrozenTrial]]:

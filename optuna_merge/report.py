@@ -12,13 +12,13 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_merge._files import write_json
+from optuna_merge._base.files import write_json
+from optuna_merge._base.turns import models_turn
 from optuna_merge._noise import finetune_noise, truth_models
-from optuna_merge._turns import models_turn
 from optuna_merge._verdict import infeasible, judge, tested_metrics
 from optuna_merge.calibration import format_calibration, study_calibration
 from optuna_merge.fitting import FittedStudy
-from optuna_merge.fronts import hypervolume
+from optuna_merge.goals import hypervolume
 from optuna_merge.models import evaluate_tasks, task_batches
 from optuna_merge.outcomes import SCORE, Findings, Outcome, read_study
 from optuna_merge.trials import BASELINE, FAILURE, TRIES, retry_history, trial_weights
@@ -265,7 +265,7 @@ def _front_lines(report: Mapping[str, Any]) -> list[str]:
 
 def _constraints(findings: Findings, fitted: FittedStudy, rows: Mapping[int, Json]) -> Json | None:
     """The constraints' bounds, how many truths keep them, and what is to be said about them."""
-    limits = fitted.constraints
+    limits = fitted.goal.limits
     if limits is None:
         return None
     closest = findings.closest
@@ -280,7 +280,7 @@ def _constraints(findings: Findings, fitted: FittedStudy, rows: Mapping[int, Jso
 
 def _violated_alone(fitted: FittedStudy) -> list[str]:
     """Of each constraint that its task violates when it is finetuned alone, what that means."""
-    limits = fitted.constraints
+    limits = fitted.goal.limits
     if limits is None:
         return []
     described = limits.describe()

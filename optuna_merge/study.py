@@ -6,7 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -14,6 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge.exceptions import DefinitionMismatchError
+from optuna_merge.fitting import Workbench
 from optuna_merge.trials import (
     BASELINE,
     DEFINITION,
@@ -29,9 +30,6 @@ from optuna_merge.trials import (
     stored_definition,
     weight_params,
 )
-
-if TYPE_CHECKING:
-    from optuna_merge.fitting import FittedStudy
 
 _logger = logging.getLogger(__name__)
 
@@ -102,7 +100,7 @@ def _as_tuple(directions: str | Sequence[str]) -> tuple[str, ...]:
     return (directions,) if isinstance(directions, str) else tuple(directions)
 
 
-def prepare_study(study: optuna.Study, fitted: FittedStudy) -> None:
+def prepare_study(study: optuna.Study, workbench: Workbench) -> None:
     """Write the definition into a new study or compare it; enqueue the baselines once.
 
     Baselines are uniform weights and each task alone: always finetuned, so that the study can
@@ -112,8 +110,8 @@ def prepare_study(study: optuna.Study, fitted: FittedStudy) -> None:
         DefinitionMismatchError: the study has other directions or another definition; the message
             names the parts that differ.
     """
-    definition = fitted.definition
-    check_directions(study, definition.directions)
+    goal = workbench.goal
+    check_directions(study, goal.directions)
     found = study.user_attrs.get(FINGERPRINT)
     if found is None:
         if any(t.state != TrialState.WAITING for t in study.get_trials(deepcopy=False)):
@@ -122,21 +120,21 @@ def prepare_study(study: optuna.Study, fitted: FittedStudy) -> None:
                 f"study of another name"
             )
         # Bulk first: whoever sees the fingerprint finds the definition as well.
-        study.set_user_attr(DEFINITION, json.dumps(fitted.parts))
-        study.set_user_attr(TASKS, list(definition.names))
-        study.set_user_attr(GREATER_IS_BETTER, definition.greater_is_better)
-        names = [f"score ({definition.score_name})"]
-        if definition.is_pareto:
-            names = list(definition.names)
-            study.set_user_attr(REFERENCE_POINT, fitted.reference_point)
-        study.set_user_attr(FINGERPRINT, fitted.fingerprint)
+        study.set_user_attr(DEFINITION, json.dumps(workbench.parts))
+        study.set_user_attr(TASKS, list(workbench.names))
+        study.set_user_attr(GREATER_IS_BETTER, dict(goal.greater_is_better))
+        names = [f"score ({goal.name})"]
+        if goal.is_pareto:
+            names = list(workbench.names)
+            study.set_user_attr(REFERENCE_POINT, dict(workbench.reference_point))
+        study.set_user_attr(FINGERPRINT, workbench.fingerprint)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names(names)
-    elif found != fitted.fingerprint:
+    elif found != workbench.fingerprint:
         stored = stored_definition(study)
-        raise _mismatch(study, differing_parts(stored, fitted.parts))
-    _enqueue_baselines(study, definition.names)
+        raise _mismatch(study, differing_parts(stored, dict(workbench.parts)))
+    _enqueue_baselines(study, workbench.names)
 
 
 def check_definition(study: optuna.Study, parts: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ from typing import IO, Literal
 
 from filelock import FileLock
 
-from optuna_merge._files import atomic_path, sha256_file
+from optuna_merge._base.files import atomic_path, sha256_file
 from optuna_merge.exceptions import CorruptFileError, OptunaMergeError
 
 _logger = logging.getLogger(__name__)

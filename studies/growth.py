@@ -34,7 +34,7 @@ import torch
 import typer
 
 from optuna_merge import FinetuneSettings, PosteriorSettings, PreviewSampler, StudyDefinition, Task
-from optuna_merge._files import atomic_path
+from optuna_merge._base.files import atomic_path
 from optuna_merge.cli import Debug
 from optuna_merge.commands import guarded
 from optuna_merge.fitting import FittedStudy, fit

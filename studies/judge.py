@@ -56,7 +56,7 @@ from optuna_merge.calibration._estimates import (
 )
 from optuna_merge.cli import Debug
 from optuna_merge.commands import guarded
-from optuna_merge.scores import Score, make_score
+from optuna_merge.goals import Score, make_score
 from studies.preview_quality import FINETUNE, Point, Quality, last_rungs, qualities, read_points
 from studies.simple_rules import (
     beyond_own_weight,

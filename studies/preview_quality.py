@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from optuna_merge._files import atomic_path
+from optuna_merge._base.files import atomic_path
 from optuna_merge.calibration import rank_correlation
 from optuna_merge.tasks import Evaluation
 from optuna_merge.trials import canonical_weights

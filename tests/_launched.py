@@ -26,7 +26,7 @@ from helpers import (
 from torch import nn
 
 import optuna_merge as om
-from optuna_merge._tensors import save_tensors
+from optuna_merge._base.tensors import save_tensors
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.exceptions import TrainingDivergedError
 from optuna_merge.finetuning import FinetuneStore, hollow_shards

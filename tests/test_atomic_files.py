@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers import largest_file
 
-from optuna_merge._files import (
+from optuna_merge._base.files import (
     atomic_path,
     canonical_json,
     file_name,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optuna_merge.constraints import Constraint, Limits, make_constraints, total_violation
+from optuna_merge.goals import Constraint, Limits, make_constraints, total_violation
 
 ALONE = {"red": 0.8, "blue": 0.5}
 BOTH_UP = {"red": True, "blue": True}

@@ -24,11 +24,11 @@ from helpers import (
 )
 from torch import nn
 
-from optuna_merge._files import canonical_json, sha256_text
-from optuna_merge.constraints import Constraint
+from optuna_merge._base.files import canonical_json, sha256_text
+from optuna_merge.goals import Constraint
 from optuna_merge.definition import PosteriorSettings, StudyDefinition
 from optuna_merge.models import Matching, from_module
-from optuna_merge.scores import Score
+from optuna_merge.goals import Score
 from optuna_merge.tasks import Metric, accuracy, negative_squared_error
 
 error = Metric("error", lambda outputs, labels: accuracy(outputs, labels), greater_is_better=False)
@@ -124,7 +124,7 @@ def test_the_description_is_the_same_in_every_process() -> None:
     program = (
         "from helpers import toy_definition\n"
         "from functools import partial\n"
-        "from optuna_merge._files import canonical_json, sha256_text\n"
+        "from optuna_merge._base.files import canonical_json, sha256_text\n"
         "described = toy_definition(score=partial(lambda metrics: 0.0)).describe()\n"
         "print(sha256_text(canonical_json(described)))\n"
     )
@@ -150,6 +150,14 @@ BAD: list[tuple[Callable[[], Any], str]] = [
             [toy_task("red"), toy_task("red", 1)], model=toy_model(toy_tasks())
         ),
         "two tasks have the name 'red'; names must differ: ['red', 'red']",
+    ),
+    (
+        lambda: toy_definition([toy_task("red"), toy_task("best")]),
+        "task name 'best' stands for the best finetune in reports and tables; take another",
+    ),
+    (
+        lambda: toy_definition([toy_task("red_se"), toy_task("red")]),
+        "tasks 'red_se' and 'red' would write one attribute of trials, 'preview_red_se'",
     ),
     (
         lambda: toy_definition(model=toy_model(toy_tasks()[::-1])),

@@ -28,7 +28,7 @@ from helpers import same, save_bert, toy_definition
 from optuna.trial import TrialState
 
 import optuna_merge as om
-from optuna_merge._tensors import load_tensors
+from optuna_merge._base.tensors import load_tensors
 from optuna_merge.finetuning import FinetuneStore
 from optuna_merge.fitting import finetune_store
 from optuna_merge.storages import create_storage

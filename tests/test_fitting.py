@@ -31,11 +31,12 @@ from helpers import (
 )
 from torch import Tensor
 
-from optuna_merge._tensors import read_metadata
+from optuna_merge._base.tensors import read_metadata
 from optuna_merge.damping import MULTIPLES, trial_weightings
 from optuna_merge.definition import PosteriorSettings, StudyDefinition
 from optuna_merge.finetuning import FinetuneSettings
-from optuna_merge.fitting import FittedStudy, check_writable, fit
+from optuna_merge._base.files import check_writable
+from optuna_merge.fitting import FittedStudy, fit
 from optuna_merge.models import evaluate_tasks, task_batches
 from optuna_merge.models._multitask import TRUNK
 from optuna_merge.posteriors import (
@@ -105,7 +106,7 @@ def test_a_fit_elsewhere_comes_to_the_same(fitted: FittedStudy, tmp_path: Path) 
 def test_what_a_fit_gives(fitted: FittedStudy) -> None:
     assert list(fitted.runs) == ["red", "blue"]
     assert fitted.alone == {n: run.evaluations[n].metric.value for n, run in fitted.runs.items()}
-    assert fitted.score({"red": 0.25, "blue": 0.75}) == 0.5
+    assert fitted.goal.score_of({"red": 0.25, "blue": 0.75}) == 0.5
     assert fitted.costs["task_run_steps"] == 14
     assert fitted.costs["task_run_seconds"] == sum(r.seconds for r in fitted.runs.values())
     assert fitted.costs["posterior_seconds"] > 0

@@ -7,7 +7,7 @@ import numpy as np
 import optuna
 import pytest
 
-from optuna_merge.fronts import (
+from optuna_merge.goals import (
     below_nadir,
     estimated_front,
     hypervolume,

@@ -12,7 +12,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_merge.roles import is_promoted
+from optuna_merge.workers import is_promoted
 from optuna_merge.storages import create_storage
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 import optuna_merge as om
 import optuna_merge.exceptions
 from optuna_merge.exceptions import DefinitionMismatchError
-from optuna_merge.garbage import Collector
+from optuna_merge.workers import Collector
 from optuna_merge.trials import fail_and_requeue, suggest_weights, weight_params
 
 
@@ -318,8 +318,8 @@ def test_settings_are_shared_by_task_runs_and_truths(tmp_path: Path) -> None:
 def searched(fitted: om.FittedStudy, n_trials: int) -> optuna.Study:
     definition = fitted.definition
     search: dict[str, Any] = {
-        "score": None if definition.is_pareto else fitted.scores,
-        "constraints": fitted.constraints,
+        "score": None if definition.is_pareto else fitted.goal.scores,
+        "constraints": fitted.goal.limits,
         "seed": 0,
     }
     study = om.open_study(
@@ -477,8 +477,8 @@ def test_enqueued_parameters_that_are_no_weights(
         "enqueued",
         here,
         fitted.definition.directions,
-        sampler=om.PreviewSampler(fitted.definition.names, score=fitted.scores, seed=0),
-        pruner=om.PromotionPruner(fraction=0.5, warmup=2, score=fitted.scores, seed=0),
+        sampler=om.PreviewSampler(fitted.definition.names, score=fitted.goal.scores, seed=0),
+        pruner=om.PromotionPruner(fraction=0.5, warmup=2, score=fitted.goal.scores, seed=0),
     )
     om.prepare_study(study, fitted)
     objective = om.Objective(fitted, progress=False)

@@ -16,8 +16,8 @@ import optuna_merge as om
 from optuna_merge.exceptions import OptunaMergeError
 from optuna_merge.fitting import FittedStudy
 from optuna_merge.pruners import PromotionPruner, hand_over, read_ledger
-from optuna_merge.roles import Role, Watch, announce, is_finetune_work, next_trial, sign_off
-from optuna_merge.running import run_trials
+from optuna_merge.workers import Role, Watch, announce, is_finetune_work, next_trial, sign_off
+from optuna_merge.workers import run_trials
 from optuna_merge.storages import create_storage
 from optuna_merge.trials import RUN, fail_and_requeue, optimize_claimed
 
@@ -218,7 +218,7 @@ def test_a_finetuner_waits_until_the_previewers_have_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr("optuna_merge.roles.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("optuna_merge.workers.time.monotonic", lambda: clock[0])
     study = optuna.create_study(pruner=PromotionPruner())
     watch = Watch(study, patience=100.0)
     clock[0] = 50.0

@@ -12,9 +12,9 @@ from helpers import toy_definition
 from optuna.trial import FrozenTrial, TrialState
 
 import optuna_merge as om
-from optuna_merge._files import write_json
-from optuna_merge.roles import is_promoted
-from optuna_merge.running import runs_folder
+from optuna_merge._base.files import write_json
+from optuna_merge.workers import is_promoted
+from optuna_merge.workers import runs_folder
 from optuna_merge.trials import RUN
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)

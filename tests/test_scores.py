@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optuna_merge.scores import Score, make_score
+from optuna_merge.goals import Score, make_score
 
 METRICS = {"red": 0.6, "blue": 0.9, "green": 0.75}
 ALONE = {"red": 0.8, "blue": 0.9, "green": 0.5}

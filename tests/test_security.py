@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 import optuna_merge as om
 from optuna_merge import cli
-from optuna_merge._tensors import load_tensors, save_tensors
+from optuna_merge._base.tensors import load_tensors, save_tensors
 from optuna_merge.artifacts import SharedFiles, _shared_files, open_artifact_store
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.merging import merge_files

@@ -13,7 +13,7 @@ from optuna.trial import TrialState, create_trial
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.fitting import FittedStudy, fit
-from optuna_merge.scores import Score
+from optuna_merge.goals import Score
 from optuna_merge.study import (
     baseline_weights,
     differing_parts,

@@ -9,7 +9,7 @@ from helpers import flip_byte, largest_file, same
 from safetensors.torch import save_file
 from torch import Tensor
 
-from optuna_merge._tensors import (
+from optuna_merge._base.tensors import (
     HASH,
     content_hash,
     load_tensors,

@@ -52,8 +52,8 @@ def run(definition: om.StudyDefinition, n_trials: int, fraction: float = 0.25) -
     """Fit, search and print the table; examples/plain_module.py has each step."""
     with tempfile.TemporaryDirectory() as workdir:
         fitted = om.fit(definition, workdir, progress=False)
-        search = {"seed": 0, "constraints": fitted.constraints}
-        search["score"] = None if definition.is_pareto else fitted.scores
+        search = {"seed": 0, "constraints": fitted.goal.limits}
+        search["score"] = None if definition.is_pareto else fitted.goal.scores
         study = om.open_study(
             "example",
             om.create_storage(None),

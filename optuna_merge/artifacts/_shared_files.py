@@ -12,7 +12,7 @@ from optuna.artifacts import download_artifact, upload_artifact
 from optuna.artifacts._protocol import ArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from optuna_merge._files import atomic_path, sha256_file
+from optuna_merge._base.files import atomic_path, sha256_file
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.trials import SHARED_FILE
 

@@ -10,7 +10,7 @@ from optuna_merge.commands._definition import YAML
 
 
 def init(file: Path, force: bool) -> None:
-    from optuna_merge._files import atomic_path
+    from optuna_merge._base.files import atomic_path
     from optuna_merge.yaml_definition import TEMPLATE
 
     if file.suffix not in YAML:

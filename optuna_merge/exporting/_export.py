@@ -17,8 +17,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from safetensors import SafetensorError
 
-from optuna_merge._files import write_json
-from optuna_merge._turns import models_turn
+from optuna_merge._base.files import write_json
+from optuna_merge._base.turns import models_turn
 from optuna_merge._version import __version__
 from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.exporting._card import model_card

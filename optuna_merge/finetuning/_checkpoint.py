@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optuna_merge._tensors import load_tensors, save_tensors
+from optuna_merge._base.tensors import load_tensors, save_tensors
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.finetuning._shards import part_like
 

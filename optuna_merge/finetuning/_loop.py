@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from optuna_merge._files import canonical_json, sha256_text
+from optuna_merge._base.files import canonical_json, sha256_text
 from optuna_merge.exceptions import TrainingDivergedError
 from optuna_merge.finetuning._checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from optuna_merge.finetuning._group import Group, current_group, make_accelerator

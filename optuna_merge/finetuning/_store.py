@@ -11,9 +11,9 @@ from pathlib import Path
 from filelock import FileLock
 from torch import Tensor
 
-from optuna_merge._files import canonical_json, remove_leftovers, sha256_text
-from optuna_merge._tensors import load_tensors, save_tensors
-from optuna_merge._turns import models_turn
+from optuna_merge._base.files import canonical_json, remove_leftovers, sha256_text
+from optuna_merge._base.tensors import load_tensors, save_tensors
+from optuna_merge._base.turns import models_turn
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.finetuning._loop import OnRung, finetune
 from optuna_merge.finetuning._settings import FinetuneSettings

@@ -11,9 +11,8 @@ import optuna
 from optuna_merge._noise import Noise, finetune_noise, truth_models
 from optuna_merge._verdict import Gain, Tested, Verdict, gain, judge, tested_metrics
 from optuna_merge.calibration import study_calibration
-from optuna_merge.fronts import estimated_front
 from optuna_merge.outcomes import SCORE, Findings, Outcome, read_study, task_run_steps
-from optuna_merge.surrogate import export_model
+from optuna_merge.surrogate import estimated_front, export_model
 from optuna_merge.trials import UNIFORM
 from optuna_merge.visualization._baselines import compared_metrics
 from optuna_merge.visualization._cost import cost_curve

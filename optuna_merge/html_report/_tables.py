@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 
-from optuna_merge._files import atomic_path
+from optuna_merge._base.files import atomic_path
 from optuna_merge._verdict import Gain
 from optuna_merge.html_report._page import Page, Row, read_page
 from optuna_merge.outcomes import SCORE, Outcome

@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 
-from optuna_merge._files import atomic_path
+from optuna_merge._base.files import atomic_path
 from optuna_merge._version import __version__
 from optuna_merge.html_report._page import Page, read_page
 

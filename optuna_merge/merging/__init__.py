@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from optuna_merge._batch_norm import reestimate_batch_norm
+from optuna_merge._base.batch_norm import reestimate_batch_norm
 from optuna_merge.merging._files import merge_files
 from optuna_merge.merging._merge import merge, merge_into, merge_many
 

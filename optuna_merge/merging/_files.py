@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from optuna_merge._checkpoint_files import (
+from optuna_merge._base.checkpoint_files import (
     ADAPTER_CONFIG,
     PICKLE,
     adapter_parts,
@@ -29,7 +29,7 @@ from optuna_merge._checkpoint_files import (
     is_pickle,
     naming_hint,
 )
-from optuna_merge._files import atomic_path
+from optuna_merge._base.files import atomic_path
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.merging._elementwise import Item, merge_items
 from optuna_merge.merging._weights import Weights, task_weights, with_prior

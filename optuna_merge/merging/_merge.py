@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from optuna_merge._checkpoint_files import naming_hint
+from optuna_merge._base.checkpoint_files import naming_hint
 from optuna_merge.merging._families import (
     ELEMENTWISE,
     copied,

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from optuna_merge._labels import IGNORED
+from optuna_merge._base.labels import IGNORED
 from optuna_merge.tasks import Batch
 
 _KEPT = (

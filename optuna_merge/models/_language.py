@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from optuna_merge._labels import IGNORED
+from optuna_merge._base.labels import IGNORED
 from optuna_merge.models._adapter import add_lora
 from optuna_merge.models._generation import GenerationSettings, LanguageModel
 from optuna_merge.models._multitask import MultitaskModel

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from optuna_merge._batch_norm import reestimate_batch_norm, running_batch_norms
+from optuna_merge._base.batch_norm import reestimate_batch_norm, running_batch_norms
 from optuna_merge.models._computed import check_computed_weights
 from optuna_merge.models._generation import LanguageModel, Writer
 from optuna_merge.models._trainable import Trainable, trainable_names

@@ -14,8 +14,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from optuna_merge._files import sha256_text
-from optuna_merge._tensors import load_tensors, save_tensors
+from optuna_merge._base.files import sha256_text
+from optuna_merge._base.tensors import load_tensors, save_tensors
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.models._multitask import TRUNK, MultitaskModel
 from optuna_merge.models._trainable import LastLayers, find_layers

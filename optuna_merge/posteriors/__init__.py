@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from optuna_merge._labels import categorical_labels, gaussian_labels
-from optuna_merge._tensors import load_tensors, read_metadata, save_tensors
+from optuna_merge._base.labels import categorical_labels, gaussian_labels
+from optuna_merge._base.tensors import load_tensors, read_metadata, save_tensors
 from optuna_merge.posteriors._adam import adam_second_moments
 from optuna_merge.posteriors._checkpoints import load_checkpoint, load_lora_factors
 from optuna_merge.posteriors._damped import damped, mean_curvature

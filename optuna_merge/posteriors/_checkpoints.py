@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from optuna_merge._checkpoint_files import (
+from optuna_merge._base.checkpoint_files import (
     ADAPTER_CONFIG,
     ADAPTERS,
     check_index,

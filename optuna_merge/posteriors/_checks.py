@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from optuna_merge._checkpoint_files import adapter_parts, naming_hint
+from optuna_merge._base.checkpoint_files import adapter_parts, naming_hint
 from optuna_merge.posteriors._families import FAMILIES, Posterior
 from optuna_merge.posteriors._kronecker import KroneckerGaussian
 from optuna_merge.posteriors._mixture import Gaussian, Mixture

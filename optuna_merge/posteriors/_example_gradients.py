@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from optuna_merge._labels import keep_ignored
+from optuna_merge._base.labels import keep_ignored
 
 _logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from optuna_merge._files import canonical_json
-from optuna_merge._tensors import HASH, load_tensors, read_metadata, save_tensors
+from optuna_merge._base.files import canonical_json
+from optuna_merge._base.tensors import HASH, load_tensors, read_metadata, save_tensors
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.posteriors._families import FAMILIES, Posterior
 

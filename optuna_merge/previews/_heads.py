@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from optuna_merge._turns import models_turn
+from optuna_merge._base.turns import models_turn
 from optuna_merge.models import MultitaskModel
 from optuna_merge.previews._settings import PreviewSettings
 from optuna_merge.tasks import Batch, Loss, Task

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optuna_merge._turns import models_turn
+from optuna_merge._base.turns import models_turn
 from optuna_merge.merging import merge, merge_into
 from optuna_merge.models import MultitaskModel, evaluate_tasks, task_batches
 from optuna_merge.posteriors import Posterior
@@ -44,7 +44,7 @@ class Previewer:
     happens on the model's device: the data are moved there, and so are the posteriors if they
     take no more than a share of its free memory. Else they stay where they are, and merged
     tensors are copied one by one. Threads take turns; between `load` and what is done with the
-    loaded model, see `optuna_merge._turns`.
+    loaded model, see `optuna_merge._base.turns`.
 
     Args:
         model: The model that the merged parameters are put into.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from optuna_merge._turns import models_turn
+from optuna_merge._base.turns import models_turn
 from optuna_merge.finetuning import FinetuneSettings, FinetuneStore, Start
 from optuna_merge.models import MultitaskModel
 from optuna_merge.previews._previewer import Previewer

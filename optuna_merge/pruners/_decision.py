@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from optuna.trial import TrialState
 
-from optuna_merge.fronts import below_nadir, layers, volume_alone
+from optuna_merge.goals import below_nadir, layers, volume_alone
 from optuna_merge.pruners._budget import Budget
 from optuna_merge.pruners._ledger import Candidate, Ledger
 from optuna_merge.trials import WITHDRAWN, Record

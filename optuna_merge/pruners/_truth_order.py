@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 
 from optuna_merge import surrogate
 from optuna_merge.calibration import Estimate, rank_correlation, score_pairs
-from optuna_merge.constraints import total_violation
+from optuna_merge.goals import total_violation
 from optuna_merge.pruners._decision import Order, best_fronts_first, best_scores_first
 from optuna_merge.pruners._ledger import Candidate
 from optuna_merge.trials import History, Record, Series

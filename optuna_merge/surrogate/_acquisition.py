@@ -12,7 +12,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from optuna_merge.constraints import total_violation
+from optuna_merge.goals import total_violation
 from optuna_merge.surrogate._score import ScoreModel
 from optuna_merge.surrogate._simplex import candidates, neighbours
 from optuna_merge.surrogate._threads import single_thread

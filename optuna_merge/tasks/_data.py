@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from optuna_merge._labels import IGNORED
+from optuna_merge._base.labels import IGNORED
 
 Batch = dict[str, Tensor]
 """Tensors by column name, all with the same first dimension; the labels in column `labels`."""

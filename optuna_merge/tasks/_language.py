@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from optuna_merge._labels import IGNORED
+from optuna_merge._base.labels import IGNORED
 from optuna_merge.tasks._data import DECODER, LABELS, MASK, TensorData
 from optuna_merge.tasks._losses import token_cross_entropy
 from optuna_merge.tasks._metrics import token_accuracy

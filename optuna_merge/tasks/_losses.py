@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from optuna_merge._labels import IGNORED, categorical_labels, gaussian_labels
+from optuna_merge._base.labels import IGNORED, categorical_labels, gaussian_labels
 
 
 @dataclass(frozen=True)

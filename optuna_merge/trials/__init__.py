@@ -64,6 +64,7 @@ from optuna_merge.trials._study import (
     finetune_steps,
     reference_point,
     stored_definition,
+    task_directions,
     task_names,
 )
 from optuna_merge.trials._task_names import check_task_names
@@ -152,6 +153,7 @@ __all__ = [
     "set_user_attrs",
     "stored_definition",
     "suggest_weights",
+    "task_directions",
     "task_names",
     "trial_weights",
     "weight_params",

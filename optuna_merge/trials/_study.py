@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import optuna
+from optuna.study import StudyDirection
 
-from optuna_merge.trials._attributes import DEFINITION, REFERENCE_POINT, TASKS
+from optuna_merge.trials._attributes import DEFINITION, GREATER_IS_BETTER, REFERENCE_POINT, TASKS
 from optuna_merge.trials._weights import weight_tasks
 
 
@@ -47,3 +48,20 @@ def reference_point(study: optuna.Study, tasks: Sequence[str]) -> npt.NDArray[np
     if not isinstance(found, Mapping) or not set(tasks) <= found.keys():
         return None
     return np.array([found[task] for task in tasks], dtype=float)
+
+
+def task_directions(
+    study: optuna.Study, tasks: Sequence[str], maximize: Mapping[str, bool] | None = None
+) -> dict[str, bool]:
+    """By task, whether its metric is to be maximised.
+
+    As given; else as the study's definition said when it was made; else as its directions, a
+    single one holding for all tasks.
+    """
+    stored = study.user_attrs.get(GREATER_IS_BETTER)
+    if maximize is None and isinstance(stored, Mapping) and set(tasks) <= stored.keys():
+        maximize = stored
+    if maximize is not None:
+        return {name: bool(maximize[name]) for name in tasks}
+    found = [d == StudyDirection.MAXIMIZE for d in study.directions]
+    return dict(zip(tasks, found if len(found) == len(tasks) else found[:1] * len(tasks)))

@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 from optuna.study import StudyDirection
 
-from optuna_merge.fronts import hypervolume
+from optuna_merge.goals import hypervolume
 from optuna_merge.outcomes import Outcome, study_outcomes, task_run_steps
 from optuna_merge.trials import reference_point, task_names
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import optuna
 
-from optuna_merge.fronts import estimated_front
 from optuna_merge.outcomes import study_outcomes
+from optuna_merge.surrogate import estimated_front
 from optuna_merge.trials import task_names
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from pydantic import (
     model_validator,
 )
 
-from optuna_merge.constraints import Constraint
 from optuna_merge.definition import PosteriorSettings
 from optuna_merge.finetuning import FinetuneSettings
+from optuna_merge.goals import Constraint
 from optuna_merge.previews import PreviewSettings
 from optuna_merge.yaml_definition._document import Document, Key
 

@@ -43,7 +43,7 @@ import optuna
 import torch
 import typer
 
-from optuna_merge._files import atomic_path, sha256_file, write_json
+from optuna_merge._base.files import atomic_path, sha256_file, write_json
 from optuna_merge.cli import Debug
 from optuna_merge.commands import guarded
 from studies.families import cpu_name

@@ -32,7 +32,7 @@ import numpy as np
 import typer
 
 from optuna_merge import FittedStudy, StudyDefinition, fit
-from optuna_merge._files import write_json
+from optuna_merge._base.files import write_json
 from optuna_merge.cli import Debug, Definition
 from optuna_merge.commands import guarded, load_definition
 from optuna_merge.damping import MULTIPLES, trial_weightings

@@ -33,7 +33,7 @@ import typer
 from optuna.trial import TrialState
 
 from optuna_merge import Objective, PreviewSampler, PromotionPruner
-from optuna_merge._files import write_json
+from optuna_merge._base.files import write_json
 from optuna_merge.cli import Debug, Definition
 from optuna_merge.commands import guarded, load_definition
 from optuna_merge.definition import StudyDefinition
@@ -92,7 +92,7 @@ class Finetunes:
         key = tuple(round(w, 6) for w in weights.values())
         if key not in self.seen:
             self.steps += settings.steps
-            self.seen[key] = self.fitted.score(_metrics(run.evaluations))
+            self.seen[key] = self.fitted.goal.score_of(_metrics(run.evaluations))
         return _metrics(run.evaluations)
 
     @property
@@ -138,7 +138,7 @@ def search_curve(fitted: FittedStudy, seed: int, budget: int) -> Answer:
     points = fine_points(len(names), seed)
     curves = own_weight_curves(np.stack([table[n] for n in names]), table[UNIFORM], points)
     better = 1.0 if fitted.definition.direction == "maximize" else -1.0
-    scores = [better * fitted.score(dict(zip(names, row))) for row in curves.tolist()]
+    scores = [better * fitted.goal.score_of(dict(zip(names, row))) for row in curves.tolist()]
     for weights in _apart(points, np.array(scores)):
         if finetunes.is_over:
             break
@@ -179,14 +179,14 @@ def search_hyperband(fitted: FittedStudy, seed: int, budget: int) -> Answer:
     def objective(trial: optuna.Trial) -> float:
         def on_rung(step: int, evaluations: dict[str, Evaluation]) -> None:
             trial.set_user_attr("step", step)
-            trial.report(fitted.score(_metrics(evaluations)), resource[step])
+            trial.report(fitted.goal.score_of(_metrics(evaluations)), resource[step])
             if step < rungs[-1] and trial.should_prune():
                 raise optuna.TrialPruned
 
         run = fitted.store.run(
             fitted.model, fitted.tasks, suggested(trial), settings, on_rung=on_rung
         )
-        return fitted.score(_metrics(run.evaluations))
+        return fitted.goal.score_of(_metrics(run.evaluations))
 
     def reached() -> list[int]:
         return [t.user_attrs.get("step", 0) for t in study.get_trials(deepcopy=False)]
@@ -205,8 +205,8 @@ def search_ours(fitted: FittedStudy, seed: int, budget: int) -> Answer:
     definition = fitted.definition
     study = optuna.create_study(
         direction=definition.direction,
-        sampler=PreviewSampler(definition.names, seed=seed, score=fitted.scores),
-        pruner=PromotionPruner(score=fitted.scores, seed=seed),
+        sampler=PreviewSampler(definition.names, seed=seed, score=fitted.goal.scores),
+        pruner=PromotionPruner(score=fitted.goal.scores, seed=seed),
     )
     prepare_study(study, fitted)
     objective = Objective(fitted, progress=False)
@@ -259,7 +259,7 @@ class Judge:
         for number in range(self.fresh):
             settings = replace(definition.finetuning, seed=FRESH + number)
             run = store.run(self.fitted.model, self.fitted.tasks, weights, settings)
-            found["validation"].append(self.fitted.score(_metrics(run.evaluations)))
+            found["validation"].append(self.fitted.goal.score_of(_metrics(run.evaluations)))
             tested = self._on_test(weights, settings.seed)
             found["test"].append(float(definition.score_of(tested, alone)))
         return found

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from optuna_merge.scores import make_score
+from optuna_merge.goals import make_score
 from studies.preview_quality import Point, read_points, spearman
 from studies.search.replay import Array, Landscape, Prices
 

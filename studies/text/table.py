@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import typer
 
-from optuna_merge._files import atomic_path
+from optuna_merge._base.files import atomic_path
 from studies.fetch import default_cache
 from studies.text.data import body_path, load_tasks
 

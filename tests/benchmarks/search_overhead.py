@@ -144,7 +144,7 @@ def fill(study: optuna.Study, fitted: om.FittedStudy, size: int) -> None:
         for name, value in attrs.items():
             attr = {"key": name, "value_json": json.dumps(value)}
             rows[models.TrialUserAttributeModel].append(key | attr)
-        score = fitted.score(metrics)
+        score = fitted.goal.score_of(metrics)
         for step, value in {0: score, 7: score + 0.05}.items() if is_done else ((0, score),):
             seen = {"step": step, "intermediate_value": value}
             seen["intermediate_value_type"] = FINITE_STEP
@@ -186,7 +186,7 @@ class Worker:
 
     def __init__(self, folder: str, name: str, url: str) -> None:
         fitted = fit(folder)
-        search: dict[str, Any] = {"seed": 0, "score": fitted.scores}
+        search: dict[str, Any] = {"seed": 0, "score": fitted.goal.scores}
         self.study = optuna.load_study(
             study_name=name,
             storage=om.create_storage(url),

@@ -54,14 +54,14 @@ def work(
     fitted: om.FittedStudy, url: str, name: str, sampler: str, seed: int, ready: int, go: int
 ) -> tuple[int, float, float]:
     """Trials, CPU seconds and seconds for them, from when all workers are ready."""
-    search: dict[str, Any] = {"seed": seed, "score": fitted.scores}
+    search: dict[str, Any] = {"seed": seed, "score": fitted.goal.scores}
     study = optuna.load_study(
         study_name=name,
         storage=om.create_storage(url),
         sampler=optuna.samplers.RandomSampler(seed=seed)
         if sampler == "random"
         else om.PreviewSampler(fitted.definition.names, **search),
-        pruner=om.PromotionPruner(fraction=0.0, score=fitted.scores),
+        pruner=om.PromotionPruner(fraction=0.0, score=fitted.goal.scores),
     )
     objective = om.Objective(fitted, progress=False)
     study.optimize(objective, n_trials=1)  # connections and imports, before the clock

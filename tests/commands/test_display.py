@@ -23,7 +23,7 @@ from optuna_merge.finetuning import RunInfo
 def study_of(workdir: Path) -> tuple[optuna.Study, om.Objective]:
     definition = toy_definition()
     fitted = om.fit(definition, workdir, progress=False)
-    pruner = om.PromotionPruner(fraction=0.5, score=fitted.scores, seed=0)
+    pruner = om.PromotionPruner(fraction=0.5, score=fitted.goal.scores, seed=0)
     study = om.open_study("s", om.create_storage(None), definition.directions, pruner=pruner)
     om.prepare_study(study, fitted)
     return study, om.Objective(fitted)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from optuna_merge._files import sha256_file
+from optuna_merge._base.files import sha256_file
 from studies.fetch import FetchError, default_cache
 from studies.text import data
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from optuna_merge._labels import IGNORED
+from optuna_merge._base.labels import IGNORED
 from optuna_merge.tasks._metrics._metric import Measurement, Metric
 from optuna_merge.tasks._metrics._standard_errors import jackknife_measurement
 

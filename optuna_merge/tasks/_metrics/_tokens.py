@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from optuna_merge._labels import IGNORED
+from optuna_merge._base.labels import IGNORED
 from optuna_merge.tasks._losses import sum_over_tokens
 from optuna_merge.tasks._metrics._metric import Measurement, Metric
 from optuna_merge.tasks._metrics._standard_errors import ratio_measurement

@@ -120,3 +120,22 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder, and see that a file can be written there.
+
+    Raises:
+        OSError: it can't; the message names the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0")
+            file.flush()
+    except OSError as error:
+        raise type(error)(
+            error.errno,
+            f"can't write in the working folder {folder}: {error.strerror or error}; give another "
+            f"with --workdir, or make room there",
+        ) from error

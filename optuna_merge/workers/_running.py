@@ -21,19 +21,9 @@ from filelock import FileLock, Timeout
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_merge._files import sha256_text, write_json
+from optuna_merge._base.files import sha256_text, write_json
 from optuna_merge.exceptions import OptunaMergeError, StorageUnavailableError, TrialLostError
 from optuna_merge.pruners import PromotionPruner
-from optuna_merge.roles import (
-    Optimize,
-    Role,
-    Watch,
-    announce,
-    check_role,
-    is_promoted,
-    next_trial,
-    sign_off,
-)
 from optuna_merge.storages._create_storage import masked
 from optuna_merge.trials import (
     FAILURE,
@@ -42,6 +32,16 @@ from optuna_merge.trials import (
     claim_waiting,
     fail_and_requeue,
     optimize_claimed,
+)
+from optuna_merge.workers._roles import (
+    Optimize,
+    Role,
+    Watch,
+    announce,
+    check_role,
+    is_promoted,
+    next_trial,
+    sign_off,
 )
 
 _logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Work that several workers share out: every unit is done once, by one of them, for all."""
+"""Task runs that the workers of a study share out: each is made by one of them, for all."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import optuna
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge.artifacts import SharedFiles
 from optuna_merge.exceptions import TrialLostError
-from optuna_merge.running import requeue_dead_trials, run_one, runs_folder, sigterm_interrupts
+from optuna_merge.fitting import Unit
 from optuna_merge.trials import (
     UNIT,
     UNIT_NAME,
@@ -27,60 +25,16 @@ from optuna_merge.trials import (
     is_running,
     optimize_claimed,
 )
+from optuna_merge.workers._running import (
+    requeue_dead_trials,
+    run_one,
+    runs_folder,
+    sigterm_interrupts,
+)
 
 _logger = logging.getLogger(__name__)
 
 _POLL = 1.0  # seconds between two looks at what the others do
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Work that needs doing once.
-
-    Attributes:
-        name: For people.
-        key: Identifies what is made: units of one key make the same.
-        work: Makes the files, or finds them, and returns them. Every worker calls it, to have
-            what was made; of several that miss the files only one at a time.
-    """
-
-    name: str
-    key: str
-    work: Callable[[], Sequence[Path]]
-
-
-class Sharing(Protocol):
-    """How workers share units out."""
-
-    def work_off(self, units: Sequence[Unit]) -> None:
-        """Return when all units are done and this worker has called all of them."""
-
-
-class FolderSharing:
-    """Among processes with one working folder, by file locks, which die with their process.
-
-    Args:
-        workdir: The working folder.
-    """
-
-    def __init__(self, workdir: Path) -> None:
-        self._folder = workdir / "units"
-
-    def work_off(self, units: Sequence[Unit]) -> None:
-        """Do what no other process is at, then take what the others have made."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        pending = list(units)
-        while pending:
-            for unit in pending:
-                try:
-                    with FileLock(self._folder / f"{unit.key}.lock", timeout=0):
-                        unit.work()
-                except Timeout:
-                    continue
-                pending.remove(unit)
-                break
-            else:
-                time.sleep(_POLL / 5)
 
 
 class StudySharing:

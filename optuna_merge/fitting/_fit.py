@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import logging
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from optuna_merge._files import canonical_json, sha256_text
+from optuna_merge._base.files import canonical_json, check_writable, sha256_text
+from optuna_merge._base.tensors import content_hash
+from optuna_merge._base.turns import models_turn
 from optuna_merge._posterior_maker import PosteriorMaker
-from optuna_merge._tensors import content_hash
-from optuna_merge._turns import models_turn
-from optuna_merge.constraints import Limits
-from optuna_merge.damping import Damping
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.finetuning import (
     FinetuneStore,
@@ -28,128 +24,14 @@ from optuna_merge.finetuning import (
     current_group,
     training_device,
 )
-from optuna_merge.fronts import below_nadir
+from optuna_merge.fitting._fitted import FittedStudy
+from optuna_merge.fitting._units import FolderSharing, Sharing, Unit
 from optuna_merge.models import MultitaskModel, cache_trunk
-from optuna_merge.previews import Previewer, refined, refinement_settings
-from optuna_merge.scores import Array, Score
-from optuna_merge.sharing import FolderSharing, Sharing, Unit
-from optuna_merge.tasks import Evaluation, Task
+from optuna_merge.previews import Previewer
+from optuna_merge.tasks import Task
 from optuna_merge.tasks._evaluation import check_finite
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class FittedStudy:
-    """A definition with its task runs and posteriors: what previews and finetunes start from.
-
-    Attributes:
-        definition: What was fitted.
-        model: The resident model.
-        tasks: The tasks as they run: on the frozen trunk's cached output where that applies.
-        runs: The task's own finetune, by task; of several, that of the truths' seed.
-        previewer: Scores merges of the posteriors.
-        merge: Gives the merge at some weights as the start of a finetune.
-        damping: The damping; None for isotropic posteriors.
-        costs: Training steps and seconds, by what they were spent on.
-        parts: The full definition, posteriors included, as JSON values.
-        store: All finetunes of this definition.
-        files: What another working folder needs to have the same fit.
-    """
-
-    definition: StudyDefinition
-    model: MultitaskModel
-    tasks: tuple[Task, ...]
-    runs: dict[str, FinishedRun]
-    previewer: Previewer
-    merge: Callable[[Mapping[str, float]], Start]
-    damping: Damping | None
-    costs: dict[str, float]
-    parts: dict[str, Any]
-    store: FinetuneStore
-    files: tuple[Path, ...]
-
-    @property
-    def fingerprint(self) -> str:
-        """One hash of tasks, data, body, settings and posteriors."""
-        return sha256_text(canonical_json(self.parts))
-
-    def refine(
-        self, weights: Mapping[str, float], steps: int, *, rate: float = 0.3
-    ) -> dict[str, Evaluation]:
-        """A refined preview: the merge at `weights`, trained for a few steps on the weighted loss.
-
-        By AdamW at a constant rate, with fresh moments. A tenth to a fifth of a finetune's steps
-        make a preview truer than the same steps from the pretrained body do, at their cost; beyond
-        two fifths the refined model may be better than the finetune that it previews
-        (studies/ladder.py). The run is kept in the store.
-
-        Args:
-            weights: Task weight by name, on the simplex.
-            steps: Training steps.
-            rate: Multiple of the finetune's learning rates (where that is not by AdamW, of
-                AdamW's default).
-
-        Returns:
-            The evaluations by task, or the merge's own where training has not lowered the
-            weighted loss.
-
-        Raises:
-            ValueError: `steps` below 1, or a rate that is not positive.
-            TrainingDivergedError: a loss or gradient is not finite.
-        """
-        return refined(
-            weights,
-            refinement_settings(self.definition.finetuning, steps, rate),
-            previewer=self.previewer,
-            model=self.model,
-            tasks=self.tasks,
-            store=self.store,
-            start=self.merge,
-        )
-
-    @property
-    def alone(self) -> dict[str, float]:
-        """Each task's metric on validation data when it is finetuned alone."""
-        return {name: run.evaluations[name].metric.value for name, run in self.runs.items()}
-
-    @property
-    def reference_point(self) -> dict[str, float]:
-        """By task, the metric that hypervolumes are measured from.
-
-        A tenth of the range below the worst that the task has in the single-task runs (above it,
-        where the metric is to be minimised).
-        """
-        names = self.definition.names
-        signs = np.array([1.0 if g else -1.0 for g in self.definition.greater_is_better.values()])
-        runs = [
-            [run.evaluations[name].metric.value for name in names] for run in self.runs.values()
-        ]
-        point = signs * below_nadir(signs * np.array(runs))
-        return dict(zip(names, point.tolist()))
-
-    def score(self, metrics: Mapping[str, float]) -> float:
-        """The definition's score of the tasks' metrics."""
-        return self.definition.score_of(metrics, self.alone)
-
-    def values(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
-        """The objective values of the tasks' metrics; one, but for Pareto studies."""
-        return self.definition.values_of(metrics, self.alone)
-
-    @property
-    def constraints(self) -> Limits | None:
-        """The definition's constraints as `PreviewSampler` wants them; None without any."""
-        constraints = self.definition.constraints
-        assert not isinstance(constraints, (int, float))
-        if not constraints:
-            return None
-        return Limits.of(constraints, self.alone, self.definition.greater_is_better)
-
-    def scores(self, metrics: Array) -> Array:
-        """`score` of many points at once, `... x tasks` to `...`, as `PreviewSampler` wants it."""
-        score = self.definition.score
-        assert isinstance(score, Score)
-        return score.over(metrics, self.alone)
 
 
 def fit(
@@ -163,8 +45,8 @@ def fit(
 
     Every result is a file in the working folder, under the hash of what it was made from: of a
     task's own run and its curvature that is this task alone, so that studies of other sets of
-    tasks share them. An interrupted fit goes on where it stopped, the training run from its last checkpoint. Workers
-    that fit at once share the tasks out: each run is made by one of them.
+    tasks share them. An interrupted fit goes on where it stopped, the training run from its last
+    checkpoint. Workers that fit at once share the tasks out: each run is made by one of them.
 
     Args:
         definition: What to fit.
@@ -359,22 +241,3 @@ def _mean_head(states: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> 
     if len(states) == 1:
         return {name: states[0][name] for name in names}
     return {name: torch.stack([state[name] for state in states]).mean(0) for name in names}
-
-
-def check_writable(folder: Path) -> None:
-    """Make the folder, and see that a file can be written there.
-
-    Raises:
-        OSError: it can't; the message names the folder.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"0")
-            file.flush()
-    except OSError as error:
-        raise type(error)(
-            error.errno,
-            f"can't write in the working folder {folder}: {error.strerror or error}; give another "
-            f"with --workdir, or make room there",
-        ) from error

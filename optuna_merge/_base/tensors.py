@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from optuna_merge._files import atomic_path, canonical_json
+from optuna_merge._base.files import atomic_path, canonical_json
 from optuna_merge.exceptions import CorruptFileError
 
 HASH = "sha256"

@@ -1,0 +1,21 @@
+"""From a definition to a workbench: task runs, posteriors, previews, finetunes. No Optuna here."""
+
+from __future__ import annotations
+
+from optuna_merge.fitting._fit import cached_tasks, finetune_store, fit
+from optuna_merge.fitting._fitted import FittedStudy
+from optuna_merge.fitting._units import FolderSharing, Sharing, Unit
+from optuna_merge.fitting._workbench import Measured, Report, Workbench
+
+__all__ = [
+    "FittedStudy",
+    "FolderSharing",
+    "Measured",
+    "Report",
+    "Sharing",
+    "Unit",
+    "Workbench",
+    "cached_tasks",
+    "finetune_store",
+    "fit",
+]

@@ -1,0 +1,157 @@
+"""A definition with its task runs and posteriors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optuna_merge._base.files import canonical_json, sha256_text
+from optuna_merge._base.turns import models_turn
+from optuna_merge.damping import Damping
+from optuna_merge.definition import StudyDefinition
+from optuna_merge.finetuning import FinetuneStore, FinishedRun, Start
+from optuna_merge.fitting._workbench import Measured, Report
+from optuna_merge.goals import Goal, below_nadir
+from optuna_merge.models import MultitaskModel
+from optuna_merge.previews import Previewer, refined, refinement_settings
+from optuna_merge.tasks import Evaluation, Measurement, Task, check_finite
+
+
+@dataclass(frozen=True)
+class FittedStudy:
+    """A definition with its task runs and posteriors: a `Workbench`.
+
+    Attributes:
+        definition: What was fitted.
+        model: The resident model.
+        tasks: The tasks as they run: on the frozen trunk's cached output where that applies.
+        runs: The task's own finetune, by task; of several, that of the truths' seed.
+        previewer: Scores merges of the posteriors.
+        merge: Gives the merge at some weights as the start of a finetune.
+        damping: The damping; None for isotropic posteriors.
+        costs: Training steps and seconds, by what they were spent on.
+        parts: The full definition, posteriors included, as JSON values.
+        store: All finetunes of this definition.
+        files: What another working folder needs to have the same fit.
+    """
+
+    definition: StudyDefinition
+    model: MultitaskModel
+    tasks: tuple[Task, ...]
+    runs: dict[str, FinishedRun]
+    previewer: Previewer
+    merge: Callable[[Mapping[str, float]], Start]
+    damping: Damping | None
+    costs: dict[str, float]
+    parts: dict[str, Any]
+    store: FinetuneStore
+    files: tuple[Path, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Task names, in order."""
+        return self.definition.names
+
+    @property
+    def steps(self) -> int:
+        """Training steps of one finetune."""
+        return self.definition.finetuning.steps
+
+    @property
+    def alone(self) -> dict[str, float]:
+        """Each task's metric on validation data when it is finetuned alone."""
+        return {name: run.evaluations[name].metric.value for name, run in self.runs.items()}
+
+    @property
+    def goal(self) -> Goal:
+        """What the study looks for."""
+        return self.definition.goal(self.alone)
+
+    @property
+    def reference_point(self) -> dict[str, float]:
+        """By task, the metric that hypervolumes are measured from.
+
+        A tenth of the range below the worst that the task has in the single-task runs (above it,
+        where the metric is to be minimised).
+        """
+        signs = np.array([1.0 if g else -1.0 for g in self.definition.greater_is_better.values()])
+        runs = [
+            [run.evaluations[name].metric.value for name in self.names]
+            for run in self.runs.values()
+        ]
+        point = signs * below_nadir(signs * np.array(runs))
+        return dict(zip(self.names, point.tolist()))
+
+    @property
+    def fingerprint(self) -> str:
+        """One hash of tasks, data, body, settings and posteriors."""
+        return sha256_text(canonical_json(self.parts))
+
+    def preview(self, weights: Mapping[str, float]) -> Measured:
+        """What the merge at these task weights is worth; see `Workbench`."""
+        preview = self.previewer(weights)
+        check_finite(preview.evaluations, "the merge")
+        return Measured(_metrics(preview.evaluations), preview.seconds)
+
+    def finetune(
+        self, weights: Mapping[str, float], report: Report, *, title: str | None = None
+    ) -> Measured:
+        """Finetune at these task weights, or find the finished run; see `Workbench`."""
+
+        def on_rung(step: int, evaluations: dict[str, Evaluation]) -> None:
+            report(step, {name: e.metric.value for name, e in evaluations.items()})
+
+        with models_turn():
+            self.previewer.release()  # their memory on the device is the finetune's now
+            run = self.store.run(
+                self.model,
+                self.tasks,
+                weights,
+                self.definition.finetuning,
+                on_rung=on_rung,
+                progress=title,
+            )
+        check_finite(run.evaluations, "the finetune")
+        return Measured(_metrics(run.evaluations), run.seconds, run.reused)
+
+    def refine(
+        self, weights: Mapping[str, float], steps: int, *, rate: float = 0.3
+    ) -> dict[str, Evaluation]:
+        """A refined preview: the merge at `weights`, trained for a few steps on the weighted loss.
+
+        By AdamW at a constant rate, with fresh moments. A tenth to a fifth of a finetune's steps
+        make a preview truer than the same steps from the pretrained body do, at their cost; beyond
+        two fifths the refined model may be better than the finetune that it previews
+        (studies/ladder.py). The run is kept in the store.
+
+        Args:
+            weights: Task weight by name, on the simplex.
+            steps: Training steps.
+            rate: Multiple of the finetune's learning rates (where that is not by AdamW, of
+                AdamW's default).
+
+        Returns:
+            The evaluations by task, or the merge's own where training has not lowered the
+            weighted loss.
+
+        Raises:
+            ValueError: `steps` below 1, or a rate that is not positive.
+            TrainingDivergedError: a loss or gradient is not finite.
+        """
+        return refined(
+            weights,
+            refinement_settings(self.definition.finetuning, steps, rate),
+            previewer=self.previewer,
+            model=self.model,
+            tasks=self.tasks,
+            store=self.store,
+            start=self.merge,
+        )
+
+
+def _metrics(evaluations: Mapping[str, Evaluation]) -> dict[str, Measurement]:
+    return {name: evaluation.metric for name, evaluation in evaluations.items()}

@@ -1,0 +1,92 @@
+"""What a study needs of whoever trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from optuna_merge.goals import Goal
+from optuna_merge.tasks import Measurement
+
+Report = Callable[[int, Mapping[str, float]], None]
+"""Called after rungs with the training step and the tasks' metrics; it may raise to end there."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The tasks' metrics at some task weights.
+
+    Attributes:
+        metrics: By task, with the standard error over validation examples (NaN: not known).
+        seconds: What it took to find them.
+        reused: Whether a finetune was found finished: nothing was trained.
+    """
+
+    metrics: Mapping[str, Measurement]
+    seconds: float
+    reused: bool = False
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The metrics alone."""
+        return {task: metric.value for task, metric in self.metrics.items()}
+
+
+class Workbench(Protocol):
+    """Previews and truths of one definition, at any task weights.
+
+    `FittedStudy` is one: task runs, posteriors and a training loop. Whatever gives previews and
+    truths another way (a table that was made before, a program that trains) is one, too.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Task names, in order."""
+
+    @property
+    def goal(self) -> Goal:
+        """What the study looks for."""
+
+    @property
+    def parts(self) -> Mapping[str, Any]:
+        """The definition as JSON values, part by part, to say what differs between two."""
+
+    @property
+    def fingerprint(self) -> str:
+        """One hash of all that previews and truths depend on."""
+
+    @property
+    def reference_point(self) -> Mapping[str, float]:
+        """By task, the metric that hypervolumes are measured from; asked of Pareto studies."""
+
+    @property
+    def steps(self) -> int:
+        """Training steps of one finetune."""
+
+    @property
+    def costs(self) -> Mapping[str, float]:
+        """What was spent before the first preview: training steps and seconds, by what for."""
+
+    def preview(self, weights: Mapping[str, float]) -> Measured:
+        """What the merge at these task weights is worth, without training.
+
+        Raises:
+            NotFiniteError: a task's metric is NaN or infinite.
+        """
+
+    def finetune(
+        self, weights: Mapping[str, float], report: Report, *, title: str | None = None
+    ) -> Measured:
+        """Finetune at these task weights, or find the finished run; the last rung is the end.
+
+        Args:
+            weights: Task weight by name, on the simplex.
+            report: Called after each rung; what it raises ends the run, which goes on from there
+                when it is wanted again.
+            title: Of a progress bar; None: there is none.
+
+        Raises:
+            TrainingDivergedError: a loss or gradient is not finite.
+            NotFiniteError: a task's metric is NaN or infinite.
+        """
