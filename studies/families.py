@@ -39,8 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import typer
 
 from optuna_merge._files import write_json
-from optuna_merge.cli import Debug, Definition
-from optuna_merge.commands import guarded, load_definition
+from optuna_merge.commands import Debug, Definition, guarded, load_definition
 from optuna_merge.definition import PosteriorSettings, StudyDefinition
 from optuna_merge.finetuning import FinishedRun
 from optuna_merge.fitting import FittedStudy, check_writable, fit

@@ -2,5 +2,6 @@
 
 from optuna_merge.commands._definition import load_definition
 from optuna_merge.commands._errors import guarded
+from optuna_merge.commands._flags import Debug, Definition
 
-__all__ = ["guarded", "load_definition"]
+__all__ = ["Debug", "Definition", "guarded", "load_definition"]
