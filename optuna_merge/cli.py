@@ -7,14 +7,7 @@ from typing import Annotated
 import typer
 
 from optuna_merge._version import __version__
-from optuna_merge.commands._command import command
-from optuna_merge.commands._diagnose import diagnose
-from optuna_merge.commands._export import export
-from optuna_merge.commands._fit import fit
-from optuna_merge.commands._gc import gc
-from optuna_merge.commands._init import init
-from optuna_merge.commands._optimize import optimize, script
-from optuna_merge.commands._report import report
+from optuna_merge.commands import COMMANDS, command, script
 
 __all__ = ["app", "main", "script"]
 
@@ -35,7 +28,7 @@ def _version(
         raise typer.Exit
 
 
-for _work in (init, fit, optimize, report, diagnose, export, gc):
+for _work in COMMANDS:
     app.command()(command(_work))
 
 
