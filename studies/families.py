@@ -38,12 +38,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import typer
 
-from optuna_merge._base.files import write_json
-from optuna_merge.cli import Debug, Definition
-from optuna_merge.commands import guarded, load_definition
+from optuna_merge._base.files import check_writable, write_json
+from optuna_merge.commands import Debug, Definition, guarded, load_definition
 from optuna_merge.definition import PosteriorSettings, StudyDefinition
 from optuna_merge.finetuning import FinishedRun
-from optuna_merge._base.files import check_writable
 from optuna_merge.fitting import FittedStudy, fit
 from studies.extension import Known
 from studies.ladder import (

@@ -35,8 +35,7 @@ import typer
 
 from optuna_merge import FinetuneSettings, PosteriorSettings, PreviewSampler, StudyDefinition, Task
 from optuna_merge._base.files import atomic_path
-from optuna_merge.cli import Debug
-from optuna_merge.commands import guarded
+from optuna_merge.commands import Debug, guarded
 from optuna_merge.fitting import FittedStudy, fit
 from optuna_merge.models import from_module
 from optuna_merge.trials import suggest_weights, weight_params

@@ -54,8 +54,7 @@ from optuna_merge.calibration._estimates import (
     bootstrap_counts,
     spearman,
 )
-from optuna_merge.cli import Debug
-from optuna_merge.commands import guarded
+from optuna_merge.commands import Debug, guarded
 from optuna_merge.goals import Score, make_score
 from studies.preview_quality import FINETUNE, Point, Quality, last_rungs, qualities, read_points
 from studies.simple_rules import (

@@ -23,8 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import typer
 
 from optuna_merge._base.files import atomic_path
-from optuna_merge.cli import Debug
-from optuna_merge.commands import guarded
+from optuna_merge.commands import Debug, guarded
 from studies.preview_quality import Point, Weights, last_rungs, means_of, read_points
 
 KINDS = 5  # at most so many rows and panels unless --kinds names them

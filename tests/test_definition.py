@@ -25,10 +25,9 @@ from helpers import (
 from torch import nn
 
 from optuna_merge._base.files import canonical_json, sha256_text
-from optuna_merge.goals import Constraint
 from optuna_merge.definition import PosteriorSettings, StudyDefinition
+from optuna_merge.goals import Constraint, Score
 from optuna_merge.models import Matching, from_module
-from optuna_merge.goals import Score
 from optuna_merge.tasks import Metric, accuracy, negative_squared_error
 
 error = Metric("error", lambda outputs, labels: accuracy(outputs, labels), greater_is_better=False)

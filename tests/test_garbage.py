@@ -19,10 +19,10 @@ import optuna_merge as om
 from optuna_merge.cli import app
 from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.fitting import FittedStudy
-from optuna_merge.workers import Collector
 from optuna_merge.pruners import PromotionPruner
 from optuna_merge.storages import create_storage
 from optuna_merge.trials import fail_and_requeue
+from optuna_merge.workers import Collector
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFINITION = """

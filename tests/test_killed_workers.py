@@ -12,8 +12,8 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_merge.workers import is_promoted
 from optuna_merge.storages import create_storage
+from optuna_merge.workers import is_promoted
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ROOT / "studies" / "digits" / "optimize.py"

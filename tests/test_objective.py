@@ -16,8 +16,8 @@ from optuna.trial import TrialState
 import optuna_merge as om
 import optuna_merge.exceptions
 from optuna_merge.exceptions import DefinitionMismatchError
-from optuna_merge.workers import Collector
 from optuna_merge.trials import fail_and_requeue, suggest_weights, weight_params
+from optuna_merge.workers import Collector
 
 
 def made_study(fitted: om.FittedStudy, **options: Any) -> optuna.Study:

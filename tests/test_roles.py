@@ -16,10 +16,17 @@ import optuna_merge as om
 from optuna_merge.exceptions import OptunaMergeError
 from optuna_merge.fitting import FittedStudy
 from optuna_merge.pruners import PromotionPruner, hand_over, read_ledger
-from optuna_merge.workers import Role, Watch, announce, is_finetune_work, next_trial, sign_off
-from optuna_merge.workers import run_trials
 from optuna_merge.storages import create_storage
 from optuna_merge.trials import RUN, fail_and_requeue, optimize_claimed
+from optuna_merge.workers import (
+    Role,
+    Watch,
+    announce,
+    is_finetune_work,
+    next_trial,
+    run_trials,
+    sign_off,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFINITION = """

@@ -13,9 +13,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 import optuna_merge as om
 from optuna_merge._base.files import write_json
-from optuna_merge.workers import is_promoted
-from optuna_merge.workers import runs_folder
 from optuna_merge.trials import RUN
+from optuna_merge.workers import is_promoted, runs_folder
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 

@@ -20,9 +20,11 @@ from helpers import PASSWORD, flip_byte, toy_definition
 from safetensors.torch import save_file
 
 import optuna_merge as om
-from optuna_merge import cli
 from optuna_merge._base.tensors import load_tensors, save_tensors
 from optuna_merge.artifacts import SharedFiles, _shared_files, open_artifact_store
+from optuna_merge.commands import guarded
+from optuna_merge.commands._flags import SearchFlags
+from optuna_merge.commands._search import search
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.merging import merge_files
 from optuna_merge.posteriors import load_checkpoint
@@ -196,19 +198,18 @@ def test_the_password_of_the_storage_is_nowhere(
     monkeypatch.setenv("SECRET_URL", postgres_database)
 
     def optimize() -> None:
-        cli._optimize(
-            toy_definition(),
-            "s",
-            "env:SECRET_URL",
-            tmp_path / "work",
-            n_trials=5,
-            budget={"warmup": 2},
+        flags = SearchFlags(
+            study_name="s",
+            storage="env:SECRET_URL",
+            workdir=tmp_path / "work",
+            n_trials=12,
             seed=0,
             artifacts=str(tmp_path / "store"),
         )
+        search(toy_definition(), flags)
 
     with caplog.at_level(logging.DEBUG):
-        cli._guarded(True, optimize)
+        guarded(True, optimize)
     shown = capfd.readouterr()
     told = caplog.text
 

@@ -17,10 +17,9 @@ from optuna.trial import TrialState
 
 from optuna_merge.artifacts import SharedFiles, open_artifact_store
 from optuna_merge.exceptions import CorruptFileError
-from optuna_merge.fitting import fit
-from optuna_merge.fitting import FolderSharing, Unit
-from optuna_merge.workers import StudySharing
+from optuna_merge.fitting import FolderSharing, Unit, fit
 from optuna_merge.storages import create_storage
+from optuna_merge.workers import StudySharing
 
 FITTER = Path(__file__).with_name("_fitter.py")
 

@@ -97,7 +97,9 @@ def score_of_the_best(fitted: om.FittedStudy, weights: dict[str, float]) -> floa
     fitted.refiner(
         weights,
         on_rung=lambda step, found: scores.append(
-            fitted.goal.score_of({name: evaluation.metric.value for name, evaluation in found.items()})
+            fitted.goal.score_of(
+                {name: evaluation.metric.value for name, evaluation in found.items()}
+            )
         ),
     )
     return scores[-1]

@@ -35,7 +35,7 @@ def load_definition(path: Path) -> StudyDefinition:
     try:
         found = _made_by(path)
     except Exception as error:
-        raise ValueError(f"{_where(path, error)}: {_told(error)}") from error
+        raise ValueError(f"{_where(path, error)}: {_message(error)}") from error
     from optuna_merge.definition import StudyDefinition
 
     if not isinstance(found, StudyDefinition):
@@ -71,7 +71,7 @@ def _where(path: Path, error: Exception) -> str:
     return f"{path}:{lines[-1]}" if lines else str(path)
 
 
-def _told(error: Exception) -> str:
+def _message(error: Exception) -> str:
     """The message alone where it is made for readers."""
     if isinstance(error, ValueError | OSError):
         return str(error)

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import optuna
@@ -66,7 +66,7 @@ class Tally:
             self.finetunes += 1
             self.promoted += BASELINE not in attrs
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """Previews with their rate, finetunes, and the best score so far."""
         parts = [f"{self.previews} previews"]
         if self._preview_seconds:
@@ -75,7 +75,7 @@ class Tally:
         parts.append(self._best())
         return ", ".join(part for part in parts if part)
 
-    def left(self) -> str:
+    def time_left(self) -> str:
         """About how long it will take; empty where that is unknown."""
         if self._total is None or not self.trials:
             return ""
@@ -134,9 +134,9 @@ def _logging(tally: Tally, total: int | None, every: float) -> AfterTrial:
         if trial.state == TrialState.COMPLETE or now - last >= every:
             last = now
             of = "" if total is None else f" of {total}"
-            more = tally.left()
+            more = tally.time_left()
             _logger.info(
-                "%d%s trials: %s%s", tally.trials, of, tally.told(), f", {more}" if more else ""
+                "%d%s trials: %s%s", tally.trials, of, tally.summary(), f", {more}" if more else ""
             )
 
     return after_trial
@@ -157,8 +157,7 @@ def fit_shown(console: Console | None = None) -> Iterator[None]:
         yield
         return
     progress = _rows(console)
-    live = Live(progress, console=console, transient=True)
-    with live, _logs_above(console), watched_by(StepBar(progress, keep=True)):
+    with _drawn(console, progress), watched_by(StepBar(progress, keep=True)):
         yield
 
 
@@ -182,10 +181,9 @@ def _live(console: Console, total: int | None, tally: Tally) -> Iterator[AfterTr
     def after_trial(trial: FrozenTrial) -> None:
         tally.add(trial)
         progress.update(row, completed=tally.trials)
-        line.plain = tally.told()
+        line.plain = tally.summary()
 
-    live = Live(Group(progress, line), console=console, transient=True)
-    with live, _logs_above(console), watched_by(StepBar(progress)):
+    with _drawn(console, Group(progress, line)), watched_by(StepBar(progress)):
         yield after_trial
 
 
@@ -226,8 +224,8 @@ class StepBar(Watcher):
 
 
 @contextmanager
-def _logs_above(console: Console) -> Iterator[None]:
-    """Log lines that would go to standard error stand above the live rows."""
+def _drawn(console: Console, rows: Progress | Group) -> Iterator[None]:
+    """Live rows; log lines that would go to standard error stand above them."""
 
     class Above:
         def write(self, text: str) -> None:
@@ -237,18 +235,12 @@ def _logs_above(console: Console) -> Iterator[None]:
         def flush(self) -> None:
             pass
 
-    streams: list[tuple[Any, Any]] = []
-    for name in (None, "optuna"):
-        for handler in logging.getLogger(name).handlers:
-            stream = getattr(handler, "stream", None)
-            if isinstance(handler, logging.StreamHandler) and stream in (
-                sys.stderr,
-                sys.__stderr__,
-            ):
-                streams.append((handler, stream))
-                handler.setStream(Above())
-    try:
+    with Live(rows, console=console, transient=True), ExitStack() as streams:
+        for name in (None, "optuna"):
+            for handler in logging.getLogger(name).handlers:
+                if not isinstance(handler, logging.StreamHandler):
+                    continue
+                if handler.stream in (sys.stderr, sys.__stderr__):
+                    streams.callback(handler.setStream, handler.stream)
+                    handler.setStream(Above())
         yield
-    finally:
-        for handler, stream in streams:
-            handler.setStream(stream)

@@ -46,12 +46,12 @@ def guarded(debug: bool, work: Callable[[], None]) -> None:
             raise
         from optuna_merge.storages._create_storage import masked
 
-        typer.echo(f"error: {masked(told(error))}", err=True)
+        typer.echo(f"error: {masked(message(error))}", err=True)
         raise typer.Exit(ERROR) from error
 
 
-def told(error: Exception) -> str:
-    """What to tell of an error of any kind.
+def message(error: Exception) -> str:
+    """What to say of an error of any kind.
 
     The message of an error that this package raises is made for who reads it. One from elsewhere
     may be a word (a `KeyError`'s), or nothing (an `AssertionError`'s): its type is named, too, and

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from optuna_merge.commands._flags import StudyFlags
+
 if TYPE_CHECKING:
     import optuna
 
 _SQLITE = "sqlite:///"
 
 
-def existing_study(study_name: str, storage: str) -> optuna.Study:
+def existing_study(flags: StudyFlags) -> optuna.Study:
     """Open a study that exists.
 
     Raises:
@@ -21,13 +23,13 @@ def existing_study(study_name: str, storage: str) -> optuna.Study:
     from optuna_merge.storages import create_storage
     from optuna_merge.study import load_study
 
-    file = Path(storage.removeprefix(_SQLITE).partition("?")[0])
-    if storage.startswith(_SQLITE) and not file.is_file():
+    file = Path(flags.storage.removeprefix(_SQLITE).partition("?")[0])
+    if flags.storage.startswith(_SQLITE) and not file.is_file():
         raise ValueError(
             f"no database {file}; give that of the study with --storage, or run "
             f"optuna-merge optimize first"
         )
-    return load_study(study_name, create_storage(storage))
+    return load_study(flags.study_name, create_storage(flags.storage))
 
 
 def check_fitted(workdir: Path) -> None:
@@ -37,9 +39,3 @@ def check_fitted(workdir: Path) -> None:
             f"nothing was fitted in the working folder {workdir}; give that of the study with "
             f"--workdir, or run optuna-merge fit first"
         )
-
-
-def check_there(study_name: str, storage: str, workdir: Path) -> None:
-    """Raise `ValueError` unless there are the study and a fit in the working folder."""
-    existing_study(study_name, storage)
-    check_fitted(workdir)

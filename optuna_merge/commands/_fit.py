@@ -1,14 +1,50 @@
-"""`optuna-merge fit`: what it has made."""
+"""`optuna-merge fit`."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
+
+import typer
+
+from optuna_merge.commands._definition import load_definition
+from optuna_merge.commands._flags import Artifacts, AsJson, Definition, WorkFlags
 
 if TYPE_CHECKING:
     from optuna_merge.fitting import FittedStudy
 
 
-def fit_summary(fitted: FittedStudy) -> dict[str, Any]:
+def fit(
+    definition: Definition, where: WorkFlags, artifacts: Artifacts = None, as_json: AsJson = False
+) -> None:
+    """Finetune each task alone and make its posterior.
+
+    Processes with one working folder share the tasks out; with --artifacts, machines do, too.
+
+    Example: optuna-merge fit studies/digits/optimize.py --workdir work
+    """
+    from optuna_merge._base.files import check_writable
+    from optuna_merge.commands._fitted import fitted, opened, shared_among
+    from optuna_merge.distributed import process_group
+
+    found = load_definition(definition)
+    with process_group(found) as leads:
+        if not leads:
+            return
+        check_writable(where.workdir)
+        sharing = None
+        if artifacts is not None:
+            sharing = shared_among(opened(found, where), artifacts, where.workdir)
+        made = fitted(found, where.workdir, sharing)
+        if as_json:
+            typer.echo(json.dumps(_summary(made), indent=1))
+            return
+        for name, run in made.runs.items():
+            metric = run.evaluations[name].metric.value
+            typer.echo(f"{name}: {metric:.4f} alone, {run.steps} steps, {run.seconds:.1f} s")
+
+
+def _summary(fitted: FittedStudy) -> dict[str, Any]:
     """The tasks' own runs, damping and costs as JSON values."""
     tasks = {
         name: {

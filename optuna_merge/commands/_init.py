@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from optuna_merge.commands._definition import YAML
 
 
-def init(file: Path, force: bool) -> None:
+def init(
+    file: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("study.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+) -> None:
+    """Write a commented YAML definition, to be edited.
+
+    Example: optuna-merge init study.yaml
+    """
     from optuna_merge._base.files import atomic_path
     from optuna_merge.yaml_definition import TEMPLATE
 

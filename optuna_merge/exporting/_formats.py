@@ -86,7 +86,7 @@ def _save_adapter(part: Part, body: Any, folder: Path) -> None:
     config.target_modules = targets
     config.layers_to_transform = config.layers_pattern = config.exclude_modules = None
     config.modules_to_save = sorted(heads) or None
-    config.base_model_name_or_path = network.config._name_or_path
+    config.base_model_name_or_path = network.config.name_or_path
     config.inference_mode = True
     config.task_type = _TASK_TYPES[part.loader]
     config.save_pretrained(str(folder))

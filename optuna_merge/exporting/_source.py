@@ -58,7 +58,7 @@ def find_source(model: MultitaskModel) -> Source:
     """The source of the model's body."""
     body: Any = model.body
     config = getattr(body, "config", None)
-    name = getattr(config, "_name_or_path", "")
+    name = getattr(config, "name_or_path", "")
     if name:
         revision = getattr(config, "_commit_hash", None)
         shown = Path(name).name if Path(name).is_dir() else name  # no paths of this machine

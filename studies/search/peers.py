@@ -44,8 +44,7 @@ import torch
 import typer
 
 from optuna_merge._base.files import atomic_path, sha256_file, write_json
-from optuna_merge.cli import Debug
-from optuna_merge.commands import guarded
+from optuna_merge.commands import Debug, guarded
 from studies.families import cpu_name
 from studies.preview_quality import write_csv
 from studies.search import others

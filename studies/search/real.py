@@ -34,8 +34,7 @@ from optuna.trial import TrialState
 
 from optuna_merge import Objective, PreviewSampler, PromotionPruner
 from optuna_merge._base.files import write_json
-from optuna_merge.cli import Debug, Definition
-from optuna_merge.commands import guarded, load_definition
+from optuna_merge.commands import Debug, Definition, guarded, load_definition
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.fitting import FittedStudy, fit
 from optuna_merge.models import evaluate_tasks, task_batches

@@ -20,8 +20,8 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 import optuna_merge as om
 from optuna_merge.artifacts import SharedFiles, _shared_files, _stores, open_artifact_store
 from optuna_merge.exceptions import CorruptFileError, StorageUnavailableError
-from optuna_merge.workers import StudySharing
 from optuna_merge.storages import create_storage
+from optuna_merge.workers import StudySharing
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFINITION = """

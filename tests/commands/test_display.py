@@ -108,13 +108,13 @@ def test_time_left() -> None:
     study = optuna.create_study()
     now = 0.0
     tally = Tally(study, 100, clock=lambda: now)
-    assert tally.left() == ""
+    assert tally.time_left() == ""
     pruned = optuna.create_trial(state=optuna.trial.TrialState.PRUNED)
     for _ in range(10):
         tally.add(pruned)
     now = 5.0
-    assert tally.left() == "about 45 s left"
+    assert tally.time_left() == "about 45 s left"
     now = 60.0
-    assert tally.left() == "about 9 min left"
-    assert tally.told() == "0 previews, 0 finetunes (0 promoted)"
-    assert Tally(study, None).left() == ""
+    assert tally.time_left() == "about 9 min left"
+    assert tally.summary() == "0 previews, 0 finetunes (0 promoted)"
+    assert Tally(study, None).time_left() == ""

@@ -1,4 +1,4 @@
-"""Any error of any command, or of a study's script, is one message and exit code 1."""
+"""Any error of any command, or of a study's script, is one message and an exit code."""
 
 from __future__ import annotations
 
@@ -19,17 +19,10 @@ import sqlalchemy
 import torch
 import yaml
 from helpers import toy_definition
-from test_commands import DEFINITION, fails, run
 
+from commands.command_line import STORAGE, fails, run
 from optuna_merge.cli import script
 from optuna_merge.exceptions import TrainingDivergedError
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    Path("toy.py").write_text(DEFINITION)
-    return tmp_path
 
 
 def _bug() -> None:
@@ -112,7 +105,7 @@ def test_every_error_is_one_message(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     raising, parts = ERRORS[kind]
-    monkeypatch.setattr("optuna_merge.fitting.fit", lambda *_, **__: raising())
+    monkeypatch.setattr("optuna_merge.commands._fitted.fit", lambda *_, **__: raising())
     for command in (("fit", "toy.py"), ("optimize", "toy.py")):
         _told_once(fails(*command), parts)
     monkeypatch.setattr(sys, "argv", ["optimize.py", "--storage", "sqlite://"])
@@ -135,10 +128,48 @@ def _told_once(text: str, parts: list[str]) -> None:
 def test_debug_shows_where_an_error_comes_from(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("optuna_merge.fitting.fit", lambda *_, **__: _bug())
+    monkeypatch.setattr("optuna_merge.commands._fitted.fit", lambda *_, **__: _bug())
     with pytest.raises(AssertionError, match="a bug") as error:
         run("fit", "toy.py", "--debug")
     assert error.traceback[-1].name == "_bug"
+
+
+def test_usage_errors_end_with_two(folder: Path) -> None:
+    assert "nosuch" in fails("nosuch", code=2)
+    assert "--n-trial" in fails("optimize", "toy.py", "--n-trial", "3", code=2)
+    assert "--n-trials" in fails("optimize", "toy.py", "--n-trials", "many", code=2)
+    assert "--out" in fails("export", "toy.py", code=2)
+    assert "definition" in fails("fit", code=2)
+
+
+def test_interrupts_end_with_130(folder: Path) -> None:
+    Path("stop.py").write_text("raise KeyboardInterrupt")
+    assert "the same command goes on from here" in fails("fit", "stop.py", code=130)
+
+
+@pytest.mark.parametrize(
+    ("storage", "told"),
+    [
+        ("postgresql+psycopg://me:hunter2@127.0.0.1:1/db", "127.0.0.1"),
+        ("mysql://me:hunter2@127.0.0.1:1/db", "127.0.0.1"),
+        ("postgresql://me:hunter2@nosuchhost.invalid/db", "nosuchhost.invalid"),
+        ("redis://me:hunter2@localhost", "unknown scheme"),
+        ("me:hunter2@localhost", "can't read the storage URL"),
+    ],
+)
+def test_databases_out_of_reach(folder: Path, storage: str, told: str) -> None:
+    for command in (("optimize", "toy.py"), ("diagnose",)):
+        text = fails(*command, "--storage", storage)
+        assert told in text
+        assert "hunter2" not in text
+
+
+def test_a_wrong_password(folder: Path, postgres_database: str) -> None:
+    url = sqlalchemy.make_url(postgres_database).set(password="hunter2")
+    text = fails("optimize", "toy.py", "--storage", url.render_as_string(hide_password=False))
+    assert "password" in text
+    assert "hunter2" not in text
+    assert not Path("workdir/finetunes").exists()
 
 
 COMMANDS = (
@@ -160,7 +191,7 @@ COMMANDS = (
     ],
 )
 def test_databases_of_other_versions_of_optuna(folder: Path, version: str, told: str) -> None:
-    optuna.create_study(study_name="optuna_merge", storage="sqlite:///optuna_merge.db")
+    optuna.create_study(study_name="optuna_merge", storage=STORAGE)
     with sqlite3.connect("optuna_merge.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = ?", (version,))
     connection.close()
@@ -176,7 +207,7 @@ def test_a_database_that_lost_a_table(folder: Path, command: tuple[str, ...]) ->
 
     study = optuna.create_study(
         study_name="optuna_merge",
-        storage=create_storage("sqlite:///optuna_merge.db"),
+        storage=create_storage(STORAGE),
         direction="maximize",
     )
     study.add_trial(optuna.create_trial(value=1.0))

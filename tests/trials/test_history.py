@@ -139,7 +139,8 @@ def test_values_of_several_objectives_are_told_apart() -> None:
     reader = TrialReader(TASKS)
     one = create_trial(values=[0.1, 0.2], params={}, distributions={})
     study.add_trial(one)  # without weights
-    assert len(reader.read("s", study.get_trials(deepcopy=False)).records) == 0
+    without = reader.read("s", study.get_trials(deepcopy=False))
+    assert len(without.visited()) == len(without.objective(0, 2, 1.0).truths) == 0
     space = {f"w_{t}": FloatDistribution(0, 1) for t in TASKS}
     params = {f"w_{t}": 0.5 for t in TASKS}
     study.add_trial(create_trial(values=[0.3, 0.4], params=params, distributions=space))

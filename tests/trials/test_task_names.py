@@ -85,7 +85,10 @@ def test_names_that_stand_for_something_else_are_refused(name: str) -> None:
             ["red_se", "red"],
             "tasks 'red_se' and 'red' would write one attribute of trials, 'preview_red_se'",
         ),
-        (["Red", "red"], "tasks 'Red' and 'red' would write one attribute of trials, 'weight_red'"),
+        (
+            ["Red", "red"],
+            "tasks 'Red' and 'red' would write one attribute of trials, 'weight_red'",
+        ),
     ],
 )
 def test_two_tasks_may_not_make_one_attribute(tasks: list[str], message: str) -> None:

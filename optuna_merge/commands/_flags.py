@@ -1,0 +1,94 @@
+"""Flags that several commands share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Definition = Annotated[
+    Path,
+    typer.Argument(
+        help="A YAML file as `optuna-merge init` writes it, or a Python file with a function "
+        "`definition() -> StudyDefinition`."
+    ),
+]
+Artifacts = Annotated[
+    str | None,
+    typer.Option(help="Folder or s3://bucket through which working folders share the fit."),
+]
+KeepBest = Annotated[
+    int | None,
+    typer.Option(help="Keep only the models of so many of the best finetunes; default: of all."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and debugging messages.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyFlags:
+    """Which study."""
+
+    study_name: Annotated[str, typer.Option(help="Name of the study; made if it is missing.")] = (
+        "optuna_merge"
+    )
+    storage: Annotated[
+        str, typer.Option(help="sqlite:///FILE, postgresql://..., or env:NAME.")
+    ] = "sqlite:///optuna_merge.db"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkFlags(StudyFlags):
+    """Which study, and where its files are."""
+
+    workdir: Annotated[
+        Path, typer.Option(help="Folder of task runs, posteriors and finetunes.")
+    ] = Path("workdir")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchFlags(WorkFlags):
+    """All flags of a search."""
+
+    n_trials: Annotated[
+        int | None,
+        typer.Option(
+            help="Trials to finish; a killed run, started again, finishes what is missing."
+        ),
+    ] = 100
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds after which no new trial is started, but for what is promoted already."
+        ),
+    ] = None
+    fraction: Annotated[float, typer.Option(help="Promoted finetunes per preview.")] = 0.25
+    max_promotions: Annotated[
+        int | None, typer.Option(help="Cap on promoted finetunes of the whole study.")
+    ] = None
+    max_steps: Annotated[
+        int | None, typer.Option(help="Cap on training steps of all promoted finetunes together.")
+    ] = None
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Cap on seconds of all promoted finetunes together.")
+    ] = None
+    seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None
+    artifacts: Artifacts = None
+    role: Annotated[
+        str,
+        typer.Option(
+            help="What this worker does: preview (no finetunes), finetune (what is promoted, and "
+            "the baselines), or any."
+        ),
+    ] = "any"
+    patience: Annotated[
+        float,
+        typer.Option(
+            help="Seconds without any change in the study after which a finetuning worker ends; "
+            "a tenth of them, once all previewing workers have ended."
+        ),
+    ] = 600.0
+    keep_best: KeepBest = None
+    as_json: AsJson = False

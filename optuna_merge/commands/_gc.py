@@ -1,0 +1,35 @@
+"""`optuna-merge gc`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from optuna_merge.commands._definition import load_definition
+from optuna_merge.commands._existing import existing_study
+from optuna_merge.commands._flags import Definition, KeepBest, WorkFlags
+
+
+def gc(
+    definition: Definition,
+    where: WorkFlags,
+    keep_best: KeepBest = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Remove finetunes and checkpoints that the study can't go on from.
+
+    Task runs and posteriors stay, and what running workers hold.
+
+    Example: optuna-merge gc studies/digits/optimize.py --workdir work --keep-best 5 --dry-run
+    """
+    from optuna_merge.workers import Collector
+
+    found = load_definition(definition)
+    collector = Collector(existing_study(where), found, where.workdir, keep_best=keep_best)
+    removed = collector.find() if dry_run else collector.remove()
+    for garbage in removed:
+        made_for = ", ".join(map(str, garbage.trials))
+        typer.echo(f"{garbage.path}: {garbage.what} of trial {made_for}, {garbage.size:,} bytes")
+    verb = "could be removed" if dry_run else "removed"
+    typer.echo(f"{len(removed)} files, {sum(g.size for g in removed):,} bytes {verb}")

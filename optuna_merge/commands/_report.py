@@ -1,0 +1,46 @@
+"""`optuna-merge report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from optuna_merge.commands._definition import load_definition
+from optuna_merge.commands._existing import check_fitted, existing_study
+from optuna_merge.commands._flags import AsJson, SearchFlags, WorkFlags
+
+
+def report(
+    where: WorkFlags,
+    definition: Annotated[
+        Path | None, typer.Argument(help="As for optimize. Without it the study alone is read.")
+    ] = None,
+    as_json: AsJson = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write the page there. [default: report-STUDY.html in the workdir]"),
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write the tables as CSV files into this folder.")
+    ] = None,
+) -> None:
+    """Print the table of a study again, and write it as a page and as JSON.
+
+    Example: optuna-merge report studies/digits/optimize.py --workdir work --html digits.html
+    """
+    if definition is None and as_json:
+        raise ValueError("report --json needs the definition: give its file, or leave out --json")
+    study = existing_study(where)
+    if definition is None:
+        from optuna_merge.commands._written import write_page
+
+        write_page(study, html, csv)
+        return
+    check_fitted(where.workdir)
+    found = load_definition(definition)
+    from optuna_merge.commands._search import search
+
+    of_no_trials = SearchFlags(**vars(where), n_trials=0, patience=0.0, as_json=as_json)
+    search(found, of_no_trials, html=html, csv=csv)

@@ -1,0 +1,117 @@
+"""A search, step by step: what can be wrong is looked at before the fit, which takes long."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from optuna_merge.commands._display import shown
+from optuna_merge.commands._fitted import fitted, opened, shared_among
+from optuna_merge.commands._flags import SearchFlags
+from optuna_merge.commands._written import write_report
+from optuna_merge.dashboard import Dashboard
+from optuna_merge.definition import StudyDefinition
+from optuna_merge.distributed import process_group
+from optuna_merge.fitting import FittedStudy, check_writable
+from optuna_merge.objective import Objective
+from optuna_merge.pruners import PromotionPruner
+from optuna_merge.samplers import PreviewSampler
+from optuna_merge.study import prepare_study
+from optuna_merge.workers import Collector, check_keep_best, check_role, run_trials
+
+
+def search(
+    definition: StudyDefinition,
+    flags: SearchFlags,
+    *,
+    html: Path | None = None,
+    csv: Path | None = None,
+) -> None:
+    """Fit, run trials, report: by the main process of a launch; the other ones train along."""
+    with process_group(definition) as leads:
+        if not leads:
+            return
+        study, fit = _prepared(definition, flags)
+        report = partial(write_report, study, fit, flags.workdir, html, csv, flags.as_json)
+        _run(study, fit, flags, report)
+
+
+def _prepared(definition: StudyDefinition, flags: SearchFlags) -> tuple[optuna.Study, FittedStudy]:
+    """The study with its baselines, sampler and pruner, and its fit."""
+    check_role(flags.role)
+    check_keep_best(flags.keep_best)
+    check_writable(flags.workdir)
+    study = opened(definition, flags, _pruner(flags))
+    sharing = None
+    if flags.artifacts is not None:
+        claims = flags.role != "preview"
+        sharing = shared_among(study, flags.artifacts, flags.workdir, claims=claims)
+    fit = fitted(definition, flags.workdir, sharing)
+    prepare_study(study, fit)
+    score = None if definition.is_pareto else fit.scores
+    judged: dict[str, Any] = {"score": score, "constraints": fit.constraints}
+    study.sampler = PreviewSampler(definition.names, seed=flags.seed, **judged)
+    study.pruner = _pruner(flags, **judged)
+    return study, fit
+
+
+def _pruner(flags: SearchFlags, **judged: Any) -> PromotionPruner:
+    return PromotionPruner(
+        fraction=flags.fraction,
+        max_promotions=flags.max_promotions,
+        max_steps=flags.max_steps,
+        max_seconds=flags.max_seconds,
+        seed=flags.seed,
+        **judged,
+    )
+
+
+def _run(
+    study: optuna.Study, fit: FittedStudy, flags: SearchFlags, report: Callable[[], None]
+) -> None:
+    """Run the trials; show, draw and clear away after each; report at their end."""
+    role = check_role(flags.role)
+    dashboard, collector = _dashboard(study, flags.workdir), None
+    if flags.keep_best is not None:
+        collector = Collector(study, fit.definition, flags.workdir, keep_best=flags.keep_best)
+    with ExitStack() as screen:
+        show = screen.enter_context(shown(study, flags.n_trials))
+
+        def after_trial(trial: optuna.trial.FrozenTrial) -> None:
+            show(trial)
+            if dashboard is not None:
+                dashboard(trial)
+            if collector is not None:
+                collector.remove()
+
+        def at_end() -> None:
+            screen.close()
+            report()
+            if dashboard is not None:
+                dashboard.update()
+
+        run_trials(
+            study,
+            Objective(fit, progress=sys.stderr.isatty(), role=role),
+            workdir=flags.workdir,
+            n_trials=flags.n_trials,
+            timeout=flags.timeout,
+            after_trial=after_trial,
+            role=role,
+            patience=flags.patience,
+            at_end=at_end,
+        )
+
+
+def _dashboard(study: optuna.Study, workdir: Path) -> Dashboard | None:
+    """Keeps figures and notes with the study, if the dashboard is installed."""
+    try:
+        return Dashboard(study, workdir)
+    except ImportError:  # the extra `dashboard`
+        return None

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from commands.command_line import fails, prints
+
+
+def test_diagnose_reads_nothing_but_the_study(folder: Path) -> None:
+    prints("optimize", "toy.py", "--n-trials", "8", "--fraction", "1", "--seed", "0")
+    Path("toy.py").unlink()
+    assert re.search(r"^blue +\d+ ", prints("diagnose"), re.MULTILINE)
+    found = json.loads(prints("diagnose", "--json"))
+    assert list(found["tasks"]) == ["red", "blue"]
+    assert found["score"]["count"] == 1  # uniform weights; the other baselines are corners
+    assert found["score"]["verdict"] == "too few truths"
+    told = fails("diagnose", "--study-name", "missing")
+    assert "no study 'missing' in this storage; there are: optuna_merge" in told

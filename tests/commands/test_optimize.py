@@ -1,0 +1,138 @@
+"""`optimize`, and a study's own script, which has the same flags."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from helpers import toy_definition
+
+from commands.command_line import (
+    STORAGE,
+    dashboard_figures,
+    fails,
+    load_study,
+    prints,
+    write_toy,
+)
+from optuna_merge.cli import script
+
+
+def test_optimize_prints_and_writes_the_report(folder: Path) -> None:
+    text = prints("optimize", "toy.py", "--n-trials", "6", "--seed", "0")
+    assert "Best task weights: red" in text
+    assert "The same as JSON: workdir/report-optuna_merge.json" in text
+    found = json.loads(Path("workdir/report-optuna_merge.json").read_text())
+    assert found["counts"]["previews"] == 6
+    assert "Best task weights" in Path("workdir/report-optuna_merge.html").read_text()
+    assert "preview-truth" in dashboard_figures(load_study())
+
+
+def test_json_is_all_that_is_printed(folder: Path) -> None:
+    fitted = json.loads(prints("fit", "toy.py", "--json"))
+    found = json.loads(prints("optimize", "toy.py", "--n-trials", "4", "--seed", "0", "--json"))
+    assert found["best"]["weights"].keys() == {"red", "blue"}
+    assert found["fingerprint"] == fitted["fingerprint"]
+    assert json.loads(prints("report", "toy.py", "--json")) == found
+
+
+def test_a_script_prints_nothing_but_json_if_asked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["optimize.py", "--json", "--n-trials", "4", "--seed", "0"])
+    with pytest.raises(SystemExit) as ended:
+        script(toy_definition, name="toys", n_trials=50)
+    assert ended.value.code == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == json.loads(Path("workdir/toys/report-toys.json").read_text())
+    assert found["study"] == "toys"
+    assert Path("toys.db").is_file()
+
+
+def test_the_help_of_a_script_has_its_own_defaults(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def build() -> None:
+        """Toys in two colours."""
+        raise AssertionError
+
+    monkeypatch.setattr(sys, "argv", ["optimize.py", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        script(build, name="toys", n_trials=51, fraction=0.125)  # type: ignore[arg-type]
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for part in ("Toys in two colours.", "sqlite:///toys.db", "workdir/toys", "51", "0.125"):
+        assert part in text
+
+
+def test_a_pareto_study_with_constraints_and_a_budget(folder: Path) -> None:
+    write_toy("score='pareto', constraints=0.5")
+    flags = ("--fraction", "1", "--max-steps", "14", "--seed", "0", "--n-trials", "18")
+    text = prints("optimize", "toy.py", *flags)
+    assert "Pareto front of the truths" in text
+    assert "2 promoted, 3 baselines" in text
+    assert "front" in dashboard_figures(load_study())
+    again = prints("report", "toy.py")
+    assert again[again.index("Study ") :] == text[text.index("Study ") :]
+    assert "red" in prints("diagnose")
+
+
+def test_a_study_made_by_optunas_command_line_is_used(folder: Path) -> None:
+    made = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("optuna")), "create-study", "--study-name", "mine",
+            "--storage", STORAGE, "--direction", "maximize",
+        ],
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    prints("optimize", "toy.py", "--study-name", "mine", "--n-trials", "4")
+    assert len(load_study("mine").trials) >= 4
+
+
+def test_another_direction_is_refused(folder: Path) -> None:
+    optuna.create_study(study_name="mine", storage=STORAGE, direction="minimize")
+    told = fails("optimize", "toy.py", "--study-name", "mine")
+    assert "has direction minimize" in told
+    assert "--direction maximize" in told
+    assert not Path("workdir/finetunes").exists(), "nothing was trained before"
+
+
+def test_another_definition_is_refused_and_named(folder: Path) -> None:
+    prints("optimize", "toy.py", "--n-trials", "1")
+    write_toy("finetuning=toy_settings(steps=5)")
+    assert "finetuning.steps (7 → 5)" in fails("optimize", "toy.py", "--n-trials", "1")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--storage", "nosuch://somewhere/db"), "nosuch"),
+        (("--storage", "sqlite:////nosuch/folder/x.db"), "/nosuch/folder"),
+        (("--fraction", "1.5"), "fraction"),
+        (("--n-trials", "-3"), "n_trials"),
+        (("--max-steps", "-3"), "max_steps is -3, expected 0 or more"),
+        (("--max-seconds", "-0.5"), "max_seconds"),
+        (("--max-promotions", "-1"), "max_promotions"),
+        (("--keep-best", "0"), "keep_best"),
+        (("--role", "boss"), "role is 'boss'"),
+    ],
+)
+def test_bad_flags_end_with_a_message(folder: Path, flags: tuple[str, ...], told: str) -> None:
+    text = fails("optimize", "toy.py", *flags)
+    assert "error: " in text
+    assert told in text
+    assert Path("workdir/finetunes").exists() == ("--n-trials" in flags), "else nothing is trained"
+
+
+def test_a_workdir_that_is_a_file_is_refused(folder: Path) -> None:
+    Path("blocked").write_text("")
+    told = fails("optimize", "toy.py", "--workdir", "blocked")
+    assert "blocked" in told
+    assert "--workdir" in told
+    assert not Path("optuna_merge.db").exists()
