@@ -23,14 +23,7 @@ def main() -> None:
     definition = point_study()
     with tempfile.TemporaryDirectory() as workdir:
         fitted = om.fit(definition, workdir, progress=False)
-        study = om.open_study(
-            "asked",
-            om.create_storage(None),
-            definition.directions,
-            sampler=om.PreviewSampler(definition.names, seed=0, score=fitted.goal.scores),
-            pruner=om.PromotionPruner(fraction=0.25, score=fitted.goal.scores, seed=0),
-        )
-        om.prepare_study(study, fitted)
+        study = om.open_search(fitted, "asked", seed=0)
         study.enqueue_trial(weight_params({"red": 1, "blue": 2}))
         objective = om.Objective(fitted, progress=False)
         for _ in range(20):

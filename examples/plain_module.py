@@ -44,14 +44,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as workdir:
         fitted = om.fit(definition, workdir, progress=False)
-        study = om.open_study(
-            "plain",
-            om.create_storage(None),  # in memory; "sqlite:///plain.db" keeps it
-            definition.directions,
-            sampler=om.PreviewSampler(definition.names, seed=0, score=fitted.goal.scores),
-            pruner=om.PromotionPruner(fraction=0.25, score=fitted.goal.scores, seed=0),
-        )
-        om.prepare_study(study, fitted)
+        study = om.open_search(fitted, "plain", seed=0)  # in memory; "sqlite:///plain.db" keeps it
         study.optimize(om.Objective(fitted, progress=False), n_trials=25)
         print(om.format_report(om.make_report(study, fitted)))
 

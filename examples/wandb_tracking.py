@@ -22,14 +22,7 @@ import optuna_merge as om
 def search(callback: object, workdir: Path) -> None:
     """A search with one callback after every trial."""
     fitted = om.fit(point_study(), workdir, progress=False)
-    study = om.open_study(
-        "tracked",
-        om.create_storage(None),
-        fitted.definition.directions,
-        sampler=om.PreviewSampler(fitted.definition.names, seed=0, score=fitted.goal.scores),
-        pruner=om.PromotionPruner(fraction=0.25, score=fitted.goal.scores, seed=0),
-    )
-    om.prepare_study(study, fitted)
+    study = om.open_search(fitted, "tracked", seed=0)
     study.optimize(om.Objective(fitted, progress=False), n_trials=8, callbacks=[callback])
     print(om.format_report(om.make_report(study, fitted)))
 

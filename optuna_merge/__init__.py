@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from optuna_merge.pruners import PromotionPruner
     from optuna_merge.report import format_report, make_report
     from optuna_merge.samplers import PreviewSampler
+    from optuna_merge.search import open_search, open_study, prepare_study
     from optuna_merge.storages import create_storage
-    from optuna_merge.study import open_study, prepare_study
     from optuna_merge.tasks import Task
     from optuna_merge.workers import run_trials
 
 _PUBLIC = {
-    "Constraint": "constraints",
+    "Constraint": "goals",
     "FinetuneSettings": "finetuning",
     "FittedStudy": "fitting",
     "Objective": "objective",
@@ -37,7 +37,7 @@ _PUBLIC = {
     "PreviewSampler": "samplers",
     "PreviewSettings": "previews",
     "PromotionPruner": "pruners",
-    "Score": "scores",
+    "Score": "goals",
     "StudyDefinition": "definition",
     "Task": "tasks",
     "create_storage": "storages",
@@ -45,10 +45,11 @@ _PUBLIC = {
     "fit": "fitting",
     "format_report": "report",
     "make_report": "report",
-    "open_study": "study",
-    "prepare_study": "study",
+    "open_search": "search",
+    "open_study": "search",
+    "prepare_study": "search",
     "process_group": "distributed",
-    "run_trials": "running",
+    "run_trials": "workers",
 }
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "fit",
     "format_report",
     "make_report",
+    "open_search",
     "open_study",
     "prepare_study",
     "process_group",

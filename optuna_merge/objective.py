@@ -19,7 +19,7 @@ from optuna_merge.exceptions import (
 )
 from optuna_merge.fitting import Workbench
 from optuna_merge.pruners import should_prune
-from optuna_merge.study import duplicate_baseline
+from optuna_merge.search import duplicate_baseline
 from optuna_merge.trials import (
     BASELINE,
     CONSTRAINT,

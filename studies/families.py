@@ -179,7 +179,7 @@ def _truth(
             seed,
             weights,
             evaluations,
-            base.score({task: evaluations[task].metric.value for task in weights}),
+            base.goal.score_of({task: evaluations[task].metric.value for task in weights}),
             rung=rung,
             steps=steps,
             seconds=run.seconds * steps / run.steps,
@@ -228,7 +228,7 @@ def compare(
             for weights in lacking:
                 preview = fitted.previewer(weights)
                 found = preview.evaluations
-                score = base.score({task: found[task].metric.value for task in names})
+                score = base.goal.score_of({task: found[task].metric.value for task in names})
                 previews.append(point(text, seed, weights, found, score, seconds=preview.seconds))
     # Written now, too: the rest takes its time.
     write_points(results / "previews.csv", known.previews(previews, weightings), names)

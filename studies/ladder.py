@@ -146,4 +146,6 @@ def short_finetunes(
 
 
 def _score(base: FittedStudy, evaluations: Mapping[str, Evaluation]) -> float:
-    return base.score({task: evaluation.metric.value for task, evaluation in evaluations.items()})
+    return base.goal.score_of(
+        {task: evaluation.metric.value for task, evaluation in evaluations.items()}
+    )

@@ -19,8 +19,8 @@ from helpers import toy_definition
 from optuna_merge.artifacts import SharedFiles, open_artifact_store
 from optuna_merge.finetuning import _store
 from optuna_merge.fitting import fit
+from optuna_merge.search import open_study
 from optuna_merge.storages import create_storage
-from optuna_merge.study import open_study
 from optuna_merge.workers import StudySharing
 
 finetune = _store.finetune

@@ -12,7 +12,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import optuna_merge as om
-from optuna_merge.study import baseline_weights
+from optuna_merge.search import baseline_weights
 from optuna_merge.surrogate import startup_design
 
 

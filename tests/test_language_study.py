@@ -14,7 +14,7 @@ from optuna_merge.definition import PosteriorSettings, StudyDefinition
 from optuna_merge.fitting import fit
 from optuna_merge.models._generation import LanguageModel
 from optuna_merge.objective import Objective
-from optuna_merge.study import prepare_study
+from optuna_merge.search import prepare_study
 from optuna_merge.tasks import Batch
 
 

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 import optuna_merge as om
 from optuna_merge import running
-from optuna_merge.study import open_study, prepare_study
+from optuna_merge.search import open_study, prepare_study
 
 Poison = Callable[[optuna.Trial], bool]
 

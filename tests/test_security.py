@@ -28,7 +28,7 @@ from optuna_merge.commands._search import search
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.merging import merge_files
 from optuna_merge.posteriors import load_checkpoint
-from optuna_merge.study import open_study
+from optuna_merge.search import open_study
 
 PACKAGE = Path(om.__file__).parent
 STUDIES = PACKAGE.parent / "studies"

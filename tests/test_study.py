@@ -14,7 +14,7 @@ from optuna_merge.definition import StudyDefinition
 from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.fitting import FittedStudy, fit
 from optuna_merge.goals import Score
-from optuna_merge.study import (
+from optuna_merge.search import (
     baseline_weights,
     differing_parts,
     duplicate_baseline,

@@ -52,15 +52,6 @@ def run(definition: om.StudyDefinition, n_trials: int, fraction: float = 0.25) -
     """Fit, search and print the table; examples/plain_module.py has each step."""
     with tempfile.TemporaryDirectory() as workdir:
         fitted = om.fit(definition, workdir, progress=False)
-        search = {"seed": 0, "constraints": fitted.goal.limits}
-        search["score"] = None if definition.is_pareto else fitted.goal.scores
-        study = om.open_study(
-            "example",
-            om.create_storage(None),
-            definition.directions,
-            sampler=om.PreviewSampler(definition.names, **search),
-            pruner=om.PromotionPruner(fraction=fraction, **search),
-        )
-        om.prepare_study(study, fitted)
+        study = om.open_search(fitted, "example", fraction=fraction, seed=0)
         study.optimize(om.Objective(fitted, progress=False), n_trials=n_trials)
         print(om.format_report(om.make_report(study, fitted)))

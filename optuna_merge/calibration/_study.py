@@ -12,8 +12,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from optuna_merge.calibration._calibrate import Calibration, calibrate
-from optuna_merge.outcomes import task_directions
-from optuna_merge.trials import Record, TrialReader
+from optuna_merge.trials import Record, TrialReader, task_directions
 
 Json = dict[str, Any]
 Pairs = tuple[list[float], list[float]]

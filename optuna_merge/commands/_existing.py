@@ -20,8 +20,8 @@ def existing_study(flags: StudyFlags) -> optuna.Study:
         ValueError: the storage's file or the study doesn't; the message names those that do.
         StorageUnavailableError: the storage can't be opened.
     """
+    from optuna_merge.search import load_study
     from optuna_merge.storages import create_storage
-    from optuna_merge.study import load_study
 
     file = Path(flags.storage.removeprefix(_SQLITE).partition("?")[0])
     if flags.storage.startswith(_SQLITE) and not file.is_file():

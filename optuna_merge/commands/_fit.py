@@ -26,6 +26,7 @@ def fit(
     from optuna_merge._base.files import check_writable
     from optuna_merge.commands._fitted import fitted, opened, shared_among
     from optuna_merge.distributed import process_group
+    from optuna_merge.storages import create_storage
 
     found = load_definition(definition)
     with process_group(found) as leads:
@@ -34,7 +35,8 @@ def fit(
         check_writable(where.workdir)
         sharing = None
         if artifacts is not None:
-            sharing = shared_among(opened(found, where), artifacts, where.workdir)
+            study = opened(found, where.study_name, create_storage(where.storage))
+            sharing = shared_among(study, artifacts, where.workdir)
         made = fitted(found, where.workdir, sharing)
         if as_json:
             typer.echo(json.dumps(_summary(made), indent=1))

@@ -9,25 +9,25 @@ import optuna
 
 from optuna_merge.artifacts import SharedFiles, open_artifact_store
 from optuna_merge.commands._display import fit_shown
-from optuna_merge.commands._flags import StudyFlags
 from optuna_merge.definition import StudyDefinition
-from optuna_merge.fitting import FittedStudy, fit
+from optuna_merge.fitting import FittedStudy, Sharing, fit
 from optuna_merge.pruners import PromotionPruner
-from optuna_merge.storages import create_storage
-from optuna_merge.study import check_definition, open_study
-from optuna_merge.workers import Sharing, StudySharing
+from optuna_merge.search import check_definition, open_study
+from optuna_merge.workers import StudySharing
 
 
 def opened(
-    definition: StudyDefinition, flags: StudyFlags, pruner: PromotionPruner | None = None
+    definition: StudyDefinition,
+    name: str,
+    storage: optuna.storages.BaseStorage,
+    pruner: PromotionPruner | None = None,
 ) -> optuna.Study:
     """The study, made if it is missing.
 
     Raises:
         DefinitionMismatchError: it is one of another definition.
     """
-    storage = create_storage(flags.storage)
-    study = open_study(flags.study_name, storage, definition.directions, pruner=pruner)
+    study = open_study(name, storage, definition.directions, pruner=pruner)
     check_definition(study, definition.describe())
     return study
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 
+from optuna_merge._base.files import check_writable
 from optuna_merge.commands._display import shown
 from optuna_merge.commands._fitted import fitted, opened, shared_among
 from optuna_merge.commands._flags import SearchFlags
@@ -18,11 +19,11 @@ from optuna_merge.commands._written import write_report
 from optuna_merge.dashboard import Dashboard
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.distributed import process_group
-from optuna_merge.fitting import FittedStudy, check_writable
+from optuna_merge.fitting import FittedStudy
 from optuna_merge.objective import Objective
 from optuna_merge.pruners import PromotionPruner
-from optuna_merge.samplers import PreviewSampler
-from optuna_merge.study import prepare_study
+from optuna_merge.search import open_search
+from optuna_merge.storages import create_storage
 from optuna_merge.workers import Collector, check_keep_best, check_role, run_trials
 
 
@@ -47,29 +48,21 @@ def _prepared(definition: StudyDefinition, flags: SearchFlags) -> tuple[optuna.S
     check_role(flags.role)
     check_keep_best(flags.keep_best)
     check_writable(flags.workdir)
-    study = opened(definition, flags, _pruner(flags))
+    budget: dict[str, Any] = {
+        "fraction": flags.fraction,
+        "max_promotions": flags.max_promotions,
+        "max_steps": flags.max_steps,
+        "max_seconds": flags.max_seconds,
+        "seed": flags.seed,
+    }
+    storage = create_storage(flags.storage)
+    study = opened(definition, flags.study_name, storage, PromotionPruner(**budget))
     sharing = None
     if flags.artifacts is not None:
         claims = flags.role != "preview"
         sharing = shared_among(study, flags.artifacts, flags.workdir, claims=claims)
     fit = fitted(definition, flags.workdir, sharing)
-    prepare_study(study, fit)
-    score = None if definition.is_pareto else fit.scores
-    judged: dict[str, Any] = {"score": score, "constraints": fit.constraints}
-    study.sampler = PreviewSampler(definition.names, seed=flags.seed, **judged)
-    study.pruner = _pruner(flags, **judged)
-    return study, fit
-
-
-def _pruner(flags: SearchFlags, **judged: Any) -> PromotionPruner:
-    return PromotionPruner(
-        fraction=flags.fraction,
-        max_promotions=flags.max_promotions,
-        max_steps=flags.max_steps,
-        max_seconds=flags.max_seconds,
-        seed=flags.seed,
-        **judged,
-    )
+    return open_search(fit, flags.study_name, storage, **budget), fit
 
 
 def _run(
@@ -98,7 +91,7 @@ def _run(
 
         run_trials(
             study,
-            Objective(fit, progress=sys.stderr.isatty(), role=role),
+            Objective(fit, progress=sys.stderr.isatty()),
             workdir=flags.workdir,
             n_trials=flags.n_trials,
             timeout=flags.timeout,

@@ -25,7 +25,7 @@ from optuna_merge.exporting._card import model_card
 from optuna_merge.exporting._formats import PEFT, TRANSFORMERS, save_part
 from optuna_merge.exporting._parts import take_apart
 from optuna_merge.exporting._source import Source, find_source
-from optuna_merge.study import differing_parts
+from optuna_merge.search import differing_parts
 from optuna_merge.tasks import Evaluation
 from optuna_merge.trials import DEFINITION, FINGERPRINT, canonical_weights
 

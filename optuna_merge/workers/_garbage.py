@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.fitting import finetune_store
-from optuna_merge.study import baseline_weights, check_definition
+from optuna_merge.search import baseline_weights, check_definition
 from optuna_merge.trials import BASELINE, DEFINITION, known_params, trial_weights
 
 _logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ import optuna
 
 from optuna_merge.pruners import PromotionPruner
 from optuna_merge.samplers import PreviewSampler
-from optuna_merge.study import baseline_weights
+from optuna_merge.search import baseline_weights
 from optuna_merge.trials import (
     BASELINE,
     DEFINITION,

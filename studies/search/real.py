@@ -38,7 +38,7 @@ from optuna_merge.commands import Debug, Definition, guarded, load_definition
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.fitting import FittedStudy, fit
 from optuna_merge.models import evaluate_tasks, task_batches
-from optuna_merge.study import baseline_weights, prepare_study
+from optuna_merge.search import baseline_weights, prepare_study
 from optuna_merge.tasks import Evaluation
 from optuna_merge.trials import BASELINE, UNIFORM, suggest_weights
 from studies.families import cpu_name
@@ -260,7 +260,7 @@ class Judge:
             run = store.run(self.fitted.model, self.fitted.tasks, weights, settings)
             found["validation"].append(self.fitted.goal.score_of(_metrics(run.evaluations)))
             tested = self._on_test(weights, settings.seed)
-            found["test"].append(float(definition.score_of(tested, alone)))
+            found["test"].append(float(definition.goal(alone).score_of(tested)))
         return found
 
     def _on_test(self, weights: Weights, seed: int) -> dict[str, float]:

@@ -44,7 +44,7 @@ from optuna.trial import TrialState
 
 from optuna_merge.pruners import PromotionPruner, read_ledger
 from optuna_merge.samplers import PreviewSampler
-from optuna_merge.study import baseline_weights
+from optuna_merge.search import baseline_weights
 from optuna_merge.trials import canonical_weights, suggest_weights, weight_params
 
 Array = npt.NDArray[np.float64]

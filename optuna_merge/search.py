@@ -1,4 +1,4 @@
-"""The study: made or opened, checked against the definition, with its baselines enqueued."""
+"""Opening a search: the study, its sampler and pruner, its baselines, checked on the way."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.fitting import Workbench
+from optuna_merge.pruners import PromotionPruner
+from optuna_merge.samplers import PreviewSampler
+from optuna_merge.storages import create_storage
 from optuna_merge.trials import (
     BASELINE,
     DEFINITION,
@@ -32,6 +35,59 @@ from optuna_merge.trials import (
 )
 
 _logger = logging.getLogger(__name__)
+
+
+def open_search(
+    workbench: Workbench,
+    name: str,
+    storage: str | optuna.storages.BaseStorage | None = None,
+    *,
+    fraction: float = 0.25,
+    max_promotions: int | None = None,
+    warmup: int = 8,
+    max_steps: int | None = None,
+    max_seconds: float | None = None,
+    seed: int | None = None,
+) -> optuna.Study:
+    """Open or make a study with all that a search is: sampler, pruner and baselines that agree.
+
+        study = open_search(workbench, "news", "sqlite:///news.db", seed=0)
+        study.optimize(Objective(workbench), n_trials=40)
+
+    It is `open_study` with a `PreviewSampler` and a `PromotionPruner` of the workbench's goal, and
+    `prepare_study`; each can be called alone, and any other sampler or pruner can be set on the
+    study.
+
+    Args:
+        workbench: What previews and finetunes; from `fit`, or another `Workbench`.
+        name: The study's name; a study of this name goes on.
+        storage: Where it is: a URL as for `create_storage`, a storage, or None for memory.
+        fraction, max_promotions, warmup, max_steps, max_seconds: See `PromotionPruner`.
+        seed: Of sampler and pruner.
+
+    Raises:
+        DefinitionMismatchError: the study has other directions or another definition; the message
+            names the parts that differ.
+        ValueError: an argument is out of its range.
+    """
+    goal = workbench.goal
+    score = None if goal.is_pareto else goal.scores
+    pruner = PromotionPruner(
+        fraction=fraction,
+        max_promotions=max_promotions,
+        warmup=warmup,
+        max_steps=max_steps,
+        max_seconds=max_seconds,
+        score=score,
+        constraints=goal.limits,
+        seed=seed,
+    )
+    sampler = PreviewSampler(workbench.names, seed=seed, score=score, constraints=goal.limits)
+    if storage is None or isinstance(storage, str):
+        storage = create_storage(storage)
+    study = open_study(name, storage, goal.directions, sampler=sampler, pruner=pruner)
+    prepare_study(study, workbench)
+    return study
 
 
 def open_study(
