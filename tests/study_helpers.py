@@ -47,7 +47,6 @@ def toy_study(
             warmup=2,
             score=None if definition.is_pareto else fitted.goal.scores,
             constraints=fitted.goal.limits,
-            refinements=definition.refinement_steps,
             seed=0,
         ),
     )

@@ -49,9 +49,8 @@ def test_a_study_of_generated_texts(
     alone = fitted.previewer({"same": 1.0, "next": 0.0})
     assert alone.evaluations["same"] == fitted.runs["same"].evaluations["same"]
     weights = {"same": 0.5, "next": 0.5}
-    many = fitted.previewer.many([weights, {"same": 0.2, "next": 0.8}])
-    assert many[0].evaluations == fitted.previewer(weights).evaluations
-    assert many[0].evaluations != many[1].evaluations
+    preview = fitted.previewer(weights).evaluations
+    assert preview != fitted.previewer({"same": 0.2, "next": 0.8}).evaluations
 
     study = optuna.create_study(direction=definition.direction)
     prepare_study(study, fitted)
@@ -59,7 +58,7 @@ def test_a_study_of_generated_texts(
     (trial,) = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
     assert trial.user_attrs["weight_same"] == 0.5  # uniform weights come first
     assert trial.intermediate_values[0] == pytest.approx(
-        sum(e.metric.value for e in many[0].evaluations.values()) / 2
+        sum(e.metric.value for e in preview.values()) / 2
     )
     assert trial.value == pytest.approx(
         (trial.user_attrs["truth_same"] + trial.user_attrs["truth_next"]) / 2

@@ -71,19 +71,15 @@ def test_a_preview_ends_as_failed_with_its_reason(tmp_path: Path, value: float) 
     study, objective = made_study(fitted), om.Objective(fitted, progress=False)
     picky.sound = 0
     study.optimize(objective, n_trials=1)
-    asked = [study.ask() for _ in range(2)]
-    picky.sound = 1  # of the two that are previewed at once, the first
-    objective.preview_many(asked)
-    picky.sound = 0
-    for trial in asked[1:]:
-        study.tell(trial, objective(trial))
+    picky.sound = 10**9
+    study.optimize(objective, n_trials=1)
     told = f"task 'blue': the metric 'picky' of the merge is {value:g} on validation data"
-    for trial in (study.trials[0], study.trials[2]):
-        assert trial.state == TrialState.FAIL
-        assert told in trial.user_attrs["failure"]
-        assert not trial.intermediate_values
-        assert "preview_red" not in trial.user_attrs
-    assert 0 in study.trials[1].intermediate_values
+    failed, sound, _ = study.trials
+    assert failed.state == TrialState.FAIL
+    assert told in failed.user_attrs["failure"]
+    assert not failed.intermediate_values
+    assert "preview_red" not in failed.user_attrs
+    assert sound.state == TrialState.COMPLETE
 
     text = om.format_report(om.make_report(study, fitted))
     assert f"Given up after 1 try: uniform (trial 0): {told}" in text
@@ -107,19 +103,6 @@ def test_a_truth_ends_as_failed_with_its_reason_and_the_study_goes_on(
     assert "truth_red" not in uniform.user_attrs
     assert [red.state, blue.state] == [TrialState.COMPLETE] * 2
     assert f"uniform (trial 0): {told}" in om.format_report(om.make_report(study, fitted))
-
-
-def test_a_refined_preview_ends_as_failed_with_its_reason(tmp_path: Path) -> None:
-    picky = Picky(math.nan)
-    refinement = om.RefinementSettings((2, 4), learning_rates=(1.0,))
-    definition = toy_definition(tasks_with(picky), refinement=refinement)
-    fitted = om.fit(definition, tmp_path, progress=False)
-    study = made_study(fitted)
-    picky.sound = 2  # the preview, and the first of the refined ones
-    study.optimize(om.Objective(fitted, progress=False), n_trials=1)
-    told = "the metric 'picky' of the merge after 4 steps of training is nan"
-    assert told in study.trials[0].user_attrs["failure"]
-    assert sorted(study.trials[0].intermediate_values) == [0, 2]
 
 
 @pytest.mark.parametrize("value", NOT_FINITE)

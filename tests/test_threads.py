@@ -13,9 +13,10 @@ from helpers import same, toy_definition, toy_settings
 from safetensors.torch import load_file
 
 import optuna_merge as om
-from optuna_merge.definition import PosteriorSettings, StudyDefinition
+from optuna_merge.definition import StudyDefinition
 from optuna_merge.exporting import export_model
 
+FINISHED = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
 WEIGHTINGS = [{"red": share, "blue": 1 - share} for share in (0.125, 0.25, 0.5, 0.625, 0.875)]
 
 
@@ -29,9 +30,14 @@ def preview_of(fitted: om.FittedStudy, weights: dict[str, float]) -> dict[str, f
 
 
 def truth_of(fitted: om.FittedStudy, weights: dict[str, float]) -> dict[str, float]:
-    settings, start = fitted.definition.finetuning, fitted.start(weights)
-    run = fitted.store.run(fitted.model, fitted.tasks, weights, settings, start=start)
+    settings = fitted.definition.finetuning
+    run = fitted.store.run(fitted.model, fitted.tasks, weights, settings)
     return {name: evaluation.loss.value for name, evaluation in run.evaluations.items()}
+
+
+def refined_of(fitted: om.FittedStudy, weights: dict[str, float]) -> dict[str, float]:
+    found = fitted.refine(weights, steps=4, rate=1.0)
+    return {name: evaluation.loss.value for name, evaluation in found.items()}
 
 
 def at_once(*works: Callable[[], object]) -> list[object]:
@@ -47,62 +53,35 @@ def at_once(*works: Callable[[], object]) -> list[object]:
 
 
 def test_a_search_in_threads_finds_what_one_thread_finds(tmp_path: Path) -> None:
-    changes = {
-        "finetuning": toy_settings(steps=12),
-        "refinement": om.RefinementSettings(steps=(2, 4), learning_rates=(1.0,)),
-        "compare": [PosteriorSettings(family="isotropic")],
-        "start": "merged",
-    }
-    fitted = fitted_in(tmp_path / "threads", **changes)
+    settings = toy_settings(steps=12)
+    fitted = fitted_in(tmp_path / "threads", finetuning=settings)
     study = om.open_study(
         "threads",
         optuna.storages.InMemoryStorage(),
         "maximize",
         sampler=optuna.samplers.RandomSampler(seed=0),
-        pruner=om.PromotionPruner(fraction=0.5, warmup=2, refinements=(2, 4), seed=0),
+        pruner=om.PromotionPruner(fraction=0.5, warmup=2, seed=0),
     )
     om.prepare_study(study, fitted)
     study.optimize(om.Objective(fitted, progress=False), n_trials=14, n_jobs=4)
 
-    fresh = fitted_in(tmp_path / "alone", **changes)
-    refined = fresh.refiner
-    assert refined is not None
+    fresh = fitted_in(tmp_path / "alone", finetuning=settings)
     truths = 0
-    for trial in study.trials:
+    for trial in study.get_trials(states=FINISHED):
         attrs = trial.user_attrs
         weights = {name: attrs[f"weight_{name}"] for name in ("red", "blue")}
         for name, evaluation in fresh.previewer(weights).evaluations.items():
             assert attrs[f"preview_{name}"] == evaluation.metric.value
-        if 4 in trial.intermediate_values:
-            assert trial.intermediate_values[4] == score_of_the_best(fresh, weights)
         if trial.state != optuna.trial.TrialState.COMPLETE:
             continue
         truths += 1
-        settings = fresh.definition.finetuning
-        run = fresh.store.run(
-            fresh.model, fresh.tasks, weights, settings, start=fresh.start(weights)
-        )
+        run = fresh.store.run(fresh.model, fresh.tasks, weights, settings)
         for name, evaluation in run.evaluations.items():
             assert attrs[f"truth_{name}"] == evaluation.metric.value
-        kept = fitted.store.find(weights, settings, fitted.start(weights))
+        kept = fitted.store.find(weights, settings)
         assert kept is not None
         assert same(kept.parameters(), run.parameters())
     assert truths >= 4
-
-
-def score_of_the_best(fitted: om.FittedStudy, weights: dict[str, float]) -> float:
-    """The score that a refinement reports at its last rung."""
-    assert fitted.refiner is not None
-    scores = []
-    fitted.refiner(
-        weights,
-        on_rung=lambda step, found: scores.append(
-            fitted.goal.score_of(
-                {name: evaluation.metric.value for name, evaluation in found.items()}
-            )
-        ),
-    )
-    return scores[-1]
 
 
 def test_two_fits_of_one_model_take_turns(tmp_path: Path) -> None:
@@ -112,11 +91,12 @@ def test_two_fits_of_one_model_take_turns(tmp_path: Path) -> None:
         lambda: [truth_of(one, weights) for weights in WEIGHTINGS],
         lambda: [preview_of(two, weights) for weights in WEIGHTINGS * 4],
         lambda: [export_model(two, tmp_path / "export", weights=WEIGHTINGS[0])],
-        lambda: two.previewer.many(WEIGHTINGS),
+        lambda: [refined_of(two, weights) for weights in WEIGHTINGS],
     )
     fresh = fitted_in(tmp_path / "fresh", finetuning=toy_settings(steps=12))
     assert found[0] == [truth_of(fresh, weights) for weights in WEIGHTINGS]
     assert found[1] == [preview_of(fresh, weights) for weights in WEIGHTINGS * 4]
+    assert found[3] == [refined_of(fresh, weights) for weights in WEIGHTINGS]
     export_model(fresh, tmp_path / "expected", weights=WEIGHTINGS[0])
     files = sorted(path.relative_to(tmp_path / "expected") for path in model_files(tmp_path))
     assert files

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import optuna_merge as om
 from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.models import from_module
-from optuna_merge.previews import PreviewSettings, Racing, RacingPreviewer
+from optuna_merge.previews import PreviewSettings, refinement_settings
 
 RESOLVED = PreviewSettings(heads="resolved", head_examples=24)
 MERGED = PreviewSettings(heads="merged")
@@ -118,21 +118,16 @@ def test_previews_are_the_same_however_they_are_made(tmp_path: Path) -> None:
     study.previewer({"red": 0.9, "blue": 0.1})
     study.model.reset()
     assert study.previewer(WEIGHTS).evaluations == first
-    assert study.previewer.many([WEIGHTS, {"red": 0.9, "blue": 0.1}])[0].evaluations == first
-    racer = RacingPreviewer(study.previewer, study.scores, maximize=True, racing=Racing())
-    raced = racer(WEIGHTS).evaluations
-    assert {n: e.metric.value for n, e in raced.items()} == {
-        n: e.metric.value for n, e in first.items()
-    }
     other = fitted(tmp_path / "another process")
     assert other.previewer(WEIGHTS).evaluations == first
 
 
 def test_refinements_start_from_the_solved_heads(tmp_path: Path) -> None:
-    refinement = om.RefinementSettings((2,), learning_rates=(1e-9,))
-    study = fitted(tmp_path, refinement=refinement)
-    assert study.refiner is not None
-    run = study.refiner(WEIGHTS)
+    study = fitted(tmp_path)
+    settings = refinement_settings(study.definition.finetuning, 2, rate=1e-9)
+    run = study.store.run(
+        study.model, study.tasks, WEIGHTS, settings, start=study.merge(WEIGHTS)
+    )
     expected = study.previewer(WEIGHTS).evaluations
     for task, found in run.evaluations.items():
         assert found.loss.value == pytest.approx(expected[task].loss.value, abs=1e-4)

@@ -88,5 +88,5 @@ def test_posteriors_make_room_and_come_back(monkeypatch: pytest.MonkeyPatch) -> 
     assert previewer(weights).evaluations == first
     assert placed == [("cpu", 0.2)]
     previewer.release()
-    assert previewer.many([weights])[0].evaluations == first
+    assert previewer(weights).evaluations == first
     assert placed == [("cpu", 0.2)] * 2

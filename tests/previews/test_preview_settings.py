@@ -29,13 +29,12 @@ def test_previews_in_half_precision_are_close_to_those_in_full(
     half = Previewer(model, tasks, posteriors, heads, settings=settings)
     weightings = [{"one": 0.25, "two": 0.75}, {"one": 0.8, "two": 0.2}]
     expected = [full(weights) for weights in weightings]
-    for found in ([half(weights) for weights in weightings], half._together(weightings)):
-        for preview, other in zip(found, expected):
-            for name, evaluation in preview.evaluations.items():
-                loss = other.evaluations[name].loss.value
-                # bf16 keeps 8 bits: 2^-8 is 0.4 % of every number on the way.
-                assert evaluation.loss.value == pytest.approx(loss, rel=0.01)
-                assert evaluation.loss.value != loss
+    for weights, other in zip(weightings, expected):
+        for name, evaluation in half(weights).evaluations.items():
+            loss = other.evaluations[name].loss.value
+            # bf16 keeps 8 bits: 2^-8 is 0.4 % of every number on the way.
+            assert evaluation.loss.value == pytest.approx(loss, rel=0.01)
+            assert evaluation.loss.value != loss
     # Parameters and what comes after are as they were.
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert full(weightings[0]).evaluations == expected[0].evaluations

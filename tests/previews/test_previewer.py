@@ -5,16 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import (
-    bert_model,
-    same,
-    save_bert,
-    token_task,
-    toy_definition,
-    toy_model,
-    toy_task,
-    toy_tasks,
-)
+from helpers import same, toy_definition, toy_model, toy_task, toy_tasks
 
 from optuna_merge.definition import PosteriorSettings
 from optuna_merge.fitting import FittedStudy, fit
@@ -137,40 +128,3 @@ def test_posteriors_of_another_body_are_refused_by_name() -> None:
         previewer({"red": 0.5, "blue": 0.5})
     with pytest.raises(KeyError, match="blue"):
         Previewer(model, tasks, {"red": posteriors["red"]}, {"red": {}, "blue": {}})
-
-
-@pytest.mark.parametrize("wins", [None, True, False])
-def test_many_previews_at_once_are_as_single_ones(fitted: FittedStudy, wins: bool | None) -> None:
-    previewer = fitted.previewer
-    weightings = [{"red": i / 4, "blue": 1 - i / 4} for i in range(5)]
-    singles = [previewer(weights) for weights in weightings]
-    previewer._together_wins = wins
-    many = previewer.many(weightings)
-    assert previewer._together_wins in (True, False)
-    for single, other in zip(singles, many):
-        assert other.weights == single.weights
-        for name, evaluation in single.evaluations.items():
-            assert other.evaluations[name].loss.value == pytest.approx(
-                evaluation.loss.value, abs=1e-5
-            )
-            assert other.evaluations[name].metric == evaluation.metric
-    assert len({preview.evaluations["red"].loss.value for preview in many}) == 5
-
-
-def test_many_previews_of_a_transformer(tmp_path: Path) -> None:
-    tasks = (token_task("one", 1), token_task("two", 2, classes=3))
-    model = bert_model(save_bert(tmp_path), tasks)
-    state = model.state(model.shared_names())
-    posteriors = {
-        task.name: IsotropicGaussian({n: t + 0.1 * i for n, t in state.items()})
-        for i, task in enumerate(tasks)
-    }
-    heads = {task.name: model.state(model.own_names(task.name)) for task in tasks}
-    previewer = Previewer(model, tasks, posteriors, heads, batch_size=5)
-    weightings = [{"one": 0.25, "two": 0.75}, {"one": 0.8, "two": 0.2}]
-    many = previewer._together(weightings)
-    for weights, preview in zip(weightings, many):
-        for name, evaluation in previewer(weights).evaluations.items():
-            assert preview.evaluations[name].loss.value == pytest.approx(
-                evaluation.loss.value, abs=1e-5
-            )

@@ -218,17 +218,17 @@ def test_a_study_of_it(folder: str, tmp_path: Path) -> None:
     alone = fitted.previewer({"same": 1.0, "next": 0.0})
     assert alone.evaluations["same"].metric == fitted.runs["same"].evaluations["same"].metric
     weights = {"same": 0.5, "next": 0.5}
-    many = fitted.previewer.many([weights, {"same": 0.9, "next": 0.1}])
-    assert many[0].evaluations != many[1].evaluations
+    preview = fitted.previewer(weights).evaluations
+    assert preview != fitted.previewer({"same": 0.9, "next": 0.1}).evaluations
 
     study = optuna.create_study(direction=definition.direction)
     prepare_study(study, fitted)
     study.optimize(Objective(fitted, progress=False), n_trials=1)
     (trial,) = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
     assert trial.intermediate_values[0] == pytest.approx(
-        sum(e.metric.value for e in many[0].evaluations.values()) / 2
+        sum(e.metric.value for e in preview.values()) / 2
     )
-    run = fitted.store.find(weights, definition.finetuning, fitted.start(weights))
+    run = fitted.store.find(weights, definition.finetuning)
     assert run is not None
     parameters, report = run.parameters(), make_report(study, fitted)
     fitted.model.load(parameters)
