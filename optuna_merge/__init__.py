@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from optuna_merge.objective import Objective
     from optuna_merge.previews import PreviewSettings, Racing, RefinementSettings
     from optuna_merge.pruners import PromotionPruner
-    from optuna_merge.report import format_report, make_report
+    from optuna_merge.reports import format_report, make_report
     from optuna_merge.running import run_trials
     from optuna_merge.samplers import PreviewAware, PreviewSampler
     from optuna_merge.scores import Score
@@ -47,8 +47,8 @@ _PUBLIC = {
     "create_storage": "storages",
     "export_model": "exporting",
     "fit": "fitting",
-    "format_report": "report",
-    "make_report": "report",
+    "format_report": "reports",
+    "make_report": "reports",
     "open_study": "study",
     "prepare_study": "study",
     "process_group": "distributed",

@@ -23,8 +23,8 @@ from optuna_merge.commands._init import init as init_definition
 if TYPE_CHECKING:
     import optuna
 
-    from optuna_merge.dashboard import Dashboard
     from optuna_merge.definition import StudyDefinition
+    from optuna_merge.reports import Dashboard
     from optuna_merge.sharing import Sharing
 
 StudyName = Annotated[str, typer.Option(help="Name of the study; made if it is missing.")]
@@ -432,7 +432,7 @@ def _optimize(
     from optuna_merge.objective import Objective
     from optuna_merge.previews import Racing
     from optuna_merge.pruners import PromotionPruner
-    from optuna_merge.report import format_report, make_report
+    from optuna_merge.reports import format_report, make_report
     from optuna_merge.roles import check_role
     from optuna_merge.running import run_trials
     from optuna_merge.samplers import PreviewSampler
@@ -489,7 +489,7 @@ def _optimize(
                 typer.echo(f"\nThe same as JSON: {path}")
             if found["counts"]["previews"] or found["counts"]["truths"]:
                 page = html or path.with_suffix(".html")
-                _write_report(study, page, csv, found, definition.greater_is_better)
+                _write_report(study, page, csv, found)
             if dashboard is not None:
                 dashboard.update()
 
@@ -522,14 +522,13 @@ def _write_report(
     html: Path,
     csv: Path | None,
     found: dict[str, Any] | None = None,
-    maximize: dict[str, bool] | None = None,
 ) -> None:
-    from optuna_merge.html_report import write_csv, write_html
+    from optuna_merge.reports import write_csv, write_html
 
-    write_html(html, study, found, maximize=maximize)
+    write_html(html, study, found)
     typer.echo(f"As a page: {html}", err=True)
     if csv is not None:
-        files = write_csv(csv, study, found, maximize=maximize)
+        files = write_csv(csv, study, found)
         typer.echo(f"As tables: {', '.join(map(str, files))}", err=True)
 
 
@@ -578,7 +577,7 @@ def _budget(
 
 def _open_dashboard(study: optuna.Study, workdir: Path) -> Dashboard | None:
     """Keeps figures and notes with the study, if the dashboard is installed."""
-    from optuna_merge.dashboard import Dashboard
+    from optuna_merge.reports import Dashboard
 
     try:
         return Dashboard(study, workdir)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
 
-from optuna_merge.outcomes import Outcome, check_quantity, read_study
+from optuna_merge.outcomes import Outcome, read_study
+from optuna_merge.visualization._marks import check_quantity
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -20,11 +21,7 @@ Points = list[tuple[Outcome, float]]
 
 
 def plot_task_weights(
-    study: optuna.Study,
-    task: str | None = None,
-    *,
-    max_points: int = 1000,
-    maximize: Mapping[str, bool] | None = None,
+    study: optuna.Study, task: str | None = None, *, max_points: int = 1000
 ) -> go.Figure:
     """Map of all previewed task weights, and one of the finetuned ones.
 
@@ -35,7 +32,6 @@ def plot_task_weights(
         study: A study of `optuna_merge`.
         task: A task's name, for its metric; default: the score.
         max_points: Of more previews, or truths, so many are drawn, evenly among their values.
-        maximize: By task, whether its metric is to be maximised; None: as the study says.
 
     Returns:
         A plotly figure; colours are previews on the left and truths on the right, each with a
@@ -50,7 +46,7 @@ def plot_task_weights(
     from plotly.subplots import make_subplots
 
     what = check_quantity(study, task)
-    findings = read_study(study, maximize=maximize)
+    findings = read_study(study)
     names, outcomes = findings.tasks, findings.outcomes
     upwards = findings.maximize[task]
     seen = [(o, v) for o in outcomes if o.previewed and (v := o.seen(task)) is not None]
@@ -117,7 +113,7 @@ def _triangle(names: Sequence[str], points: Points, column: int, upwards: bool) 
             "colorbar": _bar(column),
         },
         cliponaxis=False,
-        text=[f"trial {o.trial} {o.baseline or ''}".strip() for o, _ in points],
+        text=[o.label for o, _ in points],
         hovertemplate="%{text}<br>%{marker.color:.4f}<br>%{a:.3f}, %{b:.3f}, %{c:.3f}",
         name=("previews", "truths")[column],
     )

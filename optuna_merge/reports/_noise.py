@@ -24,8 +24,7 @@ Models = Mapping[str | None, "TruthModel | None"]
 
 _DIGITS = 9  # decimals by which weights are told apart
 _DRAWS = 2000
-RELATIVE = "relative"
-"""Stands in the names of scores that are relative to the tasks alone."""
+_RELATIVE = "relative"  # stands in the names of scores that are relative to the tasks alone
 
 
 @dataclass(frozen=True)
@@ -136,15 +135,14 @@ def _of_repeats(truths: Sequence[Outcome], quantity: str | None) -> tuple[float 
 
 def _sampling_error(study: optuna.Study, findings: Findings, quantity: str | None) -> float | None:
     """Standard error of the quantity over validation examples, at the truths where it is known."""
-    if quantity is not None:
-        at_truths = [o.standard_errors[quantity] for o in findings.truths]
-        everywhere = [o.standard_errors[quantity] for o in findings.outcomes]
-        for errors in (at_truths, everywhere):
-            known = [e for e in errors if e is not None]
-            if known:
-                return float(np.sqrt(np.mean(np.square(known)))) or None
-        return None
-    return _sampling_error_of_score(study, findings)
+    if quantity is SCORE:
+        return _sampling_error_of_score(study, findings)
+    for outcomes in (findings.truths, findings.outcomes):
+        errors = [o.standard_errors[quantity] for o in outcomes]
+        known = [e for e in errors if e is not None]
+        if known:
+            return float(np.sqrt(np.mean(np.square(known)))) or None
+    return None
 
 
 def _sampling_error_of_score(study: optuna.Study, findings: Findings) -> float | None:
@@ -165,7 +163,7 @@ def _sampling_error_of_score(study: optuna.Study, findings: Findings) -> float |
     known = [t for t in truths if None not in t]
     alone = {name: findings.alone[name].truths[name] for name in findings.alone}
     lacking = len(alone) < len(findings.tasks) or None in alone.values()
-    if None in each or not known or (RELATIVE in score.name and lacking):
+    if None in each or not known or (_RELATIVE in score.name and lacking):
         return None
     drawn = np.random.default_rng(0).normal(size=(_DRAWS, len(each))) * np.array(each)
     around = np.array(known, dtype=float)[:, None, :] + drawn

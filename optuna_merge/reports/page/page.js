@@ -12,7 +12,7 @@
   const truths = points.filter((p) => p.kind !== "preview");
   const models = data.models.map((m) => m && Surrogate.load(m));
   const byId = (id) => document.getElementById(id);
-  const isUp = (q) => data.maximize[q ? `task ${q - 1}` : "score"];
+  const isUp = (q) => data.maximize[q];
   const named = (q) => (isUp(q) ? names[q] : `${names[q]} (lower is better)`);
   const inkOf = { promoted: "var(--promoted)", baseline: "var(--baseline)" };
 

@@ -15,11 +15,11 @@ import pytest
 from study_helpers import fitted_toys, study_by_hand, toy_study
 
 import optuna_merge as om
-from html_report.conftest import EVIL, EVIL_NAMES, NAMES
-from optuna_merge.html_report import write_csv, write_html
-from optuna_merge.outcomes import best_outcome, study_outcomes
+from optuna_merge.outcomes import read_study
+from optuna_merge.reports import write_csv, write_html
 from optuna_merge.samplers._history import TrialReader
 from optuna_merge.samplers._model import TruthModel
+from reports.conftest import EVIL, EVIL_NAMES, NAMES
 
 Trio = tuple[optuna.Study, om.FittedStudy]
 
@@ -55,7 +55,7 @@ def test_the_answer_comes_first(
 ) -> None:
     study, _ = trio
     tab = open_page(page_file.as_uri())
-    best = best_outcome(study, study_outcomes(study))
+    best = read_study(study).best
     assert best is not None
     shown = tab.page.locator(".weights li").all_inner_texts()
     assert [text.split()[-1] for text in shown] == [f"{w:.3f}" for w in best.weights.values()]
@@ -152,17 +152,14 @@ def test_the_point_in_the_triangle_is_dragged(
     assert tab.page.locator(".slider output").all_inner_texts() == ["1.000", "0.000", "0.000"]
 
 
-LADDER = om.RefinementSettings((2,), learning_rates=(1.0,))
-
-
 @pytest.mark.parametrize(
     ("changes", "told", "n_predictions"),
     [
-        ({"refinement": LADDER}, "uniform", 3),
+        ({}, "uniform", 3),
         ({"score": "pareto"}, "Pareto front", 2),
         ({"constraints": 3.0}, "No finetune satisfies the constraints", 3),
     ],
-    ids=["ladder", "pareto", "infeasible"],
+    ids=["score", "pareto", "infeasible"],
 )
 def test_a_study_alone_is_enough(
     tmp_path: Path,
@@ -252,7 +249,7 @@ def test_tables_as_csv(trio: Trio, tmp_path: Path) -> None:
         "calibration.csv",
     ]
     tables = {f.stem: list(csv.DictReader(f.open(newline=""))) for f in files}
-    outcomes = study_outcomes(study)
+    outcomes = read_study(study).outcomes
     for row, outcome in zip(tables["weightings"], outcomes, strict=True):
         assert int(row["trial"]) == outcome.trial
         assert float(row["weight_green"]) == outcome.weights["green"]
