@@ -229,7 +229,7 @@ def read_study(study: optuna.Study) -> Findings:
     steps = finetune_steps(study) or 0
     found = (_outcome(of, first, names, steps) for first, of in _lineages(trials).items())
     outcomes = tuple(outcome for outcome in found if outcome is not None)
-    maximize: dict[str | None, bool] = {**task_directions(study, names)}
+    maximize: dict[str | None, bool] = dict(task_directions(study, names).items())
     front: set[int] = set()
     if len(study.directions) > 1:
         front = {t.number for t in study.best_trials}

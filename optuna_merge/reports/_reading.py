@@ -128,14 +128,16 @@ class Reading:
         finetunes = [o.finetune_seconds for o in outcomes if o.finetune_seconds is not None]
         per_preview = sum(previews) / len(previews) if previews else None
         per_finetune = sum(finetunes) / len(finetunes) if finetunes else None
-        known = per_preview is not None and per_finetune
+        ratio = None
+        if per_preview is not None and per_finetune:
+            ratio = per_preview / per_finetune
         return {
             "preview_seconds": sum(previews),
             "finetune_steps": sum(o.steps for o in outcomes),
             "finetune_seconds": sum(finetunes),
             "seconds_per_preview": per_preview,
             "seconds_per_finetune": per_finetune,
-            "preview_to_finetune": per_preview / per_finetune if known else None,
+            "preview_to_finetune": ratio,
         }
 
 

@@ -27,7 +27,7 @@ def metrics_on_test(
     alone: dict[str, float] = {}
     for outcome in outcomes:
         found = _evaluated(outcome.weights, fitted)
-        tested[outcome.trial] = {**found}
+        tested[outcome.trial] = dict(found.items())
         if found.keys() == set(definition.names) and not definition.is_pareto:
             alone = alone or _alone(fitted)
             tested[outcome.trial][SCORE] = definition.score_of(found, alone)
