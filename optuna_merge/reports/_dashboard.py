@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,15 +105,15 @@ def update_dashboard(study: optuna.Study) -> None:
 def _figures(reading: Reading) -> Iterator[tuple[str, go.Figure]]:
     study, several = reading.study, reading.findings.several
     first = reading.findings.tasks[0] if several else None
-    makers: dict[str, Callable[[], go.Figure]] = {
-        "task-weights": lambda: plots.plot_task_weights(study, first, max_points=_MAX_POINTS),
-        "preview-truth": lambda: plots.plot_preview_truth(study, first),
-        "cost": lambda: plots.plot_cost(study),
-        "front" if several else "baselines": lambda: (
-            plots.plot_front(study) if several else plots.plot_baselines(study)
-        ),
-    }
-    for name, make in makers.items():
+    makers: list[tuple[str, Callable[[], go.Figure]]] = [
+        ("task-weights", partial(plots.plot_task_weights, study, first, max_points=_MAX_POINTS)),
+        ("preview-truth", partial(plots.plot_preview_truth, study, first)),
+        ("cost", partial(plots.plot_cost, study)),
+        ("front", partial(plots.plot_front, study))
+        if several
+        else ("baselines", partial(plots.plot_baselines, study)),
+    ]
+    for name, make in makers:
         with contextlib.suppress(ValueError):  # nothing of that kind is known yet
             figure = _small(make())
             size = len(figure.to_json())

@@ -97,14 +97,12 @@ def plot_cost(study: optuna.Study) -> go.Figure:
     import plotly.graph_objects as go
 
     findings = read_study(study)
-    if findings.several and findings.reference_point is None:
-        raise ValueError(
-            f"study {study.study_name!r} has several objectives, but no reference point to "
-            f"measure hypervolumes from (the attribute reference_point)"
-        )
     curve = cost_curve(findings)
     if not curve:
-        raise ValueError(f"study {study.study_name!r} has no finetuned trial yet")
+        raise ValueError(
+            f"study {study.study_name!r} has no finetuned trial yet, or several objectives but no "
+            f"attribute reference_point to measure hypervolumes from"
+        )
     known = [p for p in curve if p.best is not None]
     what = "hypervolume so far" if findings.several else "best truth so far"
     line = go.Scatter(

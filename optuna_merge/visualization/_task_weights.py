@@ -61,11 +61,10 @@ def plot_task_weights(
         subplot_titles=(f"{len(seen)} previews", f"{len(found)} truths"),
         horizontal_spacing=0.2 if three else 0.1,
     )
+    make = _triangle if three else _lines
     for column, points in enumerate((seen, found)):
         drawn = _thinned(points, max_points)[:: 1 if upwards else -1]
-        make = _triangle if three else _lines
-        traces = make(names, drawn, column, upwards)
-        figure.add_traces(traces, rows=1, cols=column + 1)
+        figure.add_traces(make(names, drawn, column, upwards), rows=1, cols=column + 1)
     if three:
         axes = {f"{axis}axis": {"title": name, "min": 0} for axis, name in zip("abc", names)}
         figure.update_layout(ternary=axes | {"sum": 1}, ternary2=axes | {"sum": 1})
@@ -86,14 +85,8 @@ def _thinned(points: Points, n: int) -> Points:
 
 
 def _bar(column: int) -> dict[str, Any]:
-    return {
-        "orientation": "h",
-        "x": 0.2 + 0.6 * column,
-        "y": -0.2,
-        "yanchor": "top",
-        "thickness": 10,
-        "len": 0.4,
-    }
+    place = {"x": 0.2 + 0.6 * column, "y": -0.2, "yanchor": "top"}
+    return {"orientation": "h", "thickness": 10, "len": 0.4, **place}
 
 
 def _triangle(names: Sequence[str], points: Points, column: int, upwards: bool) -> list[Any]:
