@@ -1,8 +1,7 @@
-"""The report's page in a real browser, and its tables."""
+"""The report's page in a real browser."""
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from study_helpers import fitted_toys, study_by_hand, toy_study
 
 import optuna_merge as om
 from optuna_merge.outcomes import read_study
-from optuna_merge.reports import write_csv, write_html
+from optuna_merge.reports import write_html
 from optuna_merge.samplers._history import TrialReader
 from optuna_merge.samplers._model import TruthModel
 from reports.conftest import EVIL, EVIL_NAMES, NAMES
@@ -236,31 +235,6 @@ def test_the_noise_of_one_finetune_is_shown_beside_the_expected_value(
     expected = [noise["score"]["told"], *(of["told"] for of in noise["tasks"].values())]
     assert shown == [f"noise of one finetune: {told}" for told in expected]
     assert tab.errors == []
-
-
-def test_tables_as_csv(trio: Trio, tmp_path: Path) -> None:
-    study, fitted = trio
-    report = om.make_report(study, fitted)
-    files = write_csv(tmp_path / "csv", study, report)
-    assert [f.name for f in files] == [
-        "weightings.csv",
-        "metrics.csv",
-        "cost.csv",
-        "calibration.csv",
-    ]
-    tables = {f.stem: list(csv.DictReader(f.open(newline=""))) for f in files}
-    outcomes = read_study(study).outcomes
-    for row, outcome in zip(tables["weightings"], outcomes, strict=True):
-        assert int(row["trial"]) == outcome.trial
-        assert float(row["weight_green"]) == outcome.weights["green"]
-        assert row["truth"] == ("" if outcome.truth is None else str(outcome.truth))
-    best = [row for row in tables["metrics"] if row["finetune"] == "best"]
-    assert [row["quantity"] for row in best] == [*NAMES, "score (mean)"]
-    assert float(best[-1]["truth"]) == report["best"]["score"]["truth"]
-    assert [row["quantity"] for row in tables["calibration"]] == ["score", *NAMES]
-    assert int(tables["cost"][-1]["steps"]) == (
-        report["cost"]["task_run_steps"] + report["cost"]["finetune_steps"]
-    )
 
 
 def test_the_data_in_the_page_are_json(page_file: Path) -> None:

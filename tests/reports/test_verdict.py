@@ -16,7 +16,7 @@ from helpers import toy_definition, toy_task
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 from optuna_dashboard import get_note
-from study_helpers import study_by_hand, toy_study
+from study_helpers import fitted_toys, study_by_hand, toy_study
 from torch import Tensor
 
 import optuna_merge as om
@@ -122,6 +122,22 @@ def test_what_is_minimised_is_better_where_it_is_lower(tmp_path: Path) -> None:
     assert float(best["blue"]["gain_over_uniform"]) == pytest.approx(blue)
     assert {r["direction"] for r in best.values()} == {"minimize"}
     assert {r["direction"] for r in found.tables["calibration"]} == {"minimize"}
+
+
+def test_a_study_alone_says_the_same_of_its_front(tmp_path: Path) -> None:
+    fitted = fitted_toys(tmp_path / "work", NAMES, score="pareto")
+    study = toy_study(fitted, n_trials=5)
+    found = told(study, fitted, tmp_path)
+    front = found.report["front"]
+    assert front["reference_point"] == fitted.reference_point
+    write_html(tmp_path / "alone.html", study)
+    answer = found.report["verdict"]["answer"]
+    volumes = (front["hypervolume"], front["hypervolume_of_baselines"])
+    assert answer[1] == "Hypervolume {:.6g}, of the baselines alone {:.6g}.".format(*volumes)
+    for sentence in answer:
+        assert sentence in found.text.splitlines()
+        assert sentence in (tmp_path / "alone.html").read_text()
+        assert sentence in found.note
 
 
 def test_a_score_of_another_direction_than_the_metrics(tmp_path: Path) -> None:
