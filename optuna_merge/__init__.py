@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from optuna_merge.objective import Objective
     from optuna_merge.previews import PreviewSettings
     from optuna_merge.pruners import PromotionPruner
-    from optuna_merge.report import format_report, make_report
+    from optuna_merge.reports import format_report, make_report
     from optuna_merge.samplers import PreviewSampler
     from optuna_merge.search import open_search, open_study, prepare_study
     from optuna_merge.storages import create_storage
@@ -43,8 +43,8 @@ _PUBLIC = {
     "create_storage": "storages",
     "export_model": "exporting",
     "fit": "fitting",
-    "format_report": "report",
-    "make_report": "report",
+    "format_report": "reports",
+    "make_report": "reports",
     "open_search": "search",
     "open_study": "search",
     "prepare_study": "search",

@@ -15,14 +15,14 @@ import signal
 import sys
 from typing import Any
 
-import optuna_merge.report
+import optuna_merge.reports
 from optuna_merge.finetuning import _store
 from optuna_merge.objective import Objective
 from optuna_merge.previews import Previewer
 
 point, script, *flags = sys.argv[1:]
 finetune, load, preview = _store.finetune, Previewer.load, Objective._preview
-make_report = optuna_merge.report.make_report
+make_report = optuna_merge.reports.make_report
 trial_number = -1
 
 
@@ -66,7 +66,7 @@ def killed_report(*arguments: Any, **options: Any) -> Any:
 
 
 _store.finetune = killed_finetune
-optuna_merge.report.make_report = killed_report
+optuna_merge.reports.make_report = killed_report
 Previewer.load = killed_load  # type: ignore[method-assign]
 Objective._preview = noted_preview  # type: ignore[method-assign]
 sys.argv = [script, *flags]

@@ -103,6 +103,7 @@ def test_statistics_are_scipy_s() -> None:
         assert estimate.value == pytest.approx(value), name
         assert estimate.low < estimate.value < estimate.high, name
         assert estimate.count == 25
+    assert found.offset == pytest.approx(linregress(previews, truths).intercept)
 
 
 def test_a_resample_is_the_sample_drawn() -> None:

@@ -14,7 +14,6 @@ from optuna_merge.calibration._study import (
     format_calibration,
     score_pairs,
     study_calibration,
-    study_pairs,
 )
 
 __all__ = [
@@ -29,5 +28,4 @@ __all__ = [
     "rank_correlations",
     "score_pairs",
     "study_calibration",
-    "study_pairs",
 ]

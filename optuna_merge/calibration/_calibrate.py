@@ -49,6 +49,7 @@ class Calibration:
         argmax_regret: What is lost by taking the best preview's weights: the best truth against
             the truth there, at least 0, in the quantity's unit.
         error: Mean absolute difference of truth and preview, in the quantity's unit.
+        offset: Of the least-squares line: truth = offset + slope preview.
     """
 
     count: int
@@ -60,6 +61,7 @@ class Calibration:
     top_quartile: float | None
     argmax_regret: float | None
     error: Estimate | None = None
+    offset: float | None = None
 
     @property
     def warning(self) -> str | None:
@@ -114,7 +116,7 @@ def calibrate(
     if n < MIN_TRUTHS:
         return Calibration(n, "too few truths", None, None, None, None, None, None)
     counts = bootstrap_counts(n, resamples, seed)
-    offset, gain, rho, tau, distance = (
+    shift, gain, rho, tau, distance = (
         estimate(statistic, x, y, counts, level)
         for statistic in (bias, slope, spearman, kendall, error)
     )
@@ -122,13 +124,14 @@ def calibrate(
     return Calibration(
         count=n,
         verdict=_verdict(rho),
-        bias=offset,
+        bias=shift,
         slope=gain,
         spearman=rho,
         kendall=tau,
         top_quartile=_top_quartile(sign * x, sign * y),
         argmax_regret=float((sign * y).max() - (sign * y)[np.argmax(sign * x)]),
         error=distance,
+        offset=None if gain is None else float(y.mean() - gain.value * x.mean()),
     )
 
 

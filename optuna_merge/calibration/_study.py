@@ -82,16 +82,6 @@ def _as_json(calibration: Calibration) -> Json:
     return asdict(calibration) | {"warning": calibration.warning}
 
 
-def study_pairs(study: optuna.Study, tasks: Sequence[str]) -> dict[str | None, Pairs]:
-    """The previews and truths that a study's previews are judged by: of the score, None, and of
-    each task's metric.
-    """
-    trials = study.get_trials(deepcopy=False)
-    records = TrialReader(tuple(tasks)).read(study.study_name, trials).records if tasks else []
-    by_task = {task: _task_pairs(records, index) for index, task in enumerate(tasks)}
-    return {None: score_pairs(records)} | by_task
-
-
 def score_pairs(records: Iterable[Record]) -> Pairs:
     """Previews and truths of the score, at weights of which none is zero."""
     return _sound((r.preview, r.values[0]) for r in _finished(records) if min(r.weights) > 0)

@@ -11,8 +11,7 @@ import typer
 
 from optuna_merge._base.files import file_name, write_json
 from optuna_merge.fitting import FittedStudy
-from optuna_merge.html_report import write_csv, write_html
-from optuna_merge.report import format_report, make_report
+from optuna_merge.reports import format_report, make_report, write_csv, write_html
 
 
 def write_report(
@@ -31,8 +30,7 @@ def write_report(
     if not as_json:
         typer.echo(f"\nThe same as JSON: {path}")
     if report["counts"]["previews"] or report["counts"]["truths"]:
-        maximize = fitted.definition.greater_is_better
-        write_page(study, html or path.with_suffix(".html"), csv, report, maximize)
+        write_page(study, html or path.with_suffix(".html"), csv, report)
 
 
 def write_page(
@@ -40,12 +38,11 @@ def write_page(
     html: Path | None,
     csv: Path | None,
     report: dict[str, Any] | None = None,
-    maximize: dict[str, bool] | None = None,
 ) -> None:
     """Write the page, and the tables if they have a folder; standard error tells where."""
     html = html or Path(f"report-{file_name(study.study_name)}.html")
-    write_html(html, study, report, maximize=maximize)
+    write_html(html, study, report)
     typer.echo(f"As a page: {html}", err=True)
     if csv is not None:
-        files = write_csv(csv, study, report, maximize=maximize)
+        files = write_csv(csv, study, report)
         typer.echo(f"As tables: {', '.join(map(str, files))}", err=True)

@@ -1,8 +1,7 @@
 """The posterior of the truth as plain numbers: what a program without Python needs to predict.
 
 All that predictions depend on is given, Cholesky factors excepted: kernel hyperparameters, inputs,
-noise variances and the weights of the kernels in the mean. `optuna_merge/html_report/surrogate.js`
-reads it.
+noise variances and the weights of the kernels in the mean. `reports/page/surrogate.js` reads it.
 """
 
 from __future__ import annotations

@@ -59,6 +59,7 @@ from optuna_merge.trials._optuna import (
     set_trial_user_attr,
     set_user_attrs,
 )
+from optuna_merge.trials._outcomes import SCORE, Counts, Findings, Outcome, read_study
 from optuna_merge.trials._record import Record, read_trial
 from optuna_merge.trials._study import (
     finetune_steps,
@@ -104,6 +105,7 @@ __all__ = [
     "QUEUED",
     "REFERENCE_POINT",
     "RUN",
+    "SCORE",
     "SHARED_FILE",
     "TASKS",
     "TRIES",
@@ -116,8 +118,11 @@ __all__ = [
     "WEIGHT",
     "WITHDRAWN",
     "Attribute",
+    "Counts",
     "Ended",
+    "Findings",
     "History",
+    "Outcome",
     "ReadMarkingStorage",
     "Record",
     "RequeuingStorage",
@@ -144,6 +149,7 @@ __all__ = [
     "only_reading",
     "optimize_claimed",
     "param_name",
+    "read_study",
     "read_trial",
     "reference_point",
     "refused_params",

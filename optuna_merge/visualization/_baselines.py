@@ -6,26 +6,23 @@ from typing import TYPE_CHECKING
 
 import optuna
 
-from optuna_merge.outcomes import Findings, Outcome, read_study
-from optuna_merge.trials import UNIFORM
+from optuna_merge.trials import UNIFORM, Findings, Outcome, read_study
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-Bars = dict[str, dict[str, float | None]]
 
-
-def compared_metrics(findings: Findings, best: Outcome | None) -> Bars:
+def compared_metrics(
+    findings: Findings, best: Outcome | None
+) -> dict[str, dict[str, float | None]]:
     """True metrics by task of "best", "uniform" and "alone", of those that there are.
 
     "alone" has each task's metric in its own finetune.
     """
-    bars: Bars = {} if best is None else {"best": dict(best.truths)}
-    if findings.uniform is not None:
-        bars[UNIFORM] = dict(findings.uniform.truths)
-    alone = {name: outcome.truths[name] for name, outcome in findings.alone.items()}
-    if alone and UNIFORM not in findings.tasks:
-        bars["alone"] = alone
+    shown = {"best": best, UNIFORM: findings.uniform}
+    bars = {name: dict(of.truths) for name, of in shown.items() if of is not None}
+    if UNIFORM not in findings.tasks:
+        bars["alone"] = {name: of.truths[name] for name, of in findings.alone.items()}
     return {name: row for name, row in bars.items() if any(v is not None for v in row.values())}
 
 
@@ -47,27 +44,25 @@ def plot_baselines(study: optuna.Study, trial: int | None = None) -> go.Figure:
     import plotly.graph_objects as go
 
     findings = read_study(study)
-    if trial is None:
-        if len(study.directions) > 1:
-            raise ValueError(
-                f"study {study.study_name!r} has several objectives; name a trial, such as one "
-                f"of {[t.number for t in study.best_trials]}"
-            )
-        shown, label = findings.best, "best"
-    else:
+    shown = findings.best
+    if trial is not None:
         shown = next((o for o in findings.truths if o.trial == trial), None)
-        label = f"trial {trial}"
         if shown is None:
             raise ValueError(f"trial {trial} of study {study.study_name!r} is not finetuned")
-    names = findings.tasks
+    elif findings.several:
+        raise ValueError(
+            f"study {study.study_name!r} has several objectives; name a trial, such as one "
+            f"of {[o.trial for o in findings.front]}"
+        )
     bars = compared_metrics(findings, shown)
     if not bars:
         raise ValueError(f"study {study.study_name!r} has no finetuned trial yet")
-    figure = go.Figure()
-    for name, row in bars.items():
-        shown_as = label if name == "best" else name
-        y = [row.get(task) for task in names]
-        figure.add_trace(go.Bar(x=list(names), y=y, name=shown_as))
-    return figure.update_layout(
+    label = "best" if trial is None else f"trial {trial}"
+    names = list(findings.tasks)
+    traces = [
+        go.Bar(x=names, y=[row.get(n) for n in names], name=label if name == "best" else name)
+        for name, row in bars.items()
+    ]
+    return go.Figure(traces).update_layout(
         title="True metrics by task", yaxis_title="metric on validation data", barmode="group"
     )

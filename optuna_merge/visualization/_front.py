@@ -7,26 +7,20 @@ from typing import TYPE_CHECKING
 
 import optuna
 
-from optuna_merge.outcomes import study_outcomes
 from optuna_merge.surrogate import estimated_front
-from optuna_merge.trials import task_names
+from optuna_merge.trials import Outcome, read_study, task_names
+from optuna_merge.visualization._marks import finetune_marks
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-def plot_front(
-    study: optuna.Study,
-    tasks: Sequence[str] | None = None,
-    *,
-    maximize: Mapping[str, bool] | None = None,
-) -> go.Figure:
+def plot_front(study: optuna.Study, tasks: Sequence[str] | None = None) -> go.Figure:
     """True metrics of two tasks against each other, with the estimated front of all tasks.
 
     Args:
         study: A study of `optuna_merge`, of one objective or several.
         tasks: Two task names; None: the first two.
-        maximize: As for `estimated_front`.
 
     Returns:
         A plotly figure. The estimated front has bars of one standard deviation of what is not
@@ -44,35 +38,28 @@ def plot_front(
     if len(set(pair)) != 2 or not set(pair) <= set(names):
         raise ValueError(f"expected two different tasks among {list(names)}, got {list(pair)}")
     first, second = pair
-    front = estimated_front(study, maximize=maximize)
-    figure = go.Figure(
-        go.Scatter(
-            x=[p.mean[first] for p in front],
-            y=[p.mean[second] for p in front],
-            error_x={"array": [p.std[first] for p in front], "thickness": 0.5},
-            error_y={"array": [p.std[second] for p in front], "thickness": 0.5},
-            text=[_label(p.weights) for p in front],
-            mode="markers",
-            marker={"symbol": "circle-open"},
-            name="estimated front",
-        )
+    front = estimated_front(study)
+    expected = go.Scatter(
+        x=[p.mean[first] for p in front],
+        y=[p.mean[second] for p in front],
+        error_x={"array": [p.std[first] for p in front], "thickness": 0.5},
+        error_y={"array": [p.std[second] for p in front], "thickness": 0.5},
+        text=[_written(p.weights) for p in front],
+        mode="markers",
+        marker={"symbol": "circle-open"},
+        name="estimated front",
     )
-    found: dict[str, list[tuple[float, float, str]]] = {"promoted": [], "baselines": []}
-    for outcome in study_outcomes(study):
-        x, y = outcome.truths[first], outcome.truths[second]
-        if x is None or y is None:
-            continue
-        label = f"trial {outcome.trial} {outcome.baseline or ''} {_label(outcome.weights)}"
-        if not outcome.feasible:
-            label += " (violates constraints)"
-        found["baselines" if outcome.kind == "baseline" else "promoted"].append((x, y, label))
-    for name, points in found.items():
-        xs, ys, text = zip(*points) if points else ((), (), ())
-        figure.add_trace(go.Scatter(x=xs, y=ys, text=text, mode="markers", name=name))
-    return figure.update_layout(
+    truths = read_study(study).truths
+    marks = finetune_marks((o, o.truths[first], o.truths[second], _text(o)) for o in truths)
+    return go.Figure([expected, *marks]).update_layout(
         title="True metrics and the estimated front", xaxis_title=first, yaxis_title=second
     )
 
 
-def _label(weights: Mapping[str, float]) -> str:
+def _text(outcome: Outcome) -> str:
+    kept = "" if outcome.feasible else " (violates constraints)"
+    return f"{outcome.label} {_written(outcome.weights)}{kept}"
+
+
+def _written(weights: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())

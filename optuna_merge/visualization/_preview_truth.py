@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import optuna
 
-from optuna_merge.calibration import calibrate, study_pairs
-from optuna_merge.outcomes import study_outcomes
-from optuna_merge.trials import task_names
+from optuna_merge.calibration import study_calibration
+from optuna_merge.trials import read_study
+from optuna_merge.visualization._marks import check_quantity, finetune_marks
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-
-@dataclass(frozen=True)
-class Line:
-    """truth = offset + slope * preview, with the interval of the slope."""
-
-    offset: float
-    slope: float
-    low: float
-    high: float
-
-
-def fitted_lines(study: optuna.Study) -> dict[str | None, Line]:
-    """Least-squares lines of a study's truths over its previews: of the score, None, and by task.
-
-    Those with too few truths are left out.
-    """
-    lines = {}
-    for quantity, (previews, truths) in study_pairs(study, task_names(study)).items():
-        slope = calibrate(previews, truths).slope
-        if slope is not None:
-            offset = float(np.mean(truths) - slope.value * np.mean(previews))
-            lines[quantity] = Line(offset, slope.value, slope.low, slope.high)
-    return lines
 
 
 def plot_preview_truth(study: optuna.Study, task: str | None = None) -> go.Figure:
@@ -54,38 +28,31 @@ def plot_preview_truth(study: optuna.Study, task: str | None = None) -> go.Figur
 
     Raises:
         ImportError: plotly is missing; `pip install optuna-merge[dashboard]` brings it.
-        ValueError: no finetuned trial has that task's metric; no task, but a study of several
-            objectives, which has no score.
+        ValueError: no finetuned trial has that task's metric; no such task; no task, but a study
+            of several objectives, which has no score.
     """
     import plotly.graph_objects as go
 
-    if task is None and len(study.directions) > 1:
-        raise ValueError(f"study {study.study_name!r} has several objectives; name a task")
-    names = task_names(study)
-    points: dict[bool, list[tuple[float, float, str]]] = {False: [], True: []}
-    for outcome in study_outcomes(study) if names and task in (None, *names) else []:
-        preview, truth = outcome.seen(task), outcome.found(task)
-        if preview is not None and truth is not None:
-            label = f"trial {outcome.trial} {outcome.baseline or ''}".strip()
-            points[outcome.kind == "baseline"].append((preview, truth, label))
-    both = points[False] + points[True]
-    if not both:
+    what = check_quantity(study, task)
+    findings = read_study(study)
+    points = [(o, o.seen(task), o.found(task), o.label) for o in findings.truths]
+    known = [(p, t) for _, p, t, _ in points if p is not None and t is not None]
+    if not known:
         raise ValueError(f"no finetuned trial with preview and truth of {task or 'the score'} yet")
-    ends = [min(min(p, t) for p, t, _ in both), max(max(p, t) for p, t, _ in both)]
-    figure = go.Figure(
-        go.Scatter(x=ends, y=ends, mode="lines", line={"dash": "dash"}, name="preview = truth")
-    )
-    for is_baseline, name in ((False, "promoted"), (True, "baselines")):
-        x, y, text = zip(*points[is_baseline]) if points[is_baseline] else ((), (), ())
-        figure.add_trace(go.Scatter(x=x, y=y, text=text, mode="markers", name=name))
-    what = "score" if task is None else f"metric of {task}"
-    fit = fitted_lines(study).get(task)
-    if fit is not None:
-        span = [min(p for p, _, _ in both), max(p for p, _, _ in both)]
-        heights = [fit.offset + fit.slope * p for p in span]
-        name = f"fit: slope {fit.slope:.2f}"
-        figure.add_trace(
-            go.Scatter(x=span, y=heights, mode="lines", line={"dash": "dot"}, name=name)
+    ends = [min(map(min, known)), max(map(max, known))]
+    equal = go.Scatter(x=ends, y=ends, mode="lines", line={"dash": "dash"}, name="preview = truth")
+    figure = go.Figure([equal, *finetune_marks(points)])
+    calibration = study_calibration(study, findings.tasks)
+    judged = calibration.score if task is None else calibration.tasks[task]
+    if judged is not None and judged.slope is not None and judged.offset is not None:
+        slope = judged.slope.value
+        span = [min(p for p, _ in known), max(p for p, _ in known)]
+        figure.add_scatter(
+            x=span,
+            y=[judged.offset + slope * p for p in span],
+            mode="lines",
+            line={"dash": "dot"},
+            name=f"fit: slope {slope:.2f}",
         )
     return figure.update_layout(
         title=f"Previews and truths: {what}", xaxis_title="preview", yaxis_title="truth"

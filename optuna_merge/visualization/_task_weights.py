@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
 
-from optuna_merge.outcomes import Outcome, check_quantity, read_study
+from optuna_merge.trials import Outcome, read_study
+from optuna_merge.visualization._marks import check_quantity
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -20,11 +21,7 @@ Points = list[tuple[Outcome, float]]
 
 
 def plot_task_weights(
-    study: optuna.Study,
-    task: str | None = None,
-    *,
-    max_points: int = 1000,
-    maximize: Mapping[str, bool] | None = None,
+    study: optuna.Study, task: str | None = None, *, max_points: int = 1000
 ) -> go.Figure:
     """Map of all previewed task weights, and one of the finetuned ones.
 
@@ -35,7 +32,6 @@ def plot_task_weights(
         study: A study of `optuna_merge`.
         task: A task's name, for its metric; default: the score.
         max_points: Of more previews, or truths, so many are drawn, evenly among their values.
-        maximize: By task, whether its metric is to be maximised; None: as the study says.
 
     Returns:
         A plotly figure; colours are previews on the left and truths on the right, each with a
@@ -50,7 +46,7 @@ def plot_task_weights(
     from plotly.subplots import make_subplots
 
     what = check_quantity(study, task)
-    findings = read_study(study, maximize=maximize)
+    findings = read_study(study)
     names, outcomes = findings.tasks, findings.outcomes
     upwards = findings.maximize[task]
     seen = [(o, v) for o in outcomes if o.previewed and (v := o.seen(task)) is not None]
@@ -65,11 +61,10 @@ def plot_task_weights(
         subplot_titles=(f"{len(seen)} previews", f"{len(found)} truths"),
         horizontal_spacing=0.2 if three else 0.1,
     )
+    make = _triangle if three else _lines
     for column, points in enumerate((seen, found)):
         drawn = _thinned(points, max_points)[:: 1 if upwards else -1]
-        make = _triangle if three else _lines
-        traces = make(names, drawn, column, upwards)
-        figure.add_traces(traces, rows=1, cols=column + 1)
+        figure.add_traces(make(names, drawn, column, upwards), rows=1, cols=column + 1)
     if three:
         axes = {f"{axis}axis": {"title": name, "min": 0} for axis, name in zip("abc", names)}
         figure.update_layout(ternary=axes | {"sum": 1}, ternary2=axes | {"sum": 1})
@@ -90,14 +85,8 @@ def _thinned(points: Points, n: int) -> Points:
 
 
 def _bar(column: int) -> dict[str, Any]:
-    return {
-        "orientation": "h",
-        "x": 0.2 + 0.6 * column,
-        "y": -0.2,
-        "yanchor": "top",
-        "thickness": 10,
-        "len": 0.4,
-    }
+    place = {"x": 0.2 + 0.6 * column, "y": -0.2, "yanchor": "top"}
+    return {"orientation": "h", "thickness": 10, "len": 0.4, **place}
 
 
 def _triangle(names: Sequence[str], points: Points, column: int, upwards: bool) -> list[Any]:
@@ -117,7 +106,7 @@ def _triangle(names: Sequence[str], points: Points, column: int, upwards: bool) 
             "colorbar": _bar(column),
         },
         cliponaxis=False,
-        text=[f"trial {o.trial} {o.baseline or ''}".strip() for o, _ in points],
+        text=[o.label for o, _ in points],
         hovertemplate="%{text}<br>%{marker.color:.4f}<br>%{a:.3f}, %{b:.3f}, %{c:.3f}",
         name=("previews", "truths")[column],
     )

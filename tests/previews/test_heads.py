@@ -125,9 +125,7 @@ def test_previews_are_the_same_however_they_are_made(tmp_path: Path) -> None:
 def test_refinements_start_from_the_solved_heads(tmp_path: Path) -> None:
     study = fitted(tmp_path)
     settings = refinement_settings(study.definition.finetuning, 2, rate=1e-9)
-    run = study.store.run(
-        study.model, study.tasks, WEIGHTS, settings, start=study.merge(WEIGHTS)
-    )
+    run = study.store.run(study.model, study.tasks, WEIGHTS, settings, start=study.merge(WEIGHTS))
     expected = study.previewer(WEIGHTS).evaluations
     for task, found in run.evaluations.items():
         assert found.loss.value == pytest.approx(expected[task].loss.value, abs=1e-4)

@@ -46,7 +46,7 @@ def series(n_tasks: int, n_previews: int, n_truths: int, *, sign: float = 1.0) -
 @pytest.fixture(scope="module")
 def tab(chromium: Any) -> Any:
     page = chromium.new_page()
-    script = resources.files("optuna_merge.html_report") / "surrogate.js"
+    script = resources.files("optuna_merge.reports") / "page" / "surrogate.js"
     page.add_script_tag(content=script.read_text("utf-8") + "\nwindow.Surrogate = Surrogate;")
     yield page
     page.close()

@@ -18,7 +18,7 @@ from optuna_merge.definition import PosteriorSettings, StudyDefinition
 from optuna_merge.fitting import fit
 from optuna_merge.models import MultitaskModel, evaluate_tasks, task_batches
 from optuna_merge.objective import Objective
-from optuna_merge.report import make_report
+from optuna_merge.reports import make_report
 from optuna_merge.search import prepare_study
 from optuna_merge.tasks import Task, language_task, lm_eval_metric
 

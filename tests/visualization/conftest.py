@@ -19,13 +19,9 @@ def trio(tmp_path_factory: pytest.TempPathFactory) -> tuple[optuna.Study, om.Fit
 
 
 @pytest.fixture(scope="session")
-def ladder(tmp_path_factory: pytest.TempPathFactory) -> tuple[optuna.Study, om.FittedStudy]:
-    """Two tasks, previews refined by two steps."""
-    fitted = fitted_toys(
-        tmp_path_factory.mktemp("ladder"),
-        ("red", "blue"),
-        refinement=om.RefinementSettings((2,), learning_rates=(1.0,)),
-    )
+def duo(tmp_path_factory: pytest.TempPathFactory) -> tuple[optuna.Study, om.FittedStudy]:
+    """Two tasks, one score."""
+    fitted = fitted_toys(tmp_path_factory.mktemp("duo"), ("red", "blue"))
     return toy_study(fitted, n_trials=14, fraction=0.3), fitted
 
 

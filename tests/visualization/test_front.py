@@ -37,8 +37,8 @@ def test_truths_and_the_estimated_front(n_objectives: int) -> None:
     estimated, promoted, baselines = plot_front(study_of(n_objectives)).data
     assert (promoted.x, promoted.y) == ((0.375, 0.75), (0.625, 0.25))
     assert promoted.text == (
-        "trial 3  red 0.38, blue 0.62, green 0.00 (violates constraints)",
-        "trial 6  red 0.75, blue 0.25, green 0.00",
+        "trial 3 red 0.38, blue 0.62, green 0.00 (violates constraints)",
+        "trial 6 red 0.75, blue 0.25, green 0.00",
     )
     assert (baselines.x, baselines.y) == ((0.0,), (1.0,))
     assert "uniform" in baselines.text[0]

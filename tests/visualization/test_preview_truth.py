@@ -4,6 +4,7 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
+from study_helpers import study_by_hand
 
 import optuna_merge as om
 from optuna_merge.visualization import plot_preview_truth
@@ -51,8 +52,11 @@ def test_a_tasks_metric_in_place_of_the_score() -> None:
 
 
 def test_a_study_without_truths_says_so() -> None:
+    study = study_by_hand(("red", "blue"), 4, 0)
     with pytest.raises(ValueError, match="no finetuned trial with preview and truth of blue yet"):
-        plot_preview_truth(study_of([(0.2, 0.4, None)]), task="blue")
+        plot_preview_truth(study, task="blue")
+    with pytest.raises(ValueError, match="no task 'green' in study 'by hand'"):
+        plot_preview_truth(study, task="green")
 
 
 def test_a_study_of_several_objectives_needs_a_task() -> None:

@@ -5,13 +5,13 @@ import pytest
 from study_helpers import study_by_hand
 
 import optuna_merge as om
-from optuna_merge.outcomes import study_outcomes
+from optuna_merge.trials import read_study
 from optuna_merge.visualization import plot_task_weights
 
 
 def test_three_tasks_are_two_triangles(trio: tuple[optuna.Study, om.FittedStudy]) -> None:
     study, _ = trio
-    outcomes = study_outcomes(study)
+    outcomes = read_study(study).outcomes
     previews, truths = plot_task_weights(study).data
     assert previews.type == truths.type == "scatterternary"
     assert len(previews.a) == len(outcomes)
@@ -23,11 +23,11 @@ def test_three_tasks_are_two_triangles(trio: tuple[optuna.Study, om.FittedStudy]
 
 
 def test_other_numbers_of_tasks_are_parallel_lines(
-    ladder: tuple[optuna.Study, om.FittedStudy],
+    duo: tuple[optuna.Study, om.FittedStudy],
 ) -> None:
-    study, _ = ladder
+    study, _ = duo
     figure = plot_task_weights(study)
-    outcomes = study_outcomes(study)
+    outcomes = read_study(study).outcomes
     for axis, wanted in (("x", outcomes), ("x2", [o for o in outcomes if o.is_truth])):
         bar, *bins = [trace for trace in figure.data if trace.xaxis == axis]
         heights = [y for trace in bins for y in trace.y]
@@ -42,7 +42,7 @@ def test_of_many_points_the_best_and_the_worst_are_drawn(
     trio: tuple[optuna.Study, om.FittedStudy],
 ) -> None:
     study, _ = trio
-    previews = [o.preview for o in study_outcomes(study)]
+    previews = [o.preview for o in read_study(study).outcomes]
     drawn = plot_task_weights(study, max_points=4).data[0].marker.color
     assert len(drawn) == 4 and (drawn[0], drawn[-1]) == (min(previews), max(previews))
 

@@ -57,7 +57,7 @@ const Charts = (() => {
   }
 
   // Axes with a grid; returns the drawing and the two scales.
-  function axes(host, { xs, ys, x, y, what, height = 340, from = null }) {
+  function axes(host, { xs, ys, x, y, what, height = 340 }) {
     const width = Math.max(host.clientWidth, 240);
     const yTicks = ticks(ys, 5);
     const left = 14 + 7 * Math.max(...yTicks.map((t) => label(t).length)) + 18;

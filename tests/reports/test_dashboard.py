@@ -19,7 +19,9 @@ from optuna_dashboard import get_note, save_note
 from study_helpers import fitted_toys, study_by_hand, toy_study
 
 import optuna_merge as om
-from optuna_merge.dashboard import MAX_BYTES, OURS, Dashboard, update_dashboard
+from optuna_merge.reports import Dashboard, update_dashboard
+from optuna_merge.reports._dashboard import MAX_BYTES
+from optuna_merge.reports._notes import OURS
 from optuna_merge.trials import TrialHandle
 
 NAMES = ("red", "green", "blue")
@@ -161,7 +163,7 @@ def test_no_worker_ends_because_of_a_figure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     study = study_by_hand(("red", "blue"), 8, 5)
-    monkeypatch.setattr("optuna_merge.dashboard.update_dashboard", lambda study: 1 / 0)
+    monkeypatch.setattr("optuna_merge.reports._dashboard.update_dashboard", lambda study: 1 / 0)
     Dashboard(study, tmp_path)(study.trials[0])
     assert "the dashboard's figures are not updated" in caplog.text
 

@@ -1,8 +1,7 @@
-"""The report's page in a real browser, and its tables."""
+"""The report's page in a real browser."""
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Callable
@@ -15,11 +14,10 @@ import pytest
 from study_helpers import fitted_toys, study_by_hand, toy_study
 
 import optuna_merge as om
-from html_report.conftest import EVIL, EVIL_NAMES, NAMES
-from optuna_merge.html_report import write_csv, write_html
-from optuna_merge.outcomes import best_outcome, study_outcomes
+from optuna_merge.reports import write_html
 from optuna_merge.surrogate import TruthModel
-from optuna_merge.trials import TrialReader
+from optuna_merge.trials import TrialReader, read_study
+from reports.conftest import EVIL, EVIL_NAMES, NAMES
 
 Trio = tuple[optuna.Study, om.FittedStudy]
 
@@ -55,7 +53,7 @@ def test_the_answer_comes_first(
 ) -> None:
     study, _ = trio
     tab = open_page(page_file.as_uri())
-    best = best_outcome(study, study_outcomes(study))
+    best = read_study(study).best
     assert best is not None
     shown = tab.page.locator(".weights li").all_inner_texts()
     assert [text.split()[-1] for text in shown] == [f"{w:.3f}" for w in best.weights.values()]
@@ -152,17 +150,14 @@ def test_the_point_in_the_triangle_is_dragged(
     assert tab.page.locator(".slider output").all_inner_texts() == ["1.000", "0.000", "0.000"]
 
 
-LADDER = om.RefinementSettings((2,), learning_rates=(1.0,))
-
-
 @pytest.mark.parametrize(
     ("changes", "told", "n_predictions"),
     [
-        ({"refinement": LADDER}, "uniform", 3),
+        ({}, "uniform", 3),
         ({"score": "pareto"}, "Pareto front", 2),
         ({"constraints": 3.0}, "No finetune satisfies the constraints", 3),
     ],
-    ids=["ladder", "pareto", "infeasible"],
+    ids=["score", "pareto", "infeasible"],
 )
 def test_a_study_alone_is_enough(
     tmp_path: Path,
@@ -239,31 +234,6 @@ def test_the_noise_of_one_finetune_is_shown_beside_the_expected_value(
     expected = [noise["score"]["told"], *(of["told"] for of in noise["tasks"].values())]
     assert shown == [f"noise of one finetune: {told}" for told in expected]
     assert tab.errors == []
-
-
-def test_tables_as_csv(trio: Trio, tmp_path: Path) -> None:
-    study, fitted = trio
-    report = om.make_report(study, fitted)
-    files = write_csv(tmp_path / "csv", study, report)
-    assert [f.name for f in files] == [
-        "weightings.csv",
-        "metrics.csv",
-        "cost.csv",
-        "calibration.csv",
-    ]
-    tables = {f.stem: list(csv.DictReader(f.open(newline=""))) for f in files}
-    outcomes = study_outcomes(study)
-    for row, outcome in zip(tables["weightings"], outcomes, strict=True):
-        assert int(row["trial"]) == outcome.trial
-        assert float(row["weight_green"]) == outcome.weights["green"]
-        assert row["truth"] == ("" if outcome.truth is None else str(outcome.truth))
-    best = [row for row in tables["metrics"] if row["finetune"] == "best"]
-    assert [row["quantity"] for row in best] == [*NAMES, "score (mean)"]
-    assert float(best[-1]["truth"]) == report["best"]["score"]["truth"]
-    assert [row["quantity"] for row in tables["calibration"]] == ["score", *NAMES]
-    assert int(tables["cost"][-1]["steps"]) == (
-        report["cost"]["task_run_steps"] + report["cost"]["finetune_steps"]
-    )
 
 
 def test_the_data_in_the_page_are_json(page_file: Path) -> None:

@@ -16,18 +16,23 @@ from helpers import toy_definition, toy_task
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 from optuna_dashboard import get_note
-from study_helpers import study_by_hand, toy_study
+from study_helpers import fitted_toys, study_by_hand, toy_study
 from torch import Tensor
 
 import optuna_merge as om
-from optuna_merge._verdict import Gain, judge
 from optuna_merge.calibration import study_calibration
-from optuna_merge.dashboard import update_dashboard
-from optuna_merge.html_report import write_csv, write_html
-from optuna_merge.outcomes import SCORE, read_study, task_directions
+from optuna_merge.reports import update_dashboard, write_csv, write_html
+from optuna_merge.reports._verdict import Gain, judge
 from optuna_merge.tasks import Metric, accuracy
 from optuna_merge.tasks._metrics import Measurement
-from optuna_merge.trials import PROMOTED_FROM, fail_and_requeue, suggest_weights
+from optuna_merge.trials import (
+    PROMOTED_FROM,
+    SCORE,
+    fail_and_requeue,
+    read_study,
+    suggest_weights,
+    task_directions,
+)
 
 NAMES = ("red", "blue")
 
@@ -114,7 +119,7 @@ def test_what_is_minimised_is_better_where_it_is_lower(tmp_path: Path) -> None:
     assert "lower is better" in found.text.splitlines()[0]
     assert "lower is better" in found.page and "lower is better" in found.note
     assert found.report["maximize"] == {"score": False, "tasks": dict.fromkeys(NAMES, False)}
-    assert found.data["maximize"] == {"score": False, "task 0": False, "task 1": False}
+    assert found.data["maximize"] == [False, False, False]
     assert found.data["best"] == number
     best = {r["quantity"]: r for r in found.tables["metrics"] if r["finetune"] == "best"}
     assert float(best["score (mean)"]["gain_over_uniform"]) == pytest.approx(gain)
@@ -122,6 +127,22 @@ def test_what_is_minimised_is_better_where_it_is_lower(tmp_path: Path) -> None:
     assert float(best["blue"]["gain_over_uniform"]) == pytest.approx(blue)
     assert {r["direction"] for r in best.values()} == {"minimize"}
     assert {r["direction"] for r in found.tables["calibration"]} == {"minimize"}
+
+
+def test_a_study_alone_says_the_same_of_its_front(tmp_path: Path) -> None:
+    fitted = fitted_toys(tmp_path / "work", NAMES, score="pareto")
+    study = toy_study(fitted, n_trials=5)
+    found = told(study, fitted, tmp_path)
+    front = found.report["front"]
+    assert front["reference_point"] == fitted.reference_point
+    write_html(tmp_path / "alone.html", study)
+    answer = found.report["verdict"]["answer"]
+    volumes = (front["hypervolume"], front["hypervolume_of_baselines"])
+    assert answer[1] == "Hypervolume {:.6g}, of the baselines alone {:.6g}.".format(*volumes)
+    for sentence in answer:
+        assert sentence in found.text.splitlines()
+        assert sentence in (tmp_path / "alone.html").read_text()
+        assert sentence in found.note
 
 
 def test_a_score_of_another_direction_than_the_metrics(tmp_path: Path) -> None:
@@ -137,7 +158,7 @@ def test_a_score_of_another_direction_than_the_metrics(tmp_path: Path) -> None:
     alone = found.report["verdict"]["gain_over_alone"]["red"]["validation"]
     assert alone == pytest.approx(fitted.alone["red"] + 0.5)
     assert found.report["verdict"]["gain_over_uniform"]["validation"] > 0
-    assert judge(findings).over_alone["red"].validation == pytest.approx(alone)
+    assert judge(findings).gain_over_alone["red"].validation == pytest.approx(alone)
     write_html(tmp_path / "alone.html", study)
     assert "red (by how much it is lower) +" in (tmp_path / "alone.html").read_text()
 
@@ -243,7 +264,7 @@ def test_gains_on_test_data_respect_the_direction(direction: str, sign: float) -
     for better in (0.125, -0.125):
         tested = {best.trial: {SCORE: 0.5 + better * sign}, uniform.trial: {SCORE: 0.5}}
         verdict = judge(findings, tested=tested)
-        assert verdict.over_uniform == Gain(pytest.approx(0.2), better)
+        assert verdict.gain_over_uniform == Gain(pytest.approx(0.2), better)
         assert f"{better:+.4f} on test data" in verdict.answer[0]
         doubted = "On test data uniform weights are as good or better." in verdict.warnings
         assert doubted == (better < 0)
@@ -266,5 +287,5 @@ def test_equal_to_uniform_weights_is_no_gain() -> None:
     findings = read_study(with_baseline(study, 1))
     assert findings.best is not None and findings.best.trial == 0
     verdict = judge(findings)
-    assert verdict.over_uniform == Gain(0.0, None)
-    assert verdict.answer == ("No weights beat uniform ones in this study: use uniform weights.",)
+    assert verdict.gain_over_uniform == Gain(0.0, None)
+    assert verdict.answer == ["No weights beat uniform ones in this study: use uniform weights."]

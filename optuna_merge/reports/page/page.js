@@ -12,15 +12,16 @@
   const truths = points.filter((p) => p.kind !== "preview");
   const models = data.models.map((m) => m && Surrogate.load(m));
   const byId = (id) => document.getElementById(id);
-  const isUp = (q) => data.maximize[q ? `task ${q - 1}` : "score"];
+  const isUp = (q) => data.maximize[q];
   const named = (q) => (isUp(q) ? names[q] : `${names[q]} (lower is better)`);
   const inkOf = { promoted: "var(--promoted)", baseline: "var(--baseline)" };
+  const kinds = () => [[circle(6, 5, 4, inkOf.promoted), "promoted"], [square(6, 5, 4, inkOf.baseline), "baseline"]];
+  const written = (weights) => tasks.map((t, i) => `${t} ${weights[i].toFixed(3)}`).join(", ");
 
   function describe(p, q) {
     const what = p.baseline ? `${p.baseline} (trial ${p.trial})` : `trial ${p.trial}`;
-    const weights = tasks.map((t, i) => `${t} ${p.weights[i].toFixed(3)}`).join(", ");
     const kept = p.feasible ? "" : "\nviolates constraints";
-    return `${what}\n${weights}\npreview ${short(p.previews[q])}, truth ${short(p.truths[q])}${kept}`;
+    return `${what}\n${written(p.weights)}\npreview ${short(p.previews[q])}, truth ${short(p.truths[q])}${kept}`;
   }
 
   function marker(p, x, y, r, fill, more) {
@@ -115,10 +116,7 @@
       "stroke-width": 1.5, "stroke-dasharray": dash, "clip-path": `url(#${id})`,
     }));
     ruler((v) => v, "var(--soft)", "5 4");
-    const fit = data.lines[q], entries = [
-      [circle(6, 5, 4, inkOf.promoted), "promoted"], [square(6, 5, 4, inkOf.baseline), "baseline"],
-      [stroke("var(--soft)", "5 4"), "truth = preview"],
-    ];
+    const fit = data.lines[q], entries = [...kinds(), [stroke("var(--soft)", "5 4"), "truth = preview"]];
     if (fit) {
       ruler((v) => fit[0] + fit[1] * v, "var(--third)");
       entries.push([stroke("var(--third)"),
@@ -148,7 +146,7 @@
       what: `True metrics of ${tasks[a - 1]} and ${tasks[b - 1]}: ${of.length} finetunes and the expected front`,
     });
     for (const p of expected) {
-      const hint = `expected: ${tasks.map((t, i) => `${t} ${p.weights[i].toFixed(3)}`).join(", ")}\n` +
+      const hint = `expected: ${written(p.weights)}\n` +
         `${tasks[a - 1]} ${short(p.x)} ± ${short(p.dx)}, ${tasks[b - 1]} ${short(p.y)} ± ${short(p.dy)}`;
       const inside = (scale, value, [low, high]) => scale(Math.min(Math.max(value, low), high));
       svg.append(node("path", {
@@ -162,8 +160,7 @@
       const hint = `${describe(p, a).split("\npreview")[0]}\n${tasks[a - 1]} ${short(p.truths[a])}, ${tasks[b - 1]} ${short(p.truths[b])}`;
       svg.append(titled(marker(p, sx(p.truths[a]), sy(p.truths[b]), 4.5, inkOf[p.kind]), hint));
     }
-    return Charts.fill(host, null, svg, legend([
-      [circle(6, 5, 4, inkOf.promoted), "promoted"], [square(6, 5, 4, inkOf.baseline), "baseline"],
+    return Charts.fill(host, null, svg, legend([...kinds(),
       [circle(6, 5, 3.5, "none", { stroke: "var(--third)", "stroke-width": 1.5 }),
         `expected front${tasks.length > 2 ? " of all tasks, seen from one side" : ""}, ± the uncertainty of the expected values, without the noise of a finetune`],
     ]));
@@ -191,10 +188,8 @@
       svg.append(titled(marker({ kind }, sx(steps), sy(value), 4, inkOf[kind]),
         `trial ${trial}: ${short(value)} after ${steps} steps`));
     }
-    return Charts.fill(host, null, svg, legend([
-      [stroke("var(--promoted)"), `${data.curve_of} so far`],
-      ...(several ? [] : [[circle(6, 5, 4, inkOf.promoted), "promoted"], [square(6, 5, 4, inkOf.baseline), "baseline"]]),
-    ]));
+    const line = [stroke("var(--promoted)"), `${data.curve_of} so far`];
+    return Charts.fill(host, null, svg, legend([line, ...(several ? [] : kinds())]));
   }
 
   // Bars -------------------------------------------------------------------------------------
@@ -270,10 +265,7 @@
       explorer.append("Nothing is known yet.");
       return;
     }
-    if (tasks.length === 3) {
-      explorer.classList.add("triangle");
-      left.append(buildTriangle());
-    }
+    if (tasks.length === 3) left.append(buildTriangle());
     tasks.forEach((task, t) => {
       const input = html("input", { type: "range", min: 0, max: 1, step: "any", "aria-label": `weight of ${task}` });
       input.addEventListener("input", () => setOne(t, Number(input.value)));

@@ -13,19 +13,28 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_merge.trials import (
+from optuna_merge.trials._attributes import (
     BASELINE,
+    PREVIEW,
+    PREVIEW_SE,
+    PREVIEW_SECONDS,
+    PREVIEW_TAKEN_FROM,
     PROMOTED_FROM,
+    TRUTH,
+    TRUTH_REUSED,
+    TRUTH_SECONDS,
     UNIFORM,
-    canonical_weights,
+    WEIGHT,
+    of_task,
+)
+from optuna_merge.trials._lineage import lineage, retry_history
+from optuna_merge.trials._study import (
     finetune_steps,
-    lineage,
-    param_name,
     reference_point,
-    retry_history,
     task_directions,
     task_names,
 )
+from optuna_merge.trials._weights import canonical_weights, param_name
 
 SCORE = None
 """Stands for the score where a task's name stands for its metric."""
@@ -232,7 +241,7 @@ def read_study(study: optuna.Study) -> Findings:
     steps = finetune_steps(study) or 0
     found = (_outcome(of, first, names, steps) for first, of in _lineages(trials).items())
     outcomes = tuple(outcome for outcome in found if outcome is not None)
-    maximize: dict[str | None, bool] = {**task_directions(study, names)}
+    maximize: dict[str | None, bool] = dict(task_directions(study, names).items())
     front: set[int] = set()
     if len(study.directions) > 1:
         front = {t.number for t in study.best_trials}
@@ -251,14 +260,10 @@ def read_study(study: optuna.Study) -> Findings:
 
 
 def _lineages(trials: Iterable[FrozenTrial]) -> dict[int, list[FrozenTrial]]:
-    """Trials that go on from one another, by the number of the first one, in order."""
+    """The trials of each weighting, by the number of the first one, in order."""
     lineages: dict[int, list[FrozenTrial]] = {}
-    roots: dict[int, int] = {}
     for trial in trials:
-        root = lineage(trial)
-        # A preview that was tried twice is copied from the second try.
-        roots[trial.number] = roots.get(root, root)
-        lineages.setdefault(roots[trial.number], []).append(trial)
+        lineages.setdefault(lineage(trial), []).append(trial)
     return dict(sorted(lineages.items()))
 
 
@@ -285,16 +290,16 @@ def _outcome(
     ended = [t for t in lineage if t.state == TrialState.COMPLETE]
     trial = ended[0] if ended else lineage[-1]
     attrs, done = trial.user_attrs, bool(ended)
-    seen = 0 in trial.intermediate_values or all(f"preview_{n}" in attrs for n in names)
+    seen = 0 in trial.intermediate_values or all(of_task(PREVIEW, n) in attrs for n in names)
     weights = _weights(trial, names)
     if weights is None or not (done or seen):
         return None
     baseline = attrs.get(BASELINE)
-    previewed = seen and "preview_taken_from" not in attrs
-    reused = bool(attrs.get("truth_reused", False))
+    previewed = seen and PREVIEW_TAKEN_FROM not in attrs
+    reused = bool(attrs.get(TRUTH_REUSED, False))
 
     def metrics(pattern: str) -> dict[str, float | None]:
-        return {name: _number(attrs.get(pattern.format(name))) for name in names}
+        return {name: _number(attrs.get(of_task(pattern, name))) for name in names}
 
     return Outcome(
         trial=trial.number,
@@ -305,14 +310,14 @@ def _outcome(
         weights=weights,
         preview=_number(trial.intermediate_values.get(0)),
         truth=_number(trial.values[0]) if done and len(trial.values) == 1 else None,
-        previews=metrics("preview_{}"),
-        truths=metrics("truth_{}") if done else dict.fromkeys(names),
+        previews=metrics(PREVIEW),
+        truths=metrics(TRUTH) if done else dict.fromkeys(names),
         previewed=previewed,
-        standard_errors=metrics("preview_{}_se"),
+        standard_errors=metrics(PREVIEW_SE),
         constraints=dict(trial.constraints),
         reused=reused,
-        preview_seconds=attrs.get("preview_seconds", 0.0) if previewed else 0.0,
-        finetune_seconds=None if reused else attrs.get("truth_seconds"),
+        preview_seconds=attrs.get(PREVIEW_SECONDS, 0.0) if previewed else 0.0,
+        finetune_seconds=None if reused else attrs.get(TRUTH_SECONDS),
         steps=0 if reused else _steps(trial, steps),
         started=trial.datetime_start,
         ended=trial.datetime_complete,
@@ -321,7 +326,7 @@ def _outcome(
 
 def _weights(trial: FrozenTrial, names: Sequence[str]) -> dict[str, float] | None:
     """By task, as its attributes have them, or else its parameters; None where neither do."""
-    told = {name: _number(trial.user_attrs.get(f"weight_{name}")) for name in names}
+    told = {name: _number(trial.user_attrs.get(of_task(WEIGHT, name))) for name in names}
     known = {name: weight for name, weight in told.items() if weight is not None}
     if len(known) == len(names):
         return known
@@ -336,7 +341,7 @@ def _steps(trial: FrozenTrial, whole: int) -> int:
     """Training steps of its finetune, of which `whole` make a finished one."""
     last = max(trial.intermediate_values, default=0)
     # A Pareto study's finetunes have no rungs.
-    return whole if not last and "truth_seconds" in trial.user_attrs else last
+    return whole if not last and TRUTH_SECONDS in trial.user_attrs else last
 
 
 def _number(value: Any) -> float | None:

@@ -7,25 +7,26 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import optuna
 
 from optuna_merge.goals import make_score
-from optuna_merge.outcomes import SCORE, Findings, Outcome
-from optuna_merge.trials import DEFINITION
+from optuna_merge.surrogate import TruthModel, truth_noise
+from optuna_merge.trials import DEFINITION, SCORE, Findings, Outcome, TrialReader
 
-if TYPE_CHECKING:
-    from optuna_merge.surrogate import TruthModel
-
-Models = Mapping[str | None, "TruthModel | None"]
+Models = Mapping[str | None, TruthModel | None]
 """Of the score (`SCORE`), where there is one, and by task; None where nothing is known."""
 
 _DIGITS = 9  # decimals by which weights are told apart
 _DRAWS = 2000
-RELATIVE = "relative"
-"""Stands in the names of scores that are relative to the tasks alone."""
+_TOLD = {
+    "model": "the model's estimate",
+    "sampling": "sampling error of the validation data",
+    "unknown": "not known",
+}
+_RELATIVE = "relative"  # stands in the names of scores that are relative to the tasks alone
 
 
 @dataclass(frozen=True)
@@ -46,41 +47,31 @@ class Noise:
     @property
     def told(self) -> str:
         """The noise and where it is from, in words."""
-        unmeasured = "no weighting was finetuned twice"
-        if self.std is None:
-            return f"not known, {unmeasured}"
+        number = "" if self.std is None else f"± {self.std:.4f}, "
         if self.source == "repeats":
             what = "weighting that was" if self.repeated == 1 else "weightings that were"
-            source = f"from {self.repeated} {what} finetuned more than once"
-        elif self.source == "model":
-            source = f"the model's estimate, {unmeasured}"
-        else:
-            source = f"sampling error of the validation data, {unmeasured}"
-        return f"± {self.std:.4f}, {source}"
+            return f"{number}from {self.repeated} {what} finetuned more than once"
+        return f"{number}{_TOLD[self.source]}, no weighting was finetuned twice"
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values, with the words."""
         return {**asdict(self), "told": self.told}
 
 
-def truth_models(study: optuna.Study, findings: Findings) -> dict[str | None, TruthModel | None]:
+def truth_models(study: optuna.Study, findings: Findings) -> Models:
     """The posteriors of the score and of each task's metric, from all previews and truths."""
-    from optuna_merge.surrogate import TruthModel
-    from optuna_merge.trials import Series, TrialReader
-
     trials = study.get_trials(deepcopy=False)
     history = TrialReader(findings.tasks).read(study.study_name, trials)
-    series: dict[str | None, Series] = {}
-    if not findings.several:
-        series[SCORE] = history.score(findings.sign(SCORE))
-    for i, name in enumerate(findings.tasks):
-        series[name] = history.metric(i, findings.sign(name))
-    return {
-        quantity: TruthModel.fit(replace(of, pending=None))
-        if len(of.previews) + len(of.truths)
-        else None
-        for quantity, of in series.items()
-    }
+    models: dict[str | None, TruthModel | None] = {}
+    for quantity in findings.quantities:
+        sign = findings.sign(quantity)
+        if quantity is SCORE:
+            series = history.score(sign)
+        else:
+            series = history.metric(findings.tasks.index(quantity), sign)
+        known = len(series.previews) + len(series.truths)
+        models[quantity] = TruthModel.fit(replace(series, pending=None)) if known else None
+    return models
 
 
 def finetune_noise(
@@ -97,24 +88,18 @@ def finetune_noise(
         findings: What its trials say.
         models: From `truth_models`.
     """
-    return {
-        quantity: _noise(findings, quantity, model, _sampling_error(study, findings, quantity))
-        for quantity, model in models.items()
-    }
-
-
-def _noise(
-    findings: Findings, quantity: str | None, model: TruthModel | None, sampling: float | None
-) -> Noise:
-    from optuna_merge.surrogate import truth_noise
-
-    std, repeated = _of_repeats(findings.truths, quantity)
-    if std is not None:
-        return Noise(std, "repeats", repeated)
-    modelled = None if model is None else truth_noise(model)
-    if modelled is not None and (sampling is None or modelled >= sampling):
-        return Noise(modelled, "model")
-    return Noise(None, "unknown") if sampling is None else Noise(sampling, "sampling")
+    found = {}
+    for quantity, model in models.items():
+        std, repeated = _of_repeats(findings.truths, quantity)
+        modelled = None if model is None else truth_noise(model)
+        sampling = _sampling_error(study, findings, quantity)
+        if std is not None:
+            found[quantity] = Noise(std, "repeats", repeated)
+        elif modelled is not None and modelled >= (sampling or 0.0):
+            found[quantity] = Noise(modelled, "model")
+        else:
+            found[quantity] = Noise(sampling, "unknown" if sampling is None else "sampling")
+    return found
 
 
 def _of_repeats(truths: Sequence[Outcome], quantity: str | None) -> tuple[float | None, int]:
@@ -136,15 +121,14 @@ def _of_repeats(truths: Sequence[Outcome], quantity: str | None) -> tuple[float 
 
 def _sampling_error(study: optuna.Study, findings: Findings, quantity: str | None) -> float | None:
     """Standard error of the quantity over validation examples, at the truths where it is known."""
-    if quantity is not None:
-        at_truths = [o.standard_errors[quantity] for o in findings.truths]
-        everywhere = [o.standard_errors[quantity] for o in findings.outcomes]
-        for errors in (at_truths, everywhere):
-            known = [e for e in errors if e is not None]
-            if known:
-                return float(np.sqrt(np.mean(np.square(known)))) or None
-        return None
-    return _sampling_error_of_score(study, findings)
+    if quantity is SCORE:
+        return _sampling_error_of_score(study, findings)
+    for outcomes in (findings.truths, findings.outcomes):
+        errors = [o.standard_errors[quantity] for o in outcomes]
+        known = [e for e in errors if e is not None]
+        if known:
+            return float(np.sqrt(np.mean(np.square(known)))) or None
+    return None
 
 
 def _sampling_error_of_score(study: optuna.Study, findings: Findings) -> float | None:
@@ -161,11 +145,10 @@ def _sampling_error_of_score(study: optuna.Study, findings: Findings) -> float |
         )
     except ValueError:
         return None
-    truths = [list(o.truths.values()) for o in findings.truths]
-    known = [t for t in truths if None not in t]
-    alone = {name: findings.alone[name].truths[name] for name in findings.alone}
+    known = [t for o in findings.truths if None not in (t := list(o.truths.values()))]
+    alone = {name: of.truths[name] for name, of in findings.alone.items()}
     lacking = len(alone) < len(findings.tasks) or None in alone.values()
-    if None in each or not known or (RELATIVE in score.name and lacking):
+    if None in each or not known or (_RELATIVE in score.name and lacking):
         return None
     drawn = np.random.default_rng(0).normal(size=(_DRAWS, len(each))) * np.array(each)
     around = np.array(known, dtype=float)[:, None, :] + drawn

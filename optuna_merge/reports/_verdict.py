@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from optuna_merge._noise import Noise
-from optuna_merge.outcomes import SCORE, Findings, Outcome
+from optuna_merge.calibration import Calibration
+from optuna_merge.reports._noise import Noise
+from optuna_merge.trials import SCORE, Findings, Outcome
 
 Tested = Mapping[int, Mapping[str | None, float]]
 """Metrics on test data by trial, of tasks and of the score (`SCORE`), where they are known."""
@@ -37,25 +37,16 @@ class Verdict:
     """What a study has found, in numbers and in sentences.
 
     Attributes:
-        over_uniform: Gain of the best truth's score over uniform weights'; None without both.
-        over_alone: By task, gain of the best truth over the task finetuned alone.
+        gain_over_uniform: Of the best truth's score over uniform weights'; None without both.
+        gain_over_alone: By task, of the best truth over the task finetuned alone.
         answer: The sentences that answer what was asked.
         warnings: What a reader must know before believing them.
     """
 
-    over_uniform: Gain | None = None
-    over_alone: Mapping[str, Gain] = field(default_factory=dict)
-    answer: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {
-            "gain_over_uniform": None if self.over_uniform is None else asdict(self.over_uniform),
-            "gain_over_alone": {name: asdict(gain) for name, gain in self.over_alone.items()},
-            "answer": list(self.answer),
-            "warnings": list(self.warnings),
-        }
+    gain_over_uniform: Gain | None = None
+    gain_over_alone: Mapping[str, Gain] = field(default_factory=dict)
+    answer: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
 
 def gain(
@@ -72,20 +63,15 @@ def gain(
         # The sum makes a zero of either sign a plain one.
         return None if a is None or b is None else sign * (a - b) + 0.0
 
-    return Gain(
-        better(outcome.found(quantity), reference.found(quantity)),
-        better(
-            tested.get(outcome.trial, {}).get(quantity),
-            tested.get(reference.trial, {}).get(quantity),
-        ),
-    )
+    on_test = (tested.get(o.trial, {}).get(quantity) for o in (outcome, reference))
+    return Gain(better(outcome.found(quantity), reference.found(quantity)), better(*on_test))
 
 
 def judge(
     findings: Findings,
     *,
     tested: Tested | None = None,
-    previews: Mapping[str, Any] | None = None,
+    previews: Calibration | None = None,
     hypervolumes: tuple[float, float] | None = None,
     noise: Noise | None = None,
     constraints: Sequence[str] = (),
@@ -95,44 +81,58 @@ def judge(
     Args:
         findings: What its trials say.
         tested: Metrics on test data.
-        previews: The score's calibration as JSON values.
+        previews: The score's calibration.
         hypervolumes: Of a study of several objectives, of all truths and of the baselines.
         noise: Of one finetune's score.
         constraints: What is to be said of the constraints besides.
     """
-    tested = {} if tested is None else tested
     warnings = list(constraints)
-    if previews is not None and previews["warning"]:
-        warnings.append(f"Previews of the score: {previews['warning']}.")
-    if not findings.truths:
-        told = "No truth yet: nothing has been finetuned to its end, there are previews only."
-        return Verdict(answer=(told,), warnings=tuple(warnings))
-    if findings.uniform is None:
+    if previews is not None and previews.warning:
+        warnings.append(f"Previews of the score: {previews.warning}.")
+    if findings.truths and findings.uniform is None:
         warnings.append("Uniform weights have no truth yet.")
-    if findings.closest is not None:
-        return Verdict(answer=(infeasible(findings.closest),), warnings=tuple(warnings))
-    if findings.several:
-        return Verdict(answer=_of_front(findings, hypervolumes), warnings=tuple(warnings))
     best = findings.best
-    if best is None:  # no truth has a finite score
-        told = "No finetune has a score that is a number: there is no best trial."
-        return Verdict(answer=(told,), warnings=tuple(warnings))
+    if best is None:
+        return Verdict(answer=_without_best(findings, hypervolumes), warnings=warnings)
+    tested = {} if tested is None else tested
     over_uniform, answer = None, []
     if findings.uniform is not None:
         over_uniform = gain(findings, SCORE, best, findings.uniform, tested)
         answer.append(_over_uniform(findings, findings.uniform, over_uniform))
         if findings.uniform.feasible:
             warnings += _doubts(findings, over_uniform, noise)
-    over_alone = {}
-    if len(findings.tasks) > 1:
-        over_alone = {
-            name: gain(findings, name, best, alone, tested)
-            for name, alone in findings.alone.items()
-        }
+    alone = findings.alone if len(findings.tasks) > 1 else {}
+    over_alone = {name: gain(findings, name, best, of, tested) for name, of in alone.items()}
     if over_alone:
         parts = [f"{_named(findings, name)} {found}" for name, found in over_alone.items()]
         answer.append(f"Gain over each task finetuned alone: {'; '.join(parts)}.")
-    return Verdict(over_uniform, over_alone, tuple(answer), tuple(warnings))
+    return Verdict(over_uniform, over_alone, answer, warnings)
+
+
+def _without_best(findings: Findings, hypervolumes: tuple[float, float] | None) -> list[str]:
+    """The answer where no finetune is the best one."""
+    if not findings.truths:
+        return ["No truth yet: nothing has been finetuned to its end, there are previews only."]
+    if findings.closest is not None:
+        return [_infeasible(findings.closest)]
+    if not findings.several:
+        return ["No finetune has a score that is a number: there is no best trial."]
+    told = [
+        f"There is no single best: each task is an objective. {len(findings.front)} of "
+        f"{findings.counts.truths} finetunes are on the Pareto front."
+    ]
+    if hypervolumes is not None:
+        whole, baselines = hypervolumes
+        told.append(f"Hypervolume {whole:.6g}, of the baselines alone {baselines:.6g}.")
+    return told
+
+
+def _infeasible(closest: Outcome) -> str:
+    by = ", ".join(f"{name} by {value:.4f}" for name, value in closest.missed.items())
+    return (
+        f"No finetune satisfies the constraints: there is no best trial. The closest is trial "
+        f"{closest.trial}, which misses {by}. Relax the constraints, or let it search on."
+    )
 
 
 def _over_uniform(findings: Findings, uniform: Outcome, over: Gain) -> str:
@@ -166,33 +166,3 @@ def _doubts(findings: Findings, over: Gain, noise: Noise | None) -> list[str]:
         f"it is measured on, which flatters it; test data, where shown, had no part in the choice."
     )
     return told
-
-
-def tested_metrics(rows: Iterable[Mapping[str, Any]]) -> dict[int, dict[str | None, float]]:
-    """Metrics on test data of a report's rows, as `judge` wants them."""
-    found: dict[int, dict[str | None, float]] = {}
-    for row in rows:
-        values = {name: task["test"] for name, task in row["tasks"].items()}
-        values |= {SCORE: row["score"]["test"]} if "score" in row else {}
-        found[row["trial"]] = {name: v for name, v in values.items() if v is not None}
-    return found
-
-
-def infeasible(closest: Outcome) -> str:
-    """Of a study whose truths violate its constraints: which comes closest, and by how much."""
-    by = ", ".join(f"{name} by {value:.4f}" for name, value in closest.missed.items())
-    return (
-        f"No finetune satisfies the constraints: there is no best trial. The closest is trial "
-        f"{closest.trial}, which misses {by}. Relax the constraints, or let it search on."
-    )
-
-
-def _of_front(findings: Findings, hypervolumes: tuple[float, float] | None) -> tuple[str, ...]:
-    told = (
-        f"There is no single best: each task is an objective. {len(findings.front)} of "
-        f"{findings.counts.truths} finetunes are on the Pareto front."
-    )
-    if hypervolumes is None:
-        return (told,)
-    whole, baselines = hypervolumes
-    return told, f"Hypervolume {whole:.6g}, of the baselines alone {baselines:.6g}."

@@ -1,9 +1,10 @@
-"""The page, filled and written."""
+"""The report as one HTML file."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
@@ -11,17 +12,14 @@ import optuna
 
 from optuna_merge._base.files import atomic_path
 from optuna_merge._version import __version__
-from optuna_merge.html_report._page import Page, read_page
+from optuna_merge.reports._page_data import page_data
+from optuna_merge.reports._reading import Reading
 
 _SCRIPTS = ("surrogate.js", "charts.js", "page.js")
 
 
 def write_html(
-    path: str | os.PathLike[str],
-    study: optuna.Study,
-    report: Mapping[str, Any] | None = None,
-    *,
-    maximize: Mapping[str, bool] | None = None,
+    path: str | os.PathLike[str], study: optuna.Study, report: Mapping[str, Any] | None = None
 ) -> None:
     """Write the report of a study as one HTML file, which loads nothing else.
 
@@ -33,34 +31,55 @@ def write_html(
         study: The study.
         report: Of the same study, from `make_report`; it adds test metrics and the cost of task
             runs and posteriors. Without it the study alone is read.
-        maximize: By task, whether its metric is to be maximised; None: as the study says.
 
     Raises:
         OSError: the file can't be written.
         ValueError: no trial has task weights yet.
     """
-    text = render(read_page(study, report, maximize=maximize))
+    text = _render(Reading.of(study, report), report)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def render(page: Page) -> str:
-    """The page as text."""
+def _render(reading: Reading, report: Mapping[str, Any] | None) -> str:
     from jinja2 import Environment, StrictUndefined
 
-    folder = resources.files("optuna_merge.html_report")
+    folder = resources.files("optuna_merge.reports") / "page"
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
     environment.filters["number"] = _number
     template = environment.from_string((folder / "page.html").read_text("utf-8"))
+    known = (reading.tested.get(o.trial) for o in reading.rows.values())
     return template.render(
-        page=page,
+        reading=reading,
+        findings=reading.findings,
+        kinds=("preview", "truth", "test") if any(known) else ("preview", "truth"),
+        # What only the working folder knows of the constraints is in the report alone.
+        verdict=asdict(reading.verdict) if report is None else report["verdict"],
+        costs=_costs(reading, report),
+        data=page_data(reading, report),
         version=__version__,
         style=(folder / "page.css").read_text("utf-8"),
         scripts="\n".join((folder / name).read_text("utf-8") for name in _SCRIPTS),
     )
+
+
+def _costs(
+    reading: Reading, report: Mapping[str, Any] | None
+) -> list[tuple[str, int | None, float | None]]:
+    """(what, training steps or None, seconds or None)."""
+    cost = reading.costs | ({} if report is None else report["cost"])
+    findings, counts = reading.findings, reading.findings.counts
+    steps = cost.get("task_run_steps", findings.task_run_steps or None)
+    posteriors = [] if report is None else [("posteriors", None, cost["posterior_seconds"])]
+    return [
+        (f"{len(findings.tasks)} task runs", steps, cost.get("task_run_seconds")),
+        *posteriors,
+        (f"{counts.previews:,} previews", None, cost["preview_seconds"] or None),
+        (f"{counts.truths:,} finetunes", cost["finetune_steps"], cost["finetune_seconds"] or None),
+    ]
 
 
 def _number(value: float | None, style: str = ".4f") -> str:

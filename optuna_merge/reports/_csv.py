@@ -1,0 +1,117 @@
+"""The report's tables as CSV files."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from optuna_merge._base.files import atomic_path
+from optuna_merge.calibration import Calibration, Estimate
+from optuna_merge.reports._reading import Reading
+from optuna_merge.trials import SCORE, Outcome
+from optuna_merge.visualization import cost_curve
+
+Table = tuple[Sequence[str], Iterable[Sequence[Any]]]
+"""Heads and rows."""
+
+
+def write_csv(
+    folder: str | os.PathLike[str], study: optuna.Study, report: Mapping[str, Any] | None = None
+) -> list[Path]:
+    """Write the tables of the report as CSV files into a folder, which is made.
+
+    `weightings.csv` has every task weighting with its preview and truth, `metrics.csv` the best
+    finetune and the baselines with their gains over uniform weights, of which positive ones are
+    better whatever the direction, `cost.csv` the cost curve and `calibration.csv` how true the
+    previews are. What is not known is empty.
+
+    Args:
+        folder: Where to.
+        study: The study.
+        report: As for `write_html`.
+
+    Returns:
+        The files.
+
+    Raises:
+        OSError: the folder can't be written.
+        ValueError: no trial has task weights yet.
+    """
+    reading = Reading.of(study, report)
+    paths = []
+    for table in (_weightings, _metrics, _cost, _calibration):
+        head, rows = table(reading)
+        path = Path(folder) / f"{table.__name__[1:]}.csv"
+        with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(head)
+            writer.writerows(rows)
+        paths.append(path)
+    return paths
+
+
+def _weightings(reading: Reading) -> Table:
+    tasks = reading.findings.tasks
+    head = ["trial", "kind", "baseline", "feasible", "steps", "preview", "truth"]
+    head += [f"{kind}_{task}" for kind in ("weight", "preview", "truth") for task in tasks]
+    return head, (
+        [o.trial, o.kind, o.baseline, o.feasible, o.steps, o.preview, o.truth]
+        + [of[task] for of in (o.weights, o.previews, o.truths) for task in tasks]
+        for o in reading.findings.outcomes
+    )
+
+
+def _metrics(reading: Reading) -> Table:
+    head = ["finetune", "trial", "quantity", "weight", "preview", "truth", "test", "direction"]
+    quantities = [*reading.findings.tasks, *(() if reading.findings.several else (SCORE,))]
+    return [*head, "gain_over_uniform", "test_gain_over_uniform"], (
+        [name, outcome.trial, *_values(reading, outcome, quantity)]
+        for name, outcome in reading.rows.items()
+        for quantity in quantities
+    )
+
+
+def _values(reading: Reading, outcome: Outcome, quantity: str | None) -> list[Any]:
+    name, weight = reading.score, None
+    if quantity is not SCORE:
+        name, weight = quantity, outcome.weights[quantity]
+    gain = reading.gain_over_uniform(outcome, quantity)
+    metrics = reading.metrics(outcome, quantity).values()
+    told = [_direction(reading, quantity), gain.validation, gain.test]
+    return [name, weight, *metrics, *told]
+
+
+def _cost(reading: Reading) -> Table:
+    return ["steps", "truth", reading.curve_of.replace(" ", "_"), "trial", "kind"], (
+        [p.steps, p.outcome.truth, p.best, p.outcome.trial, p.outcome.kind]
+        for p in cost_curve(reading.findings)
+    )
+
+
+def _calibration(reading: Reading) -> Table:
+    head = ["quantity", "truths", "bias", "slope", "spearman", "low", "high", "kendall"]
+    return [*head, "top_quartile", "argmax_regret", "verdict", "direction"], (
+        [quantity or "score", *_statistics(found), _direction(reading, quantity)]
+        for quantity, found in reading.judged
+    )
+
+
+def _statistics(found: Calibration) -> list[Any]:
+    rank = found.spearman
+    interval = [None] * 3 if rank is None else [rank.value, rank.low, rank.high]
+    values = [_value(of) for of in (found.bias, found.slope)]
+    more = [_value(found.kendall), found.top_quartile, found.argmax_regret, found.verdict]
+    return [found.count, *values, *interval, *more]
+
+
+def _value(estimate: Estimate | None) -> float | None:
+    return None if estimate is None else estimate.value
+
+
+def _direction(reading: Reading, quantity: str | None) -> str:
+    return "maximize" if reading.findings.maximize[quantity] else "minimize"

@@ -1,0 +1,129 @@
+"""What a study has found, as data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import optuna
+
+from optuna_merge.reports._failures import failures
+from optuna_merge.reports._reading import Json, Reading
+from optuna_merge.reports._test_data import metrics_on_test
+from optuna_merge.trials import SCORE, Findings, Outcome, read_study
+
+if TYPE_CHECKING:
+    from optuna_merge.fitting import FittedStudy
+
+
+def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) -> Json:
+    """The study's results as JSON values.
+
+    Args:
+        study: The study.
+        fitted: Its task runs and posteriors.
+        test: Evaluate the best model and the baselines on the tasks' test data, where the
+            finetuned model is in this working folder.
+
+    Returns:
+        `best` (the best truth that satisfies the constraints; None without one), `front` (of a
+        Pareto study, with its hypervolume; else None), `constraints` (None without any),
+        `baselines`, `counts` (see `Counts`), `verdict` (gains, of which positive ones are better
+        whatever is minimised, and what is said of them), `maximize` (of the score and each task,
+        whether larger is better), `noise` (of one finetune; see `Noise`), `failures` (weightings
+        that were given up), `cost`, `calibration` (of the score and of each task; see
+        `Calibration`), `definition`.
+    """
+    findings = read_study(study)
+    tested = metrics_on_test(_shown(findings), fitted) if test else {}
+    reading = Reading(study, findings, tested, _violated_alone(fitted))
+    return {
+        "study": study.study_name,
+        "score": fitted.parts["score"],
+        "maximize": _by_name(findings.maximize),
+        "best": None if findings.best is None else _row(reading, findings.best),
+        "front": _front(reading) if findings.several else None,
+        "constraints": _constraints(reading, fitted),
+        "baselines": {name: _row(reading, o) for name, o in findings.baselines.items()},
+        "counts": asdict(findings.counts),
+        "verdict": asdict(reading.verdict),
+        "noise": _by_name({name: of.as_json() for name, of in reading.noise.items()}),
+        "failures": failures(study),
+        "cost": fitted.costs | reading.costs,
+        "damping": None
+        if fitted.damping is None
+        else {
+            "value": fitted.damping.value,
+            "sweep": {f"{delta:g}": loss for delta, loss in fitted.damping.sweep.items()},
+        },
+        "calibration": reading.calibration.as_json(),
+        "fingerprint": fitted.fingerprint,
+        "definition": fitted.parts,
+    }
+
+
+def _by_name(found: Mapping[str | None, Any]) -> Json:
+    """What is known of the score (None: there is none) and of each task."""
+    tasks = {name: value for name, value in found.items() if name is not None}
+    return {"score": found.get(SCORE), "tasks": tasks}
+
+
+def _shown(findings: Findings) -> list[Outcome]:
+    """The finetunes that the report has rows of."""
+    one = (findings.best, findings.closest)
+    shown = [*findings.baselines.values(), *findings.front, *(o for o in one if o is not None)]
+    return list({o.trial: o for o in shown}.values())
+
+
+def _row(reading: Reading, outcome: Outcome) -> Json:
+    """Weights and metrics of one finetune, and the values of its constraints."""
+    findings, limits = reading.findings, outcome.constraints
+    kept = {name: v if math.isfinite(v) else None for name, v in limits.items()}
+    return {
+        "trial": outcome.trial,
+        "weights": dict(outcome.weights),
+        "tasks": {name: reading.metrics(outcome, name) for name in findings.tasks},
+        **({"constraints": kept} if kept else {}),
+        **({} if findings.several else {"score": reading.metrics(outcome, SCORE)}),
+    }
+
+
+def _front(reading: Reading) -> Json:
+    """The Pareto front of the truths, and the volume that it dominates."""
+    findings = reading.findings
+    whole, baselines = reading.hypervolumes or (None, None)
+    front = sorted(findings.front, key=lambda o: o.trial)
+    return {
+        "points": [_row(reading, o) for o in front],
+        "reference_point": findings.reference_point,
+        "hypervolume": whole,
+        "hypervolume_of_baselines": baselines,
+    }
+
+
+def _constraints(reading: Reading, fitted: FittedStudy) -> Json | None:
+    """The constraints' bounds, how many truths keep them, and the closest where none does."""
+    if fitted.goal.limits is None:
+        return None
+    closest = reading.findings.closest
+    return {
+        "limits": fitted.goal.limits.describe(),
+        "feasible_truths": sum(o.feasible for o in reading.findings.truths),
+        "closest": None if closest is None else _row(reading, closest),
+    }
+
+
+def _violated_alone(fitted: FittedStudy) -> list[str]:
+    """Of each constraint that its task violates when it is finetuned alone, what that means."""
+    limits = fitted.goal.limits
+    if limits is None:
+        return []
+    described = limits.describe()
+    return [
+        f"Task {described[name]['task']} violates constraint {name} by {value:.4f} when it is "
+        f"finetuned alone: it may be that no weights satisfy it."
+        for name, value in limits.values(fitted.alone).items()
+        if value > 0
+    ]
