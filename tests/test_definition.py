@@ -46,7 +46,7 @@ def test_the_direction_follows_the_metrics_and_the_score() -> None:
 def test_the_score_is_of_the_metrics_and_the_tasks_alone() -> None:
     definition = toy_definition(score="relative")
     metrics, alone = {"red": 0.4, "blue": 0.9}, {"red": 0.8, "blue": 0.9}
-    assert definition.score_of(metrics, alone) == pytest.approx(0.75)
+    assert definition.goal(alone).score_of(metrics) == pytest.approx(0.75)
     assert definition.names == ("red", "blue")
 
 
@@ -104,7 +104,7 @@ def test_a_pareto_study_has_a_direction_per_task() -> None:
     tasks = [toy_task("red", metrics=(error,)), toy_task("blue")]
     definition = toy_definition(tasks, score="pareto")
     assert definition.directions == ("minimize", "maximize")
-    assert definition.values_of({"red": 0.1, "blue": 0.7}, {}) == (0.1, 0.7)
+    assert definition.goal({}).values_of({"red": 0.1, "blue": 0.7}) == (0.1, 0.7)
     described = definition.describe()
     assert (described["score"], described["direction"]) == ("pareto", "minimize, maximize")
     assert toy_definition().directions == ("maximize",)

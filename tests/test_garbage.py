@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import Any
 import optuna
 import pytest
 from filelock import FileLock
-from helpers import files_below, toy_definition
+from helpers import files_below, raise_at, toy_definition
 from optuna.trial import TrialState
 from typer.testing import CliRunner
 
@@ -33,11 +34,11 @@ from helpers import toy_definition as definition
 MAIN = "from optuna_merge.cli import main; main()"
 
 
-class PruneAtRung(optuna.pruners.BasePruner):
-    """Stops the finetunes of some trials at their first rung."""
+class PruneAtRung(PromotionPruner):
+    """Stops the finetunes of some trials at their first rung, as a pruner of one's own may do."""
 
     def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
-        return trial.number % 3 == 1
+        return trial.number % 3 == 1 if trial.last_step else super().prune(study, trial)
 
 
 def studied(folder: Path, n_trials: int, **changes: Any) -> tuple[FittedStudy, optuna.Study]:
@@ -48,13 +49,7 @@ def studied(folder: Path, n_trials: int, **changes: Any) -> tuple[FittedStudy, o
         create_storage(f"sqlite:///{folder}/study.db"),
         definition.directions,
         sampler=om.PreviewSampler(definition.names, seed=0),
-        pruner=PromotionPruner(
-            fraction=1.0 if not definition.refinement_steps else 0.4,
-            warmup=0,
-            refinements=definition.refinement_steps,
-            rung_pruner=PruneAtRung(),
-            seed=0,
-        ),
+        pruner=PruneAtRung(fraction=1.0, warmup=0, seed=0),
     )
     om.prepare_study(study, fitted)
     optimize(fitted, study, folder, n_trials)
@@ -75,7 +70,7 @@ def file_of(fitted: FittedStudy, trial: optuna.trial.FrozenTrial) -> Path:
 
 
 def test_what_goes_and_what_stays(tmp_path: Path) -> None:
-    fitted, study = studied(tmp_path, 12)
+    fitted, study = studied(tmp_path, 21)
     report = om.make_report(study, fitted)
     trials = study.get_trials()
     stopped = [t for t in trials if t.state == TrialState.PRUNED and t.last_step]
@@ -109,33 +104,8 @@ def test_what_goes_and_what_stays(tmp_path: Path) -> None:
     optimize(again, study, tmp_path, 3)
 
 
-def test_what_a_ladder_may_go_on_from_stays(tmp_path: Path) -> None:
-    refinement = om.RefinementSettings((2, 4), learning_rates=(0.5, 1.0))
-    fitted, study = studied(tmp_path, 20, refinement=refinement)
-    assert fitted.refiner is not None
-    trials = study.get_trials()
-    half = [t for t in trials if t.state == TrialState.PRUNED and t.last_step == 2]
-    whole = [t for t in trials if t.last_step is not None and t.last_step >= 4]
-    assert half and whole
-
-    def refined(trial: optuna.trial.FrozenTrial) -> Path:
-        assert fitted.refiner is not None
-        weights = {name: trial.user_attrs[f"weight_{name}"] for name in ("red", "blue")}
-        start = fitted.merge(weights)
-        return fitted.store.path(weights, fitted.refiner.settings, start).parent
-
-    done = {refined(t) for t in whole if "baseline" not in t.user_attrs}
-    waiting = {refined(t) for t in half} - done
-    gone = {g.path.parent for g in Collector(study, fitted.definition, tmp_path).remove()}
-    assert done and done <= gone
-    assert all((folder / "checkpoint.safetensors").exists() for folder in waiting)
-    again = om.fit(toy_definition(refinement=refinement), tmp_path, progress=False)
-    assert again.fingerprint == fitted.fingerprint
-    assert again.costs == fitted.costs, "the learning rate was not chosen again"
-
-
 def test_what_is_wanted_or_held_stays(tmp_path: Path) -> None:
-    fitted, study = studied(tmp_path, 8)
+    fitted, study = studied(tmp_path, 13)
     collector = Collector(study, fitted.definition, tmp_path, keep_best=1)
     garbage = collector.find()
     assert len(garbage) > 2
@@ -159,6 +129,28 @@ def test_what_is_wanted_or_held_stays(tmp_path: Path) -> None:
         there = {n for n in before if folder.name in n}
         assert there and there <= files_below(tmp_path).keys()
     assert {g.path.parent for g in collector.remove()} == {held}
+
+
+def test_the_checkpoint_of_a_finetune_that_failed_stays(tmp_path: Path) -> None:
+    """Though its preview, a trial of the same weights, has ended."""
+    fitted, study = studied(tmp_path, 3)
+    objective = om.Objective(fitted, progress=False)
+
+    def lost(trial: optuna.Trial) -> float | tuple[float, ...]:
+        if "promoted_from" not in trial.user_attrs:
+            return objective(trial)
+        with pytest.raises(KeyboardInterrupt):
+            weights = {name: trial.user_attrs[f"weight_{name}"] for name in fitted.names}
+            fitted.finetune(weights, raise_at(3))
+        return math.nan
+
+    study.optimize(lost, n_trials=2)
+    preview, copy = study.trials[3:]
+    assert (preview.state, copy.state) == (TrialState.PRUNED, TrialState.FAIL)
+    checkpoint = file_of(fitted, copy).with_name("checkpoint.safetensors")
+    assert checkpoint.exists()
+    Collector(study, fitted.definition, tmp_path).remove()
+    assert checkpoint.exists()
 
 
 def test_a_front_is_kept_whole(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_runs_under_plain_optimize(fitted: om.FittedStudy) -> None:
     own = [t for t in trials[3:] if "promoted_from" not in t.user_attrs]
     promoted = [t for t in trials[3:] if t.state == TrialState.COMPLETE]
     assert 1 <= len(promoted) <= 0.25 * len(own)
-    assert copies, "of 20 random previews some are promoted late"
+    assert all("promoted_from" in t.user_attrs for t in promoted), "no preview goes on itself"
     for trial in trials:
         attrs = trial.user_attrs
         assert math.isclose(attrs["weight_red"] + attrs["weight_blue"], 1.0)
@@ -56,11 +56,15 @@ def test_runs_under_plain_optimize(fitted: om.FittedStudy) -> None:
             assert sorted(trial.intermediate_values) == [0, 3, 5, 7]
             assert trial.value == trial.intermediate_values[7]
             assert trial.value == pytest.approx((attrs["truth_red"] + attrs["truth_blue"]) / 2)
-            assert attrs["preview_decision"] in ("baseline", "promote")
         else:
             assert trial.state == TrialState.PRUNED
             assert sorted(trial.intermediate_values) == [0]
-            assert attrs["preview_decision"] == "prune"
+    for copy in copies:
+        assert copy.user_attrs["promotion"] == "begun"
+        source = trials[copy.user_attrs["promoted_from"]]
+        assert source.state == TrialState.PRUNED
+        for key in ("weight_red", "preview_red", "preview_blue_se"):
+            assert copy.user_attrs[key] == source.user_attrs[key]
 
 
 def test_a_task_alone_reuses_its_own_run(fitted: om.FittedStudy) -> None:
@@ -87,9 +91,8 @@ def test_baselines_are_finetuned_whatever_the_pruner_says(fitted: om.FittedStudy
 
 
 def test_rungs_are_pruned_by_an_ordinary_pruner(fitted: om.FittedStudy) -> None:
-    pruner = om.PromotionPruner(
-        fraction=1.0, warmup=0, rung_pruner=optuna.pruners.ThresholdPruner(lower=2.0)
-    )
+    """With any other pruner a trial goes on from its preview to its finetune."""
+    pruner = optuna.pruners.ThresholdPruner(lower=2.0, n_warmup_steps=1)
     study = made_study(fitted, pruner=pruner)
     study.optimize(om.Objective(fitted, progress=False), n_trials=4)
     last = study.trials[3]
@@ -137,26 +140,6 @@ def test_the_same_weights_are_previewed_once(fitted: om.FittedStudy) -> None:
         for key in ("weight_red", "preview_red", "preview_blue_se"):
             assert trial.user_attrs[key] == made.user_attrs[key]
     assert om.make_report(study, fitted)["counts"]["previews"] == 4
-
-
-def test_ask_preview_many_and_tell(fitted: om.FittedStudy) -> None:
-    study = made_study(fitted, pruner=om.PromotionPruner(fraction=0.25, warmup=2))
-    objective = om.Objective(fitted, progress=False)
-    for _ in range(2):
-        trials = [study.ask() for _ in range(6)]
-        objective.preview_many(trials)
-        for trial in trials:
-            try:
-                study.tell(trial, objective(trial))
-            except optuna.TrialPruned:
-                study.tell(trial, state=TrialState.PRUNED)
-    states = [trial.state for trial in study.trials[:12]]
-    assert set(states) == {TrialState.COMPLETE, TrialState.PRUNED}
-    assert all("preview_red" in trial.user_attrs for trial in study.trials)
-    again = fitted.previewer(
-        {n: study.trials[7].user_attrs[f"weight_{n}"] for n in ("red", "blue")}
-    )
-    assert again.evaluations["red"].metric.value == study.trials[7].user_attrs["preview_red"]
 
 
 def test_preparing_again_enqueues_nothing(fitted: om.FittedStudy) -> None:
@@ -503,12 +486,3 @@ def test_enqueued_parameters_that_are_no_weights(
     optuna.copy_study(from_study_name="enqueued", from_storage=here, to_storage=elsewhere)
     copied = optuna.load_study(study_name="enqueued", storage=elsewhere)
     assert [t.state for t in copied.trials] == [t.state for t in study.trials]
-
-
-def test_previews_made_together_leave_out_what_is_refused(fitted: om.FittedStudy) -> None:
-    study = made_study(fitted, pruner=om.PromotionPruner(fraction=0.0))
-    study.enqueue_trial({"w_red": 2.0, "w_blue": 1.0})
-    trials = [study.ask() for _ in range(5)]
-    om.Objective(fitted, progress=False).preview_many(trials)
-    steps = [len(trial.intermediate_values) for trial in study.trials]
-    assert steps == [1, 1, 1, 0, 1]

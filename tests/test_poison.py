@@ -17,8 +17,8 @@ from helpers import toy_definition
 from optuna.trial import TrialState
 
 import optuna_merge as om
-from optuna_merge import running
 from optuna_merge.search import open_study, prepare_study
+from optuna_merge.workers import _running
 
 Poison = Callable[[optuna.Trial], bool]
 
@@ -133,7 +133,7 @@ def test_a_full_disk_is_no_fault_of_the_trial(
     fitted: om.FittedStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(running.time, "sleep", waits.append)
+    monkeypatch.setattr(_running.time, "sleep", waits.append)
     full = OSError(errno.ENOSPC, "No space left on device")
     assert work(fitted, tmp_path, 3, lambda trial: len(waits) < 5, full) == 3
     assert waits == [1, 2, 4, 8, 16]
@@ -148,7 +148,7 @@ def test_a_full_disk_is_no_fault_of_the_trial(
 def test_a_disk_that_stays_full_ends_the_run(
     fitted: om.FittedStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(_running.time, "sleep", lambda seconds: None)
     full = OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(om.exceptions.OptunaMergeError, match=r"10 trials in a row.*No space left"):
         work(fitted, tmp_path, 3, lambda trial: True, full)

@@ -13,20 +13,12 @@ from helpers import toy_definition
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import optuna_merge as om
-from optuna_merge.exceptions import OptunaMergeError
 from optuna_merge.fitting import FittedStudy
-from optuna_merge.pruners import PromotionPruner, hand_over, read_ledger
+from optuna_merge.pruners import PromotionPruner, read_ledger, should_prune
 from optuna_merge.storages import create_storage
-from optuna_merge.trials import RUN, fail_and_requeue, optimize_claimed
-from optuna_merge.workers import (
-    Role,
-    Watch,
-    announce,
-    is_finetune_work,
-    next_trial,
-    run_trials,
-    sign_off,
-)
+from optuna_merge.trials import RUN, fail_and_requeue, lineage, optimize_claimed
+from optuna_merge.workers import Role, is_finetune_work, run_trials
+from optuna_merge.workers._roles import Watch, announce, next_trial, sign_off
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFINITION = """
@@ -57,7 +49,7 @@ def studied(fitted: FittedStudy, folder: Path, **pruner: float) -> optuna.Study:
 
 
 def work(study: optuna.Study, fitted: FittedStudy, folder: Path, role: Role, n: int = 50) -> int:
-    objective = om.Objective(fitted, progress=False, role=role)
+    objective = om.Objective(fitted, progress=False)
     return run_trials(study, objective, workdir=folder / role, n_trials=n, role=role, patience=0.0)
 
 
@@ -126,48 +118,42 @@ def test_one_after_the_other(fitted: FittedStudy, tmp_path: Path) -> None:
 def test_a_killed_previewer_s_promotion_is_not_lost(
     after: bool, fitted: FittedStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker dies when its trial is promoted, before it was handed over or after."""
+    """The worker dies with its preview, before a copy of it was queued or after."""
     study = studied(fitted, tmp_path, fraction=1.0, warmup=0)
 
-    def killed(trial: optuna.Trial) -> None:
+    def killed(trial: optuna.Trial) -> bool:
         if after:
-            hand_over(trial)
+            assert should_prune(trial)
         fail_and_requeue(study, trial.number)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("optuna_merge.objective.hand_over", killed)
+    monkeypatch.setattr("optuna_merge.objective.should_prune", killed)
     with pytest.raises(ValueError, match="Cannot tell a FAIL trial"):
-        optimize_claimed(study, om.Objective(fitted, progress=False, role="preview"), None)
+        optimize_claimed(study, om.Objective(fitted, progress=False), None)
     monkeypatch.undo()
-    work(study, fitted, tmp_path, "preview", 1)
+    assert study.trials[3].state == TrialState.FAIL
+    work(study, fitted, tmp_path, "preview", 2)
     work(study, fitted, tmp_path, "finetune")
     trials = study.get_trials()
     assert not [t for t in trials if not t.state.is_finished()]
     truths = [t for t in trials if "truth_red" in t.user_attrs and "baseline" not in t.user_attrs]
-    assert len(truths) == len(read_ledger(trials).claims) == len(read_ledger(trials).previews)
+    assert sorted(map(lineage, truths)) == sorted(read_ledger(trials).claims)
+    assert len(truths) == len(read_ledger(trials).previews) == 2
 
 
-def test_a_refinement_is_a_finetuner_s_work(tmp_path: Path) -> None:
-    definition = toy_definition(refinement=om.RefinementSettings((2,), learning_rates=(1.0,)))
-    fitted = om.fit(definition, tmp_path / "fit", progress=False)
-    study = studied(fitted, tmp_path, refinements=(2,))
-    work(study, fitted, tmp_path, "preview", 8)
-    work(study, fitted, tmp_path, "finetune")
-    trials = study.get_trials()
-    refined = {t.user_attrs[RUN][:8] for t in trials if 2 in t.intermediate_values}
-    assert refined == {"finetune"}
-    assert kinds(trials, "preview") == {TrialState.PRUNED: 8}
-    assert not [t for t in trials if not t.state.is_finished()]
-
-
-def test_a_previewing_objective_refuses_what_is_to_be_finetuned(
+def test_only_a_pruner_that_ends_previews_lets_workers_preview_only(
     fitted: FittedStudy, tmp_path: Path
 ) -> None:
     study = studied(fitted, tmp_path)
-    with pytest.raises(OptunaMergeError, match=r"run_trials\(study, objective, role='preview'"):
-        study.optimize(om.Objective(fitted, progress=False, role="preview"), n_trials=1)
+    objective = om.Objective(fitted, progress=False)
     with pytest.raises(ValueError, match="expected one of: any, preview, finetune"):
-        om.Objective(fitted, role="both")  # type: ignore[arg-type]
+        run_trials(study, objective, workdir=tmp_path, n_trials=1, role="both")  # type: ignore[arg-type]
+    study.pruner = optuna.pruners.MedianPruner()
+    with pytest.raises(ValueError, match="role is 'preview', but the study's pruner is MedianPru"):
+        run_trials(study, objective, workdir=tmp_path, n_trials=1, role="preview")
+    assert not list(tmp_path.rglob("runs/*/*.json"))
+    assert [t.state for t in study.trials] == [TrialState.WAITING] * 3
+    assert run_trials(study, objective, workdir=tmp_path, n_trials=1) == 1
 
 
 @pytest.mark.parametrize(
@@ -175,8 +161,7 @@ def test_a_previewing_objective_refuses_what_is_to_be_finetuned(
     [
         ({}, {}, False),
         ({}, {0: 0.5}, False),
-        ({"preview_decision": "prune"}, {0: 0.5}, False),
-        ({"preview_decision": "promote"}, {0: 0.5}, True),
+        ({"preview_red": 0.5}, {}, False),
         ({"promoted_from": 0}, {0: 0.5}, True),
         ({"baseline": "uniform"}, {}, True),
         ({}, {0: 0.5, 3: 0.6}, True),
@@ -217,7 +202,6 @@ def previewed() -> FrozenTrial:
         params=W,
         distributions=DISTRIBUTIONS,
         intermediate_values={0: 0.5},
-        user_attrs={"preview_decision": "prune"},
     )
 
 
@@ -225,7 +209,7 @@ def test_a_finetuner_waits_until_the_previewers_have_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr("optuna_merge.workers.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("optuna_merge.workers._roles.time.monotonic", lambda: clock[0])
     study = optuna.create_study(pruner=PromotionPruner())
     watch = Watch(study, patience=100.0)
     clock[0] = 50.0

@@ -21,9 +21,7 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> om.FittedStudy:
-    refinement = om.RefinementSettings((2,), learning_rates=(1.0,))
-    folder = tmp_path_factory.mktemp("fit")
-    return om.fit(toy_definition(refinement=refinement), folder, progress=False)
+    return om.fit(toy_definition(), tmp_path_factory.mktemp("fit"), progress=False)
 
 
 def opened(fitted: om.FittedStudy, folder: Path) -> optuna.Study:
@@ -32,7 +30,7 @@ def opened(fitted: om.FittedStudy, folder: Path) -> optuna.Study:
         om.create_storage(f"sqlite:///{folder}/study.db"),
         "maximize",
         sampler=optuna.samplers.RandomSampler(seed=0),
-        pruner=om.PromotionPruner(fraction=0.5, warmup=2, refinements=(2,), seed=0),
+        pruner=om.PromotionPruner(fraction=0.5, warmup=2, seed=0),
     )
     om.prepare_study(study, fitted)
     return study
@@ -53,7 +51,7 @@ def until_something_waits(study: optuna.Study, fitted: om.FittedStudy) -> None:
         if promoted_and_waiting(study):
             return
         study.optimize(objective, n_trials=1)
-    pytest.fail("no preview was promoted late")
+    pytest.fail("no preview was promoted")
 
 
 def run(

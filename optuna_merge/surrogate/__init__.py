@@ -20,15 +20,20 @@ if TYPE_CHECKING:
         maximise,
     )
     from optuna_merge.surrogate._export import export_model, truth_noise
+    from optuna_merge.surrogate._front import estimated_front
+    from optuna_merge.surrogate._front import FrontPoint, estimated_front
     from optuna_merge.surrogate._score import ScoreModel
     from optuna_merge.surrogate._truth import TruthModel
 
 _WITH_TORCH = {
     "Acquisition": "_acquisition",
+    "FrontPoint": "_front",
     "ScoreImprovement": "_acquisition",
     "ScoreModel": "_score",
     "TruthImprovement": "_acquisition",
     "TruthModel": "_truth",
+    "estimated_front": "_front",
+    "estimated_front": "_front",
     "export_model": "_export",
     "front_improvement": "_acquisition",
     "maximise": "_acquisition",
@@ -37,10 +42,13 @@ _WITH_TORCH = {
 
 __all__ = [
     "Acquisition",
+    "FrontPoint",
     "ScoreImprovement",
     "ScoreModel",
     "TruthImprovement",
     "TruthModel",
+    "estimated_front",
+    "estimated_front",
     "export_model",
     "front_improvement",
     "maximise",

@@ -78,7 +78,7 @@ def refused_params(trial: FrozenTrial, tasks: Sequence[str]) -> str | None:
             return (
                 f"its parameter {name!r} is no task's weight; the weights are "
                 f"{', '.join(names)}. Enqueue weights by task through "
-                f"optuna_merge.weights.weight_params"
+                f"optuna_merge.trials.weight_params"
             )
     for name, value in (enqueued | trial.params).items():
         if name not in names:
@@ -86,7 +86,7 @@ def refused_params(trial: FrozenTrial, tasks: Sequence[str]) -> str | None:
         if not isinstance(value, Real) or not 0.0 <= float(value) <= 1.0:
             return (
                 f"its parameter {name!r} is {value!r}, expected a number between 0 and 1. Enqueue "
-                f"weights by task through optuna_merge.weights.weight_params, which divides them "
+                f"weights by task through optuna_merge.trials.weight_params, which divides them "
                 f"by their sum"
             )
         kind = trial.distributions.get(name)

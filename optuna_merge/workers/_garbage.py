@@ -16,6 +16,7 @@ from optuna_merge.definition import StudyDefinition
 from optuna_merge.fitting import finetune_store
 from optuna_merge.search import baseline_weights, check_definition
 from optuna_merge.trials import BASELINE, DEFINITION, known_params, trial_weights
+from optuna_merge.workers._roles import is_promoted
 
 _logger = logging.getLogger(__name__)
 
@@ -168,10 +169,11 @@ def check_keep_best(keep_best: int | None) -> None:
 
 
 def _have_ended(trials: Sequence[FrozenTrial]) -> bool:
-    """Whether nobody goes on; a trial that has failed may be about to be queued again."""
+    """Whether nobody goes on; a finetune that has failed may be about to be queued again."""
     ended = (TrialState.COMPLETE, TrialState.PRUNED)
     unfinished = any(not trial.state.is_finished() for trial in trials)
-    return not unfinished and any(trial.state in ended for trial in trials)
+    finetunes = [t for t in trials if t.state != TrialState.PRUNED or is_promoted(t)]
+    return not unfinished and any(trial.state in ended for trial in finetunes)
 
 
 def _violation(trial: FrozenTrial) -> float:

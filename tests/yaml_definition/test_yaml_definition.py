@@ -20,7 +20,6 @@ from optuna_merge import (
     FinetuneSettings,
     PosteriorSettings,
     PreviewSettings,
-    RefinementSettings,
     StudyDefinition,
 )
 from optuna_merge.models import LastLayers, Matching, from_timm, from_transformers
@@ -100,9 +99,7 @@ tasks:
     label: stars
 finetuning: {steps: 5, learning_rate: 5e-3, batch_size: 4, rung_steps: [2, 5], mixed_precision: no}
 posterior: {family: per_tensor, examples: 8}
-refinement: {steps: [1, 2]}
 preview: {mixed_precision: bf16}
-start: merged
 score: target:tone
 constraints:
   - {task: tone, at_least: 0.25}
@@ -130,9 +127,7 @@ constraints:
         model=from_transformers(body, tasks, trainable=LastLayers(1)),
         finetuning=FinetuneSettings(steps=5, learning_rate=5e-3, batch_size=4, rung_steps=(2, 5)),
         posterior=PosteriorSettings(family="per_tensor", examples=8),
-        refinement=RefinementSettings(steps=(1, 2)),
         preview=PreviewSettings(mixed_precision="bf16"),
-        start="merged",
         score="target:tone",
         constraints=[Constraint("tone", at_least=0.25), Constraint("stars", of_alone=0.9)],
     )
