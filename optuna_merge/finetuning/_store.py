@@ -152,7 +152,7 @@ class FinetuneStore:
     ) -> FinishedRun | None:
         """The finished run, evaluated on all tasks; None if there is none."""
         found = self._read(self.path(weights, settings, start))
-        return None if found is None or found.evaluations.keys() != self._keys.keys() else found
+        return found if found is not None and len(found.evaluations) == len(self._keys) else None
 
     def _read(self, path: Path) -> FinishedRun | None:
         """The finished run with what is known of it on this store's tasks."""

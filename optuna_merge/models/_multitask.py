@@ -334,12 +334,12 @@ class MultitaskModel(nn.Module):
     def describe_tasks(self) -> dict[str, dict[str, Any]]:
         """By task, the same of what its own finetune depends on: no other task's own head."""
         body = self._hashed(hashlib.sha256(), ["body."])
-        described = {}
-        for task, own in self._head_of.items():
-            trained = {name.split(".")[1] for name in self._shared if name.startswith("heads.")}
-            used = [head for head in self.heads if head == own or head in trained]
-            described[task] = self._describe(body, used) | {"heads": used}
-        return described
+        shared = {name.split(".")[1] for name in self._shared if name.startswith("heads.")}
+        used = {
+            task: [head for head in self.heads if head in {own, *shared}]
+            for task, own in self._head_of.items()
+        }
+        return {t: self._describe(body, heads) | {"heads": heads} for t, heads in used.items()}
 
     def _describe(self, body: Any, heads: Sequence[str]) -> dict[str, Any]:
         described = {
@@ -360,7 +360,7 @@ class MultitaskModel(nn.Module):
         digest = digest.copy()
         tensors = dict(self.named_parameters()) | dict(self.named_buffers())
         tensors |= self._initial | self._initial_statistics
-        for name in sorted(filter(lambda name: name.startswith(tuple(prefixes)), tensors)):
+        for name in sorted(name for name in tensors if name.startswith(tuple(prefixes))):
             tensor = tensors[name].detach().cpu().contiguous()
             digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
             digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())

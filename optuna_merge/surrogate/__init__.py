@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         maximise,
     )
     from optuna_merge.surrogate._export import export_model, truth_noise
-    from optuna_merge.surrogate._front import estimated_front
     from optuna_merge.surrogate._front import FrontPoint, estimated_front
     from optuna_merge.surrogate._score import ScoreModel
     from optuna_merge.surrogate._truth import TruthModel
@@ -47,7 +46,6 @@ __all__ = [
     "ScoreModel",
     "TruthImprovement",
     "TruthModel",
-    "estimated_front",
     "estimated_front",
     "export_model",
     "front_improvement",
