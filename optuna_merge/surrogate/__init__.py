@@ -32,7 +32,6 @@ _WITH_TORCH = {
     "TruthImprovement": "_acquisition",
     "TruthModel": "_truth",
     "estimated_front": "_front",
-    "estimated_front": "_front",
     "export_model": "_export",
     "front_improvement": "_acquisition",
     "maximise": "_acquisition",

@@ -13,7 +13,7 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
-from optuna_merge.samplers._export import truth_noise
+from optuna_merge.surrogate import truth_noise
 from study_helpers import fitted_toys, study_by_hand, toy_study
 
 import optuna_merge as om
