@@ -22,8 +22,7 @@ from optuna_merge.posteriors import (
     squared_gradients,
 )
 from optuna_merge.posteriors._example_gradients import Labelling
-from optuna_merge.tasks import Batch, Loss, Task
-from optuna_merge.tasks._data import to_device, unpadded_batches
+from optuna_merge.tasks import Batch, Loss, Task, to_device, unpadded_batches
 
 
 def undamped_posterior(

@@ -35,8 +35,7 @@ from optuna_merge.posteriors import (
     save_posterior,
 )
 from optuna_merge.previews import Previewer
-from optuna_merge.tasks import Measurement, Metric, Task
-from optuna_merge.tasks._draws import own_draws
+from optuna_merge.tasks import Measurement, Metric, Task, own_draws
 
 _logger = logging.getLogger(__name__)
 

@@ -24,56 +24,14 @@ TRIALS = {
 
 # What is not yet as it should be.
 
-CIRCLES_OF_ROOMS = [
-    """
-    _curvature _names _posterior_maker calibration definition finetuning fitting fronts
-    models outcomes previews pruners roles running samplers sharing study tasks
-    """,
-]
-CIRCLES_OF_MODULES = [
-    """
-    _curvature _names _posterior_maker calibration calibration._study definition
-    finetuning finetuning._checkpoint finetuning._group finetuning._ivon
-    finetuning._loop finetuning._optimizers finetuning._shards finetuning._store
-    finetuning._tensorboard finetuning._training finetuning._watchers fitting fronts
-    models models._evaluate models._generation models._language models._module
-    models._multitask models._timm models._transformers models._trunk
-    models._vocabulary outcomes previews previews._heads previews._previewer
-    previews._racing previews._refiner pruners pruners._decision pruners._fractions
-    pruners._promotion pruners._race_bar pruners._truth_order roles running
-    samplers._acquisition samplers._history samplers._model sharing study tasks
-    tasks._evaluation tasks._image tasks._language tasks._task tasks._text
-    """,
-    """
-    exporting._card exporting._export
-    """,
-]
+CIRCLES_OF_ROOMS: list[str] = []
+CIRCLES_OF_MODULES: list[str] = []
 BETWEEN_TOWERS: set[str] = set()
 INTO_ROOMS = {
-    "finetuning._loop": "previews",
-    "models._generation": "exporting",
-    "models._module": "exporting",
-    "models._timm": "yaml_definition",
-    "models._trainable": "finetuning",
-    "models._transformers": "exporting",
     "posteriors._checks": "merging",
     "posteriors._example_gradients": "_curvature",
     "posteriors._kronecker": "merging",
     "posteriors._mixture": "merging",
-    "samplers._acquisition": "pruners",
-    "samplers._export": "_noise html_report",
-    "samplers._history": "_noise calibration fronts pruners",
-    "samplers._model": "_noise fronts pruners",
-    "samplers._simplex": "fronts",
-    "storages._create_storage": "commands running",
-    "tasks._data": "_curvature exporting finetuning models previews",
-    "tasks._draws": "_posterior_maker finetuning models previews",
-    "tasks._evaluation": "fitting objective",
-    "tasks._pretrained": "models yaml_definition",
-    "tasks._task": "models",
-    "visualization._baselines": "html_report",
-    "visualization._cost": "html_report",
-    "visualization._preview_truth": "html_report",
 }
 """Private modules that rooms import from outside, and these rooms."""
 OF_OPTUNA = {
@@ -94,7 +52,7 @@ OF_OTHERS = {
         "exporting._formats: _model_args": "what `create_model` was given beside the name",
     },
     "torch": {
-        "_batch_norm: torch.nn.modules.batchnorm._BatchNorm": "batch norms of any dimension",
+        "_base.batch_norm: torch.nn.modules.batchnorm._BatchNorm": "batch norms of any dimension",
         "models._computed: _forward_pre_hooks": "weights that hooks compute before a pass",
         "models._computed: _tensor_name": "which tensor a pruning hook computes",
         "models._computed: torch.nn.utils.parametrizations._SpectralNorm": "to refuse it by name",

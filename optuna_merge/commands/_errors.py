@@ -44,7 +44,7 @@ def guarded(debug: bool, work: Callable[[], None]) -> None:
     except Exception as error:
         if debug:
             raise
-        from optuna_merge.storages._create_storage import masked
+        from optuna_merge.storages import masked
 
         typer.echo(f"error: {masked(message(error))}", err=True)
         raise typer.Exit(ERROR) from error

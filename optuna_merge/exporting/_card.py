@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from optuna_merge._version import __version__
 from optuna_merge.definition import StudyDefinition
+from optuna_merge.exporting._described import Export, ExportedModel
 from optuna_merge.exporting._formats import PEFT, PLAIN, TIMM, TRANSFORMERS
 from optuna_merge.exporting._source import Source
-
-if TYPE_CHECKING:
-    from optuna_merge.exporting._export import Export, ExportedModel
 
 
 def model_card(export: Export, definition: StudyDefinition, source: Source) -> str:

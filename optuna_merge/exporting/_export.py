@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 
 from optuna_merge._base.files import write_json
 from optuna_merge._base.turns import models_turn
-from optuna_merge._version import __version__
 from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.exporting._card import model_card
+from optuna_merge.exporting._described import Export, ExportedModel, Metrics
 from optuna_merge.exporting._formats import PEFT, TRANSFORMERS, save_part
 from optuna_merge.exporting._parts import take_apart
 from optuna_merge.exporting._source import Source, find_source
@@ -32,69 +32,8 @@ from optuna_merge.trials import DEFINITION, FINGERPRINT, canonical_weights
 if TYPE_CHECKING:
     from optuna_merge.fitting import FittedStudy
 
-Metrics = dict[str, dict[str, dict[str, float | None]]]
-"""By task, by split and by metric."""
-
 DESCRIPTION = "optuna_merge.json"
 """The file that says what an export is; by it, exports are told from other folders."""
-
-
-@dataclass(frozen=True)
-class ExportedModel:
-    """One model of an export: its folder within it, its format, and whom it serves.
-
-    Attributes:
-        folder: "." is the export itself.
-        format: "transformers", "peft", "timm" or "plain".
-        loader: The class of transformers that loads it; None where none does.
-        head: Name of its head.
-        outputs: Size of the head.
-        tasks: Names of its tasks.
-        label_names: Names of the classes, where they are known and the same for all its tasks.
-    """
-
-    folder: str
-    format: str
-    loader: str | None
-    head: str
-    outputs: int
-    tasks: tuple[str, ...]
-    label_names: tuple[str, ...] | None
-
-
-@dataclass(frozen=True)
-class Export:
-    """What was exported.
-
-    Attributes:
-        folder: Where it is.
-        kind: "finetune", or "merge", which was not trained.
-        trial: The trial whose model it is; None for weights that were given.
-        study: The study's name, if one was asked.
-        weights: The task weights.
-        metrics: By task, by split and by metric; of finetunes also "test", where the report has
-            evaluated it.
-        costs: Training steps and seconds, by what they were spent on.
-        models: The models.
-        without: Tasks that have no model here: they had no weight, so that their heads were never
-            trained.
-        fingerprint: Of the study's definition.
-    """
-
-    folder: Path
-    kind: str
-    trial: int | None
-    study: str | None
-    weights: dict[str, float]
-    metrics: Metrics
-    costs: dict[str, float]
-    models: tuple[ExportedModel, ...]
-    without: tuple[str, ...]
-    fingerprint: str
-
-    def as_json(self) -> dict[str, Any]:
-        """As JSON values, with the package's version."""
-        return {"optuna_merge": __version__, **asdict(self), "folder": str(self.folder)}
 
 
 @models_turn()

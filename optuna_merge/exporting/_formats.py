@@ -12,10 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from optuna_merge.exporting._parts import Part
-from optuna_merge.models import MultitaskModel
-from optuna_merge.models._module import BodyAndHead
-from optuna_merge.models._transformers import quiet
-from optuna_merge.tasks._data import to_device
+from optuna_merge.models import BodyAndHead, MultitaskModel, quiet
+from optuna_merge.tasks import to_device
 
 _logger = logging.getLogger(__name__)
 

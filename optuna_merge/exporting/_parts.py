@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optuna_merge.models import MultitaskModel
-from optuna_merge.models._generation import LanguageModel
+from optuna_merge.models import LanguageModel, MultitaskModel
 from optuna_merge.tasks import Task
 
 

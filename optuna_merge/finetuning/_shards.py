@@ -10,8 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from optuna_merge.models import MultitaskModel
-from optuna_merge.models._trainable import find_layers
+from optuna_merge.models import MultitaskModel, find_layers
 
 _REFUSED = {
     "FSDP_OFFLOAD_PARAMS": "--fsdp_offload_params",

@@ -19,9 +19,7 @@ from optuna_merge.finetuning._order import Order, derived_seed
 from optuna_merge.finetuning._settings import FinetuneSettings
 from optuna_merge.finetuning._shards import in_shards, whole
 from optuna_merge.models import MultitaskModel
-from optuna_merge.tasks import Loss, Task
-from optuna_merge.tasks._data import LABELS, to_device
-from optuna_merge.tasks._draws import own_draws, seed_draws
+from optuna_merge.tasks import LABELS, Loss, Task, own_draws, seed_draws, to_device
 
 
 class Training:

@@ -28,8 +28,7 @@ from optuna_merge.fitting._fitted import FittedStudy
 from optuna_merge.fitting._units import FolderSharing, Sharing, Unit
 from optuna_merge.models import MultitaskModel, cache_trunk
 from optuna_merge.previews import Previewer
-from optuna_merge.tasks import Task
-from optuna_merge.tasks._evaluation import check_finite
+from optuna_merge.tasks import Task, check_finite
 
 _logger = logging.getLogger(__name__)
 

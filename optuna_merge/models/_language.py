@@ -15,9 +15,7 @@ from optuna_merge.models._multitask import MultitaskModel
 from optuna_merge.models._trainable import Trainable
 from optuna_merge.models._transformers import quiet
 from optuna_merge.models._vocabulary import check_tokens
-from optuna_merge.tasks import Task, TensorData, check_tasks
-from optuna_merge.tasks._data import DECODER, LABELS
-from optuna_merge.tasks._pretrained import loading
+from optuna_merge.tasks import DECODER, LABELS, Task, TensorData, check_tasks, loading
 
 _logger = logging.getLogger(__name__)
 

@@ -18,9 +18,7 @@ from optuna_merge._base.batch_norm import reestimate_batch_norm, running_batch_n
 from optuna_merge.models._computed import check_computed_weights
 from optuna_merge.models._generation import LanguageModel, Writer
 from optuna_merge.models._trainable import Trainable, trainable_names
-from optuna_merge.tasks import Batch, Measurement, Metric, Task, check_tasks
-from optuna_merge.tasks._data import to_device
-from optuna_merge.tasks._draws import own_draws
+from optuna_merge.tasks import Batch, Measurement, Metric, Task, check_tasks, own_draws, to_device
 
 TRUNK = "trunk_activations"
 """Column of a batch that holds the frozen trunk's output; see `cache_trunk`."""

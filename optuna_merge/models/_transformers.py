@@ -14,8 +14,7 @@ from optuna_merge.models._first_token import end_at_first_token
 from optuna_merge.models._multitask import MultitaskModel, fresh_heads
 from optuna_merge.models._trainable import Trainable
 from optuna_merge.models._vocabulary import check_padding, check_tokens
-from optuna_merge.tasks import Task
-from optuna_merge.tasks._pretrained import loading
+from optuna_merge.tasks import Task, loading
 
 
 @contextmanager

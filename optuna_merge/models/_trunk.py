@@ -19,9 +19,17 @@ from optuna_merge._base.tensors import load_tensors, save_tensors
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.models._multitask import TRUNK, MultitaskModel
 from optuna_merge.models._trainable import LastLayers, find_layers
-from optuna_merge.tasks import Batch, Task, TensorData, fingerprint
-from optuna_merge.tasks._data import DECODER, MASK, batches_in_order, to_device
-from optuna_merge.tasks._task import SPLITS
+from optuna_merge.tasks import (
+    DECODER,
+    MASK,
+    SPLITS,
+    Batch,
+    Task,
+    TensorData,
+    batches_in_order,
+    fingerprint,
+    to_device,
+)
 
 _logger = logging.getLogger(__name__)
 

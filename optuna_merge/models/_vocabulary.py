@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optuna_merge.tasks import Data, Task, TensorData
-from optuna_merge.tasks._data import DECODER, MASK
-from optuna_merge.tasks._task import SPLITS
+from optuna_merge.tasks import DECODER, MASK, SPLITS, Data, Task, TensorData
 
 _IDS = "input_ids"
 _TYPES = "token_type_ids"

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from optuna_merge._base.turns import models_turn
 from optuna_merge.models import MultitaskModel
 from optuna_merge.previews._settings import PreviewSettings
-from optuna_merge.tasks import Batch, Loss, Task
-from optuna_merge.tasks._data import LABELS, batches_in_order, to_device
-from optuna_merge.tasks._draws import own_draws
+from optuna_merge.tasks import LABELS, Batch, Loss, Task, batches_in_order, own_draws, to_device
 
 _STEPS = 100  # of L-BFGS, which is done long before
 _SHARED_DECAY, _OWN_DECAY = 0.01, 0.1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-from optuna_merge.storages._create_storage import create_storage
+from optuna_merge.storages._create_storage import create_storage, masked
 
-__all__ = ["create_storage"]
+__all__ = [
+    "create_storage",
+    "masked",
+]

@@ -1,6 +1,18 @@
 """Tasks: data, loss, metrics and head of each thing that the model is finetuned for."""
 
-from optuna_merge.tasks._data import Batch, Data, TensorData, fingerprint
+from optuna_merge.tasks._data import (
+    DECODER,
+    LABELS,
+    MASK,
+    Batch,
+    Data,
+    TensorData,
+    batches_in_order,
+    fingerprint,
+    to_device,
+    unpadded_batches,
+)
+from optuna_merge.tasks._draws import own_draws, seed_draws
 from optuna_merge.tasks._evaluation import (
     Evaluation,
     EvaluationBatches,
@@ -33,10 +45,15 @@ from optuna_merge.tasks._metrics import (
     token_accuracy,
     torchmetrics_metric,
 )
-from optuna_merge.tasks._task import Task, check_tasks
+from optuna_merge.tasks._pretrained import load_tokenizer, loading
+from optuna_merge.tasks._task import SPLITS, Task, check_tasks
 from optuna_merge.tasks._text import text_task
 
 __all__ = [
+    "DECODER",
+    "LABELS",
+    "MASK",
+    "SPLITS",
     "Batch",
     "Data",
     "Evaluation",
@@ -48,6 +65,7 @@ __all__ = [
     "Task",
     "TensorData",
     "accuracy",
+    "batches_in_order",
     "bleu",
     "check_finite",
     "check_tasks",
@@ -58,17 +76,23 @@ __all__ = [
     "image_task",
     "language_task",
     "lm_eval_metric",
+    "load_tokenizer",
+    "loading",
     "macro_f1",
     "matthews",
     "mean_squared_error",
     "negative_squared_error",
+    "own_draws",
     "pearson",
     "perplexity",
+    "seed_draws",
     "seq2seq_task",
     "squared_error",
     "text_metric",
     "text_task",
+    "to_device",
     "token_accuracy",
     "token_cross_entropy",
     "torchmetrics_metric",
+    "unpadded_batches",
 ]

@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_merge._base.files import sha256_text, write_json
 from optuna_merge.exceptions import OptunaMergeError, StorageUnavailableError, TrialLostError
 from optuna_merge.pruners import PromotionPruner
-from optuna_merge.storages._create_storage import masked
+from optuna_merge.storages import masked
 from optuna_merge.trials import (
     FAILURE,
     HANDED_BACK,

@@ -15,18 +15,18 @@ from optuna_merge.models import (
     Trainable,
     from_timm,
     from_transformers,
+    timm_body,
 )
-from optuna_merge.models._timm import timm_body
 from optuna_merge.tasks import (
     Task,
     accuracy,
     fingerprint,
     image_task,
+    load_tokenizer,
     macro_f1,
     matthews,
     text_task,
 )
-from optuna_merge.tasks._pretrained import load_tokenizer
 from optuna_merge.yaml_definition._data import (
     SPLITS,
     Examples,

@@ -13,13 +13,13 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
-from optuna_merge.surrogate import truth_noise
 from study_helpers import fitted_toys, study_by_hand, toy_study
 
 import optuna_merge as om
 from optuna_merge.reports import write_html
 from optuna_merge.reports._noise import Noise, finetune_noise, truth_models
 from optuna_merge.reports._verdict import judge
+from optuna_merge.surrogate import truth_noise
 from optuna_merge.trials import DEFINITION, SCORE, read_study
 
 NAMES = ("red", "blue")

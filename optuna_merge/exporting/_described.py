@@ -1,0 +1,70 @@
+"""What was exported, as the file beside it says."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna_merge._version import __version__
+
+Metrics = dict[str, dict[str, dict[str, float | None]]]
+"""By task, by split and by metric."""
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """One model of an export: its folder within it, its format, and whom it serves.
+
+    Attributes:
+        folder: "." is the export itself.
+        format: "transformers", "peft", "timm" or "plain".
+        loader: The class of transformers that loads it; None where none does.
+        head: Name of its head.
+        outputs: Size of the head.
+        tasks: Names of its tasks.
+        label_names: Names of the classes, where they are known and the same for all its tasks.
+    """
+
+    folder: str
+    format: str
+    loader: str | None
+    head: str
+    outputs: int
+    tasks: tuple[str, ...]
+    label_names: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was exported.
+
+    Attributes:
+        folder: Where it is.
+        kind: "finetune", or "merge", which was not trained.
+        trial: The trial whose model it is; None for weights that were given.
+        study: The study's name, if one was asked.
+        weights: The task weights.
+        metrics: By task, by split and by metric; of finetunes also "test", where the report has
+            evaluated it.
+        costs: Training steps and seconds, by what they were spent on.
+        models: The models.
+        without: Tasks that have no model here: they had no weight, so that their heads were never
+            trained.
+        fingerprint: Of the study's definition.
+    """
+
+    folder: Path
+    kind: str
+    trial: int | None
+    study: str | None
+    weights: dict[str, float]
+    metrics: Metrics
+    costs: dict[str, float]
+    models: tuple[ExportedModel, ...]
+    without: tuple[str, ...]
+    fingerprint: str
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values, with the package's version."""
+        return {"optuna_merge": __version__, **asdict(self), "folder": str(self.folder)}
