@@ -24,9 +24,7 @@ from optuna_merge.merging import merge_into
 from optuna_merge.posteriors import (
     DiagonalGaussian,
     categorical_labels,
-    damped,
     load_checkpoint,
-    mean_curvature,
     squared_gradients,
 )
 
@@ -59,8 +57,8 @@ def main() -> None:
                 ),
             )
         # The damping decides between Fisher merging (small) and averaging (large).
-        delta = sum(map(mean_curvature, curvature.values())) / len(curvature)
-        posteriors = {task: damped(found, delta) for task, found in curvature.items()}
+        delta = sum(p.mean_curvature() for p in curvature.values()) / len(curvature)
+        posteriors = {task: found.damped(delta) for task, found in curvature.items()}
 
         best, best_worst = {}, 0.0
         for books in (0.0, 0.25, 0.5, 0.75, 1.0):

@@ -17,20 +17,19 @@ from torch import Tensor
 
 from optuna_merge._base.files import canonical_json, sha256_text, write_json
 from optuna_merge._base.tensors import HASH, content_hash, read_metadata
-from optuna_merge._curvature import undamped_posterior
+from optuna_merge._curvature import estimate
 from optuna_merge.damping import Damping, candidates, choose, trial_weightings
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.exceptions import CorruptFileError, NotFiniteError
 from optuna_merge.models import MultitaskModel
 from optuna_merge.posteriors import (
+    FAMILIES,
+    Curvature,
     DiagonalGaussian,
-    IsotropicGaussian,
+    Gaussian,
     Mixture,
     Posterior,
-    damped,
     load_posterior,
-    mean_curvature,
-    per_tensor,
     posterior_to,
     save_posterior,
 )
@@ -97,6 +96,7 @@ class PosteriorMaker:
         keys: Mapping[str, str],
     ) -> None:
         self._settings = definition.posterior
+        self._family = FAMILIES[definition.posterior.family]
         self._batch_size = definition.finetuning.evaluation_batch_size
         self._model = model
         self._tasks = tasks
@@ -127,7 +127,7 @@ class PosteriorMaker:
                     seconds += spent
                 undamped[task.name] = self._mixed(components)
             damping = None
-            if self._settings.family != "isotropic":
+            if self._family.curvature is not None:
                 path, damping = self._damping(undamped)
                 files += [path] if path.exists() else []
                 seconds += damping.seconds
@@ -145,9 +145,10 @@ class PosteriorMaker:
 
         `make` does so, too: this is for workers that share out the runs.
         """
-        if self._settings.family == "isotropic" or self._settings.estimator == "ivon":
+        curvature = self._family.curvature
+        if curvature is None or self._settings.estimator == "ivon":
             return None
-        path = self._curvature_path(task.name, index)
+        path = self._curvature_path(curvature, task.name, index)
         if not path.exists():
             self._folder.mkdir(parents=True, exist_ok=True)
             self._component(task, index)
@@ -161,59 +162,51 @@ class PosteriorMaker:
             metadata = {"task": task, "made_from": " ".join(self._made_from[task])}
             posterior = undamped
             if damping is not None:
-                posterior = damped(undamped, damping.value)
+                posterior = undamped.damped(damping.value)
                 metadata["damping"] = repr(damping.value)
             save_posterior(posterior, path, metadata)
         _check_shapes(task, path, posterior.mean, undamped.mean)
         return posterior
 
-    def _mixed(self, components: list[Posterior]) -> Posterior:
+    def _mixed(self, components: list[Gaussian]) -> Posterior:
         if len(components) == 1:
             return components[0]
         even = torch.full((len(components),), -math.log(len(components)))
-        return Mixture(components, even, self._settings.responsibilities)  # type: ignore[arg-type]
+        return Mixture(components, even, self._settings.responsibilities)
 
-    def _component(self, task: Task, index: int) -> tuple[Path | None, Posterior, float]:
+    def _component(self, task: Task, index: int) -> tuple[Path | None, Gaussian, float]:
         """Posterior of one run without damping, its file, and the seconds that it took."""
-        settings, state = self._settings, self._states[task.name][index]
+        family, state = self._family, self._states[task.name][index]
         mean = {name: state[name] for name in self._model.shared_names()}
-        if settings.family == "isotropic":
-            return None, IsotropicGaussian(mean, 1.0), 0.0
-        if settings.estimator == "ivon":
+        if family.curvature is None:
+            return None, family.made(mean), 0.0
+        if self._settings.estimator == "ivon":
             known = self._curvatures[task.name][index]
-            found: Posterior = DiagonalGaussian(mean, {name: known[name] for name in mean})
+            found = DiagonalGaussian(mean, {name: known[name] for name in mean})
             _check_curvature(task.name, found)
-            return None, self._reduced(found), 0.0
-        path = self._curvature_path(task.name, index)
+            return None, family.made(found), 0.0
+        path = self._curvature_path(family.curvature, task.name, index)
         loaded = _load_sound(path, load_posterior)
         if loaded is not None:
             _check_shapes(task.name, path, loaded.mean, mean)
-            return path, self._reduced(loaded), float(read_metadata(path)["seconds"])
+            return path, family.made(loaded), float(read_metadata(path)["seconds"])
         started = time.perf_counter()
         # The curvature comes from the model's device, the mean and all files' tensors are here.
         with own_draws(self._model.device):
-            made = undamped_posterior(self._model, task, state, settings)
+            made = estimate(family.curvature, self._model, task, state, self._settings)
         posterior = posterior_to(made, "cpu")
         _check_curvature(task.name, posterior)
         seconds = time.perf_counter() - started
         save_posterior(posterior, path, {"task": task.name, "seconds": repr(seconds)})
-        return path, self._reduced(posterior), seconds
+        return path, family.made(posterior), seconds
 
-    def _curvature_path(self, task: str, index: int) -> Path:
-        settings = self._settings
+    def _curvature_path(self, curvature: Curvature, task: str, index: int) -> Path:
         # The damping changes posteriors, but not the curvature below them.
-        family = "diagonal" if settings.family == "per_tensor" else settings.family
-        rank = settings.rank if settings.family == "low_rank" else 0
-        made_of = [family, rank, settings.examples, settings.exact_labels, settings.seed]
+        settings = self._settings
+        reads = [getattr(settings, name) for name in curvature.reads]
+        made_of = [curvature.name, *reads, settings.examples, settings.seed]
         key = _short_hash([self._made_from[task][index], made_of])
         return self._folder / f"curvature-{task}-{key}.safetensors"
-
-    def _reduced(self, posterior: Posterior) -> Posterior:
-        """The family that is made from another one's file."""
-        if self._settings.family == "per_tensor":
-            assert isinstance(posterior, DiagonalGaussian)
-            return per_tensor(posterior)
-        return posterior
 
     def _damping(self, undamped: Mapping[str, Posterior]) -> tuple[Path, Damping]:
         path = self._folder / f"damping-{self._key}.json"
@@ -242,7 +235,7 @@ class PosteriorMaker:
 
     def _weighted_loss(self, undamped: Mapping[str, Posterior], delta: float) -> float:
         """Mean over some interior weights of the merge's weighted validation loss."""
-        posteriors = {task: damped(posterior, delta) for task, posterior in undamped.items()}
+        posteriors = {task: posterior.damped(delta) for task, posterior in undamped.items()}
         previewer = Previewer(
             self._model,
             [_only_cheap(task) for task in self._tasks],
@@ -296,7 +289,7 @@ def _load_sound(path: Path, load: Callable[[Path], _Loaded]) -> _Loaded | None:
 
 
 def _check_curvature(task: str, undamped: Posterior) -> None:
-    mean = mean_curvature(undamped)  # of squares: one that is not finite makes it so
+    mean = undamped.mean_curvature()  # of squares: one that is not finite makes it so
     if not math.isfinite(mean):
         raise NotFiniteError(
             f"task {task!r}: the curvature at the end of its own finetune is {mean:g} in the "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from optuna_merge.posteriors import Posterior, mean_curvature
+from optuna_merge.posteriors import Posterior
 
 MULTIPLES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
 """Multiples of the mean curvature that are tried."""
@@ -35,7 +35,7 @@ def candidates(curvatures: Mapping[str, Posterior]) -> list[float]:
     Raises:
         ValueError: all curvatures are zero.
     """
-    mean = sum(mean_curvature(posterior) for posterior in curvatures.values()) / len(curvatures)
+    mean = sum(posterior.mean_curvature() for posterior in curvatures.values()) / len(curvatures)
     if not mean > 0:
         raise ValueError(
             f"the curvature of tasks {sorted(curvatures)} is zero everywhere; are the task runs "

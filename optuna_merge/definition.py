@@ -20,108 +20,11 @@ from optuna_merge.goals import (
     make_score,
 )
 from optuna_merge.models import MultitaskModel
+from optuna_merge.posteriors import FAMILIES
+from optuna_merge.posteriors import PosteriorSettings as PosteriorSettings
 from optuna_merge.previews import PreviewSettings, settled
 from optuna_merge.tasks import Task, check_tasks
 from optuna_merge.trials import check_task_names
-
-FAMILIES = ("isotropic", "per_tensor", "diagonal", "low_rank", "kronecker", "full")
-ESTIMATORS = ("squared_gradients", "ivon")
-FULL_LIMIT = 8192
-"""Parameters above which the full family is refused: one matrix then takes 512 MiB in fp64."""
-RESPONSIBILITIES = {
-    "task": FAMILIES,
-    "layer": ("isotropic", "per_tensor", "diagonal", "kronecker"),
-    "coordinate": ("isotropic", "per_tensor", "diagonal"),
-    "fixed": FAMILIES,
-}
-"""How mixtures may be merged, and of which families."""
-
-
-@dataclass(frozen=True)
-class PosteriorSettings:
-    """How the tasks' posteriors are made.
-
-    Attributes:
-        family: "isotropic" (the merge is the weighted mean of the parameters), "per_tensor"
-            (weighted by each tensor's mean curvature), "diagonal" (weighted by curvature,
-            elementwise), "low_rank" (the diagonal and the `rank` strongest directions),
-            "kronecker" (K-FAC, a pair of factors per layer), or "full" (one matrix of all
-            merged parameters, of which there may be `FULL_LIMIT`).
-        estimator: Of the curvature. "squared_gradients": at the end of each task run, from
-            `examples` examples. "ivon": what the task runs with `optimizer="ivon"` have
-            estimated meanwhile, at no further cost; for "per_tensor" and "diagonal".
-        components: Task runs, of consecutive seeds, per task; more than one make a mixture, and
-            each task's own head is the mean of its runs'.
-        responsibilities: How the mixture is merged; see `Mixture`.
-        rank: Directions of the low-rank family; memory is this times the parameters.
-        examples: Training examples per task for the curvature.
-        exact_labels: Tasks with cross-entropy over at most so many classes sum over all labels,
-            at one gradient a class, instead of drawing one. None by default: for the same number
-            of gradients more examples with drawn labels are nearer to the exact diagonal, for 2
-            to 10 classes (studies/digits/exact_labels.py), so sums pay once all examples are used.
-        damping: Prior precision delta that is added to the curvature, on the scale of the
-            averaged loss. None: chosen among multiples of the mean curvature by the weighted
-            loss of merges on validation data.
-        damping_examples: Validation examples per task for that choice.
-        chunk_size: Per-example gradients that are held at once.
-        seed: Of the examples and of the labels drawn from the model.
-    """
-
-    family: Literal["isotropic", "per_tensor", "diagonal", "low_rank", "kronecker", "full"] = (
-        "diagonal"
-    )
-    estimator: Literal["squared_gradients", "ivon"] = "squared_gradients"
-    components: int = 1
-    responsibilities: Literal["task", "layer", "coordinate", "fixed"] = "fixed"
-    rank: int = 8
-    examples: int = 512
-    exact_labels: int = 0
-    damping: float | None = None
-    damping_examples: int = 256
-    chunk_size: int = 16
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {self.family!r}")
-        if self.estimator not in ESTIMATORS:
-            raise ValueError(
-                f"estimator must be one of {', '.join(ESTIMATORS)}, got {self.estimator!r}"
-            )
-        if self.estimator == "ivon" and self.family not in ("per_tensor", "diagonal"):
-            raise ValueError(
-                f"estimator='ivon' gives one number per parameter, for the families per_tensor "
-                f"and diagonal, got family={self.family!r}; use estimator='squared_gradients'"
-            )
-        if self.responsibilities not in RESPONSIBILITIES:
-            raise ValueError(
-                f"responsibilities must be one of {', '.join(RESPONSIBILITIES)}, got "
-                f"{self.responsibilities!r}"
-            )
-        allowed = RESPONSIBILITIES[self.responsibilities]
-        if self.components > 1 and self.family not in allowed:
-            raise ValueError(
-                f"responsibilities={self.responsibilities!r} need parts that are independent, "
-                f"which those of family={self.family!r} are not; use one of {', '.join(allowed)}, "
-                f"or responsibilities='task' or 'fixed'"
-            )
-        for name in ("components", "rank", "examples", "damping_examples", "chunk_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.exact_labels < 0:
-            raise ValueError(f"exact_labels must not be negative, got {self.exact_labels}")
-        if self.damping is not None and not self.damping > 0:
-            raise ValueError(f"damping must be positive, got {self.damping}")
-
-    @property
-    def label(self) -> str:
-        """Its short name: the family, and what of mixtures and estimators isn't the default."""
-        parts: list[str] = [self.family]
-        if self.components > 1:
-            parts += [str(self.components), self.responsibilities]
-        if self.estimator != "squared_gradients":
-            parts.append(self.estimator)
-        return ":".join(parts)
 
 
 @dataclass(frozen=True)
@@ -258,13 +161,6 @@ class StudyDefinition:
                 f"with optimizer={self.finetuning.optimizer!r}; use "
                 f"FinetuneSettings(optimizer='ivon') or estimator='squared_gradients'"
             )
-        if posterior.family == "full":
-            shared = self.model.initial(self.model.shared_names())
-            size = sum(tensor.numel() for tensor in shared.values())
-            if size > FULL_LIMIT:
-                raise ValueError(
-                    f"family='full' keeps a matrix of {size} x {size} numbers per task, "
-                    f"{8 * size**2 / 2**30:.1f} GiB each in fp64, for the {size} merged "
-                    f"parameters; at most {FULL_LIMIT} are allowed: merge fewer (trainable="
-                    f"LastLayers(n) or Matching(regex)), or use family='low_rank' or 'kronecker'"
-                )
+        shared = self.model.initial(self.model.shared_names())
+        size = sum(tensor.numel() for tensor in shared.values())
+        FAMILIES[posterior.family].check_size(size)

@@ -164,7 +164,7 @@ class Objective:
             if self._goal.is_pareto:
                 return
             if step not in reported:
-                trial.report(self._goal.score_of(metrics), step=step)  # may be NaN before the end
+                trial.report(self._goal.score_of(metrics), step=step)  # may recover from NaN
             last = step == self._workbench.steps
             if not last and trial.should_prune() and not is_baseline:
                 self._set_constraints(trial, metrics)

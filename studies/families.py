@@ -104,12 +104,12 @@ def parse_family(text: str, settings: PosteriorSettings) -> PosteriorSettings:
     """
     family, *more = text.partition(RESOLVED)[0].split(":")
     if not more:
-        return replace(settings, family=family, components=1)  # type: ignore[arg-type]
+        return replace(settings, family=family, components=1)
     if len(more) != 2 or not more[0].isdigit():
         raise ValueError(f"a family is FAMILY or FAMILY:RUNS:RESPONSIBILITIES, got {text!r}")
     return replace(
         settings,
-        family=family,  # type: ignore[arg-type]
+        family=family,
         components=int(more[0]),
         responsibilities=more[1],  # type: ignore[arg-type]
     )

@@ -100,7 +100,7 @@ class Configuration:
                 steps=4, batch_size=self.batch_size, num_rungs=1, evaluation_batch_size=64
             ),
             posterior=PosteriorSettings(
-                family=self.family,  # type: ignore[arg-type]
+                family=self.family,
                 examples=self.examples,
                 chunk_size=4 if self.body == "100M" else 16,
                 components=self.components,

@@ -85,7 +85,7 @@ CHANGES: list[tuple[Callable[[], StudyDefinition], str]] = [
     (lambda: toy_definition(finetuning=toy_settings(seed=1)), "finetuning"),
     (lambda: toy_definition(finetuning=toy_settings(optimizer="ivon")), "finetuning"),
     (lambda: toy_definition(posterior=PosteriorSettings(damping=0.1)), "posterior"),
-    (lambda: toy_definition(posterior=PosteriorSettings(exact_labels=3)), "posterior"),
+    (lambda: toy_definition(posterior=PosteriorSettings(family="rows_columns")), "posterior"),
     (lambda: toy_definition(score="worst"), "score"),
 ]
 
@@ -177,8 +177,8 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     ),
     (lambda: toy_definition(score="target:green"), "no task 'green' among ['red', 'blue']"),
     (
-        lambda: PosteriorSettings(family="laplace"),  # type: ignore[arg-type]
-        "family must be one of isotropic, per_tensor, diagonal, low_rank, kronecker, full, got 'l",
+        lambda: PosteriorSettings(family="laplace"),
+        "family must be one of isotropic, per_tensor, diagonal, rows_columns, low_rank, kronecker",
     ),
     (
         lambda: PosteriorSettings(estimator="adam"),  # type: ignore[arg-type]
@@ -186,7 +186,7 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: PosteriorSettings(family="low_rank", estimator="ivon"),
-        "for the families per_tensor and diagonal, got family='low_rank'; use estimator='squared",
+        "for the families per_tensor, diagonal, rows_columns, got family='low_rank'; use estimat",
     ),
     (
         lambda: toy_definition(posterior=PosteriorSettings(estimator="ivon")),
@@ -200,7 +200,6 @@ BAD: list[tuple[Callable[[], Any], str]] = [
         "a matrix of 14000 x 14000 numbers per task, 1.5 GiB each in fp64, for the 14000 merged "
         "parameters; at most 8192 are allowed: merge fewer",
     ),
-    (lambda: PosteriorSettings(exact_labels=-1), "exact_labels must not be negative, got -1"),
     (lambda: PosteriorSettings(examples=0), "examples must be at least 1, got 0"),
     (lambda: PosteriorSettings(damping_examples=0), "damping_examples must be at least 1, got 0"),
     (lambda: PosteriorSettings(chunk_size=0), "chunk_size must be at least 1, got 0"),
@@ -218,8 +217,10 @@ def test_bad_definitions_are_named(make: Callable[[], Any], message: str) -> Non
 def test_mixtures_are_merged_in_independent_parts_only() -> None:
     for family in ("low_rank", "full"):
         with pytest.raises(ValueError, match=f"which those of family='{family}' are not"):
-            PosteriorSettings(family=family, components=2, responsibilities="layer")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="use one of isotropic, per_tensor, diagonal, or"):
+            PosteriorSettings(family=family, components=2, responsibilities="layer")
+    with pytest.raises(
+        ValueError, match="use one of isotropic, per_tensor, diagonal, rows_columns, or"
+    ):
         PosteriorSettings(family="kronecker", components=2, responsibilities="coordinate")
     PosteriorSettings(family="full", components=1, responsibilities="layer")
     PosteriorSettings(family="kronecker", components=2, responsibilities="layer")

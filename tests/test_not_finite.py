@@ -106,6 +106,31 @@ def test_a_truth_ends_as_failed_with_its_reason_and_the_study_goes_on(
 
 
 @pytest.mark.parametrize("value", NOT_FINITE)
+def test_a_rung_on_the_way_may_have_no_score(tmp_path: Path, value: float) -> None:
+    """Of early outputs that are all alike some metrics have no value."""
+    sound = {"at": -1}
+
+    def score(metrics: Mapping[str, float]) -> float:
+        sound["at"] -= 1
+        return value if sound["at"] == 0 else 1.0
+
+    fitted = om.fit(toy_definition(score=score), tmp_path, progress=False)
+    study = made_study(fitted)
+    sound["at"] = 2  # the preview's comes first
+    study.optimize(om.Objective(fitted, progress=False), n_trials=1)
+    uniform = study.trials[0]
+    assert uniform.state == TrialState.COMPLETE
+    reported = uniform.intermediate_values
+    assert sorted(reported) == [0, 3, 5, 7]
+    assert [math.isfinite(reported[step]) for step in sorted(reported)] == [
+        True,
+        False,
+        True,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("value", NOT_FINITE)
 def test_a_score_of_finite_metrics_too(tmp_path: Path, value: float) -> None:
     sound = {"left": 1}
 

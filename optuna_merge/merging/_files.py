@@ -33,6 +33,8 @@ from optuna_merge._base.files import atomic_path
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.merging._elementwise import Item, merge_items
 from optuna_merge.merging._weights import Weights, task_weights, with_prior
+from optuna_merge.posteriors._families import CLASSES
+from optuna_merge.posteriors._gaussian import Coupled
 
 PathLike = str | os.PathLike[str]
 
@@ -253,8 +255,8 @@ def _open(label: str, path: PathLike) -> _Source:
     layout = json.loads(metadata["posterior"]) if "posterior" in metadata else None
     if layout is None:
         check_no_adapter(f"{label}: {path}", entries)
-        precisions = dict.fromkeys(entries, 1.0)
-        return _Source(label, path, folder, entries, precisions, diagonal=False)
+        ones = dict.fromkeys(entries, 1.0)
+        return _Source(label, path, folder, entries, ones, diagonal=False)
     family, fields = layout["family"], layout["fields"]
     names = [name for name, _ in fields["mean"]["dict"]]
     means = {name: entries[f"mean/{name}"] for name in names}
@@ -263,32 +265,40 @@ def _open(label: str, path: PathLike) -> _Source:
             f"{label}: {path} is a posterior of several factors of {module!r}; from file to file "
             f"it is not checked that only one of them differs: load the posteriors and use merge"
         )
-    if family == "DiagonalGaussian":
-        diagonals = {name: entries[f"precision/{name}"] for name in names}
-        return _Source(label, path, None, means, diagonals, diagonal=True)
-    if family != "IsotropicGaussian":
+    if fields.keys() != {"mean", "precision"} or issubclass(CLASSES[family], Coupled):
         raise TypeError(
             f"{label}: {path} is a {family}; only isotropic and diagonal posteriors are merged "
             f"from file to file: load it and use merge"
         )
-    scalars = _scalars(fields["precision"], names, entries)
-    return _Source(label, path, None, means, scalars, diagonal=False)
+    precisions = _precisions(fields["precision"], means, entries)
+    diagonal = any(isinstance(precision, _Entry) for precision in precisions.values())
+    return _Source(label, path, None, means, precisions, diagonal)
 
 
-def _scalars(
-    field: Any, names: Sequence[str], entries: Mapping[str, _Entry]
+def _precisions(
+    field: Any, means: Mapping[str, _Entry], entries: Mapping[str, _Entry]
 ) -> dict[str, _Entry | float]:
+    """By name of a mean its precision: a tensor of its shape, or a number."""
     parts = dict(field["dict"]) if isinstance(field, dict) and "dict" in field else None
-    scalars: dict[str, _Entry | float] = {}
+    found: dict[str, _Entry | float] = {}
     with ExitStack() as stack:
         reader = _Reader(stack)
-        for name in names:
+        for name, mean in means.items():
             part = field if parts is None else parts[name]
-            place = "precision" if parts is None else f"precision/{name}"
-            scalars[name] = (
-                float(reader.floats(entries[place], 0, 1)) if part == "tensor" else part["value"]
-            )
-    return scalars
+            if part != "tensor":
+                found[name] = part["value"]
+                continue
+            entry = entries["precision" if parts is None else f"precision/{name}"]
+            if parts is not None and entry.shape == mean.shape:
+                found[name] = entry
+            elif not entry.shape:
+                found[name] = float(reader.floats(entry, 0, 1))
+            else:
+                raise ValueError(
+                    f"{entry.file}: precision {name!r} has shape {entry.shape}, expected "
+                    f"{mean.shape} as of its mean"
+                )
+    return found
 
 
 def _header(file: Path) -> tuple[dict[str, _Entry], dict[str, str]]:

@@ -8,16 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from optuna_merge._base.checkpoint_files import naming_hint
-from optuna_merge.merging._families import (
-    ELEMENTWISE,
-    copied,
-    merge_elementwise,
-    merge_gaussians,
-)
+from optuna_merge.merging._gaussians import copied, merge_elementwise, merge_gaussians
 from optuna_merge.merging._mixture import merge_mixtures
 from optuna_merge.merging._problem import Posteriors, Problem, check_merge
 from optuna_merge.merging._weights import Weights
 from optuna_merge.posteriors import Posterior
+from optuna_merge.posteriors._gaussian import Coupled
 
 
 def merge(
@@ -143,7 +139,7 @@ def merge_into(
     targets = _targets(module, problem.posteriors[0].mean, names or {})
     gaussians = problem.gaussians()
     with torch.no_grad():
-        if gaussians is None or not all(isinstance(term, ELEMENTWISE) for term in gaussians[0]):
+        if gaussians is None or any(isinstance(term, Coupled) for term in gaussians[0]):
             for name, tensor in _merge(problem)[0].items():
                 targets[name].copy_(tensor)
             return

@@ -11,20 +11,17 @@ of all components with the weights a_t r_tk. Neither lets J fall.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from optuna_merge.merging._families import COUPLED, ELEMENTWISE, merge_gaussians
+from optuna_merge.merging._gaussians import merge_gaussians, precision_of
 from optuna_merge.merging._memory import empty_like
 from optuna_merge.merging._problem import Problem
-from optuna_merge.merging._terms import Gaussian, scalar_or_tensor
-from optuna_merge.posteriors import (
-    DiagonalGaussian,
-    IsotropicGaussian,
-    KroneckerGaussian,
-    Mixture,
-)
+from optuna_merge.posteriors import Gaussian, Mixture
+from optuna_merge.posteriors._gaussian import Coupled
+from optuna_merge.posteriors._mixture import RESPONSIBILITIES
 
 _BLOCK = 1 << 17
 _MAX_STEPS = 200
@@ -125,8 +122,8 @@ class EM:
 
 def log_density(term: Gaussian, point: Parameters) -> float:
     """log N(point), less the constant -P/2 log 2 pi, in fp64."""
-    if not isinstance(term, ELEMENTWISE):
-        return COUPLED[type(term)].log_density(term, point)
+    if isinstance(term, Coupled):
+        return term.log_density(point)
     return sum(float(_log_normal(s, x - m).sum()) for s, m, x in _blocks(term, point))
 
 
@@ -138,7 +135,7 @@ def log_ratio(term: Gaussian, first: Gaussian, point: Parameters) -> float:
     """
     if term is first:
         return 0.0
-    if not isinstance(term, ELEMENTWISE):
+    if isinstance(term, Coupled):
         return log_density(term, point) - log_density(first, point)
     return sum(
         float((_log_normal(s, x - m) - _log_normal(s0, x - m0)).sum())
@@ -150,15 +147,12 @@ def restrict(term: Gaussian, names: Sequence[str]) -> Gaussian:
     """The same Gaussian over some of its tensors, of families where tensors are independent."""
     if len(names) == len(term.mean):
         return term
-    mean = {name: term.mean[name] for name in names}
-    if isinstance(term, IsotropicGaussian):
-        return IsotropicGaussian(mean, {name: term.scalar(name) for name in names})
-    if isinstance(term, DiagonalGaussian):
-        return DiagonalGaussian(mean, {name: term.precision[name] for name in names})
-    assert isinstance(term, KroneckerGaussian)
-    factors = {name: term.factors[name] for name in names if name in term.factors}
-    precision = {name: term.precision[name] for name in names if name in term.precision}
-    return KroneckerGaussian(mean, factors, precision, term.damping)
+    some = {
+        field: {name: value[name] for name in names if name in value}
+        for field, value in vars(term).items()
+        if isinstance(value, dict)
+    }
+    return replace(term, **some)
 
 
 def _merge_coordinates(
@@ -169,14 +163,17 @@ def _merge_coordinates(
 ) -> None:
     """EM with one responsibility per component and coordinate, a block at a time."""
     eps = torch.finfo(output.dtype).eps
+    components = [[_flat(component, name) for component in task.components] for _, task in tasks]
+    priors = [(a, _flat(term, name)) for a, term in prior]
     for start in range(0, output.numel(), _BLOCK):
         part = slice(start, start + _BLOCK)
         stacks = []
-        for a, task in tasks:
-            pieces = [_piece(component, name, part) for component in task.components]
-            precisions, means = (torch.stack(tensors) for tensors in zip(*pieces))
+        for (a, task), flat in zip(tasks, components):
+            precisions, means = (
+                torch.stack(tensors) for tensors in zip(*(_piece(each, part) for each in flat))
+            )
             stacks.append((a, _log_pi(task).to(output.device)[:, None], precisions, means))
-        fixed = [(a, *_piece(term, name, part)) for a, term in prior]
+        fixed = [(a, *_piece(flat, part)) for a, flat in priors]
         output.view(-1)[part] = _coordinates(stacks, fixed, eps).to(output.dtype)
 
 
@@ -221,17 +218,25 @@ def _log_normal(precision: Tensor, shift: Tensor) -> Tensor:
 def _blocks(term: Gaussian, point: Parameters) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Precision, mean and point of an elementwise term, block by block in fp64."""
     for name, tensor in point.items():
+        flat = _flat(term, name)
         for start in range(0, tensor.numel(), _BLOCK):
             part = slice(start, start + _BLOCK)
-            yield *_piece(term, name, part), tensor.reshape(-1)[part].double()
+            yield *_piece(flat, part), tensor.reshape(-1)[part].double()
 
 
-def _piece(term: Gaussian, name: str, part: slice) -> tuple[Tensor, Tensor]:
-    """Precision and mean of one block of an elementwise term, in fp64."""
-    mean = term.mean[name].detach().reshape(-1)[part].double()
-    precision = scalar_or_tensor(term, name)
+def _flat(term: Gaussian, name: str) -> tuple[Tensor | float, Tensor]:
+    """Precision and mean of one tensor of an elementwise term, as vectors."""
+    precision = precision_of(term, name)
     if isinstance(precision, Tensor):
-        return precision.reshape(-1)[part].double(), mean
+        precision = precision.reshape(-1)
+    return precision, term.mean[name].detach().reshape(-1)
+
+
+def _piece(flat: tuple[Tensor | float, Tensor], part: slice) -> tuple[Tensor, Tensor]:
+    """One block of both, in fp64."""
+    precision, mean = flat[0], flat[1][part].double()
+    if isinstance(precision, Tensor):
+        return precision[part].double(), mean
     return mean.new_full((), precision).expand_as(mean), mean
 
 
@@ -248,21 +253,17 @@ def _layers(mean: Parameters) -> list[list[str]]:
 
 
 def _check(tasks: Sequence[Mixture], problem: Problem) -> None:
-    kind, family = tasks[0].responsibilities, type(tasks[0].components[0])
-    allowed: dict[str, tuple[type, ...]] = {
-        "task": (object,),
-        "fixed": (object,),
-        "layer": (*ELEMENTWISE, KroneckerGaussian),
-        "coordinate": ELEMENTWISE,
-    }
-    if kind not in allowed:
-        raise ValueError(f"responsibilities={kind!r}; expected one of {', '.join(allowed)}")
-    priors = (family, *(() if problem.prior is None else (type(problem.prior),)))
-    for each in priors:
-        if not issubclass(each, allowed[kind]):
+    kind = tasks[0].responsibilities
+    if kind not in RESPONSIBILITIES:
+        raise ValueError(
+            f"responsibilities={kind!r}; expected one of {', '.join(RESPONSIBILITIES)}"
+        )
+    prior = [] if problem.prior is None else [problem.prior]
+    for each in (tasks[0].components[0], *prior):
+        if each.coupling not in RESPONSIBILITIES[kind]:
             raise ValueError(
                 f"responsibilities={kind!r} need coordinates that are independent, which those of "
-                f"{each.__name__} are not: use 'task' or 'fixed'"
+                f"{type(each).__name__} are not: use 'task' or 'fixed'"
             )
     if problem.vanishing and kind != "fixed":
         raise ValueError(

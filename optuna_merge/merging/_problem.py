@@ -9,18 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from optuna_merge.merging._families import ELEMENTWISE
-from optuna_merge.merging._terms import elementwise
 from optuna_merge.merging._weights import Weights, task_weights, with_prior
-from optuna_merge.posteriors import (
-    IsotropicGaussian,
-    KroneckerGaussian,
-    LowRankGaussian,
-    Mixture,
-    Posterior,
-)
+from optuna_merge.posteriors import Gaussian, Mixture, Posterior
 from optuna_merge.posteriors._checks import check_factors, check_posteriors
-from optuna_merge.posteriors._mixture import Gaussian
+from optuna_merge.posteriors._gaussian import Coupled, elementwise
 
 Posteriors = Sequence[Posterior] | Mapping[str, Posterior]
 """One posterior per task: in task order, or by task name."""
@@ -96,13 +88,13 @@ def _check_family(tasks: Mapping[str, Posterior], prior: Gaussian | None) -> Non
     if len(set(kinds.values())) > 1:
         listed = ", ".join(f"{kind} for {label}" for label, kind in kinds.items())
         raise TypeError(f"posteriors of one merge must be of one family, got {listed}")
-    if prior is None or isinstance(prior, ELEMENTWISE):
+    if not isinstance(prior, Coupled):
         return
     first = next(iter(tasks.values()))
-    family = type(first.components[0]) if isinstance(first, Mixture) else type(first)
-    if family not in (*ELEMENTWISE, type(prior)):
+    term = first.components[0] if isinstance(first, Mixture) else first
+    if isinstance(term, Coupled) and type(term) is not type(prior):
         raise TypeError(
-            f"a {type(prior).__name__} as prior does not go with {family.__name__}: use an "
+            f"a {type(prior).__name__} as prior does not go with {type(term).__name__}: use an "
             f"isotropic or diagonal prior, or one of the posteriors' own family"
         )
 
@@ -118,12 +110,12 @@ def _check_positivity(
     tasks: Mapping[str, Posterior], prior: Gaussian | None, weights: Sequence[float]
 ) -> None:
     """Refuse negative weights under which a merged precision may not be positive."""
-    isotropic = [t for t in (*tasks.values(), prior) if isinstance(t, IsotropicGaussian)]
     if min(weights) >= 0:
         return
-    if len(isotropic) == len(tasks) + (prior is not None):
-        for name in isotropic[0].mean:
-            parts = [w * term.scalar(name) for w, term in zip(weights, isotropic) if w]
+    numbers = _numbers([*tasks.values(), *([] if prior is None else [prior])])
+    if numbers is not None:
+        for name, precisions in numbers.items():
+            parts = [w * precision for w, precision in zip(weights, precisions) if w]
             if any(parts) and math.fsum(parts) <= 0:
                 raise ValueError(
                     f"with the weights {tuple(weights)} the merged precision of {name!r} is "
@@ -143,29 +135,34 @@ def _check_positivity(
                 _check_includes(label, part, prior)
 
 
+def _numbers(terms: Sequence[Posterior]) -> dict[str, list[float]] | None:
+    """By name the terms' precisions, if all are single numbers a tensor; else None."""
+    gaussians = [t for t in terms if not isinstance(t, Mixture | Coupled)]
+    if len(gaussians) < len(terms):
+        return None
+    numbers: dict[str, list[float]] = {}
+    for name in gaussians[0].mean:
+        found = [term.elementwise(name) for term in gaussians]
+        numbers[name] = [value for value in found if isinstance(value, float)]
+        if len(numbers[name]) < len(terms):
+            return None
+    return numbers
+
+
 def _check_includes(label: str, task: Gaussian, prior: Gaussian) -> None:
     """Weights that add up to more than 1 need precisions of at least the prior's everywhere.
 
     Full matrices, and priors that are not elementwise, are left to the solver's own check.
     """
-    if not isinstance(prior, ELEMENTWISE):
+    if isinstance(prior, Coupled):
         return
     for name, mean in task.mean.items():
-        mine = _elementwise_part(task, name)
+        mine = task.elementwise(name)
         slack = 1 - 2 * torch.finfo(mean.dtype).eps
-        if mine is not None and bool((mine < elementwise(prior, name) * slack).any()):
+        if mine is not None and bool(
+            (elementwise(task, name) < elementwise(prior, name) * slack).any()
+        ):
             raise ValueError(
                 f"{label}: the precision of {name!r} is smaller than the prior's somewhere; it "
                 f"must include the prior once for weights that add up to more than 1"
             )
-
-
-def _elementwise_part(task: Gaussian, name: str) -> Tensor | None:
-    if isinstance(task, ELEMENTWISE):
-        return elementwise(task, name)
-    if isinstance(task, LowRankGaussian):
-        return task.diagonal[name].double()
-    if isinstance(task, KroneckerGaussian):
-        damping = torch.tensor(task.damping, dtype=torch.float64)
-        return task.precision[name].double() if name in task.precision else damping
-    return None

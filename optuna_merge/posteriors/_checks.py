@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import fields
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,10 +12,9 @@ import torch
 from torch import Tensor
 
 from optuna_merge._base.checkpoint_files import adapter_parts, naming_hint
-from optuna_merge.posteriors._families import FAMILIES, Posterior
-from optuna_merge.posteriors._kronecker import KroneckerGaussian
-from optuna_merge.posteriors._mixture import Gaussian, Mixture
-from optuna_merge.posteriors._parts import Part
+from optuna_merge.posteriors._families import CLASSES, Posterior
+from optuna_merge.posteriors._gaussian import Gaussian, Part
+from optuna_merge.posteriors._mixture import Mixture
 
 
 def check_posteriors(posteriors: Mapping[str, Posterior], used: Collection[str]) -> bool:
@@ -54,9 +52,9 @@ def check_structure(posteriors: Mapping[str, Posterior]) -> None:
     """
     gaussians: dict[str, Gaussian] = {}
     for who, posterior in posteriors.items():
-        if type(posterior).__name__ not in FAMILIES:
+        if type(posterior).__name__ not in CLASSES:
             raise TypeError(
-                f"{who} is a {type(posterior).__name__}; expected one of {', '.join(FAMILIES)}"
+                f"{who} is a {type(posterior).__name__}; expected one of {', '.join(CLASSES)}"
             )
         if not isinstance(posterior, Mixture):
             gaussians[who] = posterior
@@ -65,7 +63,7 @@ def check_structure(posteriors: Mapping[str, Posterior]) -> None:
             raise ValueError(f"{who}: a mixture needs at least one component")
         _check_part(who, next(posterior.parts()))
         for k, component in enumerate(posterior.components):
-            if type(component).__name__ not in FAMILIES or isinstance(component, Mixture):
+            if type(component).__name__ not in CLASSES or isinstance(component, Mixture):
                 raise TypeError(f"{who}: component {k} must be a Gaussian, got {component!r:.60}")
             gaussians[f"{who}, component {k}"] = component
     first = next(iter(gaussians))
@@ -73,12 +71,10 @@ def check_structure(posteriors: Mapping[str, Posterior]) -> None:
     for who, gaussian in gaussians.items():
         _check_mean(who, gaussian.mean)
         _check_names(who, gaussian.mean, first, gaussians[first].mean, "mean")
-        for field in fields(gaussian):
-            value = getattr(gaussian, field.name)
+        for field, value in vars(gaussian).items():
             if isinstance(value, dict):
-                # Kronecker factors are for matrices alone.
-                some = isinstance(gaussian, KroneckerGaussian) and field.name != "mean"
-                _check_names(who, value, f"{who}'s mean", gaussian.mean, field.name, some=some)
+                some = field in gaussian.partial
+                _check_names(who, value, f"{who}'s mean", gaussian.mean, field, some=some)
         parts = tuple(gaussian.parts())
         for part in parts:
             _check_part(who, part)
@@ -158,7 +154,7 @@ def check_values(who: str, posterior: Posterior, stamps: list[_Stamp]) -> bool:
             )
         if part.nonnegative and lowest < 0:
             raise ValueError(f"{who}: {part} is negative ({lowest:g}); expected at least 0")
-        positive &= not part.nonnegative or lowest > 0
+        positive &= part.may_vanish or not part.nonnegative or lowest > 0
     _passed[posterior] = stamps, positive
     return positive
 
@@ -190,7 +186,7 @@ def _stamps(value: Any) -> list[_Stamp]:
         return leaves
     if isinstance(value, tuple | list):
         return [stamp for each in value for stamp in _stamps(each)]
-    if type(value).__name__ in FAMILIES:
+    if type(value).__name__ in CLASSES:
         return [stamp for each in vars(value).values() for stamp in _stamps(each)]
     return [(value, 0)]
 

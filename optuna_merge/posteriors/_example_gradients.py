@@ -39,7 +39,6 @@ class Labelling(TypedDict, total=False):
 
     loss: Required[Loss]
     sample_labels: SampleLabels | None
-    classes: int | None
     generator: Generator | None
 
 
@@ -51,13 +50,11 @@ def example_gradients(
     chunk_size: int,
     loss: Loss,
     sample_labels: SampleLabels | None = None,
-    classes: int | None = None,
     generator: Generator | None = None,
-) -> Iterator[tuple[dict[str, Tensor], list[float]]]:
-    """Gradients g_i, a leading dimension over them, and weights w_i that add up to 1 an example.
+) -> Iterator[dict[str, Tensor]]:
+    """Gradients by parameter, with a leading dimension over some of the examples.
 
-    The Fisher matrix is sum_i w_i g_i g_i' / sum_i w_i. Arguments and errors are those of
-    `squared_gradients`.
+    Arguments and errors are those of `squared_gradients`.
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}; expected at least 1")
@@ -75,73 +72,41 @@ def example_gradients(
             with torch.no_grad():
                 return predict(params, chunk)
 
-        for labels, weights in label_sum(
-            chunk[LABELS], outputs, sample_labels, classes, generator
-        ):
-            start = 0
-            for gradient in gradients(params, {**chunk, LABELS: labels}):
-                stop = start + len(next(iter(gradient.values())))
-                yield gradient, weights[start:stop]
-                start, empty = stop, False
+        labels = drawn_labels(chunk[LABELS], outputs, sample_labels, generator)
+        for gradient in gradients(params, {**chunk, LABELS: labels}):
+            yield gradient
+            empty = False
     if empty:
         raise ValueError("no examples to estimate the curvature from; batches is empty")
 
 
-def weighted_rows(
+def gradient_rows(
     predict: Predict,
     params: Mapping[str, Tensor],
     batches: Iterable[Batch],
     *,
     chunk_size: int,
     **labelling: Unpack[Labelling],
-) -> Iterator[tuple[Tensor, float]]:
-    """Gradients sqrt(w_i) g_i as rows over all parameters, in their order, and sum w_i.
-
-    Rows are fp32, or fp64 where the first parameter is. See `example_gradients`.
-    """
+) -> Iterator[Tensor]:
+    """The same as rows over all parameters, in their order: fp32, or fp64 where the first is."""
     dtype = wide(next(iter(params.values())))
-    for gradient, weights in example_gradients(
+    for gradient in example_gradients(
         predict, params, batches, chunk_size=chunk_size, **labelling
     ):
-        rows = torch.cat([gradient[name].flatten(1).to(dtype) for name in params], 1)
-        yield rows * rows.new_tensor(weights).sqrt()[:, None], sum(weights)
+        rows = (gradient[name].to(dtype) for name in params)
+        yield torch.cat([each.reshape(len(each), -1) for each in rows], 1)
 
 
-def label_sum(
+def drawn_labels(
     own: Tensor,
     outputs: Callable[[], Tensor],
     sample_labels: SampleLabels | None,
-    classes: int | None,
     generator: Generator | None,
-) -> list[tuple[Tensor, list[float]]]:
-    """The labels to take gradients with, each with one weight per example.
-
-    Args:
-        own: The data's labels, of B examples.
-        outputs: Gives the model's outputs for these examples; not called for the data's labels.
-        sample_labels, classes, generator: As in `squared_gradients`.
-
-    Raises:
-        ValueError: both sample_labels and classes, or another number of outputs than classes.
-    """
-    equal = [1.0] * len(own)
-    if sample_labels is not None:
-        if classes is not None:
-            raise ValueError(
-                "labels are either sampled or summed over: give sample_labels or classes"
-            )
-        return [(keep_ignored(sample_labels(outputs(), generator), own), equal)]
-    if classes is None:
-        return [(own, equal)]
-    likely = outputs().double().softmax(-1)
-    if likely.shape != (len(own), classes):
-        raise ValueError(
-            f"classes is {classes}, but outputs have the shape {tuple(likely.shape)}; expected "
-            f"({len(own)}, {classes})"
-        )
-    return [
-        (torch.full_like(own, label), column.tolist()) for label, column in enumerate(likely.T)
-    ]
+) -> Tensor:
+    """Labels drawn from the model's outputs, or the data's own, which need no outputs."""
+    if sample_labels is None:
+        return own
+    return keep_ignored(sample_labels(outputs(), generator), own)
 
 
 class _PerExample:

@@ -16,7 +16,7 @@ from torch import Tensor
 from optuna_merge._base.files import canonical_json
 from optuna_merge._base.tensors import HASH, load_tensors, read_metadata, save_tensors
 from optuna_merge.exceptions import CorruptFileError
-from optuna_merge.posteriors._families import FAMILIES, Posterior
+from optuna_merge.posteriors._families import CLASSES, Posterior
 
 _LAYOUT = "posterior"
 
@@ -40,9 +40,9 @@ def save_posterior(
         ValueError: a reserved name in the metadata.
         OSError: the file can't be written; nothing is left half-written.
     """
-    if type(posterior).__name__ not in FAMILIES:
+    if type(posterior).__name__ not in CLASSES:
         raise TypeError(
-            f"can't save a {type(posterior).__name__}; expected one of {', '.join(FAMILIES)}"
+            f"can't save a {type(posterior).__name__}; expected one of {', '.join(CLASSES)}"
         )
     for key, text in (metadata or {}).items():
         if key in (_LAYOUT, HASH):
@@ -94,7 +94,7 @@ def posterior_hash(path: str | os.PathLike[str]) -> str:
 
 def _flatten(value: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
     """Put a posterior's tensors into `tensors`; return how to put them together again."""
-    if type(value).__name__ in FAMILIES:
+    if type(value).__name__ in CLASSES:
         parts = {
             field.name: _flatten(getattr(value, field.name), f"{prefix}{field.name}", tensors)
             for field in fields(value)
@@ -116,7 +116,7 @@ def _build(layout: Any, prefix: str, tensors: Mapping[str, Tensor]) -> Any:
         case "tensor":
             return tensors[prefix]
         case {"family": name, "fields": parts}:
-            return FAMILIES[name](
+            return CLASSES[name](
                 **{part: _build(how, f"{prefix}{part}", tensors) for part, how in parts.items()}
             )
         case {"dict": parts}:

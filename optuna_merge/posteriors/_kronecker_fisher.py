@@ -13,7 +13,7 @@ from optuna_merge.posteriors._example_gradients import (
     LABELS,
     Batch,
     Labelling,
-    label_sum,
+    drawn_labels,
 )
 
 Factors = dict[str, tuple[Tensor, Tensor]]
@@ -40,19 +40,16 @@ def kronecker_fisher(
             further positions.
         batches: As in `squared_gradients`.
         predict: A batch to outputs, one row per example, by calling the model.
-        labelling: `loss`, `sample_labels`, `classes` and `generator`, as in `squared_gradients`;
-            with `classes` there is one backward pass a class.
+        labelling: `loss`, `sample_labels` and `generator`, as in `squared_gradients`.
 
     Returns:
         Factors and diagonals by parameter name, the data part on the scale of the averaged loss,
         for parameters that require gradients.
 
     Raises:
-        ValueError: the model is in training mode, no examples, a batch without labels, or both
-            sample_labels and classes.
+        ValueError: the model is in training mode, no examples, or a batch without labels.
     """
     loss, sample = labelling["loss"], labelling.get("sample_labels")
-    classes, generator = labelling.get("classes"), labelling.get("generator")
     if model.training:
         raise ValueError("the model is in training mode: call model.eval() first")
     collectors = [
@@ -68,20 +65,15 @@ def kronecker_fisher(
                 raise ValueError(f"a batch has no {LABELS!r}; its keys are {sorted(batch)}")
             with torch.enable_grad():
                 outputs = predict(batch)
-            wanted = [output for c in collectors for _, output in c.calls]
-            for labels, weights in label_sum(
-                batch[LABELS], outputs.detach, sample, classes, generator
-            ):
-                # Squares are collected: the root of the weight is the gradient's share.
-                with torch.enable_grad():
-                    losses = loss(outputs, labels)
-                    total = (losses * losses.new_tensor(weights).sqrt()).sum()
-                gradients = iter(
-                    torch.autograd.grad(total, wanted, allow_unused=True, retain_graph=True)
-                )
-                for collector in collectors:
-                    collector.collect([next(gradients) for _ in collector.calls], len(outputs))
+            labels = drawn_labels(
+                batch[LABELS], outputs.detach, sample, labelling.get("generator")
+            )
+            with torch.enable_grad():
+                total = loss(outputs, labels).sum()
+            wanted = [output for collector in collectors for _, output in collector.calls]
+            gradients = iter(torch.autograd.grad(total, wanted, allow_unused=True))
             for collector in collectors:
+                collector.collect([next(gradients) for _ in collector.calls], len(outputs))
                 collector.calls = []
             count += len(outputs)
     finally:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
-from optuna_merge.posteriors._full import FullGaussian
-from optuna_merge.posteriors._gaussian import DiagonalGaussian, IsotropicGaussian
-from optuna_merge.posteriors._kronecker import KroneckerGaussian
-from optuna_merge.posteriors._low_rank import LowRankGaussian
-from optuna_merge.posteriors._parts import Part
+from optuna_merge.posteriors._gaussian import Coupling, Gaussian, Part
 
-Gaussian = (
-    IsotropicGaussian | DiagonalGaussian | LowRankGaussian | KroneckerGaussian | FullGaussian
-)
 Responsibilities = Literal["task", "layer", "coordinate", "fixed"]
+RESPONSIBILITIES: dict[str, tuple[Coupling, ...]] = {
+    "task": ("none", "tensor", "whole"),
+    "layer": ("none", "tensor"),
+    "coordinate": ("none",),
+    "fixed": ("none", "tensor", "whole"),
+}
+"""How mixtures may be merged, and what the precision of their components may couple."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,3 +50,11 @@ class Mixture:
         for k, component in enumerate(self.components):
             for part in component.parts():
                 yield part._replace(role=f"component {k}'s {part.role}")
+
+    def damped(self, delta: float) -> Mixture:
+        """The same with `delta` added to each component's precision."""
+        return replace(self, components=[each.damped(delta) for each in self.components])
+
+    def mean_curvature(self) -> float:
+        """Mean of the components'."""
+        return sum(each.mean_curvature() for each in self.components) / len(self.components)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from optuna_merge.posteriors._gaussian import DiagonalGaussian, IsotropicGaussian
+from optuna_merge.posteriors._diagonal import SQUARES, DiagonalGaussian
+from optuna_merge.posteriors._family import Family
+from optuna_merge.posteriors._isotropic import IsotropicGaussian
 
 
 def per_tensor(posterior: DiagonalGaussian) -> IsotropicGaussian:
@@ -12,3 +14,12 @@ def per_tensor(posterior: DiagonalGaussian) -> IsotropicGaussian:
     """
     scalars = {name: float(posterior.precision[name].double().mean()) for name in posterior.mean}
     return IsotropicGaussian(posterior.mean, dict(scalars))
+
+
+PER_TENSOR = Family(
+    "per_tensor",
+    "weighted by each tensor's mean curvature",
+    IsotropicGaussian,
+    SQUARES,
+    made=per_tensor,
+)

@@ -54,7 +54,7 @@ def _evaluated(weights: Mapping[str, float], fitted: FittedStudy) -> dict[str, f
     tasks = [task for task in fitted.tasks if task.test is not None]
     if run is None or not tasks:
         return {}
-    path = run.path.with_name("test.json")
+    path = fitted.store.test_path(run)
     if not path.exists():
         fitted.model.reset()
         fitted.model.load(run.parameters(), source=str(run.path))

@@ -44,7 +44,7 @@ finetuning:                         # of each task alone, and of all of them at 
   # seed: 0
 
 # posterior:
-#   family: diagonal                # isotropic, per_tensor, diagonal, low_rank, kronecker, full
+#   family: diagonal                # or isotropic, kronecker, ...: any other word lists them
 #   examples: 512                   # of training data, for the curvature
 
 

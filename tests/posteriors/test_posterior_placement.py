@@ -13,6 +13,7 @@ from optuna_merge.posteriors import (
     KroneckerGaussian,
     LowRankGaussian,
     Mixture,
+    RowsColumnsGaussian,
     posterior_bytes,
     posterior_to,
 )
@@ -27,6 +28,12 @@ CASES: list[tuple[Any, int]] = [
     (DIAGONAL, 2 * 9),
     (LowRankGaussian(MEAN, ONES, torch.randn(9, 4)), 2 * 9 + 36),
     (KroneckerGaussian(MEAN, FACTORS, {"b": ONES["b"]}, 0.1), 9 + 4 + 3),
+    (
+        RowsColumnsGaussian(
+            MEAN, {"w": torch.ones(3)}, {"w": torch.ones(2)}, {"b": ONES["b"]}, 0.1
+        ),
+        9 + 3 + 2 + 3,
+    ),
     (FullGaussian(MEAN, torch.eye(9)), 9 + 81),
     (Mixture([DIAGONAL, DIAGONAL], torch.zeros(2)), 2 * 18 + 2),
 ]

@@ -383,7 +383,7 @@ def test_the_template_is_a_definition(folder: Path) -> None:
         ),
         (
             MODEL + TASKS + "posterior: {family: diagonl}\n",
-            ["study.yaml:3:21: posterior.family: input should be 'isotropic', 'per_tensor'"],
+            ["study.yaml:3:21: posterior.family: family must be one of isotropic, per_tensor"],
         ),
         (
             MODEL + TASKS + "constraints:\n  - {task: tone}\n",

@@ -1,8 +1,10 @@
-"""The diagonal of the Fisher matrix from squared per-example gradients."""
+"""One precision per number: Fisher- or Hessian-weighted merging."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Generator, Tensor
@@ -15,6 +17,44 @@ from optuna_merge.posteriors._example_gradients import (
     example_gradients,
     wide,
 )
+from optuna_merge.posteriors._family import Curvature, Evidence, Family
+from optuna_merge.posteriors._gaussian import Gaussian, Part, double_sum
+
+
+@dataclass(frozen=True, eq=False)
+class DiagonalGaussian(Gaussian):
+    """N(mean, diag(precision)^-1), for Fisher- or Hessian-weighted merging.
+
+    Source: arXiv 2111.09832, arXiv 2412.08147.
+
+    Args:
+        mean: Tensors by name, the task's parameters.
+        precision: Tensors of the same names and shapes: the diagonal of the averaged loss's
+            Hessian plus the prior's precision, once. The dtype may be wider than the mean's.
+    """
+
+    precision: dict[str, Tensor]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.precision, dict):
+            raise TypeError(
+                f"precision must be a dict of tensors, got {type(self.precision).__name__}; "
+                f"for one number use IsotropicGaussian"
+            )
+
+    def parts(self) -> Iterator[Part]:
+        yield from super().parts()
+        yield from self.precision_parts("precision", self.precision)
+
+    def elementwise(self, name: str) -> Tensor:
+        return self.precision[name]
+
+    def trace(self) -> float:
+        return double_sum(self.precision)
+
+    def damped(self, delta: float) -> Self:
+        # In the mean's order, whatever order the curvature came in: hashes must agree.
+        return replace(self, precision={name: self.precision[name] + delta for name in self.mean})
 
 
 def squared_gradients(
@@ -24,18 +64,17 @@ def squared_gradients(
     *,
     loss: Loss,
     sample_labels: SampleLabels | None = None,
-    classes: int | None = None,
     chunk_size: int = 32,
     generator: Generator | None = None,
 ) -> dict[str, Tensor]:
     """Mean over examples of the squared gradient of each example's loss.
 
-    With labels sampled from the model, or summed over all classes, this is the diagonal of the
-    true Fisher matrix, which for cross-entropy and squared error is that of the Gauss-Newton
-    matrix; with the data's own labels it is the empirical Fisher, which vanishes where the data
-    are fitted. It is the data part, on the scale of the averaged loss: add the prior's precision
-    to get a posterior's (arXiv 2412.08147, arXiv 2310.12808). A squared minibatch gradient would
-    be too small by the batch size.
+    With labels sampled from the model this is the diagonal of the true Fisher matrix, which for
+    cross-entropy and squared error is that of the Gauss-Newton matrix; with the data's own labels
+    it is the empirical Fisher, which vanishes where the data are fitted. It is the data part, on
+    the scale of the averaged loss: add the prior's precision to get a posterior's (arXiv
+    2412.08147, arXiv 2310.12808). A squared minibatch gradient would be too small by the batch
+    size.
 
     Args:
         predict: `predict(params, batch) -> outputs`, without randomness (the model in eval mode)
@@ -50,8 +89,6 @@ def squared_gradients(
             curvature too small by n, and must be multiplied by sqrt(n).
         sample_labels: `categorical_labels`, `gaussian_labels` or your own; None takes the data's
             labels. Where the data's integer labels are -100, none is drawn.
-        classes: For cross-entropy with one label an example, of few classes: the exact expectation
-            over the labels 0 to classes - 1, at one gradient a class; in place of sample_labels.
         chunk_size: Examples whose gradients are held at once; memory is this times the parameters.
         generator: Of the sampled labels.
 
@@ -59,8 +96,7 @@ def squared_gradients(
         Non-negative tensors with the names and shapes of `params`, in fp32 (fp64 for fp64).
 
     Raises:
-        ValueError: no examples, a batch without labels, bad chunk size, dropout that is on, or
-            both sample_labels and classes.
+        ValueError: no examples, a batch without labels, bad chunk size, or dropout that is on.
 
     Examples:
         Of a linear regression with the loss 1/2 (output - label)^2 it is the mean of x^2:
@@ -80,20 +116,29 @@ def squared_gradients(
         5
     """
     total = {name: torch.zeros_like(p, dtype=wide(p)) for name, p in params.items()}
-    count = 0.0
-    for gradient, weights in example_gradients(
+    count = 0
+    for gradient in example_gradients(
         predict,
         params,
         batches,
         loss=loss,
         sample_labels=sample_labels,
-        classes=classes,
         chunk_size=chunk_size,
         generator=generator,
     ):
         for name, rows in gradient.items():
             # Not squared in place: gradients of tied or added parameters may share memory.
-            for row, weight in zip(rows.to(total[name].dtype), weights):
-                total[name].addcmul_(row, row, value=weight)
-        count += sum(weights)
+            for row in rows.to(total[name].dtype):
+                total[name].addcmul_(row, row)
+        count += len(rows)
     return {name: tensor.div_(count) for name, tensor in total.items()}
+
+
+def _estimate(evidence: Evidence) -> DiagonalGaussian:
+    return DiagonalGaussian(evidence.mean, evidence.by_gradients(squared_gradients))
+
+
+SQUARES = Curvature("diagonal", _estimate, estimators=("squared_gradients", "ivon"))
+"""One number per parameter."""
+
+DIAGONAL = Family("diagonal", "weighted by curvature, elementwise", DiagonalGaussian, SQUARES)

@@ -1,51 +1,18 @@
-"""One merge interface: each family gives `accumulate` and `solve`."""
+"""Merges of Gaussians: elementwise ones by the kernels, others by their family's own sums."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
-from optuna_merge.merging import _full, _kronecker, _low_rank
 from optuna_merge.merging._elementwise import Item, merge_items
 from optuna_merge.merging._memory import empty_like
-from optuna_merge.merging._terms import Gaussian, scalar_or_tensor
-from optuna_merge.posteriors import (
-    DiagonalGaussian,
-    FullGaussian,
-    IsotropicGaussian,
-    KroneckerGaussian,
-    LowRankGaussian,
-)
+from optuna_merge.posteriors import Gaussian
+from optuna_merge.posteriors._gaussian import Coupled
 
-ELEMENTWISE = (IsotropicGaussian, DiagonalGaussian)
-
-
-@dataclass(frozen=True)
-class Coupled:
-    """How a family whose coordinates are coupled is merged.
-
-    Attributes:
-        accumulate: (statistics or None, weight, term, centre) -> statistics.
-        solve: Statistics -> merged means, in fp64.
-        log_density: (term, point) -> log N(point) without its constant.
-    """
-
-    accumulate: Callable[[Any, float, Gaussian, Mapping[str, Tensor]], Any]
-    solve: Callable[[Any], dict[str, Tensor]]
-    log_density: Callable[[Gaussian, Mapping[str, Tensor]], float]
-
-
-COUPLED: dict[type, Coupled] = {
-    family: Coupled(module.accumulate, module.solve, module.log_density)
-    for family, module in (
-        (LowRankGaussian, _low_rank),
-        (KroneckerGaussian, _kronecker),
-        (FullGaussian, _full),
-    )
-}
+_BATCH = 1 << 24
+"""Elements merged at once: some families write precisions out, which are let go then."""
 
 
 def merge_gaussians(
@@ -63,9 +30,9 @@ def merge_gaussians(
         vanishing: Whether some elementwise precision may be zero.
         out: Tensors by name for each merge, to be written to; None: new ones.
     """
-    family = next((type(t) for t in terms if not isinstance(t, ELEMENTWISE)), None)
+    family = next((type(term) for term in terms if isinstance(term, Coupled)), None)
     if family is not None:
-        merged = [_merge_coupled(COUPLED[family], terms, weights) for weights in weightings]
+        merged = [_merge_coupled(family, terms, weights) for weights in weightings]
         return merged if out is None else copied(merged, out)
     results = [empty_like(terms[0].mean) for _ in weightings] if out is None else list(out)
     merge_elementwise(results, terms, weightings, vanishing=vanishing)
@@ -83,15 +50,36 @@ def merge_elementwise(
     used = [t for t in range(len(terms)) if any(weights[t] for weights in weightings)]
     terms = [terms[t] for t in used]
     weightings = [[weights[t] for t in used] for weights in weightings]
-    items = [
-        Item(
-            [output[name] for output in outputs],
-            [term.mean[name] for term in terms],
-            [scalar_or_tensor(term, name) for term in terms],
-        )
-        for name in outputs[0]
-    ]
-    merge_items(items, weightings, vanishing=vanishing)
+    for names in _batches(outputs[0]):
+        items = [
+            Item(
+                [output[name] for output in outputs],
+                [term.mean[name] for term in terms],
+                [precision_of(term, name) for term in terms],
+            )
+            for name in names
+        ]
+        merge_items(items, weightings, vanishing=vanishing)
+
+
+def precision_of(term: Gaussian, name: str) -> Tensor | float:
+    """The precision of one tensor of an elementwise term."""
+    precision = term.elementwise(name)
+    assert precision is not None
+    return precision
+
+
+def _batches(tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
+    """Names of tensors of at most `_BATCH` elements, or of one tensor."""
+    names: list[str] = []
+    size = 0
+    for name, tensor in tensors.items():
+        if names and size + tensor.numel() > _BATCH:
+            yield names
+            names, size = [], 0
+        names.append(name)
+        size += tensor.numel()
+    yield names
 
 
 def copied(
@@ -105,14 +93,14 @@ def copied(
 
 
 def _merge_coupled(
-    family: Coupled, terms: Sequence[Gaussian], weights: Sequence[float]
+    family: type[Coupled], terms: Sequence[Gaussian], weights: Sequence[float]
 ) -> dict[str, Tensor]:
     used = [(weight, term) for weight, term in zip(weights, terms) if weight]
     like = terms[0].mean
     centre = {name: used[0][1].mean[name] for name in like}
     if len(used) == 1:
         return {name: mean.detach().clone() for name, mean in centre.items()}
-    state = None
+    sums = family.sums(centre)
     for weight, term in used:
-        state = family.accumulate(state, weight, term, centre)
-    return {name: mean.to(like[name].dtype) for name, mean in family.solve(state).items()}
+        sums.add(weight, term)
+    return {name: mean.to(like[name].dtype) for name, mean in sums.solve().items()}
