@@ -153,24 +153,6 @@ def test_a_killed_refinement_is_finished_by_the_clone(fitted: om.FittedStudy) ->
     assert clone.intermediate_values == whole.trials[0].intermediate_values
 
 
-def test_the_report_counts_refinements_apart_and_says_how_true_they_are(
-    fitted: om.FittedStudy,
-) -> None:
-    study = made_study(fitted)
-    finish(study, fitted, 45)
-    report = om.make_report(study, fitted, test=False)
-    refined = [t for t in study.trials if "refinement_seconds" in t.user_attrs]
-    lineages = {tuple(t.params.values()) for t in refined}
-    assert 0 < report["counts"]["refined"] <= len(refined)
-    assert len(lineages) * STEPS[0] <= report["cost"]["refinement_steps"]
-    assert report["cost"]["refinement_steps"] <= len(refined) * STEPS[-1]
-    truths = report["counts"]["promoted"] + 1
-    assert report["cost"]["finetune_steps"] <= truths * fitted.definition.finetuning.steps
-    assert set(report["calibration"]["refined"]) == {"2", "5"}
-    text = om.format_report(report)
-    assert "score refined by 5 steps" in text and f"{report['counts']['refined']} refined" in text
-
-
 def test_truths_may_start_from_the_merge(tmp_path: Path) -> None:
     fitted = om.fit(toy_definition(start="merged"), tmp_path, progress=False)
     study = made_study(fitted)

@@ -113,10 +113,7 @@ def test_partial_numbers_stay_out_of_calibration_report_and_score(
     report = om.make_report(raced, fitted)
     copies = sum("promoted_from" in trial.user_attrs for trial in raced.trials)
     count = len(lost(raced))
-    assert report["counts"]["raced_out"] == count
     assert report["counts"]["previews"] == len(raced.trials) - copies - count
-    assert 0 < report["cost"]["raced_out_share"] < 1
-    assert f"(and {count} raced out after " in om.format_report(report)
     truths = [t for t in raced.trials if t.state == TrialState.COMPLETE]
     assert study_calibration(raced, NAMES).score.count <= len(truths)
     history = TrialReader(NAMES).read(raced.study_name, raced.trials)
