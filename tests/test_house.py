@@ -62,7 +62,8 @@ OF_OTHERS = {
         "previews._heads: _parameters": "which parameters of a layer are its own, not computed",
     },
     "transformers": {
-        "exporting._source: _commit_hash": "the revision that a model was loaded from",
+        f"exporting._source: _raise_exceptions_for_{what}": "a file that is not there is no error"
+        for what in ("connection_errors", "gated_repo", "missing_entries")
     },
 }  # fmt: skip
 """Private names of other packages, by package, module and name."""
@@ -175,7 +176,7 @@ def is_private(name: str) -> bool:
 
 
 def attributes(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """Private attributes that are read or written, by name too, and what they are of."""
+    """Private attributes, by name too, and keywords of calls, and what they are of."""
     for node in ast.walk(tree):
         match node:
             case ast.Attribute(of, name):
@@ -184,6 +185,11 @@ def attributes(tree: ast.AST) -> Iterator[tuple[str, str]]:
                 ast.Name("getattr" | "hasattr" | "setattr"), [of, ast.Constant(name), *_]
             ):
                 pass
+            case ast.Call(of, _, words):
+                for word in words:
+                    if is_private(word.arg or ""):
+                        yield ast.unparse(of), str(word.arg)
+                continue
             case _:
                 continue
         if is_private(str(name)):
@@ -291,7 +297,7 @@ PLANTED = {
         from pack.tasks import load
         from other._inner import x
         from pack import _low
-        _low._hidden, getattr(x, "_kept", None), x.__doc__, x._replace(a=1)
+        _low._hidden, getattr(x, "_kept", None), x(_quiet=1), x.__doc__, x._replace(a=1)
         """,
     "_optuna": "study._storage = study._seen",
     "top": "import pack.models, pack._low",
@@ -335,6 +341,7 @@ def test_offences_are_found(planted: House) -> None:
     assert planted.private_names(but="pack._optuna") == {
         "models: other._inner.x",
         "models: _kept",
+        "models: _quiet",
         "trials._made: _theirs",
         "trials._made: _storage",
     }

@@ -12,10 +12,9 @@ import pytest
 import timm
 import torch
 from accelerate.state import AcceleratorState
-from helpers import save_bert
 from torch import nn
 from torch.nn.utils import prune
-from transformers import AutoModel
+from transformers.utils import cached_file
 
 from optuna_merge.finetuning import make_accelerator
 
@@ -41,14 +40,21 @@ def test_timm_keeps_what_a_model_was_made_with() -> None:
     assert options.items() <= model._model_args.items()
 
 
-def test_transformers_keeps_where_a_model_comes_from(tmp_path: Path) -> None:
+def test_transformers_finds_no_file_without_an_error(tmp_path: Path) -> None:
     revision = "0123456789" * 4
-    cached = tmp_path / "models--me--bert"
-    save_bert(cached / "snapshots" / revision, layers=1)
-    (cached / "refs").mkdir()
-    (cached / "refs" / "main").write_text(revision)
-    config = AutoModel.from_pretrained("me/bert", cache_dir=tmp_path, local_files_only=True).config
-    assert (config.name_or_path, config._commit_hash) == ("me/bert", revision)
+    folder = tmp_path / "models--me--bert"
+    for file in ("refs/main", f"snapshots/{revision}/config.json"):
+        (folder / file).parent.mkdir(parents=True)
+        (folder / file).write_text(revision)
+    quiet = {
+        f"_raise_exceptions_for_{what}": False
+        for what in ("connection_errors", "gated_repo", "missing_entries")
+    }
+    where = {"cache_dir": tmp_path, "local_files_only": True}
+    assert cached_file("me/bert", "config.json", **where, **quiet) is not None
+    assert cached_file("me/bert", "README.md", **where, **quiet) is None
+    with pytest.raises(OSError, match="cached files"):
+        cached_file("me/bert", "README.md", **where)
 
 
 def test_torch_counts_writes_into_a_tensor() -> None:

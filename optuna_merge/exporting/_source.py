@@ -21,13 +21,11 @@ class Source:
         name: Its name on the hub, timm's name, that of its folder, or the module's class.
         licence: As its own card has it; None: unknown.
         path: What transformers loads it from: the name on the hub, or a folder.
-        revision: Commit on the hub, where one is known.
     """
 
     name: str
     licence: str | None = None
     path: str | None = None
-    revision: str | None = None
 
     @property
     def is_on_hub(self) -> bool:
@@ -43,9 +41,9 @@ class Source:
         found: list[Any] = []
         tokens = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model")
         for kind, files in ((AutoTokenizer, tokens), (AutoImageProcessor, _IMAGES)):
-            if any(_file(self.path, file, self.revision) for file in files):
+            if any(_file(self.path, file) for file in files):
                 try:
-                    found.append(kind.from_pretrained(self.path, revision=self.revision))
+                    found.append(kind.from_pretrained(self.path))
                 except (OSError, ValueError, ImportError) as error:
                     _logger.warning("no %s of %s: %s", kind.__name__, self.name, error)
         return found
@@ -60,9 +58,8 @@ def find_source(model: MultitaskModel) -> Source:
     config = getattr(body, "config", None)
     name = getattr(config, "name_or_path", "")
     if name:
-        revision = getattr(config, "_commit_hash", None)
         shown = Path(name).name if Path(name).is_dir() else name  # no paths of this machine
-        return Source(shown, _licence(name, revision), name, revision)
+        return Source(shown, _licence(name), name)
     timm = getattr(body, "pretrained_cfg", None)
     if isinstance(timm, dict) and timm.get("architecture"):
         tag = f".{timm['tag']}" if timm.get("tag") else ""
@@ -70,7 +67,7 @@ def find_source(model: MultitaskModel) -> Source:
     return Source(type(body).__name__)
 
 
-def _file(name: str, file: str, revision: str | None) -> str | None:
+def _file(name: str, file: str) -> str | None:
     """A file of a model on the hub (or its copy here) or in a folder; None if it has none."""
     from transformers.utils import cached_file
 
@@ -81,7 +78,6 @@ def _file(name: str, file: str, revision: str | None) -> str | None:
         return cached_file(  # type: ignore[no-any-return]
             name,
             file,
-            revision=revision,
             _raise_exceptions_for_gated_repo=False,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
@@ -90,10 +86,10 @@ def _file(name: str, file: str, revision: str | None) -> str | None:
         return None
 
 
-def _licence(name: str, revision: str | None) -> str | None:
+def _licence(name: str) -> str | None:
     from huggingface_hub import ModelCard
 
-    path = _file(name, "README.md", revision)
+    path = _file(name, "README.md")
     if path is None:
         return None
     try:
