@@ -13,7 +13,6 @@ from optuna_merge._version import __version__
 
 if TYPE_CHECKING:
     from optuna_merge.definition import PosteriorSettings, StudyDefinition
-    from optuna_merge.distributed import process_group
     from optuna_merge.exporting import export_model
     from optuna_merge.finetuning import FinetuneSettings
     from optuna_merge.fitting import FittedStudy, fit
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from optuna_merge.search import open_search, open_study, prepare_study
     from optuna_merge.storages import create_storage
     from optuna_merge.tasks import Task
-    from optuna_merge.workers import run_trials
+    from optuna_merge.workers import process_group, run_trials
 
 _PUBLIC = {
     "Constraint": "goals",
@@ -48,7 +47,7 @@ _PUBLIC = {
     "open_search": "search",
     "open_study": "search",
     "prepare_study": "search",
-    "process_group": "distributed",
+    "process_group": "workers",
     "run_trials": "workers",
 }
 

@@ -29,7 +29,7 @@ def load_definition(path: Path) -> StudyDefinition:
             f"with a function definition()"
         )
     if path.suffix in YAML:
-        from optuna_merge.yaml_definition import load_yaml
+        from optuna_merge.definition import load_yaml
 
         return load_yaml(path)
     try:

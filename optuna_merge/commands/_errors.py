@@ -32,7 +32,7 @@ def guarded(debug: bool, work: Callable[[], None]) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         if "LOCAL_RANK" in os.environ:
-            from optuna_merge.distributed import meet
+            from optuna_merge.workers import meet
 
             meet()
         work()

@@ -25,8 +25,8 @@ def fit(
     """
     from optuna_merge._base.files import check_writable
     from optuna_merge.commands._fitted import fitted, opened, shared_among
-    from optuna_merge.distributed import process_group
     from optuna_merge.storages import create_storage
+    from optuna_merge.workers import process_group
 
     found = load_definition(definition)
     with process_group(found) as leads:

@@ -19,7 +19,7 @@ def init(
     Example: optuna-merge init study.yaml
     """
     from optuna_merge._base.files import atomic_path
-    from optuna_merge.yaml_definition import TEMPLATE
+    from optuna_merge.definition import TEMPLATE
 
     if file.suffix not in YAML:
         raise ValueError(f"a definition's name ends with .yaml or .yml, got {file}")

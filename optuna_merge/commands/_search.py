@@ -17,14 +17,13 @@ from optuna_merge.commands._fitted import fitted, opened, shared_among
 from optuna_merge.commands._flags import SearchFlags
 from optuna_merge.commands._written import write_report
 from optuna_merge.definition import StudyDefinition
-from optuna_merge.distributed import process_group
 from optuna_merge.fitting import FittedStudy
 from optuna_merge.objective import Objective
 from optuna_merge.pruners import PromotionPruner
 from optuna_merge.reports import Dashboard
 from optuna_merge.search import open_search
 from optuna_merge.storages import create_storage
-from optuna_merge.workers import Collector, check_keep_best, check_role, run_trials
+from optuna_merge.workers import Collector, check_keep_best, check_role, process_group, run_trials
 
 
 def search(

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from optuna_merge.fitting._damping import (
+    MULTIPLES,
+    Damping,
+    candidates,
+    choose,
+    trial_weightings,
+)
 from optuna_merge.fitting._fit import cached_tasks, finetune_store, fit
 from optuna_merge.fitting._fitted import FittedStudy
 from optuna_merge.fitting._units import FolderSharing, Sharing, Unit
 from optuna_merge.fitting._workbench import Measured, Report, Workbench
 
 __all__ = [
+    "MULTIPLES",
+    "Damping",
     "FittedStudy",
     "FolderSharing",
     "Measured",
@@ -16,6 +25,9 @@ __all__ = [
     "Unit",
     "Workbench",
     "cached_tasks",
+    "candidates",
+    "choose",
     "finetune_store",
     "fit",
+    "trial_weightings",
 ]

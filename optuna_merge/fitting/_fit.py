@@ -15,7 +15,6 @@ from torch import Tensor
 from optuna_merge._base.files import canonical_json, check_writable, sha256_text
 from optuna_merge._base.tensors import content_hash
 from optuna_merge._base.turns import models_turn
-from optuna_merge._posterior_maker import PosteriorMaker
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.finetuning import (
     FinetuneStore,
@@ -25,6 +24,7 @@ from optuna_merge.finetuning import (
     training_device,
 )
 from optuna_merge.fitting._fitted import FittedStudy
+from optuna_merge.fitting._posteriors import PosteriorMaker
 from optuna_merge.fitting._units import FolderSharing, Sharing, Unit
 from optuna_merge.models import MultitaskModel, cache_trunk
 from optuna_merge.previews import Previewer

@@ -11,9 +11,9 @@ import numpy as np
 
 from optuna_merge._base.files import canonical_json, sha256_text
 from optuna_merge._base.turns import models_turn
-from optuna_merge.damping import Damping
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.finetuning import FinetuneStore, FinishedRun, Start
+from optuna_merge.fitting._damping import Damping
 from optuna_merge.fitting._workbench import Measured, Report
 from optuna_merge.goals import Goal, below_nadir
 from optuna_merge.models import MultitaskModel

@@ -34,7 +34,7 @@ import typer
 from optuna_merge import FittedStudy, StudyDefinition, fit
 from optuna_merge._base.files import write_json
 from optuna_merge.commands import Debug, Definition, guarded, load_definition
-from optuna_merge.damping import MULTIPLES, trial_weightings
+from optuna_merge.fitting import MULTIPLES, trial_weightings
 from optuna_merge.search import baseline_weights
 from optuna_merge.trials import UNIFORM
 from studies.families import cpu_name

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 import optuna_merge as om
-from optuna_merge._curvature import estimate
 from optuna_merge.definition import PosteriorSettings
+from optuna_merge.fitting._curvature import estimate
 from optuna_merge.models import Matching, MultitaskModel, from_module
 from optuna_merge.posteriors import FAMILIES, DiagonalGaussian
 from optuna_merge.tasks import Loss, cross_entropy

@@ -15,9 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_merge.storages import create_storage
 from optuna_merge.workers import is_promoted
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "studies" / "digits" / "optimize.py"
-KILLED = ROOT / "tests" / "killed_worker.py"
+KILLED = Path(__file__).with_name("killed_worker.py")
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from optuna_merge.damping import MULTIPLES, candidates, choose, trial_weightings
+from optuna_merge.fitting import MULTIPLES, candidates, choose, trial_weightings
 from optuna_merge.posteriors import DiagonalGaussian
 
 

@@ -17,11 +17,11 @@ from pydantic import (
     model_validator,
 )
 
-from optuna_merge.definition import PosteriorSettings
+from optuna_merge.definition._definition import PosteriorSettings
+from optuna_merge.definition._document import Document, Key
 from optuna_merge.finetuning import FinetuneSettings
 from optuna_merge.goals import Constraint
 from optuna_merge.previews import PreviewSettings
-from optuna_merge.yaml_definition._document import Document, Key
 
 
 class _Section(BaseModel):

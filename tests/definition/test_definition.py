@@ -127,7 +127,7 @@ def test_the_description_is_the_same_in_every_process() -> None:
         "described = toy_definition(score=partial(lambda metrics: 0.0)).describe()\n"
         "print(sha256_text(canonical_json(described)))\n"
     )
-    folder = Path(__file__).resolve().parent
+    folder = Path(__file__).resolve().parents[1]
     answer = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,

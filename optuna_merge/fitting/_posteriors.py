@@ -17,10 +17,10 @@ from torch import Tensor
 
 from optuna_merge._base.files import canonical_json, sha256_text, write_json
 from optuna_merge._base.tensors import HASH, content_hash, read_metadata
-from optuna_merge._curvature import estimate
-from optuna_merge.damping import Damping, candidates, choose, trial_weightings
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.exceptions import CorruptFileError, NotFiniteError
+from optuna_merge.fitting._curvature import estimate
+from optuna_merge.fitting._damping import Damping, candidates, choose, trial_weightings
 from optuna_merge.models import MultitaskModel
 from optuna_merge.posteriors import (
     FAMILIES,

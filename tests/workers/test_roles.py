@@ -20,7 +20,7 @@ from optuna_merge.trials import RUN, fail_and_requeue, lineage, optimize_claimed
 from optuna_merge.workers import Role, is_finetune_work, run_trials
 from optuna_merge.workers._roles import Watch, announce, next_trial, sign_off
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DEFINITION = """
 import sys
 sys.path.insert(0, {tests!r})

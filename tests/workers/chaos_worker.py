@@ -20,7 +20,7 @@ import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import botorch  # noqa: F401 (imported here once, not by every worker)
 import optuna_dashboard  # noqa: F401
@@ -82,7 +82,7 @@ def noted_finetune(model: Any, tasks: Any, weights: Any, settings: Any, **option
     result = finetune(model, tasks, weights, settings, **options)
     if result.resumed_at < result.steps:
         folder = options["checkpoint"].parent
-        note(f"ended {folder.parents[1].name} {folder.name}")
+        note(f"ended {folder.parents[2].name} {folder.name}")
     return result
 
 

@@ -13,8 +13,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from optuna_merge.yaml_definition._data import Examples, read_examples
-from optuna_merge.yaml_definition._schema import Data
+from optuna_merge.definition._data import Examples, read_examples
+from optuna_merge.definition._schema import Data
 
 ROWS = [{"text": f"w{i}", "label": i % 2} for i in range(40)]
 

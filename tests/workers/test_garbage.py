@@ -25,7 +25,7 @@ from optuna_merge.storages import create_storage
 from optuna_merge.trials import fail_and_requeue
 from optuna_merge.workers import Collector
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DEFINITION = """
 import sys
 sys.path.insert(0, {tests!r})

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from optuna_merge.exceptions import OptunaMergeError
-from optuna_merge.yaml_definition._schema import Data
-from optuna_merge.yaml_definition._tables import (
+from optuna_merge.definition._schema import Data
+from optuna_merge.definition._tables import (
     Row,
     label_order,
     present,
     read_table,
     spelled_labels,
 )
+from optuna_merge.exceptions import OptunaMergeError
 
 SPLITS = ("train", "validation", "test")
 _IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")

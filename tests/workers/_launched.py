@@ -14,6 +14,9 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from helpers import (
     bert_model,
     same,

@@ -22,11 +22,11 @@ from optuna_merge import (
     PreviewSettings,
     StudyDefinition,
 )
+from optuna_merge.definition import TEMPLATE, load_yaml
+from optuna_merge.definition._document import read_document
+from optuna_merge.definition._schema import check
 from optuna_merge.models import LastLayers, Matching, from_timm, from_transformers
 from optuna_merge.tasks import image_task, macro_f1, text_task
-from optuna_merge.yaml_definition import TEMPLATE, load_yaml
-from optuna_merge.yaml_definition._document import read_document
-from optuna_merge.yaml_definition._schema import check
 
 MODEL = "model: {kind: text, name: bert}\n"
 TASKS = "tasks: [{name: tone, label: tone}]\n"

@@ -7,7 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from optuna_merge.definition import StudyDefinition
+from optuna_merge.definition._data import (
+    SPLITS,
+    Examples,
+    common_names,
+    read_examples,
+    reason_of,
+)
+from optuna_merge.definition._definition import StudyDefinition
+from optuna_merge.definition._document import Document, read_document
+from optuna_merge.definition._schema import (
+    Data,
+    LastLayersOf,
+    MatchingOf,
+    Model,
+    OneTask,
+    Study,
+    check,
+)
 from optuna_merge.models import (
     LastLayers,
     Matching,
@@ -26,23 +43,6 @@ from optuna_merge.tasks import (
     macro_f1,
     matthews,
     text_task,
-)
-from optuna_merge.yaml_definition._data import (
-    SPLITS,
-    Examples,
-    common_names,
-    read_examples,
-    reason_of,
-)
-from optuna_merge.yaml_definition._document import Document, read_document
-from optuna_merge.yaml_definition._schema import (
-    Data,
-    LastLayersOf,
-    MatchingOf,
-    Model,
-    OneTask,
-    Study,
-    check,
 )
 
 _METRICS = {"accuracy": accuracy, "macro_f1": macro_f1, "matthews": matthews}

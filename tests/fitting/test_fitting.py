@@ -33,10 +33,9 @@ from torch import Tensor
 
 from optuna_merge._base.files import check_writable
 from optuna_merge._base.tensors import read_metadata
-from optuna_merge.damping import MULTIPLES, trial_weightings
 from optuna_merge.definition import PosteriorSettings, StudyDefinition
 from optuna_merge.finetuning import FinetuneSettings
-from optuna_merge.fitting import FittedStudy, fit
+from optuna_merge.fitting import MULTIPLES, FittedStudy, fit, trial_weightings
 from optuna_merge.models import evaluate_tasks, task_batches
 from optuna_merge.models._multitask import TRUNK
 from optuna_merge.posteriors import (

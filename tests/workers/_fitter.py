@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from helpers import toy_definition
 
 from optuna_merge.artifacts import SharedFiles, open_artifact_store
