@@ -9,22 +9,19 @@ is always multivariate. `PreviewSampler` and `PromotionPruner` have their defaul
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 import optuna
 
-from optuna_merge.pruners import PromotionPruner
-from optuna_merge.samplers import PreviewSampler
-from optuna_merge.search import baseline_weights
+from optuna_merge import Objective, PreviewSampler, open_search
 from optuna_merge.trials import (
-    BASELINE,
-    DEFINITION,
-    UNIFORM,
+    PREVIEW,
+    PREVIEW_SE,
+    TRUTH,
     canonical_weights,
-    reported_steps,
+    of_task,
     suggest_weights,
     weight_params,
 )
@@ -39,6 +36,7 @@ from studies.search.replay import (
     uniform,
 )
 from studies.search.tables import Tables
+from studies.search.workbench import TableWorkbench
 from studies.simple_rules import doubled, in_turn, own_weight_curves, proportional
 
 STARTUP = 6
@@ -194,19 +192,22 @@ def hyperband(tables: Tables, score: str, seed: int, budget: float, space: Space
 
 def best_previews(tables: Tables, score: str, seed: int, budget: float) -> Finetunes:
     """Forty previews by `PreviewSampler` without a truth, then finetunes of the best, in turn."""
-    finetunes = _with_posteriors(tables, score, seed, budget)
-    previews = tables.previews[seed % len(tables.previews)]
-    study = optuna.create_study(
-        direction="maximize",
-        sampler=PreviewSampler(tables.tasks, seed=seed, score=_score(tables, score)),
-    )
+    workbench = TableWorkbench(tables, score, seed, budget)
+    sampler = PreviewSampler(tables.tasks, seed=seed, score=workbench.goal.scores)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
     seen: dict[int, float] = {}
     for _ in range(PREVIEWS):
         trial = study.ask()
-        point = finetunes.nearest(_weights(trial, tables))
-        finetunes.pay(tables.prices.preview)
-        seen[point] = _preview(trial, tables, score, previews[point])
+        weights = suggest_weights(trial, tables.tasks)
+        preview = workbench.preview(weights)
+        for task, metric in preview.metrics.items():
+            trial.set_user_attr(of_task(PREVIEW_SE, task), metric.standard_error)
+            trial.set_user_attr(of_task(PREVIEW, task), metric.value)
+        value = workbench.goal.score_of(preview.values)
+        trial.report(value, 0)
+        seen[workbench.point(weights)] = value
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    finetunes = workbench.finetunes
     for point in sorted(seen, key=lambda p: (-seen[p], p)):
         if finetunes.is_over:
             break
@@ -221,7 +222,7 @@ def quadratic_previews(tables: Tables, score: str, seed: int, budget: float) -> 
     weights; the optimum is that of their score. The surrogates are those of Li et al. 2024 (arXiv
     2406.07529), whose method, a Pareto front of merges, this is not.
     """
-    finetunes = _with_posteriors(tables, score, seed, budget)
+    finetunes = TableWorkbench(tables, score, seed, budget).finetunes
     rng = np.random.default_rng([seed, 1])
     previews = tables.previews[seed % len(tables.previews)]
     n_tasks = len(tables.tasks)
@@ -237,38 +238,13 @@ def quadratic_previews(tables: Tables, score: str, seed: int, budget: float) -> 
 
 
 def ours(tables: Tables, score: str, seed: int, budget: float) -> Finetunes:
-    """`PreviewSampler` and `PromotionPruner`; merges alone are previews."""
-    finetunes = _with_posteriors(tables, score, seed, budget)
-    posteriors = seed % len(tables.previews)
-    function = _score(tables, score)
-    study = optuna.create_study(
-        direction="maximize",
-        sampler=PreviewSampler(tables.tasks, seed=seed, score=function),
-        pruner=PromotionPruner(score=function, seed=seed),
-    )
-    study.set_user_attr("tasks", list(tables.tasks))
-    study.set_user_attr(DEFINITION, json.dumps({"finetuning": {"steps": tables.steps[-1]}}))
-    for name, weights in baseline_weights(tables.tasks).items():
-        study.enqueue_trial(weight_params(weights), user_attrs={BASELINE: name})
-
-    def objective(trial: optuna.Trial) -> float:
-        if "point" not in trial.user_attrs:  # a promoted copy has it
-            trial.set_user_attr("point", finetunes.nearest(_weights(trial, tables)))
-        suggest_weights(trial, tables.tasks)
-        point, baseline = int(trial.user_attrs["point"]), trial.user_attrs.get(BASELINE)
-        if 0 not in reported_steps(trial):
-            finetunes.pay(tables.prices.preview)
-            _preview(trial, tables, score, tables.previews[posteriors, point])
-        if trial.should_prune() and baseline is None:
-            raise optuna.TrialPruned
-        finetune = finetunes.begin(point)
-        # Tasks alone are the task runs, which are paid.
-        _tell_truth(trial, tables, finetune)
-        return finetune.train(free=baseline not in (None, UNIFORM))
-
-    while not finetunes.is_over:
+    """A search as it is opened for any workbench: `PreviewSampler` and `PromotionPruner`."""
+    workbench = TableWorkbench(tables, score, seed, budget)
+    study = open_search(workbench, "replayed", seed=seed)
+    objective = Objective(workbench, progress=False)
+    while not workbench.finetunes.is_over:
         study.optimize(objective, n_trials=1)
-    return finetunes
+    return workbench.finetunes
 
 
 METHODS: dict[str, Method] = {
@@ -319,29 +295,11 @@ def _truths_alone(
     return finetunes
 
 
-def _with_posteriors(tables: Tables, score: str, seed: int, budget: float) -> Finetunes:
-    """The finetunes of a search that has paid for its task runs and posteriors."""
-    finetunes = Finetunes(tables.landscape(score), seed, budget)
-    finetunes.pay(tables.prices.task_runs + np.array(tables.prices.posteriors))
-    return finetunes
-
-
-def _preview(trial: optuna.Trial, tables: Tables, score: str, metrics: Array) -> float:
-    """Record a preview as `Objective` does; returns its score."""
-    for task, metric in zip(tables.tasks, metrics.tolist()):
-        error = float(np.sqrt(metric * (1 - metric) / tables.examples))
-        trial.set_user_attr(f"preview_{task}_se", error)
-        trial.set_user_attr(f"preview_{task}", metric)
-    value = float(tables.score(score, metrics))
-    trial.report(value, 0)
-    return value
-
-
 def _tell_truth(trial: optuna.Trial, tables: Tables, finetune: Finetune) -> None:
-    """Record each task's metric as `Objective` does."""
+    """Record each task's metric."""
     ends = tables.truths[finetune.of.seed, -1, finetune.point].tolist()
     for task, metric in zip(tables.tasks, ends):
-        trial.set_user_attr(f"truth_{task}", metric)
+        trial.set_user_attr(of_task(TRUTH, task), metric)
 
 
 def _score(tables: Tables, score: str) -> Callable[[Array], Array]:

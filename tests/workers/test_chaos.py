@@ -31,7 +31,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_merge.artifacts import SharedFiles, open_artifact_store
 from optuna_merge.pruners import read_ledger
 from optuna_merge.storages import create_storage
-from optuna_merge.trials import RUN
+from optuna_merge.trials import RUN, lineage
 
 WORKER = Path(__file__).with_name("chaos_worker.py")
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -321,7 +321,7 @@ def _check(plan: Plan, trials: list[FrozenTrial], notes: list[str], fresh: int, 
     # The budget: exactly a quarter of the previews is finetuned, each once, and every baseline.
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     ledger = read_ledger(trials)
-    promoted = Counter(_lineage(trials, t) for t in complete if "baseline" not in t.user_attrs)
+    promoted = Counter(lineage(t) for t in complete if "baseline" not in t.user_attrs)
     assert set(promoted.values()) == {1}
     assert len(promoted) == len(ledger.previews) // 4 == len(ledger.claims)
     baselines = Counter(t.user_attrs["baseline"] for t in complete if "baseline" in t.user_attrs)
@@ -377,11 +377,3 @@ def _table(trials: list[FrozenTrial], notes: list[str], injected: Counter[str]) 
     lines = [f"{fault!s:18}" + "".join(f"{n!s:>12}" for n in numbers) for fault, *numbers in rows]
     states = dict(Counter(trial.state.name for trial in trials))
     return "\n".join([*lines, f"trials: {states}; store calls: {calls['did'] + calls['failed']}"])
-
-
-def _lineage(trials: list[FrozenTrial], trial: FrozenTrial) -> int:
-    source = trial.user_attrs.get("promoted_from")
-    if source is not None:
-        return _lineage(trials, trials[source])
-    history = trial.system_attrs.get("retry_history") or [trial.number]
-    return int(history[0])

@@ -1,0 +1,73 @@
+"""A workbench that looks previews and truths up in tables: searches are replayed as they run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from optuna_merge.fitting import Measured, Report
+from optuna_merge.goals import Goal, make_score
+from optuna_merge.tasks import Measurement
+from studies.search.replay import Array, Finetunes
+from studies.search.tables import Tables
+
+
+class TableWorkbench:
+    """A `Workbench` of tables, at whose points all weights are taken; each thing is paid once.
+
+    Task runs and posteriors are paid at once, a task alone is its task run. (Its preview and its
+    finetune are one point of the table, whichever weights are as near to it.)
+
+    Args:
+        tables: Previews and truths.
+        score: The score's name in a definition.
+        seed: Of the search: which seed its finetunes have, and which posteriors are its.
+        budget: When to stop, in finetunes.
+    """
+
+    reference_point: Mapping[str, float] = {}
+    costs: Mapping[str, float] = {}
+
+    def __init__(self, tables: Tables, score: str, seed: int, budget: float) -> None:
+        self.finetunes = Finetunes(tables.landscape(score), seed, budget)
+        self.finetunes.pay(tables.prices.task_runs + np.array(tables.prices.posteriors))
+        self._tables = tables
+        self._previews = tables.previews[seed % len(tables.previews)]
+        self._points: dict[tuple[float, ...], int] = {}
+        self.names = tables.tasks
+        self.fingerprint = f"{tables.name}, {score}, seed {seed}"
+        self.steps = tables.steps[-1]
+        self.parts: Mapping[str, Any] = {"finetuning": {"steps": self.steps}}
+        alone = tables.alone or dict.fromkeys(tables.tasks, 1.0)
+        up = dict.fromkeys(tables.tasks, True)
+        self.goal = Goal(make_score(score, tables.tasks), up, alone)
+
+    def point(self, weights: Mapping[str, float]) -> int:
+        """The point of the table that stands for the weights."""
+        key = tuple(weights[task] for task in self.names)
+        if key not in self._points:
+            self._points[key] = self.finetunes.nearest(key)
+        return self._points[key]
+
+    def preview(self, weights: Mapping[str, float]) -> Measured:
+        """The merge's metrics; they are paid."""
+        self.finetunes.pay(self._tables.prices.preview)
+        return self._measured(self._previews[self.point(weights)])
+
+    def finetune(
+        self, weights: Mapping[str, float], report: Report, *, title: str | None = None
+    ) -> Measured:
+        """A whole finetune's metrics; a task alone is paid already."""
+        finetune = self.finetunes.begin(self.point(weights))
+        finetune.train(free=max(weights.values()) == 1.0)
+        return self._measured(self._tables.truths[self.finetunes.seed, -1, finetune.point])
+
+    def _measured(self, metrics: Array) -> Measured:
+        """Accuracies with their binomial errors."""
+        found = dict(zip(self.names, metrics.tolist()))
+        n = self._tables.examples
+        return Measured(
+            {t: Measurement(m, float(np.sqrt(m * (1 - m) / n))) for t, m in found.items()}, 0.0
+        )
