@@ -58,6 +58,7 @@ from studies.preview_quality import (
     grid,
     point,
     qualities,
+    read_points,
     with_uniform,
     write_csv,
     write_points,
@@ -235,6 +236,8 @@ def compare(
     refined, rates = climb(base, ladder, workdir, weightings, known)
     every = known.previews([*previews, *refined], weightings)
     write_points(results / "previews.csv", every, names)
+    # Points go by their weights, which the tables round: new and old ones meet as they are read.
+    truths, every = (read_points(results / name)[0] for name in ("truth.csv", "previews.csv"))
     previews, refined = ([p for p in every if bool(p.steps) == late] for late in (False, True))
     header = ["family", "posterior_seed", "task_run_steps", "task_run_seconds"]
     header += ["posterior_seconds", "damping"]

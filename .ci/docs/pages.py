@@ -84,7 +84,20 @@ def module_page(module: griffe.Module) -> str:
                 text = summary(module[name])
                 lines.append(f"| [`{name}`][{home(name, module[name])}] | {text} |")
         return "\n".join([*lines, ""])
+    if "FAMILIES" in names:
+        lines += family_table()
     return "\n".join(lines + [f"::: {module.path}.{name}\n" for name in names])
+
+
+def family_table() -> list[str]:
+    """What `PosteriorSettings(family=...)` may be, from the registry."""
+    from optuna_merge.posteriors import FAMILIES
+
+    rows = [
+        f"| `{family.name}` | {family.summary} | `{family.gaussian.__name__}` |"
+        for family in FAMILIES.values()
+    ]
+    return ["| family | what it is | its posteriors |", "|---|---|---|", *rows, ""]
 
 
 def command_page() -> str:

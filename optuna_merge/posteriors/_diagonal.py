@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from optuna_merge.posteriors._example_gradients import (
     Batch,
+    Labelling,
     Loss,
     Predict,
     SampleLabels,
@@ -117,14 +118,9 @@ def squared_gradients(
     """
     total = {name: torch.zeros_like(p, dtype=wide(p)) for name, p in params.items()}
     count = 0
+    labelling: Labelling = {"loss": loss, "sample_labels": sample_labels, "generator": generator}
     for gradient in example_gradients(
-        predict,
-        params,
-        batches,
-        loss=loss,
-        sample_labels=sample_labels,
-        chunk_size=chunk_size,
-        generator=generator,
+        predict, params, batches, chunk_size=chunk_size, **labelling
     ):
         for name, rows in gradient.items():
             # Not squared in place: gradients of tied or added parameters may share memory.

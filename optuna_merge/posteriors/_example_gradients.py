@@ -48,9 +48,7 @@ def example_gradients(
     batches: Iterable[Batch],
     *,
     chunk_size: int,
-    loss: Loss,
-    sample_labels: SampleLabels | None = None,
-    generator: Generator | None = None,
+    **labelling: Unpack[Labelling],
 ) -> Iterator[dict[str, Tensor]]:
     """Gradients by parameter, with a leading dimension over some of the examples.
 
@@ -59,6 +57,7 @@ def example_gradients(
     if chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}; expected at least 1")
     params = {name: tensor.detach() for name, tensor in params.items()}
+    loss = labelling["loss"]
 
     def example_loss(params: Mapping[str, Tensor], example: Batch) -> Tensor:
         batch = {key: value.unsqueeze(0) for key, value in example.items()}
@@ -72,7 +71,7 @@ def example_gradients(
             with torch.no_grad():
                 return predict(params, chunk)
 
-        labels = drawn_labels(chunk[LABELS], outputs, sample_labels, generator)
+        labels = drawn_labels(chunk[LABELS], outputs, labelling)
         for gradient in gradients(params, {**chunk, LABELS: labels}):
             yield gradient
             empty = False
@@ -97,16 +96,12 @@ def gradient_rows(
         yield torch.cat([each.reshape(len(each), -1) for each in rows], 1)
 
 
-def drawn_labels(
-    own: Tensor,
-    outputs: Callable[[], Tensor],
-    sample_labels: SampleLabels | None,
-    generator: Generator | None,
-) -> Tensor:
+def drawn_labels(own: Tensor, outputs: Callable[[], Tensor], labelling: Labelling) -> Tensor:
     """Labels drawn from the model's outputs, or the data's own, which need no outputs."""
-    if sample_labels is None:
+    sample = labelling.get("sample_labels")
+    if sample is None:
         return own
-    return keep_ignored(sample_labels(outputs(), generator), own)
+    return keep_ignored(sample(outputs(), labelling.get("generator")), own)
 
 
 class _PerExample:

@@ -122,19 +122,11 @@ def full_fisher(
 
     The mean of g g' over examples with gradients g, of which `squared_gradients` is the diagonal.
 
-    Args:
-        predict: As in `squared_gradients`.
-        params: As in `squared_gradients`.
-        batches: As in `squared_gradients`.
-        chunk_size: As in `squared_gradients`.
-        labelling: `loss`, `sample_labels` and `generator`, as in `squared_gradients`.
+    Arguments and errors are those of `squared_gradients`.
 
     Returns:
         A matrix P x P, symmetric up to rounding, over the parameters flattened in the order of
         `params`, in fp32 (fp64 for fp64), to which the prior's precision is still to be added.
-
-    Raises:
-        ValueError: as `squared_gradients`.
     """
     reference = next(iter(params.values()))
     size = sum(tensor.numel() for tensor in params.values())

@@ -49,7 +49,6 @@ def kronecker_fisher(
     Raises:
         ValueError: the model is in training mode, no examples, or a batch without labels.
     """
-    loss, sample = labelling["loss"], labelling.get("sample_labels")
     if model.training:
         raise ValueError("the model is in training mode: call model.eval() first")
     collectors = [
@@ -65,11 +64,9 @@ def kronecker_fisher(
                 raise ValueError(f"a batch has no {LABELS!r}; its keys are {sorted(batch)}")
             with torch.enable_grad():
                 outputs = predict(batch)
-            labels = drawn_labels(
-                batch[LABELS], outputs.detach, sample, labelling.get("generator")
-            )
+            labels = drawn_labels(batch[LABELS], outputs.detach, labelling)
             with torch.enable_grad():
-                total = loss(outputs, labels).sum()
+                total = labelling["loss"](outputs, labels).sum()
             wanted = [output for collector in collectors for _, output in collector.calls]
             gradients = iter(torch.autograd.grad(total, wanted, allow_unused=True))
             for collector in collectors:

@@ -25,7 +25,7 @@ from optuna_merge.posteriors._example_gradients import (
 )
 from optuna_merge.posteriors._family import Curvature, Evidence, Family
 from optuna_merge.posteriors._gaussian import Coupled, Gaussian, Part, double_sum, elementwise
-from optuna_merge.posteriors._linear_algebra import cholesky
+from optuna_merge.posteriors._linear_algebra import cholesky, unflatten
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,20 +182,15 @@ def low_rank_fisher(
     cut back to its leading singular directions. What is cut stays in the diagonal. With no more
     examples than `rank` it is exact.
 
+    Arguments and errors are those of `squared_gradients`, but for
+
     Args:
-        predict: As in `squared_gradients`.
-        params: As in `squared_gradients`.
-        batches: As in `squared_gradients`.
-        rank: Columns of U.
+        rank: Columns of U, at least 1.
         chunk_size: Memory is this plus `rank`, times the parameters.
-        labelling: `loss`, `sample_labels` and `generator`, as in `squared_gradients`.
 
     Returns:
         The diagonal d >= 0 of the data part, to which the prior's precision is still to be added,
         and U as tensors of the parameters' shapes with a last dimension of length `rank`.
-
-    Raises:
-        ValueError: as `squared_gradients`, or a rank below 1.
     """
     if rank < 1:
         raise ValueError(f"rank is {rank}; expected at least 1")
@@ -215,16 +210,10 @@ def low_rank_fisher(
     sketch = _cut(torch.cat([sketch, *pending]), rank) / count**0.5
     diagonal = (squares / count - sketch.square().sum(0)).clamp(min=0)
     padded = torch.cat([sketch, sketch.new_zeros(rank - len(sketch), sketch.shape[1])])
-    return (
-        {
-            name: piece.view(tensor.shape)
-            for (name, tensor), piece in zip(params.items(), diagonal.split_with_sizes(sizes))
-        },
-        {
-            name: piece.T.reshape(*tensor.shape, rank)
-            for (name, tensor), piece in zip(params.items(), padded.split_with_sizes(sizes, 1))
-        },
-    )
+    directions = zip(params.items(), padded.split_with_sizes(sizes, 1))
+    return unflatten(diagonal, params), {
+        name: piece.T.reshape(*tensor.shape, rank) for (name, tensor), piece in directions
+    }
 
 
 def _cut(rows: Tensor, rank: int) -> Tensor:

@@ -21,8 +21,8 @@ class RowsColumnsGaussian(Gaussian):
 
     Of all products of a row and a column it is the nearest to a diagonal with these means in
     generalised Kullback-Leibler divergence (Adafactor, arXiv 1804.04235, section 3). Beside the
-    mean it takes rows + columns numbers a matrix; a merge writes the products out, one tensor at
-    a time.
+    mean it takes rows + columns numbers a matrix; merges write the products out, some tensors at
+    a time, and let them go.
 
     Args:
         mean: Tensors by name. A tensor of more than two dimensions counts as a matrix of its first

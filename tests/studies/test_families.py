@@ -156,6 +156,20 @@ def test_a_toy_study_is_compared_and_gone_on_with(tmp_path: Path) -> None:
     assert rows("truth.csv") == truths
 
 
+def test_another_family_is_compared_with_the_truths_that_are_there(tmp_path: Path) -> None:
+    def run(results: str, families: list[str], extend: bool) -> list[str]:
+        folder = tmp_path / results
+        return compare(
+            toy_definition(), tmp_path / "work", folder, families, 3, 2, 1, extend=extend
+        ).splitlines()
+
+    whole = run("whole", ["isotropic", "rows_columns"], False)
+    assert [line.split()[0] for line in whole[1:]] == ["another", "isotropic", "rows_columns"]
+    run("some", ["isotropic"], False)
+    extended = run("some", ["isotropic", "rows_columns"], True)
+    assert [line.split()[:8] for line in extended] == [line.split()[:8] for line in whole]
+
+
 def test_tables_are_extended_by_what_they_lack_and_by_no_others(tmp_path: Path) -> None:
     ladder = Ladder((1,), ("isotropic",), multiples=(1,), rates=(1.0,))
 
