@@ -27,18 +27,9 @@ TRIALS = {
 CIRCLES_OF_ROOMS: list[str] = []
 CIRCLES_OF_MODULES: list[str] = []
 BETWEEN_TOWERS: set[str] = set()
-INTO_ROOMS = {
-    "posteriors._checks": "merging",
-    "posteriors._example_gradients": "_curvature",
-    "posteriors._kronecker": "merging",
-    "posteriors._mixture": "merging",
-}
+INTO_ROOMS: dict[str, str] = {}
 """Private modules that rooms import from outside, and these rooms."""
-OF_OPTUNA = {
-    "artifacts._shared_files: optuna.artifacts._protocol.ArtifactStore",
-    "artifacts._stores: optuna.artifacts._protocol.ArtifactStore",
-    "samplers._sampler: _get_trials",
-}
+OF_OPTUNA: set[str] = set()
 """Private names of Optuna outside of the file for them, as in `OF_OTHERS`."""
 
 # What has a reason.

@@ -9,12 +9,11 @@ from pathlib import Path, PurePosixPath
 
 import optuna
 from optuna.artifacts import download_artifact, upload_artifact
-from optuna.artifacts._protocol import ArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
 
 from optuna_merge._base.files import atomic_path, sha256_file
 from optuna_merge.exceptions import CorruptFileError
-from optuna_merge.trials import SHARED_FILE
+from optuna_merge.trials import SHARED_FILE, ArtifactStore
 
 _logger = logging.getLogger(__name__)
 

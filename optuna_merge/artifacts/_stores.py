@@ -6,9 +6,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from optuna.artifacts import Backoff, FileSystemArtifactStore
-from optuna.artifacts._protocol import ArtifactStore
 
 from optuna_merge.exceptions import StorageUnavailableError
+from optuna_merge.trials import ArtifactStore
 
 _GCS_PATIENCE = 20.0
 """Seconds in which opening a bucket is tried again."""

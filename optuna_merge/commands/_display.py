@@ -19,7 +19,7 @@ from rich.text import Text
 from torch import Tensor
 
 from optuna_merge.finetuning import RunInfo, Watcher, watched_by
-from optuna_merge.trials import BASELINE
+from optuna_merge.trials import BASELINE, PREVIEW_SECONDS, PROMOTED_FROM
 
 _logger = logging.getLogger(__name__)
 
@@ -59,7 +59,8 @@ class Tally:
         """Count a finished trial."""
         self.trials += 1
         attrs = trial.user_attrs
-        if seconds := attrs.get("preview_seconds", 0.0):
+        seconds = attrs.get(PREVIEW_SECONDS, 0.0)
+        if seconds and PROMOTED_FROM not in attrs:  # a copy has its preview's attributes
             self.previews += 1
             self._preview_seconds += seconds
         if trial.state == TrialState.COMPLETE:

@@ -27,7 +27,7 @@ from optuna_merge.exporting._parts import take_apart
 from optuna_merge.exporting._source import Source, find_source
 from optuna_merge.search import differing_parts
 from optuna_merge.tasks import Evaluation
-from optuna_merge.trials import DEFINITION, FINGERPRINT, canonical_weights
+from optuna_merge.trials import DEFINITION, FINGERPRINT, WEIGHT, canonical_weights, of_task
 
 if TYPE_CHECKING:
     from optuna_merge.fitting import FittedStudy
@@ -176,7 +176,7 @@ def _merge(fitted: FittedStudy, weights: Mapping[str, float]) -> _Choice:
 
 def _finetune(fitted: FittedStudy, study: optuna.Study, trial: FrozenTrial) -> _Choice:
     definition = fitted.definition
-    weights = {name: trial.user_attrs[f"weight_{name}"] for name in definition.names}
+    weights = {name: trial.user_attrs[of_task(WEIGHT, name)] for name in definition.names}
     run = fitted.store.find(weights, definition.finetuning)
     if run is None:
         raise ValueError(

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from optuna_merge.models import MultitaskModel
 from optuna_merge.posteriors import Curvature, Evidence, Gaussian, PosteriorSettings
-from optuna_merge.tasks import Batch, Loss, Task
-from optuna_merge.tasks._data import to_device, unpadded_batches
+from optuna_merge.tasks import Batch, Loss, Task, to_device, unpadded_batches
 
 
 def estimate(

@@ -33,8 +33,7 @@ from optuna_merge._base.files import atomic_path
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.merging._elementwise import Item, merge_items
 from optuna_merge.merging._weights import Weights, task_weights, with_prior
-from optuna_merge.posteriors._families import CLASSES
-from optuna_merge.posteriors._gaussian import Coupled
+from optuna_merge.posteriors import CLASSES, Coupled
 
 PathLike = str | os.PathLike[str]
 

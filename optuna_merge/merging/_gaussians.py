@@ -8,8 +8,7 @@ from torch import Tensor
 
 from optuna_merge.merging._elementwise import Item, merge_items
 from optuna_merge.merging._memory import empty_like
-from optuna_merge.posteriors import Gaussian
-from optuna_merge.posteriors._gaussian import Coupled
+from optuna_merge.posteriors import Coupled, Gaussian
 
 _BATCH = 1 << 24
 """Elements merged at once: some families write precisions out, which are let go then."""

@@ -12,8 +12,7 @@ from optuna_merge.merging._gaussians import copied, merge_elementwise, merge_gau
 from optuna_merge.merging._mixture import merge_mixtures
 from optuna_merge.merging._problem import Posteriors, Problem, check_merge
 from optuna_merge.merging._weights import Weights
-from optuna_merge.posteriors import Posterior
-from optuna_merge.posteriors._gaussian import Coupled
+from optuna_merge.posteriors import Coupled, Posterior
 
 
 def merge(

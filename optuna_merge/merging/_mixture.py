@@ -19,9 +19,7 @@ from torch import Tensor
 from optuna_merge.merging._gaussians import merge_gaussians, precision_of
 from optuna_merge.merging._memory import empty_like
 from optuna_merge.merging._problem import Problem
-from optuna_merge.posteriors import Gaussian, Mixture
-from optuna_merge.posteriors._gaussian import Coupled
-from optuna_merge.posteriors._mixture import RESPONSIBILITIES
+from optuna_merge.posteriors import RESPONSIBILITIES, Coupled, Gaussian, Mixture
 
 _BLOCK = 1 << 17
 _MAX_STEPS = 200

@@ -10,9 +10,15 @@ import torch
 from torch import Tensor
 
 from optuna_merge.merging._weights import Weights, task_weights, with_prior
-from optuna_merge.posteriors import Gaussian, Mixture, Posterior
-from optuna_merge.posteriors._checks import check_factors, check_posteriors
-from optuna_merge.posteriors._gaussian import Coupled, elementwise
+from optuna_merge.posteriors import (
+    Coupled,
+    Gaussian,
+    Mixture,
+    Posterior,
+    check_factors,
+    check_posteriors,
+    elementwise,
+)
 
 Posteriors = Sequence[Posterior] | Mapping[str, Posterior]
 """One posterior per task: in task order, or by task name."""

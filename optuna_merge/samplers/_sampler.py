@@ -18,6 +18,7 @@ from optuna_merge.trials import (
     History,
     Series,
     TrialReader,
+    cached_trials,
     canonical_weights,
     check_tasks,
     param_name,
@@ -155,7 +156,7 @@ class PreviewSampler(BaseSampler):
             if name not in bounds
         }
         if bounds:
-            trials = study._get_trials(deepcopy=False, use_cache=True)
+            trials = cached_trials(study)
             # Before they are read: threads may write weights meanwhile, and a point left out is
             # better than one taken twice.
             starting = sum(t.number < trial.number and self._is_starting(t) for t in trials)

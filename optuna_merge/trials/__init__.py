@@ -42,9 +42,11 @@ from optuna_merge.trials._attributes import (
 from optuna_merge.trials._history import History, Series, TrialReader
 from optuna_merge.trials._lineage import lineage, retry_history
 from optuna_merge.trials._optuna import (
+    ArtifactStore,
     ReadMarkingStorage,
     RequeuingStorage,
     TrialHandle,
+    cached_trials,
     can_be_copied,
     claim_waiting,
     companion_study,
@@ -117,6 +119,7 @@ __all__ = [
     "UNIT_NAME",
     "WEIGHT",
     "WITHDRAWN",
+    "ArtifactStore",
     "Attribute",
     "Counts",
     "Ended",
@@ -129,6 +132,7 @@ __all__ = [
     "Series",
     "TrialHandle",
     "TrialReader",
+    "cached_trials",
     "can_be_copied",
     "canonical_weights",
     "check_task_names",

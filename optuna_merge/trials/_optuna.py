@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
+from optuna.artifacts._protocol import ArtifactStore as ArtifactStore
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.storages import fail_stale_trials as optuna_fail_stale_trials
@@ -167,6 +168,11 @@ def fail_stale_trials(study: Study) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         optuna_fail_stale_trials(study)
+
+
+def cached_trials(study: Study) -> list[FrozenTrial]:
+    """All trials, of this thread's cache while it samples: the same for all of its parameters."""
+    return study._get_trials(deepcopy=False, use_cache=True)
 
 
 def known_params(trial: FrozenTrial) -> dict[str, Any]:

@@ -118,3 +118,21 @@ def test_time_left() -> None:
     assert tally.time_left() == "about 9 min left"
     assert tally.summary() == "0 previews, 0 finetunes (0 promoted)"
     assert Tally(study, None).time_left() == ""
+
+
+def test_a_promoted_copy_is_no_second_preview() -> None:
+    tally = Tally(optuna.create_study(), None)
+    attrs = {"preview_seconds": 0.5}
+    tally.add(
+        optuna.create_trial(
+            state=optuna.trial.TrialState.PRUNED,
+            intermediate_values={0: 1.0},
+            user_attrs=attrs,
+        )
+    )
+    tally.add(
+        optuna.create_trial(
+            value=1.0, intermediate_values={0: 1.0}, user_attrs=attrs | {"promoted_from": 0}
+        )
+    )
+    assert tally.summary() == "1 previews (2.0/s), 1 finetunes (1 promoted)"
