@@ -10,42 +10,23 @@ import struct
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from optuna_merge._base.checkpoint_files import (
-    ADAPTER_CONFIG,
-    PICKLE,
-    adapter_parts,
-    check_index,
-    check_no_adapter,
     check_unquantised,
-    check_unquantised_folder,
-    find_files,
-    is_pickle,
     naming_hint,
 )
 from optuna_merge._base.files import atomic_path
-from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.merging._elementwise import Item, merge_items
+from optuna_merge.merging._sources import BLOCK, DTYPES, Entry, Reader, Source, open_source
 from optuna_merge.merging._weights import Weights, task_weights, with_prior
-from optuna_merge.posteriors import CLASSES, Coupled
 
 PathLike = str | os.PathLike[str]
 
-_BLOCK = 1 << 20
-"""Elements read, merged and written at a time."""
-
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
 _SIDE_FILES = {".json", ".txt", ".model", ".jinja"}
 """Suffixes of a checkpoint folder's files that are copied: configuration and tokenizer."""
 
@@ -92,12 +73,12 @@ def merge_files(
         raise ValueError("no files to merge; expected at least one")
     given = task_weights(weights, tasks, named=named)
     *values, rest = with_prior(given, has_prior=prior is not None)
-    sources = [_open(f"task {task!r}", place) for task, place in zip(tasks, places)]
+    sources = [open_source(f"task {task!r}", place) for task, place in zip(tasks, places)]
     if len({source.diagonal for source in sources}) > 1:
         kinds = {source.label: "diagonal" if source.diagonal else "plain" for source in sources}
         raise TypeError(f"files of one merge must be of one family, got {kinds}")
     if prior is not None:
-        sources.append(_open("prior", prior))
+        sources.append(open_source("prior", prior))
         values.append(rest)
     names = [name for name in sources[0].means if keep(name)]
     for source in sources:
@@ -106,7 +87,7 @@ def merge_files(
     _check(sources, values, names, keep)
     output = Path(output)
     with ExitStack() as stack:
-        reader = _Reader(stack)
+        reader = Reader(stack)
         merged = _Merged(sources, values, reader)
         if output.suffix == ".safetensors":
             with atomic_path(output) as temporary:
@@ -116,72 +97,11 @@ def merge_files(
             _write_shards(folder, sources[0], names, merged, max_shard_bytes)
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """Where one tensor's bytes are."""
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class _Source:
-    """One checkpoint or posterior, from its headers.
-
-    Attributes:
-        label: What it is called in errors.
-        path: Where it was found.
-        folder: Where its configuration is, if it is a folder.
-        means: The tensors that are merged.
-        precisions: For a diagonal posterior the tensors, otherwise numbers.
-        diagonal: Whether it is a diagonal posterior.
-    """
-
-    label: str
-    path: Path
-    folder: Path | None
-    means: dict[str, _Entry]
-    precisions: Mapping[str, _Entry | float]
-    diagonal: bool
-
-
-class _Reader:
-    """Reads pieces of tensors; files stay open, buffers are made anew by the caller."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self._files: dict[Path, BinaryIO] = {}
-
-    def bytes(self, entry: _Entry, start: int, stop: int) -> Tensor:
-        """Bytes [start, stop) of a tensor, as uint8."""
-        if entry.file not in self._files:
-            self._files[entry.file] = self._stack.enter_context(entry.file.open("rb", 0))
-        file = self._files[entry.file]
-        buffer = torch.empty(stop - start, dtype=torch.uint8)
-        view = buffer.numpy().data
-        file.seek(entry.start + start)
-        while len(view):
-            count = file.readinto(view)  # type: ignore[attr-defined]
-            if not count:
-                raise CorruptFileError(f"{entry.file} is truncated")
-            view = view[count:]
-        return buffer
-
-    def floats(self, entry: _Entry, start: int, stop: int) -> Tensor:
-        """Elements [start, stop) of a floating-point tensor."""
-        dtype = _DTYPES[entry.dtype]
-        size = dtype.itemsize
-        return self.bytes(entry, start * size, stop * size).view(dtype)
-
-
 class _Merged:
     """The merged tensors, as streams of bytes."""
 
     def __init__(
-        self, sources: Sequence[_Source], weights: Sequence[float], reader: _Reader
+        self, sources: Sequence[Source], weights: Sequence[float], reader: Reader
     ) -> None:
         pairs = [(source, weight) for source, weight in zip(sources, weights) if weight]
         self._used = [source for source, _ in pairs]
@@ -192,12 +112,12 @@ class _Merged:
     def stream(self, name: str) -> Iterator[Tensor]:
         """Blocks of the merged tensor, as uint8."""
         entry = self._used[0].means[name]
-        if entry.dtype not in _DTYPES:
+        if entry.dtype not in DTYPES:
             yield from self._copied(name, entry)
             return
         total = math.prod(entry.shape)
-        for start in range(0, total, _BLOCK):
-            stop = min(start + _BLOCK, total)
+        for start in range(0, total, BLOCK):
+            stop = min(start + BLOCK, total)
             means: list[Tensor] = []
             precisions: list[Tensor | float] = []
             vanishing = False
@@ -205,7 +125,7 @@ class _Merged:
                 means.append(self._reader.floats(source.means[name], start, stop))
                 _check_block(source, "mean", name, means[-1], signed=True)
                 precision = source.precisions[name]
-                if isinstance(precision, _Entry):
+                if isinstance(precision, Entry):
                     block = self._reader.floats(precision, start, stop)
                     lowest = _check_block(source, "precision", name, block, signed=False)
                     precisions.append(block)
@@ -218,10 +138,10 @@ class _Merged:
             merge_items([item], [self._weights], vanishing=vanishing)
             yield output.view(torch.uint8)
 
-    def _copied(self, name: str, entry: _Entry) -> Iterator[Tensor]:
+    def _copied(self, name: str, entry: Entry) -> Iterator[Tensor]:
         size = entry.stop - entry.start
-        for start in range(0, size, _BLOCK):
-            stop = min(start + _BLOCK, size)
+        for start in range(0, size, BLOCK):
+            stop = min(start + BLOCK, size)
             first, *others = (
                 self._reader.bytes(source.means[name], start, stop) for source in self._used
             )
@@ -235,103 +155,8 @@ class _Merged:
             yield first
 
 
-def _open(label: str, path: PathLike) -> _Source:
-    path = Path(path)
-    if (path / ADAPTER_CONFIG).is_file():
-        raise ValueError(
-            f"{label}: {path} is an adapter's folder; give checkpoints of whole models: save the "
-            f"tensors of load_checkpoint({str(path)!r}, base=...) with safetensors"
-        )
-    check_unquantised_folder(path)
-    folder = path if path.is_dir() else None
-    entries: dict[str, _Entry] = {}
-    metadata: dict[str, str] = {}
-    files, index = find_files(path, pickles=False)
-    for file in files:
-        part, metadata = _header(file)
-        entries |= part
-    check_index(path, index, entries)
-    layout = json.loads(metadata["posterior"]) if "posterior" in metadata else None
-    if layout is None:
-        check_no_adapter(f"{label}: {path}", entries)
-        ones = dict.fromkeys(entries, 1.0)
-        return _Source(label, path, folder, entries, ones, diagonal=False)
-    family, fields = layout["family"], layout["fields"]
-    names = [name for name, _ in fields["mean"]["dict"]]
-    means = {name: entries[f"mean/{name}"] for name in names}
-    if module := next((m for m, parts in adapter_parts(names).items() if len(parts) > 1), None):
-        raise ValueError(
-            f"{label}: {path} is a posterior of several factors of {module!r}; from file to file "
-            f"it is not checked that only one of them differs: load the posteriors and use merge"
-        )
-    if fields.keys() != {"mean", "precision"} or issubclass(CLASSES[family], Coupled):
-        raise TypeError(
-            f"{label}: {path} is a {family}; only isotropic and diagonal posteriors are merged "
-            f"from file to file: load it and use merge"
-        )
-    precisions = _precisions(fields["precision"], means, entries)
-    diagonal = any(isinstance(precision, _Entry) for precision in precisions.values())
-    return _Source(label, path, None, means, precisions, diagonal)
-
-
-def _precisions(
-    field: Any, means: Mapping[str, _Entry], entries: Mapping[str, _Entry]
-) -> dict[str, _Entry | float]:
-    """By name of a mean its precision: a tensor of its shape, or a number."""
-    parts = dict(field["dict"]) if isinstance(field, dict) and "dict" in field else None
-    found: dict[str, _Entry | float] = {}
-    with ExitStack() as stack:
-        reader = _Reader(stack)
-        for name, mean in means.items():
-            part = field if parts is None else parts[name]
-            if part != "tensor":
-                found[name] = part["value"]
-                continue
-            entry = entries["precision" if parts is None else f"precision/{name}"]
-            if parts is not None and entry.shape == mean.shape:
-                found[name] = entry
-            elif not entry.shape:
-                found[name] = float(reader.floats(entry, 0, 1))
-            else:
-                raise ValueError(
-                    f"{entry.file}: precision {name!r} has shape {entry.shape}, expected "
-                    f"{mean.shape} as of its mean"
-                )
-    return found
-
-
-def _header(file: Path) -> tuple[dict[str, _Entry], dict[str, str]]:
-    """A safetensors file's tensors, in the order of their bytes, and its metadata."""
-    if is_pickle(file):
-        raise CorruptFileError(f"{file} is no safetensors file: {PICKLE}")
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        try:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > size - 8:
-                raise ValueError("the header is longer than the file")
-            header = json.loads(stream.read(length))
-            metadata = header.pop("__metadata__", {})
-            entries = {
-                name: _Entry(
-                    file,
-                    part["dtype"],
-                    tuple(part["shape"]),
-                    *(8 + length + offset for offset in part["data_offsets"]),
-                )
-                for name, part in header.items()
-            }
-            if max((entry.stop for entry in entries.values()), default=8 + length) != size:
-                raise ValueError("the tensors do not end where the file ends")
-        except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CorruptFileError(
-                f"{file} is truncated or no safetensors file: {error}"
-            ) from error
-    return dict(sorted(entries.items(), key=lambda item: item[1].start)), metadata
-
-
 def _check(
-    sources: Sequence[_Source],
+    sources: Sequence[Source],
     weights: Sequence[float],
     names: Sequence[str],
     keep: Callable[[str], bool],
@@ -379,7 +204,7 @@ def _check(
                 )
 
 
-def _check_block(source: _Source, role: str, name: str, block: Tensor, *, signed: bool) -> float:
+def _check_block(source: Source, role: str, name: str, block: Tensor, *, signed: bool) -> float:
     """Refuse NaN, infinities and, unless `signed`, negative values; return the lowest value."""
     lowest, highest = (value.item() for value in torch.aminmax(block))
     if not (math.isfinite(lowest) and math.isfinite(highest)):
@@ -394,7 +219,7 @@ def _check_block(source: _Source, role: str, name: str, block: Tensor, *, signed
     return float(lowest)
 
 
-def _write(path: Path, entries: Mapping[str, _Entry], merged: _Merged) -> None:
+def _write(path: Path, entries: Mapping[str, Entry], merged: _Merged) -> None:
     """One safetensors file: the header first, then tensor after tensor."""
     # Wide types first, so that every tensor starts at a multiple of its item's size.
     ordered = sorted(entries, key=lambda name: -_item_size(entries[name]))
@@ -421,14 +246,14 @@ def _write(path: Path, entries: Mapping[str, _Entry], merged: _Merged) -> None:
         os.fsync(file.fileno())
 
 
-def _item_size(entry: _Entry) -> int:
+def _item_size(entry: Entry) -> int:
     return (entry.stop - entry.start) // max(1, math.prod(entry.shape))
 
 
 def _write_shards(
-    folder: Path, first: _Source, names: Sequence[str], merged: _Merged, max_bytes: int
+    folder: Path, first: Source, names: Sequence[str], merged: _Merged, max_bytes: int
 ) -> None:
-    shards: list[dict[str, _Entry]] = [{}]
+    shards: list[dict[str, Entry]] = [{}]
     size = total = 0
     for name in names:
         entry = first.means[name]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import pickle
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,22 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from optuna_merge._base.checkpoint_files import (
     ADAPTER_CONFIG,
     ADAPTERS,
-    check_index,
-    check_no_adapter,
-    check_unquantised,
-    check_unquantised_folder,
-    find_files,
-    is_pickle,
     model_config,
     naming_hint,
 )
 from optuna_merge.exceptions import CorruptFileError
+from optuna_merge.posteriors._model_files import (
+    check_ordinary,
+    is_parameter,
+    read_model,
+    read_tensors,
+)
 
 PathLike = str | os.PathLike[str]
 
@@ -48,7 +46,6 @@ _REFUSED = {
     "velora_config": "it keeps more than factors",
 }
 _OTHER_BASE = ("corda", "loftq", "lora_ga", "olora", "pissa")
-_STATISTICS = (".running_mean", ".running_var")
 
 # Which models' output layer may be the embedding itself, by PEFT's types of tasks and by the
 # names of transformers' classes.
@@ -108,15 +105,15 @@ def load_checkpoint(path: PathLike, *, base: PathLike | None = None) -> dict[str
             f"{path} is no adapter's folder (it has no {ADAPTER_CONFIG}), but a base was given"
         )
     if base is None:
-        return _model(path)[0]
+        return read_model(path)[0]
     if (Path(base) / ADAPTER_CONFIG).is_file():
         raise ValueError(
             f"the base {base} is an adapter itself; give a whole checkpoint, for instance the "
             f"tensors of load_checkpoint({str(base)!r}, base=...) saved with safetensors"
         )
-    parameters, ties = _model(Path(base))
+    parameters, ties = read_model(Path(base))
     adapter_config, tensors = _adapter(path)
-    replaced = {name: t for name, t in _replaced(tensors).items() if _is_parameter(name, t)}
+    replaced = {name: t for name, t in _replaced(tensors).items() if is_parameter(name, t)}
     updates = _updates(path, adapter_config, tensors)
     shapes = {name: tuple(tensor.shape) for name, tensor in replaced.items()}
     for module, update in updates.items():
@@ -227,8 +224,8 @@ def _adapter(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"before training); save it as an ordinary adapter: "
             f"save_pretrained(..., path_initial_model_for_weight_conversion=...)"
         )
-    tensors, _ = _read(files[0])
-    _check_unquantised(path, tensors)
+    tensors, _ = read_tensors(files[0])
+    check_ordinary(path, tensors)
     return config, tensors
 
 
@@ -406,90 +403,3 @@ def _equal(one: Tensor, two: Tensor) -> bool:
     largest = one.abs().max().double() if one.numel() else torch.zeros(())
     difference = (one.double() - two.double()).abs()
     return bool((difference <= 4 * torch.finfo(one.dtype).eps * largest).all())
-
-
-def _model(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """A whole model's parameters; and the names left out, as tied, to the names that are kept."""
-    if path.is_dir():
-        check_unquantised_folder(path)
-    tensors, ties = _read(path)
-    check_no_adapter(str(path), tensors)
-    _check_unquantised(path, tensors)
-    seen: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
-    kept = {}
-    for name, tensor in tensors.items():
-        if not _is_parameter(name, tensor):
-            continue
-        identity = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
-        if identity in seen and tensor.numel():
-            ties[name] = seen[identity]
-            continue
-        seen[identity] = name
-        kept[name] = tensor
-    return kept, {name: own for name, own in ties.items() if own in kept and name not in kept}
-
-
-def _is_parameter(name: str, tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and not name.endswith(_STATISTICS)
-
-
-def _check_unquantised(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    check_unquantised(
-        str(path),
-        {name: (str(t.dtype).removeprefix("torch."), t.ndim) for name, t in tensors.items()},
-    )
-    for name, tensor in tensors.items():
-        if type(tensor) not in (Tensor, nn.Parameter):
-            raise ValueError(
-                f"{path}: {name!r} is a {type(tensor).__name__}, which can't be merged; save "
-                f"ordinary tensors"
-            )
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of a checkpoint; and names that it left out as tied, to those that it has."""
-    files, index = find_files(path, pickles=True)
-    tensors: dict[str, Tensor] = {}
-    ties: dict[str, str] = {}
-    for file in files:
-        if file.suffix == ".safetensors" or not is_pickle(file):
-            part, metadata = _read_safetensors(file)
-            ties |= metadata  # safetensors.torch.save_model writes there what it left out
-        else:
-            part = _read_pickle(file)
-        tensors |= part
-    check_index(path, index, tensors)
-    return tensors, {
-        name: own for name, own in ties.items() if own in tensors and name not in tensors
-    }
-
-
-def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            metadata = dict(opened.metadata() or {})
-            if "posterior" in metadata:
-                raise ValueError(f"{file} is a posterior: read it with load_posterior")
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise CorruptFileError(f"{file} is truncated or damaged: {error}") from error
-    return tensors, metadata
-
-
-def _read_pickle(file: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise CorruptFileError(
-            f"{file} is damaged, or holds more than tensors, which is not executed: convert it to "
-            f"safetensors ({str(error)[:80]})"
-        ) from error
-    for key in ("state_dict", "model", "module"):
-        if isinstance(content, dict) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not isinstance(content, Mapping) or not all(
-        isinstance(value, Tensor) for value in content.values()
-    ):
-        raise CorruptFileError(f"{file} holds no dict of tensors")
-    return dict(content)
