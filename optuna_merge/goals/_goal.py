@@ -14,6 +14,7 @@ from optuna_merge.goals._scores import PARETO, Score
 
 Array = npt.NDArray[np.float64]
 Direction = Literal["maximize", "minimize"]
+"""Of an objective."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,13 @@ _SAME = 1e-4
 
 
 class Acquisition(Protocol):
-    anchors: Array  # points already seen, `n x T`
+    """What is maximised over the simplex.
+
+    Attributes:
+        anchors: Points already seen, `n x T`.
+    """
+
+    anchors: Array
 
     def __call__(self, weights: Array) -> Array:
         """Promise of each row of `q x T`; larger is better."""

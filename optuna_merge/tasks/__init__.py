@@ -1,22 +1,22 @@
 """Tasks: data, loss, metrics and head of each thing that the model is finetuned for."""
 
 from optuna_merge.tasks._data import (
-    DECODER,
-    LABELS,
-    MASK,
+    DECODER as DECODER,
+    LABELS as LABELS,
+    MASK as MASK,
     Batch,
     Data,
     TensorData,
-    batches_in_order,
+    batches_in_order as batches_in_order,
     fingerprint,
-    to_device,
-    unpadded_batches,
+    to_device as to_device,
+    unpadded_batches as unpadded_batches,
 )
-from optuna_merge.tasks._draws import own_draws, seed_draws
+from optuna_merge.tasks._draws import own_draws as own_draws, seed_draws as seed_draws
 from optuna_merge.tasks._evaluation import (
     Evaluation,
     EvaluationBatches,
-    check_finite,
+    check_finite as check_finite,
     evaluate,
 )
 from optuna_merge.tasks._image import image_task
@@ -45,15 +45,11 @@ from optuna_merge.tasks._metrics import (
     token_accuracy,
     torchmetrics_metric,
 )
-from optuna_merge.tasks._pretrained import load_tokenizer, loading
-from optuna_merge.tasks._task import SPLITS, Task, check_tasks
+from optuna_merge.tasks._pretrained import load_tokenizer as load_tokenizer, loading as loading
+from optuna_merge.tasks._task import SPLITS as SPLITS, Task, check_tasks
 from optuna_merge.tasks._text import text_task
 
 __all__ = [
-    "DECODER",
-    "LABELS",
-    "MASK",
-    "SPLITS",
     "Batch",
     "Data",
     "Evaluation",
@@ -65,9 +61,7 @@ __all__ = [
     "Task",
     "TensorData",
     "accuracy",
-    "batches_in_order",
     "bleu",
-    "check_finite",
     "check_tasks",
     "chrf",
     "cross_entropy",
@@ -76,23 +70,17 @@ __all__ = [
     "image_task",
     "language_task",
     "lm_eval_metric",
-    "load_tokenizer",
-    "loading",
     "macro_f1",
     "matthews",
     "mean_squared_error",
     "negative_squared_error",
-    "own_draws",
     "pearson",
     "perplexity",
-    "seed_draws",
     "seq2seq_task",
     "squared_error",
     "text_metric",
     "text_task",
-    "to_device",
     "token_accuracy",
     "token_cross_entropy",
     "torchmetrics_metric",
-    "unpadded_batches",
 ]

@@ -37,8 +37,12 @@ HANDED_BACK = "handed_back"
 UNIT = "unit"
 UNIT_NAME = "name"
 
-QUEUED, BEGUN, WITHDRAWN = "queued", "begun", "withdrawn"
-"""What stands under `PROMOTION`."""
+QUEUED = "queued"
+"""Under `PROMOTION`: the copy waits, or runs and has not compared its claim yet."""
+BEGUN = "begun"
+"""Under `PROMOTION`: the copy holds its slot for good."""
+WITHDRAWN = "withdrawn"
+"""Under `PROMOTION`: the copy gave its slot back, and ends."""
 
 UNIFORM = "uniform"
 """What stands under `BASELINE` for uniform weights; for a task alone it is the task's name."""
@@ -142,6 +146,7 @@ ATTRIBUTES = (
     Attribute(UNIT, "fit", "str", "shared fits", "shared fits", "key of the unit that it does"),
     Attribute(UNIT_NAME, "fit", "str", "shared fits", "people", "the unit in words"),
 )  # fmt: skip
+"""All of them."""
 
 
 def of_task(name: str, task: str) -> str:

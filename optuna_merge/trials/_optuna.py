@@ -19,8 +19,7 @@ from typing import Any, TypeVar
 
 from optuna.artifacts._protocol import ArtifactStore as ArtifactStore
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
-from optuna.storages import RDBStorage
-from optuna.storages import fail_stale_trials as optuna_fail_stale_trials
+from optuna.storages import RDBStorage, fail_stale_trials as optuna_fail_stale_trials
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session

@@ -26,16 +26,20 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from optuna_merge.models import LastLayers, MultitaskModel, cache_trunk, from_module
-from optuna_merge.models import from_transformers as from_hub
+from optuna_merge.models import (
+    LastLayers,
+    MultitaskModel,
+    cache_trunk,
+    from_module,
+    from_transformers as from_hub,
+)
 from optuna_merge.posteriors import DiagonalGaussian
 from optuna_merge.previews import Previewer, PreviewSettings
 from optuna_merge.tasks import EvaluationBatches, Task, text_task
 from studies.digits.data import load_tasks as load_digits
 from studies.digits.optimize import HEAD, fresh_vit
 from studies.fetch import default_cache
-from studies.text.data import body_path
-from studies.text.data import load_tasks as load_texts
+from studies.text.data import body_path, load_tasks as load_texts
 
 REPEATS = 5
 EXAMPLES = 400

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from optuna_merge.merging import _fused as fused
-from optuna_merge.merging import merge, merge_into, merge_many
+from optuna_merge.merging import _fused as fused, merge, merge_into, merge_many
 from optuna_merge.posteriors import DiagonalGaussian, IsotropicGaussian, Posterior
 
 pytest.importorskip("numba")

@@ -8,8 +8,7 @@ import sys
 
 import optuna
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from optuna_merge.trials import (
     MIN_WEIGHT,
