@@ -119,7 +119,7 @@ class FittedStudy:
         return Measured(_metrics(run.evaluations), run.seconds, run.reused)
 
     def refine(
-        self, weights: Mapping[str, float], steps: int, *, rate: float = 0.3
+        self, weights: Mapping[str, float], steps: int, *, rate: float = 1.0
     ) -> dict[str, Evaluation]:
         """A refined preview: the merge at `weights`, trained for a few steps on the weighted loss.
 
