@@ -27,10 +27,15 @@ def test_a_workdir_without_write_access_is_refused(folder: Path) -> None:
 
 def test_a_sigint_in_the_middle_ends_with_130(folder: Path) -> None:
     Path("slow.py").write_text(
-        DEFINITION.replace("return toy_definition()", "import os, signal, threading\n"
+        DEFINITION.replace("return toy_definition()", "import os, signal, threading, time\n"
         # Shells let jobs in the background ignore it, and children inherit that.
         "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "    def interrupt():\n"
+        "        while not os.path.isdir('workdir/finetunes'):\n"
+        "            time.sleep(0.1)\n"
+        "        time.sleep(1.0)\n"  # what is imported on the way may swallow it
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    threading.Thread(target=interrupt, daemon=True).start()\n"
         "    return toy_definition(finetuning=toy_settings(steps=10**6, num_rungs=1))")
     )  # fmt: skip
     done = subprocess.run(
