@@ -29,7 +29,7 @@ def gc(
     collector = Collector(existing_study(where), found, where.workdir, keep_best=keep_best)
     removed = collector.find() if dry_run else collector.remove()
     for garbage in removed:
-        made_for = ", ".join(map(str, garbage.trials))
-        typer.echo(f"{garbage.path}: {garbage.what} of trial {made_for}, {garbage.size:,} bytes")
+        trials = f"trial{'s' * (len(garbage.trials) > 1)} {', '.join(map(str, garbage.trials))}"
+        typer.echo(f"{garbage.path}: {garbage.what} of {trials}, {garbage.size:,} bytes")
     verb = "could be removed" if dry_run else "removed"
     typer.echo(f"{len(removed)} files, {sum(g.size for g in removed):,} bytes {verb}")

@@ -11,7 +11,7 @@ def test_gc_removes_what_it_has_named(folder: Path) -> None:
     prints("optimize", "toy.py", *flags)
     models = set(Path("workdir/finetunes").glob("*/model.safetensors"))
     named = prints("gc", "toy.py", "--keep-best", "1", "--dry-run")
-    assert re.search(r"model\.safetensors: finetune of trial \d+, [\d,]+ bytes", named)
+    assert re.search(r"model\.safetensors: finetune of trials \d+, \d+, [\d,]+ bytes", named)
     assert set(Path("workdir/finetunes").glob("*/model.safetensors")) == models
     removed = prints("gc", "toy.py", "--keep-best", "1")
     assert sorted(removed.splitlines()) == sorted(

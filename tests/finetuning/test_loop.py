@@ -33,7 +33,7 @@ from optuna_merge.finetuning import IVON, FinetuneResult, FinetuneSettings, fine
 from optuna_merge.finetuning._optimizers import warn_if_constant
 from optuna_merge.finetuning._order import Order, derived_seed
 from optuna_merge.models import LastLayers, Matching, evaluate_tasks, task_batches
-from optuna_merge.posteriors import squared_gradients
+from optuna_merge.posteriors import categorical_labels, squared_gradients
 from optuna_merge.tasks import (
     Loss,
     Task,
@@ -444,15 +444,16 @@ def test_a_short_run_s_curvature_ranks_parameters_as_squared_gradients_do() -> N
     result = finetune(model, tasks, {"red": 1.0, "blue": 0.0}, settings)
     assert result.curvature is not None
     names = model.shared_names()
-    exact = squared_gradients(
+    fisher = squared_gradients(
         lambda parameters, batch: model.functional(parameters, batch, "red"),
         model.state(names),
-        [tasks[0].data("train")[list(range(24))]],
+        [tasks[0].data("train")[list(range(24))]] * 20,  # so many labels of each are drawn
         loss=cross_entropy,
-        classes=3,
+        sample_labels=categorical_labels,
+        generator=torch.Generator().manual_seed(0),
     )
     found = {name: result.curvature[name] for name in names}
-    assert torch.corrcoef(torch.stack([ranks(found), ranks(exact)]))[0, 1] > 0.5
+    assert torch.corrcoef(torch.stack([ranks(found), ranks(fisher)]))[0, 1] > 0.5
     trained = result.evaluations["red"].loss.value
     model.reset()
     fresh = evaluate_tasks(model, tasks, task_batches(model, tasks))["red"].loss.value

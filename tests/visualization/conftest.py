@@ -15,7 +15,7 @@ TRIO = ("red", "green", "blue")
 def trio(tmp_path_factory: pytest.TempPathFactory) -> tuple[optuna.Study, om.FittedStudy]:
     """Three tasks, one score."""
     fitted = fitted_toys(tmp_path_factory.mktemp("trio"), TRIO)
-    return toy_study(fitted, n_trials=14, fraction=1.0), fitted
+    return toy_study(fitted, n_trials=24, fraction=1.0), fitted
 
 
 @pytest.fixture(scope="session")
