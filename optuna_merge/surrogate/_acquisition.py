@@ -93,6 +93,7 @@ class TruthImprovement:
             return torch.logsumexp(each + self._model.log_weights[:, None], 0).numpy()
 
     def merit(self, weights: Array) -> Array:
+        """Expected quality of each row of `q x T`."""
         with single_thread(), torch.no_grad():
             return (self._model.log_weights.exp() @ self._model.means(weights)).numpy()
 
@@ -173,6 +174,7 @@ class ScoreImprovement:
         return np.asarray(np.logaddexp.reduce(soft, axis=0))
 
     def merit(self, weights: Array) -> Array:
+        """Expected quality of each row of `q x T`."""
         metrics = self._model.means(weights)
         quality = self._sign * self._model.score(metrics)
         if self._feasibility is None:
@@ -270,6 +272,7 @@ class FrontImprovement:
         return np.asarray(volume.mean(0) + 1e-12 * std.sum(-1).numpy())
 
     def merit(self, weights: Array) -> Array:
+        """Expected quality of each row of `q x T`."""
         return self(weights)
 
 

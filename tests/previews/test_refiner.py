@@ -67,7 +67,7 @@ def test_what_does_not_lower_the_loss_is_thrown_away(fitted: FittedStudy) -> Non
 def test_a_task_without_weight_keeps_its_head(fitted: FittedStudy) -> None:
     weights = {"red": 1.0, "blue": 0.0}
     fitted.refine(weights, 3)
-    settings = refinement_settings(fitted.definition.finetuning, 3, rate=0.3)
+    settings = refinement_settings(fitted.definition.finetuning, 3, rate=1.0)
     run = fitted.store.find(weights, settings, fitted.merge(weights))
     assert run is not None
     blue = fitted.model.own_names("blue")
