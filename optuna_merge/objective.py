@@ -177,14 +177,16 @@ class Objective:
             trial.set_user_attr(TRUTH_SECONDS, time.perf_counter() - started)
             raise
         metrics = truth.values
-        values = self._goal.values_of(metrics)
-        if not self._goal.is_pareto:
-            values = (self._score(metrics, "the finetune"),)
+        value: float | tuple[float, ...]
+        if self._goal.is_pareto:
+            value = self._goal.values_of(metrics)
+        else:
+            value = self._score(metrics, "the finetune")
         attrs: dict[str, Any] = {of_task(TRUTH, name): _number(metrics[name]) for name in metrics}
         attrs |= {TRUTH_SECONDS: truth.seconds, TRUTH_REUSED: truth.reused}
         set_user_attrs(trial, attrs)
         self._set_constraints(trial, metrics)
-        return values if self._goal.is_pareto else values[0]
+        return value
 
     def _set_constraints(self, trial: optuna.Trial, metrics: Mapping[str, float | None]) -> None:
         if self._goal.limits is None:

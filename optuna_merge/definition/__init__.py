@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from optuna_merge._base.lazy import lazy_names
 from optuna_merge.definition._template import TEMPLATE
 
 if TYPE_CHECKING:
@@ -19,8 +19,4 @@ _WITH_TORCH = {
 
 __all__ = ["TEMPLATE", "PosteriorSettings", "StudyDefinition", "load_yaml"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _WITH_TORCH:  # the template needs no torch
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_WITH_TORCH[name]}"), name)
+__getattr__ = lazy_names(__name__, _WITH_TORCH)  # the template needs no torch

@@ -166,7 +166,8 @@ class PromotionPruner(BasePruner):
 
     def is_spent(self, study: Study) -> bool:
         """Whether the caps let nothing more be finetuned, however many previews come."""
-        return self._budget_of(study).is_spent(self._ledger(study, self._read(study)))
+        history = self._read(study, study.get_trials(deepcopy=False))
+        return self._budget_of(study).is_spent(self._ledger(study, history))
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether the trial ends here; see the class. Called by `Trial.should_prune`."""
@@ -188,7 +189,7 @@ class PromotionPruner(BasePruner):
             return True
         if stage == BEGUN and not retry_history(trial):
             return False
-        history = self._read(study)
+        history = self._read(study, study.get_trials(deepcopy=False))
         copy = next(r for r in history.records if r.number == trial.number)
         twin = duplicate_promotion(history.records, copy)
         if twin is not None:
@@ -205,21 +206,20 @@ class PromotionPruner(BasePruner):
 
     def _fill(self, study: Study) -> None:
         """Queue copies for all free slots, the best one first: they are executed in this order."""
-        history = self._read(study)
+        trials = study.get_trials(deepcopy=False)
+        history = self._read(study, trials)
         ledger = self._ledger(study, history)
         chosen = decide(ledger, self._budget_of(study), self._order(study, history, ledger))
-        if not chosen:
-            return
-        by_number = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+        by_number = {trial.number: trial for trial in trials} if chosen else {}
         for candidate in chosen:
             study.add_trial(_promoted_copy(by_number[candidate.number]))
             _logger.info("The preview of trial %d is promoted.", candidate.number)
 
-    def _read(self, study: Study) -> History:
-        tasks = task_names(study)
+    def _read(self, study: Study, trials: Sequence[FrozenTrial]) -> History:
+        tasks = task_names(study, trials)
         if self._reader.tasks != tasks:
             self._reader = TrialReader(tasks)
-        return self._reader.read(study.study_name, study.get_trials(deepcopy=False))
+        return self._reader.read(study.study_name, trials)
 
     def _ledger(self, study: Study, history: History) -> Ledger:
         return Ledger.of(history.records, several=len(study.directions) > 1)

@@ -17,7 +17,8 @@ def failures(study: optuna.Study) -> list[dict[str, Any]]:
         JSON values of each: `trial`, `baseline` (its name or None), `weights` (None if unknown),
         `tries`, `reason`.
     """
-    trials, names = study.get_trials(deepcopy=False), task_names(study)
+    trials = study.get_trials(deepcopy=False)
+    names = task_names(study, trials)
     retried = {number for trial in trials for number in retry_history(trial)}
     alive = {t.user_attrs.get(BASELINE) for t in trials if t.state != TrialState.FAIL}
     last = {}

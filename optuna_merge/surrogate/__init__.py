@@ -5,9 +5,9 @@ Torch is imported when a model is first asked for, and not by a sampler that has
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from optuna_merge._base.lazy import lazy_names
 from optuna_merge.surrogate._simplex import startup_design, to_simplex
 from optuna_merge.surrogate._subset import spread_subset
 
@@ -55,8 +55,4 @@ __all__ = [
     "truth_noise",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _WITH_TORCH:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_WITH_TORCH[name]}"), name)
+__getattr__ = lazy_names(__name__, _WITH_TORCH)

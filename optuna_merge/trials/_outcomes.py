@@ -231,13 +231,13 @@ def read_study(study: optuna.Study) -> Findings:
     Raises:
         ValueError: no trial has task weights, and no attribute of the study names its tasks.
     """
-    names = task_names(study)
+    trials = study.get_trials(deepcopy=False)
+    names = task_names(study, trials)
     if not names:
         raise ValueError(
             f"study {study.study_name!r} has no trial with task weights yet (parameters "
             f"{param_name('<task>')})"
         )
-    trials = study.get_trials(deepcopy=False)
     steps = finetune_steps(study) or 0
     found = (_outcome(of, first, names, steps) for first, of in _lineages(trials).items())
     outcomes = tuple(outcome for outcome in found if outcome is not None)

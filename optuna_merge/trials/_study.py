@@ -10,17 +10,21 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
 
 from optuna_merge.trials._attributes import DEFINITION, GREATER_IS_BETTER, REFERENCE_POINT, TASKS
 from optuna_merge.trials._weights import weight_tasks
 
 
-def task_names(study: optuna.Study) -> tuple[str, ...]:
+def task_names(
+    study: optuna.Study, trials: Sequence[FrozenTrial] | None = None
+) -> tuple[str, ...]:
     """The study's tasks in order; () if no trial has suggested task weights.
 
     The order is that of the study's attribute `tasks`, or else of the first trial's parameters.
+    `trials` are the study's, where they have been read already.
     """
-    found = weight_tasks(study.get_trials(deepcopy=False))
+    found = weight_tasks(study.get_trials(deepcopy=False) if trials is None else trials)
     listed = study.user_attrs.get(TASKS)
     if isinstance(listed, list) and (not found or sorted(listed) == sorted(found)):
         return tuple(listed)

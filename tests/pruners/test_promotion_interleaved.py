@@ -213,7 +213,10 @@ def _one_study(
         stopped = Counter(
             lineage(t)
             for t in trials
-            if t.state == TrialState.PRUNED and FIRST_RUNG in t.intermediate_values
+            if t.state == TrialState.PRUNED
+            and FIRST_RUNG in t.intermediate_values
+            # A clone that withdrew has the rung from the try that died, and trained nothing.
+            and t.user_attrs["promotion"] == "begun"
         )
         assert set(stopped.values()) <= {1}, f"seed {seed}"
         spent = STEPS * len(complete) + FIRST_RUNG * len(stopped)
