@@ -62,7 +62,11 @@ def open_search(
         workbench: What previews and finetunes; from `fit`, or another `Workbench`.
         name: The study's name; a study of this name goes on.
         storage: Where it is: a URL as for `create_storage`, a storage, or None for memory.
-        fraction, max_promotions, warmup, max_steps, max_seconds: See `PromotionPruner`.
+        fraction: Promotions per preview, as are the next four of the `PromotionPruner`.
+        max_promotions: Cap on the promotions of the whole study; None for none.
+        warmup: Number of previews before anything is promoted.
+        max_steps: Cap on the training steps of all promoted finetunes together; None for none.
+        max_seconds: Cap on their seconds; None for none.
         seed: Of sampler and pruner.
 
     Raises:

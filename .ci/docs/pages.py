@@ -157,9 +157,9 @@ def linked_files(texts: dict[str, str]) -> set[str]:
     for page, text in texts.items():
         for target in LINK.findall(text):
             path = (ROOT / page).parent.joinpath(target).resolve()
-            if path.is_file() and path.suffix != ".md":
+            if path.is_file():
                 found.add(path.relative_to(ROOT).as_posix())
-    return found
+    return found - texts.keys()
 
 
 def on_config(config: Any) -> Any:

@@ -296,7 +296,9 @@ def front_improvement(
         models: One per objective.
         signs: For each, 1 when it is maximised, -1 when it is minimised.
         rng: Of the draws, or of the scalarisation's preference.
-        reference, coming, constraints: As in `FrontImprovement`.
+        reference: As in `FrontImprovement`, as are the next two.
+        coming: Weights whose truths are under way.
+        constraints: From the objectives to constraint values.
     """
     if len(models) <= MAX_FRONT:
         draws = rng.standard_normal((64, len(models)))
