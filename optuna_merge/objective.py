@@ -30,6 +30,7 @@ from optuna_merge.trials import (
     PREVIEW_SE,
     PREVIEW_SECONDS,
     PREVIEW_TAKEN_FROM,
+    REPEAT,
     TRIES,
     TRUTH,
     TRUTH_REUSED,
@@ -157,6 +158,7 @@ class Objective:
         self, trial: optuna.Trial, weights: Mapping[str, float], *, is_baseline: bool
     ) -> float | tuple[float, ...]:
         reported = reported_steps(trial)
+        repeat = int(trial.user_attrs.get(REPEAT, 0))
         started = time.perf_counter()
 
         def on_rung(step: int, metrics: Mapping[str, float]) -> None:
@@ -172,7 +174,7 @@ class Objective:
 
         title = f"finetune {trial.number}" if self._progress else None
         try:
-            truth = self._workbench.finetune(weights, on_rung, title=title)
+            truth = self._workbench.finetune(weights, on_rung, repeat=repeat, title=title)
         except optuna.TrialPruned:
             trial.set_user_attr(TRUTH_SECONDS, time.perf_counter() - started)
             raise

@@ -75,6 +75,14 @@ class SearchFlags(WorkFlags):
         float | None, typer.Option(help="Cap on seconds of all promoted finetunes together.")
     ] = None
     seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None
+    second_seed: Annotated[
+        bool | None,
+        typer.Option(
+            "--second-seed/--no-second-seed",
+            help="Finetune uniform weights twice, which tells the noise of a finetune.",
+            show_default="the definition's, or else twice",
+        ),
+    ] = None
     artifacts: Artifacts = None
     role: Annotated[
         str,

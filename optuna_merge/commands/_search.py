@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from optuna_merge.commands._display import shown
 from optuna_merge.commands._fitted import fitted, opened, shared_among
 from optuna_merge.commands._flags import SearchFlags
 from optuna_merge.commands._written import write_report
-from optuna_merge.definition import StudyDefinition
+from optuna_merge.definition import SearchSettings, StudyDefinition
 from optuna_merge.fitting import FittedStudy
 from optuna_merge.objective import Objective
 from optuna_merge.pruners import PromotionPruner
@@ -61,7 +62,15 @@ def _prepared(definition: StudyDefinition, flags: SearchFlags) -> tuple[optuna.S
         claims = flags.role != "preview"
         sharing = shared_among(study, flags.artifacts, flags.workdir, claims=claims)
     fit = fitted(definition, flags.workdir, sharing)
-    return open_search(fit, flags.study_name, storage, **budget), fit
+    settings = _settings(definition, flags)
+    return open_search(fit, flags.study_name, storage, **budget, **asdict(settings)), fit
+
+
+def _settings(definition: StudyDefinition, flags: SearchFlags) -> SearchSettings:
+    """Those of the definition, but for what is given as flags."""
+    given = {field.name: getattr(flags, field.name) for field in fields(SearchSettings)}
+    changes = {name: value for name, value in given.items() if value is not None}
+    return replace(definition.search, **changes)
 
 
 def _run(

@@ -98,9 +98,17 @@ class FittedStudy:
         return Measured(_metrics(preview.evaluations), preview.seconds)
 
     def finetune(
-        self, weights: Mapping[str, float], report: Report, *, title: str | None = None
+        self,
+        weights: Mapping[str, float],
+        report: Report,
+        *,
+        repeat: int = 0,
+        title: str | None = None,
     ) -> Measured:
-        """Finetune at these task weights, or find the finished run; see `Workbench`."""
+        """Finetune at these task weights, or find the finished run; see `Workbench`.
+
+        A repeat has the definition's seed plus its number.
+        """
 
         def on_rung(step: int, evaluations: dict[str, Evaluation]) -> None:
             report(step, {name: e.metric.value for name, e in evaluations.items()})
@@ -111,7 +119,7 @@ class FittedStudy:
                 self.model,
                 self.tasks,
                 weights,
-                self.definition.finetuning,
+                self.definition.finetuning.repeated(repeat),
                 on_rung=on_rung,
                 progress=title,
             )

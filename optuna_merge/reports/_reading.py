@@ -12,7 +12,7 @@ import optuna
 from optuna_merge.calibration import Calibration, StudyCalibration, study_calibration
 from optuna_merge.reports._noise import Models, Noise, finetune_noise, truth_models
 from optuna_merge.reports._verdict import Gain, Tested, Verdict, gain, judge
-from optuna_merge.trials import SCORE, Findings, Outcome, read_study
+from optuna_merge.trials import SCORE, UNIFORM, Findings, Outcome, read_study
 from optuna_merge.visualization import dominated_volume
 
 Json = dict[str, Any]
@@ -100,7 +100,7 @@ class Reading:
         best = {} if findings.best is None else {"best": findings.best}
         front = {f"trial {o.trial}": o for o in findings.front if o.kind == "promoted"}
         baselines = {
-            "uniform" if o is findings.uniform else f"{name} alone": o
+            name if o.baseline == UNIFORM else f"{name} alone": o
             for name, o in findings.baselines.items()
         }
         return best | front | baselines

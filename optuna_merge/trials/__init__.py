@@ -22,6 +22,7 @@ from optuna_merge.trials._attributes import (
     PROMOTION as PROMOTION,
     QUEUED as QUEUED,
     REFERENCE_POINT as REFERENCE_POINT,
+    REPEAT as REPEAT,
     RUN as RUN,
     SHARED_FILE as SHARED_FILE,
     TASKS as TASKS,
@@ -61,7 +62,14 @@ from optuna_merge.trials._optuna import (
     set_trial_user_attr as set_trial_user_attr,
     set_user_attrs as set_user_attrs,
 )
-from optuna_merge.trials._outcomes import SCORE, Counts, Findings, Outcome, read_study
+from optuna_merge.trials._outcome import (
+    SCORE,
+    Outcome,
+    Repeats,
+    baseline_name as baseline_name,
+    seed_name as seed_name,
+)
+from optuna_merge.trials._outcomes import Counts, Findings, read_study
 from optuna_merge.trials._record import Record, read_trial as read_trial
 from optuna_merge.trials._study import (
     finetune_steps,
@@ -97,6 +105,7 @@ __all__ = [
     "History",
     "Outcome",
     "Record",
+    "Repeats",
     "Series",
     "TrialReader",
     "canonical_weights",

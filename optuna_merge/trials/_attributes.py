@@ -18,6 +18,7 @@ PREVIEW_RUN = "preview_run:{run}"
 SHARED_FILE = "file:{file}"
 
 BASELINE = "baseline"
+REPEAT = "repeat"
 WEIGHT = "weight_{task}"
 PREVIEW = "preview_{task}"
 PREVIEW_SE = "preview_{task}_se"
@@ -103,6 +104,10 @@ ATTRIBUTES = (
     Attribute(
         BASELINE, "trial", "str", "prepare_study", _READERS,
         "always finetuned, and no candidate: `uniform`, or the task that has all weight",
+    ),
+    Attribute(
+        REPEAT, "trial", "int", "prepare_study, pruner", "objective, all readers",
+        "which repeat of a finetune at its weights it is: r has the definition's seed plus r",
     ),
     Attribute(WEIGHT, "trial", "float", _OBJECTIVE, _READERS, "the task weight, on the simplex"),
     Attribute(PREVIEW, "trial", "float or null", _OBJECTIVE, _READERS, "the preview's metric"),

@@ -14,6 +14,7 @@ from optuna_merge.trials._attributes import (
     PREVIEW_SE,
     PROMOTED_FROM,
     PROMOTION,
+    REPEAT,
     TRUTH,
     TRUTH_SECONDS,
     WITHDRAWN,
@@ -40,6 +41,7 @@ class Record:
         preview_metrics, preview_se, truth_metrics: By task, in order.
         is_baseline: Whether it is always finetuned.
         is_copy: Whether it is a promoted copy.
+        repeat: Which repeat of a finetune it is; 0 for the first.
         promotion: Of a copy, what stands under `PROMOTION`.
         reported: Whether it has step 0.
         noted: Whether it has the preview of every task's metric.
@@ -61,6 +63,7 @@ class Record:
     truth_metrics: tuple[float, ...]
     is_baseline: bool
     is_copy: bool
+    repeat: int
     promotion: str | None
     reported: bool
     noted: bool
@@ -102,6 +105,7 @@ def read_trial(trial: FrozenTrial, tasks: Sequence[str]) -> Record:
         ),
         is_baseline=BASELINE in attrs,
         is_copy=PROMOTED_FROM in attrs,
+        repeat=int(attrs.get(REPEAT, 0)),
         promotion=attrs.get(PROMOTION),
         reported=0 in trial.intermediate_values,
         noted=bool(keys) and all(key in attrs for key in keys),
