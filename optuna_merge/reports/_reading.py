@@ -9,8 +9,16 @@ from typing import Any
 
 import optuna
 
-from optuna_merge.calibration import Calibration, StudyCalibration, study_calibration
-from optuna_merge.reports._noise import Models, Noise, finetune_noise, truth_models
+from optuna_merge.calibration import (
+    Calibration,
+    GainEstimate,
+    Noise,
+    StudyCalibration,
+    estimated_gain,
+    finetune_noise,
+    study_calibration,
+)
+from optuna_merge.reports._models import Models, truth_models
 from optuna_merge.reports._verdict import Gain, Tested, Verdict, gain, judge
 from optuna_merge.trials import SCORE, UNIFORM, Findings, Outcome, read_study
 from optuna_merge.visualization import dominated_volume
@@ -61,7 +69,12 @@ class Reading:
     @cached_property
     def noise(self) -> dict[str | None, Noise]:
         """The noise of one finetune, of the score and of each task's metric."""
-        return finetune_noise(self.study, self.findings, self.models)
+        return finetune_noise(self.study, self.findings)
+
+    @cached_property
+    def gain(self) -> GainEstimate | None:
+        """What the best weights gain over uniform ones, shrunken for the noise and the choice."""
+        return estimated_gain(self.findings, self.noise.get(SCORE))
 
     @cached_property
     def hypervolumes(self) -> tuple[float, float] | None:
@@ -79,6 +92,7 @@ class Reading:
             previews=self.calibration.score,
             hypervolumes=self.hypervolumes,
             noise=self.noise.get(SCORE),
+            estimate=self.gain,
             constraints=self.constraints,
         )
 
