@@ -51,6 +51,8 @@ def open_search(
     max_seconds: float | None = None,
     seed: int | None = None,
     second_seed: bool = True,
+    stop_when_flat: bool = True,
+    until: float | None = None,
 ) -> optuna.Study:
     """Open or make a study with all that a search is: sampler, pruner and baselines that agree.
 
@@ -73,6 +75,10 @@ def open_search(
         seed: Of sampler and pruner.
         second_seed: Finetune uniform weights a second time, with another seed: what the two
             differ by tells the noise of one finetune. It costs one finetune.
+        stop_when_flat: Whether the search stops where the study is flat, as is `until` of the
+            `PromotionPruner`; `study.optimize` ends then.
+        until: Stop once another finetune is expected to be better than the best by less than this
+            share of the noise of one finetune; None for never.
 
     Raises:
         DefinitionMismatchError: the study has other directions or another definition; the message
@@ -80,6 +86,11 @@ def open_search(
         ValueError: an argument is out of its range.
     """
     goal = workbench.goal
+    if goal.is_pareto and until is not None:
+        raise ValueError(
+            f"until is {until}, but the study has an objective a task: there is no single score "
+            f"that another finetune could improve. Leave it out, or give a score"
+        )
     score = None if goal.is_pareto else goal.scores
     pruner = PromotionPruner(
         fraction=fraction,
@@ -89,6 +100,8 @@ def open_search(
         max_seconds=max_seconds,
         score=score,
         constraints=goal.limits,
+        stop_when_flat=stop_when_flat,
+        until=until,
         seed=seed,
     )
     sampler = PreviewSampler(workbench.names, seed=seed, score=score, constraints=goal.limits)

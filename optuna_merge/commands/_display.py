@@ -19,6 +19,7 @@ from rich.text import Text
 from torch import Tensor
 
 from optuna_merge.finetuning import RunInfo, Watcher, watched_by
+from optuna_merge.pruners import prospect
 from optuna_merge.trials import BASELINE, PREVIEW_SECONDS, PROMOTED_FROM
 
 _logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Tally:
         self.previews = 0
         self.finetunes = 0
         self.promoted = 0
+        self._flat = False
 
     def add(self, trial: FrozenTrial) -> None:
         """Count a finished trial."""
@@ -66,14 +68,16 @@ class Tally:
         if trial.state == TrialState.COMPLETE:
             self.finetunes += 1
             self.promoted += BASELINE not in attrs
+            found = prospect(self._study)
+            self._flat = found is not None and found.is_flat
 
     def summary(self) -> str:
-        """Previews with their rate, finetunes, and the best score so far."""
+        """Previews with their rate, finetunes, the best score so far, and whether it is flat."""
         parts = [f"{self.previews} previews"]
         if self._preview_seconds:
             parts[0] += f" ({self.previews / self._preview_seconds:.1f}/s)"
         parts.append(f"{self.finetunes} finetunes ({self.promoted} promoted)")
-        parts.append(self._best())
+        parts += [self._best(), "flat" if self._flat else ""]
         return ", ".join(part for part in parts if part)
 
     def time_left(self) -> str:

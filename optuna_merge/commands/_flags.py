@@ -83,6 +83,22 @@ class SearchFlags(WorkFlags):
             show_default="the definition's, or else twice",
         ),
     ] = None
+    stop_when_flat: Annotated[
+        bool | None,
+        typer.Option(
+            "--stop-when-flat/--keep-going",
+            help="Stop where the best weights, and those of another finetune, are expected to "
+            "gain less than half the noise over uniform ones.",
+            show_default="the definition's, or else stop",
+        ),
+    ] = None
+    until: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop once another finetune is expected to be better than the best by less than "
+            "this share of the noise."
+        ),
+    ] = None
     artifacts: Artifacts = None
     role: Annotated[
         str,

@@ -14,6 +14,15 @@ class SearchSettings:
     Attributes:
         second_seed: Finetune uniform weights a second time, with another seed, which tells the
             noise of one finetune.
+        stop_when_flat: Stop where nothing above the noise is expected.
+        until: Stop once another finetune is expected to be better than the best by less than this
+            share of the noise; None for never.
     """
 
     second_seed: bool = True
+    stop_when_flat: bool = True
+    until: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.until is not None and not self.until > 0:
+            raise ValueError(f"until is {self.until}, expected a share of the noise above 0")

@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_merge.pruners._budget import Budget
 from optuna_merge.pruners._decision import Order, decide, duplicate_promotion, is_over_budget
 from optuna_merge.pruners._ledger import Candidate, Ledger
+from optuna_merge.pruners._stopping import Stopping
 from optuna_merge.pruners._truth_order import (
     Aim,
     most_promising_previews,
@@ -106,6 +107,11 @@ class PromotionPruner(BasePruner):
             user attributes `preview_<task>` and `truth_<task>`, each task's metric is modelled.
         constraints: What the tasks' true metrics must keep, as for `PreviewSampler`: promising is
             then what may be better than the best feasible truth and feasible itself.
+        stop_when_flat: Whether `stop_reason` has one where the study is flat: where all that the
+            best weights are expected to gain over uniform ones, by now and by another finetune, is
+            below half the noise of one finetune.
+        until: Share of the noise of one finetune: where another finetune is expected to be better
+            than the best by less, `stop_reason` says so; None for never.
         seed: Of the draw between models that trust the previews and models that don't; None is
             0. Workers with one seed decide alike; with several, two may queue different copies
             for one slot, of which the later withdraws.
@@ -150,6 +156,8 @@ class PromotionPruner(BasePruner):
         finetune_steps: int | None = None,
         score: Callable[[Array], Array] | None = None,
         constraints: Callable[[Array], Array] | None = None,
+        stop_when_flat: bool = False,
+        until: float | None = None,
         seed: int | None = None,
     ) -> None:
         for name, function in (("score", score), ("constraints", constraints)):
@@ -160,6 +168,7 @@ class PromotionPruner(BasePruner):
         self._budget = Budget(
             fraction, max_promotions, warmup, max_steps, max_seconds, finetune_steps
         )
+        self._stopping = Stopping(stop_when_flat, until)
         self._score, self._constraints = score, constraints
         self._seed = seed or 0
         self._reader = TrialReader(())
@@ -168,6 +177,14 @@ class PromotionPruner(BasePruner):
         """Whether the caps let nothing more be finetuned, however many previews come."""
         history = self._read(study, study.get_trials(deepcopy=False))
         return self._budget_of(study).is_spent(self._ledger(study, history))
+
+    def stop_reason(self, study: Study) -> str | None:
+        """Why the search is to stop now, in words; None: it goes on.
+
+        It is for whoever runs trials: `Objective` asks it after a finetune and calls
+        `study.stop()`, and `run_trials` ends.
+        """
+        return self._stopping.reason(study)
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether the trial ends here; see the class. Called by `Trial.should_prune`."""
@@ -245,6 +262,12 @@ class PromotionPruner(BasePruner):
             )
 
         return order
+
+
+def stop_reason(study: Study) -> str | None:
+    """Why the study's `PromotionPruner` wants the search to stop, or None."""
+    pruner = study.pruner
+    return pruner.stop_reason(study) if isinstance(pruner, PromotionPruner) else None
 
 
 def should_prune(trial: optuna.Trial) -> bool:

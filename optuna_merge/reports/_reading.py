@@ -18,6 +18,7 @@ from optuna_merge.calibration import (
     finetune_noise,
     study_calibration,
 )
+from optuna_merge.pruners import Prospect, prospect
 from optuna_merge.reports._models import Models, truth_models
 from optuna_merge.reports._verdict import Gain, Tested, Verdict, gain, judge
 from optuna_merge.trials import SCORE, UNIFORM, Findings, Outcome, read_study
@@ -77,6 +78,11 @@ class Reading:
         return estimated_gain(self.findings, self.noise.get(SCORE))
 
     @cached_property
+    def prospect(self) -> Prospect | None:
+        """What the best weights, and another finetune, are expected to gain."""
+        return prospect(self.study, self.findings)
+
+    @cached_property
     def hypervolumes(self) -> tuple[float, float] | None:
         """Of a study of several objectives, of all truths and of the baselines."""
         parts = (self.findings.truths, self.findings.baselines.values())
@@ -93,6 +99,7 @@ class Reading:
             hypervolumes=self.hypervolumes,
             noise=self.noise.get(SCORE),
             estimate=self.gain,
+            prospect=self.prospect,
             constraints=self.constraints,
         )
 

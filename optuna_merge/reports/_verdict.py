@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optuna_merge.calibration import Calibration, GainEstimate, Noise
+from optuna_merge.pruners import Prospect
 from optuna_merge.trials import SCORE, Findings, Outcome
 
 Tested = Mapping[int, Mapping[str | None, float]]
@@ -39,6 +40,7 @@ class Verdict:
             means of repeats; None without both.
         expected_gain: The same on validation data, shrunken for the noise and for the choice of
             the best; None where the noise is not known, or uniform weights are the best.
+        flat: Whether nothing above half the noise is expected, of another finetune either.
         gain_over_alone: By task, of the best truth over the task finetuned alone.
         answer: The sentences that answer what was asked.
         warnings: What a reader must know before believing them.
@@ -46,6 +48,7 @@ class Verdict:
 
     gain_over_uniform: Gain | None = None
     expected_gain: GainEstimate | None = None
+    flat: bool = False
     gain_over_alone: Mapping[str, Gain] = field(default_factory=dict)
     answer: Sequence[str] = ()
     warnings: Sequence[str] = ()
@@ -85,6 +88,7 @@ def judge(
     hypervolumes: tuple[float, float] | None = None,
     noise: Noise | None = None,
     estimate: GainEstimate | None = None,
+    prospect: Prospect | None = None,
     constraints: Sequence[str] = (),
 ) -> Verdict:
     """Judge a study by its truths.
@@ -96,6 +100,7 @@ def judge(
         hypervolumes: Of a study of several objectives, of all truths and of the baselines.
         noise: Of one finetune's score.
         estimate: Of the gain over uniform weights.
+        prospect: What is expected of the study.
         constraints: What is to be said of the constraints besides.
     """
     warnings = list(constraints)
@@ -117,12 +122,15 @@ def judge(
             answer.append(_expected(estimate))
         if gains:
             warnings += _doubts(findings, over_uniform, noise, estimate)
+    flat = prospect is not None and prospect.is_flat
+    if prospect is not None and flat:
+        answer.append(f"The score is flat: {prospect.told}.")
     alone = findings.alone if len(findings.tasks) > 1 else {}
     over_alone = {name: gain(findings, name, best, of, tested) for name, of in alone.items()}
     if over_alone:
         parts = [f"{_named(findings, name)} {found}" for name, found in over_alone.items()]
         answer.append(f"Gain over each task finetuned alone: {'; '.join(parts)}.")
-    return Verdict(over_uniform, estimate, over_alone, answer, warnings)
+    return Verdict(over_uniform, estimate, flat, over_alone, answer, warnings)
 
 
 def _without_best(findings: Findings, hypervolumes: tuple[float, float] | None) -> list[str]:
