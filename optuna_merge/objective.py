@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from optuna_merge.exceptions import (
     DefinitionMismatchError,
@@ -85,7 +85,6 @@ class Objective:
         self._workbench = workbench
         self._progress = progress
         self._names, self._goal = workbench.names, workbench.goal
-        self._judged = 0  # truths when it was last asked whether to stop
 
     def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         self._check_definition(trial.study)
@@ -112,11 +111,7 @@ class Objective:
             return _lost(trial, error)
 
     def _stop_if_wanted(self, study: optuna.Study) -> None:
-        """Stop `study.optimize` after this trial, if the pruner sees a reason in new truths."""
-        truths = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-        if truths == self._judged:
-            return
-        self._judged = truths
+        """Stop `study.optimize` after this trial, if the pruner sees a reason."""
         reason = stop_reason(study)
         if reason is not None:
             _logger.info("the search stops: %s", reason)

@@ -20,6 +20,7 @@ from optuna_merge.samplers import PreviewSampler
 from optuna_merge.storages import create_storage
 from optuna_merge.trials import (
     BASELINE,
+    COSTS,
     DEFINITION,
     FAILURE,
     FINGERPRINT,
@@ -38,6 +39,9 @@ from optuna_merge.trials import (
 
 _logger = logging.getLogger(__name__)
 
+SECOND_SEEDS = 2
+"""Finetunes that `open_search` keeps for second seeds of the best weights."""
+
 
 def open_search(
     workbench: Workbench,
@@ -50,6 +54,7 @@ def open_search(
     max_steps: int | None = None,
     max_seconds: float | None = None,
     seed: int | None = None,
+    budget: float | None = None,
     second_seed: bool = True,
     stop_when_flat: bool = True,
     until: float | None = None,
@@ -58,6 +63,8 @@ def open_search(
 
         study = open_search(workbench, "news", "sqlite:///news.db", seed=0)
         study.optimize(Objective(workbench), n_trials=40)
+
+    Under `budget` or another cap the last two finetunes are second seeds of the best weights.
 
     It is `open_study` with a `PreviewSampler` and a `PromotionPruner` of the workbench's goal, and
     `prepare_study`; each can be called alone, and any other sampler or pruner can be set on the
@@ -73,6 +80,8 @@ def open_search(
         max_steps: Cap on the training steps of all promoted finetunes together; None for none.
         max_seconds: Cap on their seconds; None for none.
         seed: Of sampler and pruner.
+        budget: What the whole study may cost, in finetunes at uniform weights, as is `budget` of
+            the `PromotionPruner`; None for no cap.
         second_seed: Finetune uniform weights a second time, with another seed: what the two
             differ by tells the noise of one finetune. It costs one finetune.
         stop_when_flat: Whether the search stops where the study is flat, as is `until` of the
@@ -86,11 +95,7 @@ def open_search(
         ValueError: an argument is out of its range.
     """
     goal = workbench.goal
-    if goal.is_pareto and until is not None:
-        raise ValueError(
-            f"until is {until}, but the study has an objective a task: there is no single score "
-            f"that another finetune could improve. Leave it out, or give a score"
-        )
+    check_until(until, is_pareto=goal.is_pareto)
     score = None if goal.is_pareto else goal.scores
     pruner = PromotionPruner(
         fraction=fraction,
@@ -100,6 +105,8 @@ def open_search(
         max_seconds=max_seconds,
         score=score,
         constraints=goal.limits,
+        budget=budget,
+        second_seeds=0 if goal.is_pareto else SECOND_SEEDS,
         stop_when_flat=stop_when_flat,
         until=until,
         seed=seed,
@@ -110,6 +117,15 @@ def open_search(
     study = open_study(name, storage, goal.directions, sampler=sampler, pruner=pruner)
     prepare_study(study, workbench, second_seed=second_seed)
     return study
+
+
+def check_until(until: float | None, *, is_pareto: bool) -> None:
+    """Raise `ValueError` where a search can't be stopped by what its score is expected to gain."""
+    if is_pareto and until is not None:
+        raise ValueError(
+            f"until is {until}, but the study has an objective a task: there is no single score "
+            f"that another finetune could improve. Leave it out, or give a score"
+        )
 
 
 def open_study(
@@ -217,6 +233,8 @@ def prepare_study(study: optuna.Study, workbench: Workbench, *, second_seed: boo
     elif found != workbench.fingerprint:
         stored = stored_definition(study)
         raise _mismatch(study, differing_parts(stored, dict(workbench.parts)))
+    if COSTS not in study.user_attrs:
+        study.set_user_attr(COSTS, dict(workbench.costs))
     _enqueue_baselines(study, workbench.names, second_seed=second_seed)
 
 

@@ -87,8 +87,8 @@ def _noise(study: optuna.Study, findings: Findings, quantity: str | None) -> Noi
     squares, freedom, repeated = pooled_squares(findings.weightings, quantity)
     error = _sampling_error(study, findings, quantity)
     if error is None:
-        if not repeated:
-            return Noise(None, "unknown")
+        if not squares > 0:  # repeats that tie don't say that there is no noise
+            return Noise(None, "unknown", repeated)
         return Noise(math.sqrt(squares / freedom), "repeats", repeated, freedom)
     prior = PRIOR_FREEDOM * PRIOR_SHARE * error**2
     total = PRIOR_FREEDOM + freedom
@@ -97,14 +97,9 @@ def _noise(study: optuna.Study, findings: Findings, quantity: str | None) -> Noi
 
 
 def pooled_squares(weightings: Iterable[Repeats], quantity: str | None) -> tuple[float, int, int]:
-    """Squares of repeats about their means, degrees of freedom, and of how many weightings.
-
-    Zeros without any, and where they agree to the last bit: then it was one run, done again.
-    """
+    """Squares of repeats about their means, degrees of freedom, and of how many weightings."""
     several = [np.array(v) for of in weightings if len(v := of.values(quantity)) > 1]
     squares = sum(float(np.square(of - of.mean()).sum()) for of in several)
-    if not squares > 0:
-        return 0.0, 0, 0
     return squares, sum(len(of) - 1 for of in several), len(several)
 
 

@@ -74,6 +74,13 @@ class SearchFlags(WorkFlags):
     max_seconds: Annotated[
         float | None, typer.Option(help="Cap on seconds of all promoted finetunes together.")
     ] = None
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            help="What the whole study may cost, in finetunes' worth of time: task runs, "
+            "posteriors, previews and all finetunes."
+        ),
+    ] = None
     seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None
     second_seed: Annotated[
         bool | None,

@@ -22,7 +22,7 @@ from optuna_merge.fitting import FittedStudy
 from optuna_merge.objective import Objective
 from optuna_merge.pruners import PromotionPruner
 from optuna_merge.reports import Dashboard
-from optuna_merge.search import open_search
+from optuna_merge.search import check_until, open_search
 from optuna_merge.storages import create_storage
 from optuna_merge.workers import Collector, check_keep_best, check_role, process_group, run_trials
 
@@ -55,6 +55,8 @@ def _prepared(definition: StudyDefinition, flags: SearchFlags) -> tuple[optuna.S
         "max_seconds": flags.max_seconds,
         "seed": flags.seed,
     }
+    settings = _settings(definition, flags)
+    check_until(settings.until, is_pareto=definition.is_pareto)
     storage = create_storage(flags.storage)
     study = opened(definition, flags.study_name, storage, PromotionPruner(**budget))
     sharing = None
@@ -62,7 +64,6 @@ def _prepared(definition: StudyDefinition, flags: SearchFlags) -> tuple[optuna.S
         claims = flags.role != "preview"
         sharing = shared_among(study, flags.artifacts, flags.workdir, claims=claims)
     fit = fitted(definition, flags.workdir, sharing)
-    settings = _settings(definition, flags)
     return open_search(fit, flags.study_name, storage, **budget, **asdict(settings)), fit
 
 

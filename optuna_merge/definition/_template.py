@@ -55,6 +55,7 @@ score: mean                         # or relative, worst, worst_relative, target
 # search:                           # flags of the same names override it
 #   second_seed: true               # uniform weights twice: tells the noise of a finetune
 #   stop_when_flat: true            # once nothing above the noise is expected
+#   budget: 10                      # example: all that it may cost, in finetunes
 #   until: 0.25                     # example: or once a finetune promises less of the noise
 """
 """What `optuna-merge init` writes: a definition with every choice explained in its comments."""

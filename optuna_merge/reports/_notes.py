@@ -61,6 +61,8 @@ def _why(findings: Findings, outcome: Outcome) -> str:
         if outcome.repeat:
             what += f" with a {seed_name(outcome.repeat)}"
         return f"the baseline of {_escaped(what)}, always finetuned."
+    if outcome.repeat:
+        return f"a {seed_name(outcome.repeat)} of weights that were among the best."
     source = outcome.promoted_from
     origin = "promoted" if source is None else f"promoted from trial {source}"
     known = len(_ended_before(findings, outcome.started))

@@ -18,10 +18,18 @@ from optuna_merge.calibration import (
     finetune_noise,
     study_calibration,
 )
-from optuna_merge.pruners import Prospect, prospect
+from optuna_merge.pruners import PromotionPruner, Prospect, prospect
 from optuna_merge.reports._models import Models, truth_models
 from optuna_merge.reports._verdict import Gain, Tested, Verdict, gain, judge
-from optuna_merge.trials import SCORE, UNIFORM, Findings, Outcome, read_study
+from optuna_merge.trials import (
+    SCORE,
+    UNIFORM,
+    Findings,
+    Outcome,
+    Spending,
+    read_study,
+    study_spending,
+)
 from optuna_merge.visualization import dominated_volume
 
 Json = dict[str, Any]
@@ -102,6 +110,18 @@ class Reading:
             prospect=self.prospect,
             constraints=self.constraints,
         )
+
+    @property
+    def spent(self) -> str:
+        """What the study has cost, in words, and what is left of its pruner's budget."""
+        pruner = self.study.pruner
+        budget = pruner.budget if isinstance(pruner, PromotionPruner) else None
+        return f"{self.spending.said(budget)} ({self.spending.told})"
+
+    @cached_property
+    def spending(self) -> Spending:
+        """What the study has cost, in finetunes."""
+        return study_spending(self.study)
 
     @property
     def score(self) -> str | None:

@@ -7,6 +7,7 @@ from optuna_merge.trials._attributes import (
     BASELINE as BASELINE,
     BEGUN as BEGUN,
     CONSTRAINT as CONSTRAINT,
+    COSTS as COSTS,
     DEFINITION as DEFINITION,
     FAILURE as FAILURE,
     FINGERPRINT as FINGERPRINT,
@@ -36,6 +37,7 @@ from optuna_merge.trials._attributes import (
     WEIGHT as WEIGHT,
     WITHDRAWN as WITHDRAWN,
     Attribute,
+    names_of_previews as names_of_previews,
     names_of_tasks as names_of_tasks,
     names_of_trials as names_of_trials,
     of_task,
@@ -71,6 +73,7 @@ from optuna_merge.trials._outcome import (
 )
 from optuna_merge.trials._outcomes import Counts, Findings, read_study
 from optuna_merge.trials._record import Record, read_trial as read_trial
+from optuna_merge.trials._spending import Spending, spending, study_costs, study_spending
 from optuna_merge.trials._study import (
     finetune_steps,
     reference_point,
@@ -107,6 +110,7 @@ __all__ = [
     "Record",
     "Repeats",
     "Series",
+    "Spending",
     "TrialReader",
     "canonical_weights",
     "check_tasks",
@@ -119,7 +123,10 @@ __all__ = [
     "reference_point",
     "refused_params",
     "retry_history",
+    "spending",
     "stored_definition",
+    "study_costs",
+    "study_spending",
     "suggest_weights",
     "task_directions",
     "task_names",

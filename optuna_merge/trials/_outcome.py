@@ -132,14 +132,21 @@ class Repeats:
 def repeated_finetunes(truths: Iterable[Outcome]) -> tuple[Repeats, ...]:
     """Finetunes by their weighting, in the order of each one's first trial.
 
-    One that was found finished counts only where no other has its repeat: it is the same run.
+    One that was found finished, or has the same truths, counts only where no other has its
+    repeat: it is the same run.
     """
     groups: dict[tuple[float, ...], list[Outcome]] = {}
     for outcome in sorted(truths, key=lambda o: o.trial):
         group = groups.setdefault(tuple(round(w, _DIGITS) for w in outcome.weights.values()), [])
-        if not outcome.reused or all(o.repeat != outcome.repeat for o in group):
+        mine = [o for o in group if o.repeat == outcome.repeat]
+        again = outcome.reused or any(_same_truths(o, outcome) for o in mine)
+        if not (mine and again):
             group.append(outcome)
     return tuple(Repeats(tuple(group)) for group in groups.values())
+
+
+def _same_truths(one: Outcome, other: Outcome) -> bool:
+    return (one.truth, dict(one.truths)) == (other.truth, dict(other.truths))
 
 
 def seed_name(repeat: int) -> str:

@@ -136,16 +136,13 @@ def run_trials(
                 _requeue_dead(study, left)
         if role == "preview" and not note.is_ending:
             announce(study, run)
-        failures, judged = 0, -1
+        failures = 0
         while True:
-            truths = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-            if truths != judged and n_trials != 0 and not note.is_ending:
-                judged = truths
-                reason = stop_reason(study)
-                if reason is not None:
-                    _logger.info("the search stops: %s", reason)
-                    is_over = True
-                    break
+            reason = None if n_trials == 0 or note.is_ending else stop_reason(study)
+            if reason is not None:
+                _logger.info("the search stops: %s", reason)
+                is_over = True
+                break
             enough = n_trials is not None and _finished(study, run) >= n_trials
             if enough or (timeout is not None and time.monotonic() - started >= timeout):
                 note.end()
