@@ -229,7 +229,7 @@ class PromotionPruner(BasePruner):
         """Whether the trial ends here; see the class. Called by `Trial.should_prune`."""
         if BASELINE in trial.user_attrs:
             return False
-        if PROMOTION in trial.user_attrs:
+        if PROMOTED_FROM in trial.user_attrs or PROMOTION in trial.user_attrs:
             return self._prune_copy(study, trial)
         several = len(study.directions) > 1
         seen = read_trial(trial, task_names(study) if several else ())
@@ -266,23 +266,47 @@ class PromotionPruner(BasePruner):
         history = self._read(study, trials)
         ledger, budget = self._ledger(study, history), self._budget_of(study)
         by_number = {trial.number: trial for trial in trials}
-        kept = 0
-        if self._second_seeds and len(study.directions) == 1:
-            kept = second_seeds_left(ledger, budget, self._second_seeds)
+        kept = self._kept(study, ledger, budget)
         if kept and kept == budget.left(ledger):
-            upwards = study.direction == StudyDirection.MAXIMIZE
-            feasible = [_is_feasible(by_number[r.number]) for r in history.records]
-            n = min(kept, budget.free(ledger, ledger.claims))
-            again = worth_repeating(history.records, feasible, maximize=upwards, n=n)
-            for record in again:
-                study.add_trial(_second_seed(by_number[record.number], history.tasks))
-                _logger.info("The weights of trial %d get a second seed.", record.number)
-            if again or ledger.under_way or ledger.baselines_under_way:
+            if self._repeat(study, history, ledger, kept):
                 return
             kept = 0  # there is nothing to repeat
         for candidate in decide(ledger, budget, self._order(study, history, ledger), kept):
             study.add_trial(_promoted_copy(by_number[candidate.number]))
             _logger.info("The preview of trial %d is promoted.", candidate.number)
+
+    def queue_second_seeds(self, study: Study) -> None:
+        """Queue the second seeds of the best weights, if nothing else is left to finetune.
+
+        What a preview does as it ends; for whoever runs trials where no previews come any more.
+        """
+        if not self._second_seeds:
+            return
+        history = self._read(study, study.get_trials(deepcopy=False))
+        ledger, budget = self._ledger(study, history), self._budget_of(study)
+        kept = self._kept(study, ledger, budget)
+        if kept and kept == budget.left(ledger):
+            self._repeat(study, history, ledger, kept)
+
+    def _kept(self, study: Study, ledger: Ledger, budget: Budget) -> int:
+        """How many of the finetunes that are left are for second seeds."""
+        if not self._second_seeds or len(study.directions) > 1:
+            return 0
+        return second_seeds_left(ledger, budget, self._second_seeds)
+
+    def _repeat(self, study: Study, history: History, ledger: Ledger, kept: int) -> bool:
+        """Queue second seeds; whether there are some, or will be when finetunes have ended."""
+        trials = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+        again = worth_repeating(
+            history.records,
+            [_is_feasible(trials[r.number]) for r in history.records],
+            maximize=study.direction == StudyDirection.MAXIMIZE,
+            n=min(kept, self._budget_of(study).free(ledger, ledger.claims)),
+        )
+        for record in again:
+            study.add_trial(_second_seed(trials[record.number], history.tasks))
+            _logger.info("The weights of trial %d get a second seed.", record.number)
+        return bool(again or ledger.under_way or ledger.baselines_under_way)
 
     def _read(self, study: Study, trials: Sequence[FrozenTrial]) -> History:
         tasks = task_names(study, trials)
