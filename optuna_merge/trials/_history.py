@@ -33,6 +33,10 @@ class Series:
         preview_noise: `n` variances of the previews' errors, NaN where unknown; None: all unknown.
         pending: `k x T` weights under evaluation, whose values are not known yet.
         sign: 1.0 or -1.0.
+        own: The task whose metric this is; None for what is no task's own, as a score.
+        anchored: Whether each truth is one that previews equal by construction, `m`. None: those
+            of a task alone are, since the merge there is that task's own finetune.
+        truth_noise: Standard deviation of a finetune between seeds; None where it is unknown.
     """
 
     preview_weights: Array
@@ -42,6 +46,16 @@ class Series:
     preview_noise: Array | None = None
     pending: Array | None = None
     sign: float = 1.0
+    own: int | None = None
+    anchored: Mask | None = None
+    truth_noise: float | None = None
+
+    @property
+    def equal_by_construction(self) -> Mask:
+        """`anchored`, or what it is by default."""
+        if self.anchored is not None:
+            return self.anchored
+        return np.asarray(self.truth_weights.max(axis=1, initial=0.0) == 1.0)
 
 
 _MASKS = ("placed", "live", "previewed", "done")
@@ -185,6 +199,7 @@ class History:
         truth: Array,
         sign: float,
         noise: Array | None = None,
+        own: int | None = None,
     ) -> Series:
         columns = self._columns
         low = columns.placed & columns.previewed & ~np.isnan(preview)
@@ -197,6 +212,7 @@ class History:
             preview_noise=None if noise is None else noise[low],
             pending=self.pending(),
             sign=sign,
+            own=own,
         )
 
     def pending(self) -> Array:
@@ -217,7 +233,7 @@ class History:
         columns = self._columns
         preview, error = columns.preview_metrics[:, task], columns.preview_se[:, task]
         truth = columns.truth_metrics[:, task]
-        return self._series(preview, truth, sign, error**2)
+        return self._series(preview, truth, sign, error**2, own=task)
 
     def objective(self, index: int, n_objectives: int, sign: float) -> Series:
         """One of several objectives.
@@ -231,4 +247,4 @@ class History:
         if n_objectives != len(self.tasks):
             return self._series(nothing, values, sign)
         noise = columns.preview_se[:, index] ** 2
-        return self._series(columns.preview_metrics[:, index], values, sign, noise)
+        return self._series(columns.preview_metrics[:, index], values, sign, noise, own=index)
