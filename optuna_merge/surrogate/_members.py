@@ -59,6 +59,7 @@ class Grid:
         saturations: Of the curve, k.
         least_alone: Smallest amplitude where d has to explain everything.
         most_beside: Largest amplitude beside a curve.
+        most: Points that are kept, the best.
     """
 
     sides: tuple[Side, ...]
@@ -68,6 +69,7 @@ class Grid:
     saturations: tuple[float, ...] = ()
     least_alone: float = 0.3
     most_beside: float = 0.3
+    most: int = 24
 
 
 _PREVIEW, _CURVE = (0.7, 0.5), (2.0, 1.0)
@@ -83,9 +85,11 @@ OF_A_METRIC = Grid(
         Side(2.0, curve=_CURVE),
         Side(3.0, slope=_HALF_PREVIEW, curve=_HALF_CURVE),
     ),
+    amplitudes=(0.01, 0.1, 1.0),
     lengths=(0.8, 2.4),
-    noises=(1e-4, 1e-3, 1e-2, 1e-1),
+    noises=(1e-4, 3e-3, 1e-1),
     saturations=(0.1, 0.25, 0.5, 1.0),
+    most=12,
 )
 """Of a task's metric: chosen by `studies/truth_model.py`, each suite judged by what the others
 choose."""

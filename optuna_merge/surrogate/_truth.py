@@ -12,8 +12,8 @@ Kennedy and O'Hagan, Biometrika 87, 2000, equation 1), averaged over what is not
 
 So worthless previews lose their say as the truths come in. Truths that previews equal by
 construction (at a task alone, and at uniform weights where the previews are corrected by that
-truth) say nothing of the previews elsewhere: those members that use the previews are weighted
-by the other truths, and all others by what these truths add to the equal ones.
+truth) say nothing of the previews elsewhere. So the other truths alone tell whether the previews
+are used, and how; the equal ones count among the points of the grid that don't use them.
 
 All is float64 on the CPU; torch's default type and random state are left alone.
 """
@@ -44,7 +44,6 @@ Array = npt.NDArray[np.float64]
 
 MAX_TRUTHS = 100
 
-_MAX_MEMBERS = 24
 _NEGLIGIBLE = 6.0  # log probability that a member may lie below the best one
 _SCREENED = 40  # truths that choose those members out of the whole grid
 _UNTAUGHT_REACH = 100.0  # interquartile ranges: scores are made of these values too
@@ -55,7 +54,7 @@ class TruthModel:
     """Posterior of the truth at any task weights, from all previews and truths so far.
 
     Make one with `TruthModel.fit`. It is a mixture of Gaussians, one per point of the grid that
-    the module's text describes (at most the 24 best are kept).
+    the module's text describes (the best few are kept).
 
     Attributes:
         log_weights: log probabilities of the members, `S`.
@@ -93,13 +92,13 @@ class TruthModel:
         if self._n > _SCREENED:  # some of the truths tell which members are worth the cost of all
             some = torch.as_tensor(spread_subset(self.truth_weights, truths, _SCREENED))
             log_weights, _ = self._weigh(members, y, p_variance, some)
-            best = log_weights.argsort(descending=True, stable=True)[:_MAX_MEMBERS]
+            best = log_weights.argsort(descending=True, stable=True)[: grid.most]
             members = members.take(best)
         log_weights, alpha = self._weigh(members, y, p_variance, torch.arange(self._n))
-        best = log_weights.argsort(descending=True, stable=True)[:_MAX_MEMBERS]
+        best = log_weights.argsort(descending=True, stable=True)[: grid.most]
         best = best[log_weights[best] > log_weights[best[0]] - _NEGLIGIBLE]
         self._members, self._alpha = members.take(best), alpha[best]
-        self.log_weights = torch.log_softmax(log_weights[best], 0)
+        self.log_weights = _shared(log_weights, members.use_preview, best)
         self._set_variance_points(pending, p_variance)
 
     @classmethod
@@ -148,11 +147,10 @@ class TruthModel:
         log_weights = members.log_prior + each[:, ~equal].sum(-1)
         without = members.use_preview == 0.0
         if equal.any() and without.any():
-            # Among themselves these members are weighted by all truths; against those that use
-            # the preview, by what the others are worth once the equal ones are known.
-            prior, of_equal = members.log_prior[without], each[without][:, equal].sum(-1)
-            gain = torch.logsumexp(prior + of_equal, 0) - torch.logsumexp(prior, 0)
-            log_weights[without] += of_equal - gain
+            # Together they have what the other truths give them, and share it by all truths.
+            together = torch.logsumexp(log_weights[without], 0)
+            of_all = log_weights[without] + each[without][:, equal].sum(-1)
+            log_weights[without] = together + torch.log_softmax(of_all, 0)
         return log_weights, alpha
 
     def _set_variance_points(self, pending: Array, p_variance: Tensor) -> None:
@@ -249,6 +247,21 @@ class TruthModel:
         with single_thread(), torch.no_grad():
             mean = self.log_weights.exp() @ self.means(weights)
         return self.unstandardise(mean.numpy())
+
+
+def _shared(log_weights: Tensor, use_preview: Tensor, kept: Tensor) -> Tensor:
+    """Log probabilities of the members that are kept.
+
+    Those that use the preview have together what all of them have, and so have the others: many
+    members of which each is a little likely are not to lose against a few.
+    """
+    found = log_weights[kept].clone()
+    for use in (0.0, 1.0):
+        rows = use_preview[kept] == use
+        if rows.any():
+            found[rows] += torch.logsumexp(log_weights[use_preview == use], 0)
+            found[rows] -= torch.logsumexp(log_weights[kept][rows], 0)
+    return torch.log_softmax(found, 0)
 
 
 def _without_collapses(series: Series) -> Array:
