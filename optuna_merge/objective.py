@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -18,7 +19,7 @@ from optuna_merge.exceptions import (
     TrialLostError,
 )
 from optuna_merge.fitting import Workbench
-from optuna_merge.pruners import should_prune
+from optuna_merge.pruners import should_prune, stop_reason
 from optuna_merge.search import duplicate_baseline
 from optuna_merge.trials import (
     BASELINE,
@@ -27,9 +28,11 @@ from optuna_merge.trials import (
     FINGERPRINT,
     GIVEN_UP,
     PREVIEW,
+    PREVIEW_AT_ANCHOR,
     PREVIEW_SE,
     PREVIEW_SECONDS,
     PREVIEW_TAKEN_FROM,
+    REPEAT,
     TRIES,
     TRUTH,
     TRUTH_REUSED,
@@ -62,6 +65,9 @@ class Objective:
 
     A definition's constraints are set on each trial when it ends, by its truth or else by its
     preview, and mirrored as user attributes `constraint_<name>` (0 or less is feasible).
+
+    Where the study's `PromotionPruner` has a reason to stop (`stop_reason`), `study.stop()` is
+    called with the first preview after the finetune that gave it.
 
     With `study.optimize(..., n_jobs=...)` threads take turns at the model, so that every number is
     what one thread alone would have found; to go faster, start several processes.
@@ -99,10 +105,19 @@ class Objective:
             if should_prune(trial) and not is_baseline:
                 seen = {name: trial.user_attrs[of_task(PREVIEW, name)] for name in self._names}
                 self._set_constraints(trial, seen)
+                self._stop_if_wanted(trial.study)
                 raise optuna.TrialPruned("ends with its preview")
             return self._truth(trial, weights, is_baseline=is_baseline)
         except (TrainingDivergedError, NotFiniteError) as error:
             return _lost(trial, error)
+
+    def _stop_if_wanted(self, study: optuna.Study) -> None:
+        """Stop `study.optimize` after this trial, if the pruner sees a reason."""
+        reason = stop_reason(study)
+        if reason is not None:
+            _logger.info("the search stops: %s", reason)
+            with contextlib.suppress(RuntimeError):  # asked and told: there is nothing to stop
+                study.stop()
 
     def _has_preview(self, trial: FrozenTrial) -> bool:
         if self._goal.is_pareto:
@@ -115,7 +130,9 @@ class Objective:
         if twin is None:
             preview = self._workbench.preview(weights)
             score = None if self._goal.is_pareto else self._score(preview.values, "the merge")
+            anchored = dict(weights) in [dict(anchor) for anchor in self._workbench.anchors]
             attrs: dict[str, Any] = {PREVIEW_SECONDS: preview.seconds}
+            attrs[PREVIEW_AT_ANCHOR] = anchored
             for name in self._names:
                 attrs[of_task(WEIGHT, name)] = weights[name]
                 attrs[of_task(PREVIEW_SE, name)] = _number(preview.metrics[name].standard_error)
@@ -125,6 +142,8 @@ class Objective:
         else:
             score = twin.intermediate_values.get(0)
             attrs = {PREVIEW_SECONDS: 0.0, PREVIEW_TAKEN_FROM: twin.number}
+            if PREVIEW_AT_ANCHOR in twin.user_attrs:
+                attrs[PREVIEW_AT_ANCHOR] = twin.user_attrs[PREVIEW_AT_ANCHOR]
             for key in (WEIGHT, PREVIEW_SE, PREVIEW):
                 names = [of_task(key, name) for name in self._names]
                 attrs |= {name: twin.user_attrs[name] for name in names}
@@ -157,6 +176,7 @@ class Objective:
         self, trial: optuna.Trial, weights: Mapping[str, float], *, is_baseline: bool
     ) -> float | tuple[float, ...]:
         reported = reported_steps(trial)
+        repeat = int(trial.user_attrs.get(REPEAT, 0))
         started = time.perf_counter()
 
         def on_rung(step: int, metrics: Mapping[str, float]) -> None:
@@ -172,7 +192,7 @@ class Objective:
 
         title = f"finetune {trial.number}" if self._progress else None
         try:
-            truth = self._workbench.finetune(weights, on_rung, title=title)
+            truth = self._workbench.finetune(weights, on_rung, repeat=repeat, title=title)
         except optuna.TrialPruned:
             trial.set_user_attr(TRUTH_SECONDS, time.perf_counter() - started)
             raise

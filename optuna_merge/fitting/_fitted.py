@@ -19,6 +19,7 @@ from optuna_merge.goals import Goal, below_nadir
 from optuna_merge.models import MultitaskModel
 from optuna_merge.previews import Previewer, refined, refinement_settings
 from optuna_merge.tasks import Evaluation, Measurement, Task, check_finite
+from optuna_merge.trials import uniform_weights
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,13 @@ class FittedStudy:
         """One hash of tasks, data, body, settings and posteriors."""
         return sha256_text(canonical_json(self.parts))
 
+    @property
+    def anchors(self) -> tuple[dict[str, float], ...]:
+        """Task weights whose truths make the previews: each task alone, uniform if anchored."""
+        alone = [{n: float(n == name) for n in self.names} for name in self.names]
+        corrects = self.parts.get("anchor") is not None
+        return (*alone, *([uniform_weights(self.names)] if corrects else []))
+
     def preview(self, weights: Mapping[str, float]) -> Measured:
         """What the merge at these task weights is worth; see `Workbench`."""
         preview = self.previewer(weights)
@@ -98,9 +106,17 @@ class FittedStudy:
         return Measured(_metrics(preview.evaluations), preview.seconds)
 
     def finetune(
-        self, weights: Mapping[str, float], report: Report, *, title: str | None = None
+        self,
+        weights: Mapping[str, float],
+        report: Report,
+        *,
+        repeat: int = 0,
+        title: str | None = None,
     ) -> Measured:
-        """Finetune at these task weights, or find the finished run; see `Workbench`."""
+        """Finetune at these task weights, or find the finished run; see `Workbench`.
+
+        A repeat has the definition's seed plus its number.
+        """
 
         def on_rung(step: int, evaluations: dict[str, Evaluation]) -> None:
             report(step, {name: e.metric.value for name, e in evaluations.items()})
@@ -111,12 +127,15 @@ class FittedStudy:
                 self.model,
                 self.tasks,
                 weights,
-                self.definition.finetuning,
+                self.definition.finetuning.repeated(repeat),
                 on_rung=on_rung,
                 progress=title,
             )
         check_finite(run.evaluations, "the finetune")
-        return Measured(_metrics(run.evaluations), run.seconds, run.reused)
+        # The anchor is found finished, too, but it is no task run: its cost is counted here.
+        is_anchor = not repeat and dict(weights) in self.anchors[len(self.names) :]
+        reused = run.reused and not is_anchor
+        return Measured(_metrics(run.evaluations), run.seconds, reused)
 
     def refine(
         self, weights: Mapping[str, float], steps: int, *, rate: float = 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -68,6 +68,10 @@ class Workbench(Protocol):
     def costs(self) -> Mapping[str, float]:
         """What was spent before the first preview: training steps and seconds, by what for."""
 
+    @property
+    def anchors(self) -> Sequence[Mapping[str, float]]:
+        """Task weights whose truths the previews are made from; there they prove nothing."""
+
     def preview(self, weights: Mapping[str, float]) -> Measured:
         """What the merge at these task weights is worth, without training.
 
@@ -76,7 +80,12 @@ class Workbench(Protocol):
         """
 
     def finetune(
-        self, weights: Mapping[str, float], report: Report, *, title: str | None = None
+        self,
+        weights: Mapping[str, float],
+        report: Report,
+        *,
+        repeat: int = 0,
+        title: str | None = None,
     ) -> Measured:
         """Finetune at these task weights, or find the finished run; the last rung is the end.
 
@@ -84,6 +93,8 @@ class Workbench(Protocol):
             weights: Task weight by name, on the simplex.
             report: Called after each rung; what it raises ends the run, which goes on from there
                 when it is wanted again.
+            repeat: With 0 the seed is the definition's; with r > 0 it is the same finetune with
+                another seed, the r-th.
             title: Of a progress bar; None: there is none.
 
         Raises:

@@ -7,6 +7,7 @@ from optuna_merge.trials._attributes import (
     BASELINE as BASELINE,
     BEGUN as BEGUN,
     CONSTRAINT as CONSTRAINT,
+    COSTS as COSTS,
     DEFINITION as DEFINITION,
     FAILURE as FAILURE,
     FINGERPRINT as FINGERPRINT,
@@ -14,6 +15,7 @@ from optuna_merge.trials._attributes import (
     GREATER_IS_BETTER as GREATER_IS_BETTER,
     HANDED_BACK as HANDED_BACK,
     PREVIEW as PREVIEW,
+    PREVIEW_AT_ANCHOR as PREVIEW_AT_ANCHOR,
     PREVIEW_RUN as PREVIEW_RUN,
     PREVIEW_SE as PREVIEW_SE,
     PREVIEW_SECONDS as PREVIEW_SECONDS,
@@ -22,6 +24,7 @@ from optuna_merge.trials._attributes import (
     PROMOTION as PROMOTION,
     QUEUED as QUEUED,
     REFERENCE_POINT as REFERENCE_POINT,
+    REPEAT as REPEAT,
     RUN as RUN,
     SHARED_FILE as SHARED_FILE,
     TASKS as TASKS,
@@ -35,6 +38,7 @@ from optuna_merge.trials._attributes import (
     WEIGHT as WEIGHT,
     WITHDRAWN as WITHDRAWN,
     Attribute,
+    names_of_previews as names_of_previews,
     names_of_tasks as names_of_tasks,
     names_of_trials as names_of_trials,
     of_task,
@@ -61,8 +65,16 @@ from optuna_merge.trials._optuna import (
     set_trial_user_attr as set_trial_user_attr,
     set_user_attrs as set_user_attrs,
 )
-from optuna_merge.trials._outcomes import SCORE, Counts, Findings, Outcome, read_study
+from optuna_merge.trials._outcome import (
+    SCORE,
+    Outcome,
+    Repeats,
+    baseline_name as baseline_name,
+    seed_name as seed_name,
+)
+from optuna_merge.trials._outcomes import Counts, Findings, read_study
 from optuna_merge.trials._record import Record, read_trial as read_trial
+from optuna_merge.trials._spending import Spending, spending, study_costs, study_spending
 from optuna_merge.trials._study import (
     finetune_steps,
     reference_point,
@@ -84,6 +96,7 @@ from optuna_merge.trials._weights import (
     refused_params,
     suggest_weights,
     trial_weights,
+    uniform_weights,
     weight_params,
     weight_tasks,
 )
@@ -97,7 +110,9 @@ __all__ = [
     "History",
     "Outcome",
     "Record",
+    "Repeats",
     "Series",
+    "Spending",
     "TrialReader",
     "canonical_weights",
     "check_tasks",
@@ -110,11 +125,15 @@ __all__ = [
     "reference_point",
     "refused_params",
     "retry_history",
+    "spending",
     "stored_definition",
+    "study_costs",
+    "study_spending",
     "suggest_weights",
     "task_directions",
     "task_names",
     "trial_weights",
+    "uniform_weights",
     "weight_params",
     "weight_tasks",
 ]
