@@ -174,7 +174,7 @@ def curve(seen: Seen) -> Array:
 
 def shifted(seen: Seen) -> Array:
     """Previews plus what is missing at uniform weights."""
-    return seen.previews + (seen.truths[0] - seen.previews[seen.at[0]])
+    return np.asarray(seen.previews + (seen.truths[0] - seen.previews[seen.at[0]]))
 
 
 def interpolated(seen: Seen) -> Array:

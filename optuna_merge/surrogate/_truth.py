@@ -44,10 +44,11 @@ Array = npt.NDArray[np.float64]
 
 MAX_TRUTHS = 100
 
+_MIN_TRUTHS = 3  # that tell their unit
 _NEGLIGIBLE = 6.0  # log probability that a member may lie below the best one
 _SCREENED = 40  # truths that choose those members out of the whole grid
 _UNTAUGHT_REACH = 100.0  # interquartile ranges: scores are made of these values too
-_FEW = 4  # truths that don't tell their own spread
+_ENOUGH = 4  # truths that tell which of them are outliers
 
 
 class TruthModel:
@@ -63,7 +64,9 @@ class TruthModel:
 
     def __init__(self, series: Series, grid: Grid | None = None) -> None:
         n_tasks = series.preview_weights.shape[1]
-        self._sign, self._own = series.sign, series.own
+        self._sign = series.sign
+        # Of fewer truths the unit is not known, nor what a curve may be.
+        self._own = series.own if len(series.truths) >= _MIN_TRUTHS else None
         pending = np.empty((0, n_tasks)) if series.pending is None else series.pending
         self._previews = None
         if len(series.previews):
@@ -85,7 +88,7 @@ class TruthModel:
         self._n = len(truths)
         y = torch.as_tensor((truths - self._location) / self._scale)
         if grid is None:
-            grid = OF_A_SCORE if series.own is None else OF_A_METRIC
+            grid = OF_A_SCORE if self._own is None else OF_A_METRIC
         noise = None if series.truth_noise is None else (series.truth_noise / self._scale) ** 2
         with_preview = self._previews is not None
         members = Members.of(grid, n_tasks, with_preview=with_preview, noise=noise)
@@ -108,7 +111,7 @@ class TruthModel:
             return cls(series)
 
     def _set_unit(self, truths: Array) -> None:
-        if len(truths) >= 3 or self._previews is None:
+        if len(truths) >= _MIN_TRUTHS or self._previews is None:
             self._location, self._scale = location_and_scale(truths) if len(truths) else (0.0, 1.0)
         else:  # too few to know their spread: the previews' is the best guess
             self._scale = self._previews.scale
@@ -277,6 +280,6 @@ def _without_collapses(series: Series) -> Array:
     if taught.any():
         bulk = truths[taught]
         truths[taught] = without_outliers(bulk, bulk)
-        if len(bulk) >= _FEW:
+        if len(bulk) >= _ENOUGH:
             truths[~taught] = without_outliers(truths[~taught], bulk, _UNTAUGHT_REACH)
     return np.asarray(truths)

@@ -34,8 +34,8 @@ class Series:
         pending: `k x T` weights under evaluation, whose values are not known yet.
         sign: 1.0 or -1.0.
         own: The task whose metric this is; None for what is no task's own, as a score.
-        anchored: Whether each truth is one that previews equal by construction, `m`. None: those
-            of a task alone are, since the merge there is that task's own finetune.
+        anchored: Whether each truth is one that previews equal by construction, `m`. None: of a
+            task's metric those of a task alone are, where a merge is that task's own finetune.
         truth_noise: Standard deviation of a finetune between seeds; None where it is unknown.
     """
 
@@ -55,10 +55,11 @@ class Series:
         """`anchored`, or what it is by default."""
         if self.anchored is not None:
             return self.anchored
-        return np.asarray(self.truth_weights.max(axis=1, initial=0.0) == 1.0)
+        alone = self.truth_weights.max(axis=1, initial=0.0) == 1.0
+        return np.asarray(alone & (self.own is not None))
 
 
-_MASKS = ("placed", "live", "previewed", "done")
+_MASKS = ("placed", "live", "previewed", "done", "anchored")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class _Columns:
         previewed: Whether its preview counts: of a trial that failed, of a copy or
             of a repeat, it doesn't.
         done: Whether it is COMPLETE.
+        anchored: Whether its previews of the tasks' metrics were made from the truth.
         weights, preview_metrics, preview_se, truth_metrics: `n x T`.
         preview: `n`.
         values: `n x K`, K objectives at least 1.
@@ -80,6 +82,7 @@ class _Columns:
     live: Mask
     previewed: Mask
     done: Mask
+    anchored: Mask
     weights: Array
     preview: Array
     values: Array
@@ -117,6 +120,7 @@ class _Columns:
         self.live[row] = record.state in (TrialState.RUNNING, TrialState.WAITING)
         self.previewed[row] = record.state in _PREVIEWED and not (record.is_copy or record.repeat)
         self.done[row] = record.state == TrialState.COMPLETE
+        self.anchored[row] = record.is_at_anchor and record.noted
         self.weights[row] = record.weights
         self.preview[row] = record.preview
         self.values[row] = math.nan
@@ -214,7 +218,20 @@ class History:
             pending=self.pending(),
             sign=sign,
             own=own,
+            anchored=self._anchored(high),
         )
+
+    def _anchored(self, rows: Mask) -> Mask:
+        """Whether a preview at the weights of each of these trials was made from the truth there.
+
+        Promoted copies and second seeds have no preview of their own.
+        """
+        columns = self._columns
+        weights = columns.weights[rows]
+        anchored = np.zeros(len(weights), dtype=bool)
+        for anchor in np.unique(columns.weights[columns.placed & columns.anchored], axis=0):
+            anchored |= (weights == anchor).all(axis=1)
+        return anchored
 
     def pending(self) -> Array:
         """Weights of the trials that run or wait, `k x T`."""

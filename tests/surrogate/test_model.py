@@ -280,7 +280,8 @@ def test_truths_that_previews_equal_by_construction_do_not_speak_for_them() -> N
     previews = np.concatenate([truth(w[:4]), other(w[4:])])
     few, many = (Series(w, previews, w[:n], truth(w[:n])) for n in (4, 12))
     at = np.arange(12) < 4
-    assert few.equal_by_construction.tolist() == [False, True, True, True]
+    assert not few.equal_by_construction.any()
+    assert replace(few, own=0).equal_by_construction.tolist() == [False, True, True, True]
     anchored = TruthModel.fit(replace(few, anchored=at[:4]))
     assert anchored.trust == pytest.approx(0.75, abs=0.02)  # nothing but the prior odds
     taken = TruthModel.fit(replace(few, anchored=np.zeros(4, dtype=bool)))
