@@ -60,6 +60,8 @@ class Grid:
         least_alone: Smallest amplitude where d has to explain everything.
         most_beside: Largest amplitude beside a curve.
         most: Points that are kept, the best.
+        load: Points that are kept times truths, at most: with many truths each point costs more,
+            and leaves less open.
     """
 
     sides: tuple[Side, ...]
@@ -70,8 +72,14 @@ class Grid:
     least_alone: float = 0.3
     most_beside: float = 0.3
     most: int = 24
+    load: int = 2400
+
+    def kept(self, n_truths: int) -> int:
+        """How many points are kept."""
+        return max(_LEAST_KEPT, min(self.most, self.load // max(n_truths, 1)))
 
 
+_LEAST_KEPT = 3
 _PREVIEW, _CURVE = (0.7, 0.5), (2.0, 1.0)
 _HALF_PREVIEW, _HALF_CURVE = (0.35, 0.375), (1.0, 0.75)
 
@@ -90,6 +98,7 @@ OF_A_METRIC = Grid(
     noises=(1e-4, 3e-3, 1e-1),
     saturations=(0.1, 0.25, 0.5, 1.0),
     most=12,
+    load=144,
 )
 """Of a task's metric: chosen by `studies/truth_model.py`, each suite judged by what the others
 choose."""
@@ -219,8 +228,8 @@ class Members:
         """Prior covariances, `S x a x b`."""
         lengths, which = torch.unique(self.length, return_inverse=True)  # few: each once
         shapes = torch.stack([similarities(a.x / length, b.x / length) for length in lengths])
-        kernel = self.basis(a) @ self.basis(b).transpose(1, 2)
-        kernel.addcmul_(self.amplitude[:, None, None], shapes[which])
+        kernel = shapes[which].mul_(self.amplitude[:, None, None])
+        kernel.baddbmm_(self.basis(a), self.basis(b).transpose(1, 2))
         rows, columns = a.untaught, b.untaught
         if len(rows) and len(columns):
             jump = JUMP_VARIANCE * (1.0 + similarities(a.x[rows], b.x[columns]))

@@ -98,7 +98,7 @@ class TruthModel:
             best = log_weights.argsort(descending=True, stable=True)[: grid.most]
             members = members.take(best)
         log_weights, alpha = self._weigh(members, y, p_variance, torch.arange(self._n))
-        best = log_weights.argsort(descending=True, stable=True)[: grid.most]
+        best = log_weights.argsort(descending=True, stable=True)[: grid.kept(self._n)]
         best = best[log_weights[best] > log_weights[best[0]] - _NEGLIGIBLE]
         self._members, self._alpha = members.take(best), alpha[best]
         self.log_weights = _shared(log_weights, members.use_preview, best)
