@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from optuna_merge._base.lazy import lazy_names
-from optuna_merge.surrogate._simplex import startup_design, to_simplex
+from optuna_merge.surrogate._simplex import raised, startup_design, to_simplex
 from optuna_merge.surrogate._subset import spread_subset
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ __all__ = [
     "export_model",
     "front_improvement",
     "maximise",
+    "raised",
     "spread_subset",
     "startup_design",
     "to_simplex",

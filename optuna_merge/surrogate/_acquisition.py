@@ -14,7 +14,7 @@ from torch import Tensor
 
 from optuna_merge.goals import total_violation
 from optuna_merge.surrogate._score import ScoreModel
-from optuna_merge.surrogate._simplex import candidates, neighbours
+from optuna_merge.surrogate._simplex import candidates, neighbours, raised
 from optuna_merge.surrogate._threads import single_thread
 from optuna_merge.surrogate._truth import TruthModel
 
@@ -32,9 +32,11 @@ class Acquisition(Protocol):
 
     Attributes:
         anchors: Points already seen, `n x T`.
+        truth_weights: Those of them whose truth is known, `m x T`.
     """
 
     anchors: Array
+    truth_weights: Array
 
     def __call__(self, weights: Array) -> Array:
         """Promise of each row of `q x T`; larger is better."""
@@ -81,7 +83,7 @@ class TruthImprovement:
 
     def __init__(self, model: TruthModel, coming: Array | None = None) -> None:
         self._model = model
-        self.anchors = model.anchors
+        self.anchors, self.truth_weights = model.anchors, model.truth_weights
         seen = _incumbents(model, coming)
         with single_thread(), torch.no_grad():
             self._best = model.means(seen).amax(1, keepdim=True)
@@ -152,7 +154,7 @@ class ScoreImprovement:
         constraints: Constraints | None = None,
     ) -> None:
         self._model, self._sign = model, sign
-        self.anchors = model.anchors
+        self.anchors, self.truth_weights = model.anchors, model.truth_weights
         metrics = model.means(self.anchors)
         self._width = max(1e-3 * float(np.std(sign * model.score(metrics))), 1e-12)
         self._feasibility = None if constraints is None else Feasibility(constraints, metrics)
@@ -210,7 +212,7 @@ class FrontImprovement:
         from botorch.utils.multi_objective.pareto import is_non_dominated
 
         self._models = tuple(models)
-        self.anchors = models[0].anchors
+        self.anchors, self.truth_weights = models[0].anchors, models[0].truth_weights
         self._draws = torch.as_tensor(draws)
         self._feasibility = None
         with single_thread(), torch.no_grad():
@@ -337,7 +339,8 @@ def maximise(
 ) -> Array:
     """The point of the simplex with the largest acquisition value that was not visited yet.
 
-    About `n` candidates are scored, then small neighbourhoods of the best four, twice.
+    About `n` candidates are scored, those among them that raise one task of the best truth, then
+    small neighbourhoods of the best four, twice.
 
     Args:
         acquisition: Function of full weights, `q x T`.
@@ -353,6 +356,10 @@ def maximise(
     """
     best = np.argsort(-acquisition.merit(acquisition.anchors), kind="stable")[:5]
     points = candidates(n_free, n, free(acquisition.anchors[best]), rng)
+    truths = acquisition.truth_weights
+    if len(truths):
+        best_truth = truths[[int(np.argmax(acquisition.merit(truths)))]]
+        points = np.concatenate([points, raised(free(best_truth)[0])])
     values = acquisition(embed(points))
     for steps in _POLISH:
         top = points[np.argsort(-values, kind="stable")[:4]]

@@ -10,6 +10,7 @@ from optuna_merge.trials import MIN_WEIGHT
 Array = npt.NDArray[np.float64]
 
 _STEPS = (0.3, 0.1, 0.03, 0.01)
+_RAISES = (1.5, 2.0)
 
 
 def to_simplex(points: Array) -> Array:
@@ -65,6 +66,27 @@ def candidates(n_tasks: int, n: int, incumbents: Array, rng: np.random.Generator
     exponential[:half] *= rank < support
     local = [neighbours(w, 3 * n // (5 * len(incumbents)), _STEPS, rng) for w in incumbents]
     return np.concatenate([fixed, to_simplex(exponential), *local])
+
+
+def raised(weights: Array) -> Array:
+    """Points with more weight on one task each: times 1.5 and times 2, then divided by the sum.
+
+    The worst task of a good point, or the one that violates a constraint most, is one of them, and
+    more weight on it is what a worst metric asks for first. A task without weight is given that
+    of uniform weights.
+
+    Args:
+        weights: Point of the simplex, `T`.
+
+    Returns:
+        `2 T x T`.
+    """
+    n_tasks = len(weights)
+    base = np.where(weights > 0.0, weights, 1.0 / n_tasks)
+    points = np.tile(weights, (len(_RAISES) * n_tasks, 1))
+    tasks = np.tile(np.arange(n_tasks), len(_RAISES))
+    points[np.arange(len(points)), tasks] = np.repeat(_RAISES, n_tasks) * base[tasks]
+    return to_simplex(points)
 
 
 def neighbours(centre: Array, n: int, steps: tuple[float, ...], rng: np.random.Generator) -> Array:

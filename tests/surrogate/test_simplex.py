@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import qmc
 
-from optuna_merge.surrogate import startup_design, to_simplex
+from optuna_merge.surrogate import raised, startup_design, to_simplex
 from optuna_merge.surrogate._simplex import candidates, neighbours
 from optuna_merge.trials import MIN_WEIGHT, canonical_weights
 
@@ -70,3 +70,17 @@ def test_neighbours_stay_near_and_on_the_simplex() -> None:
     kept = points[(points[:, :2] > 0).all(axis=1)]
     assert np.abs(kept - centre).max() < 0.06
     assert (points[:, 2] == 0).mean() > 0.3
+
+
+def test_raised_points_have_one_task_with_more_weight() -> None:
+    weights = np.array([0.2, 0.3, 0.5, 0.0])
+    points = raised(weights)
+    assert_on_simplex(points)
+    assert len(points) == 8
+    ratios = points[:, :3] / weights[:3]
+    for row, (factor, task) in enumerate((f, t) for f in (1.5, 2.0) for t in range(3)):
+        at = ratios[row + row // 3]  # the fourth task's are between
+        others = np.delete(at, task)
+        np.testing.assert_allclose(at[task] / others, factor)
+    np.testing.assert_allclose(points[3], np.array([0.2, 0.3, 0.5, 0.375]) / 1.375)
+    np.testing.assert_allclose(points[7], np.array([0.2, 0.3, 0.5, 0.5]) / 1.5)
