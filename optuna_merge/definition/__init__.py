@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from optuna_merge._base.lazy import lazy_names
 from optuna_merge.definition._template import TEMPLATE
+from optuna_merge.trials import check_task_names as check_task_names
 
 if TYPE_CHECKING:
     from optuna_merge.definition._definition import PosteriorSettings, StudyDefinition

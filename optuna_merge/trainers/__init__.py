@@ -1,0 +1,19 @@
+"""Your own trainer: finetunes by transformers' Trainer or by a command, as a study's workbench."""
+
+from __future__ import annotations
+
+from optuna_merge.trainers._fitted import FittedProgram, Wanted, fit_program
+from optuna_merge.trainers._from_trainer import from_trainer
+from optuna_merge.trainers._program import Evaluated, Program, Run
+from optuna_merge.trainers._units import WeightUnit
+
+__all__ = [
+    "Evaluated",
+    "FittedProgram",
+    "Program",
+    "Run",
+    "Wanted",
+    "WeightUnit",
+    "fit_program",
+    "from_trainer",
+]

@@ -1,0 +1,179 @@
+"""The tasks' posteriors from their own runs: averages, or weighted by curvature."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from optuna_merge._base.checkpoint_files import adapter_parts
+from optuna_merge._base.files import canonical_json, sha256_text, write_json
+from optuna_merge._base.tensors import content_hash, load_tensors, save_tensors
+from optuna_merge.exceptions import NotFiniteError
+from optuna_merge.fitting import Damping, candidates, choose, trial_weightings
+from optuna_merge.merging import merge
+from optuna_merge.posteriors import (
+    DiagonalGaussian,
+    Gaussian,
+    IsotropicGaussian,
+    PosteriorSettings,
+)
+from optuna_merge.trainers._program import Program
+
+FAMILIES = ("isotropic", "diagonal")
+
+
+@dataclass(frozen=True)
+class Posteriors:
+    """Posteriors by task, and what there is to know of them.
+
+    Attributes:
+        by_task: The posteriors.
+        hashes: Content hashes of the means and curvatures, by task.
+        damping: What was added to the curvature; None for averaging.
+        seconds: What they cost when they were made.
+    """
+
+    by_task: Mapping[str, Gaussian]
+    hashes: Mapping[str, str]
+    damping: Damping | None
+    seconds: float
+
+
+def check_settings(settings: PosteriorSettings) -> None:
+    """See that a program's task runs can give these posteriors.
+
+    Raises:
+        ValueError: they can't; the message says what can.
+    """
+    if settings.family not in FAMILIES or settings.components != 1:
+        raise ValueError(
+            f"posterior {settings.label!r} is not made from a program's task runs; expected the "
+            f"family {' or '.join(FAMILIES)}, of one component"
+        )
+    if settings.estimator != "squared_gradients":
+        raise ValueError(
+            f"estimator={settings.estimator!r} is of the own training loop; expected "
+            f"'squared_gradients'"
+        )
+
+
+def check_mergeable(names: Any) -> None:
+    """See that means of the parameters of these names are the parameters of a mean.
+
+    Raises:
+        ValueError: of an adapted layer more than one factor is trained.
+    """
+    for module, parts in adapter_parts(names).items():
+        if len(parts) > 1:
+            raise ValueError(
+                f"the adapter of {module!r} has {len(parts)} trained parts ({', '.join(parts)}); "
+                f"the mean of products is not the product of means. Train B alone, from one "
+                f"frozen A: for name, p in model.named_parameters(): p.requires_grad_('lora_B' "
+                f"in name)"
+            )
+
+
+def make_posteriors(
+    program: Program, runs: Mapping[str, Path], settings: PosteriorSettings, folder: Path
+) -> Posteriors:
+    """Make what is missing in the folder, and load all.
+
+    Args:
+        program: What trained.
+        runs: Folder of each task's own run.
+        settings: The family, examples, damping, seed.
+        folder: Where curvature and the choice of damping are kept.
+
+    Raises:
+        ValueError: parameters that differ between tasks in name or shape, or the program tells
+            neither curvature nor losses to choose a damping by.
+        NotFiniteError: a curvature, or the loss of all merges, is NaN or infinite.
+    """
+    means = {task: dict(program.parameters(run)) for task, run in runs.items()}
+    hashes = {task: content_hash(mean, {}) for task, mean in means.items()}
+    if settings.family == "isotropic":
+        averages = {task: IsotropicGaussian(mean) for task, mean in means.items()}
+        return Posteriors(averages, hashes, None, 0.0)
+    undamped: dict[str, DiagonalGaussian] = {}
+    seconds = 0.0
+    reads = [settings.examples, settings.seed]
+    for task, mean in means.items():
+        key = sha256_text(canonical_json([hashes[task], program.describe_task(task), reads]))[:24]
+        path = folder / f"curvature-{task}-{key}.safetensors"
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                started = time.perf_counter()
+                found = program.squared_gradients(task, mean, settings)
+                spent = {"seconds": repr(time.perf_counter() - started)}
+                _check_curvature(task, DiagonalGaussian(mean, dict(found)))
+                save_tensors(found, path, spent)
+            squares, about = load_tensors(path)
+        seconds += float(about["seconds"])
+        undamped[task] = DiagonalGaussian(mean, squares)
+        hashes[task] = sha256_text(hashes[task] + about["sha256"])
+    damping = _damping(program, undamped, runs, settings, folder, sorted(hashes.items()))
+    damped = {task: each.damped(damping.value) for task, each in undamped.items()}
+    return Posteriors(damped, hashes, damping, seconds + damping.seconds)
+
+
+def _damping(
+    program: Program,
+    undamped: Mapping[str, DiagonalGaussian],
+    runs: Mapping[str, Path],
+    settings: PosteriorSettings,
+    folder: Path,
+    made_from: Any,
+) -> Damping:
+    if settings.damping is not None:
+        return Damping(settings.damping, {}, 0.0)
+    key = sha256_text(canonical_json([made_from, settings.damping_examples]))[:24]
+    path = folder / f"damping-{key}.json"
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            started = time.perf_counter()
+
+            def weighted_loss(delta: float) -> float:
+                posteriors = {task: each.damped(delta) for task, each in undamped.items()}
+                total = 0.0
+                for weights in trial_weightings(list(undamped)):
+                    merged = merge(posteriors, weights)
+                    losses = program.evaluate(merged, runs, settings.damping_examples).losses
+                    if not losses:
+                        raise ValueError(
+                            "the program tells no losses on validation data to choose the damping "
+                            "by; give PosteriorSettings(damping=...), or family='isotropic'"
+                        )
+                    total += sum(weight * losses[task] for task, weight in weights.items())
+                return total if math.isfinite(total) else math.inf
+
+            value, sweep = choose(candidates(undamped), weighted_loss)
+            if not math.isfinite(sweep[value]):
+                raise NotFiniteError(
+                    f"no merge of the tasks {list(undamped)} has a finite loss on validation "
+                    f"data, whatever the damping; are their own finetunes sound? A lower learning "
+                    f"rate may help"
+                )
+            found = Damping(value, sweep, time.perf_counter() - started)
+            noted = {repr(d): loss if math.isfinite(loss) else None for d, loss in sweep.items()}
+            write_json(path, asdict(found) | {"sweep": noted})
+        about = json.loads(path.read_text(encoding="utf-8"))
+    told = {float(d): math.inf if loss is None else loss for d, loss in about["sweep"].items()}
+    return Damping(about["value"], told, about["seconds"])
+
+
+def _check_curvature(task: str, undamped: DiagonalGaussian) -> None:
+    mean = undamped.mean_curvature()
+    if not math.isfinite(mean):
+        raise NotFiniteError(
+            f"task {task!r}: the curvature at the end of its own run is {mean:g} in the mean; "
+            f"expected a finite number. A lower learning rate may help, or "
+            f"PosteriorSettings(family='isotropic'), which needs no curvature"
+        )
