@@ -6,15 +6,19 @@ from typing import TYPE_CHECKING
 
 from optuna_merge._base.lazy import lazy_names
 from optuna_merge.definition._template import TEMPLATE
-from optuna_merge.trials import check_task_names as check_task_names
 
 if TYPE_CHECKING:
-    from optuna_merge.definition._definition import PosteriorSettings, StudyDefinition
+    from optuna_merge.definition._definition import (
+        PosteriorSettings,
+        StudyDefinition,
+        check_task_names as check_task_names,
+    )
     from optuna_merge.definition._load import load_yaml
 
 _WITH_TORCH = {
     "PosteriorSettings": "_definition",
     "StudyDefinition": "_definition",
+    "check_task_names": "_definition",
     "load_yaml": "_load",
 }
 
