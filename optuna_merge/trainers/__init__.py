@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from optuna_merge.trainers._fitted import FittedProgram, Wanted, fit_program
 from optuna_merge.trainers._from_trainer import from_trainer
-from optuna_merge.trainers._program import Evaluated, Program, Run
+from optuna_merge.trainers._program import Previews, Program, Run
 from optuna_merge.trainers._units import WeightUnit
 
 __all__ = [
-    "Evaluated",
     "FittedProgram",
+    "Previews",
     "Program",
     "Run",
     "Wanted",

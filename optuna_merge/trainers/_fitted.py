@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,8 @@ from optuna_merge.goals import (
     make_constraints,
     make_score,
 )
-from optuna_merge.merging import merge
-from optuna_merge.posteriors import PosteriorSettings
 from optuna_merge.tasks import Measurement
-from optuna_merge.trainers._posteriors import Posteriors, check_settings, make_posteriors
-from optuna_merge.trainers._program import Program
+from optuna_merge.trainers._program import Previews, Program
 from optuna_merge.trainers._runs import FinishedRun, Runs
 
 _logger = logging.getLogger(__name__)
@@ -40,19 +37,17 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a study of a program looks for, and how its previews are made.
+    """What a study of a program looks for.
 
     Attributes:
         score: As in a `StudyDefinition`.
         constraints: The same.
         greater_is_better: Whether the tasks' metric is to be maximised.
-        posterior: Family "diagonal" or "isotropic" (averaging), of one component.
     """
 
     score: str | Callable[[Mapping[str, float]], float] | Score
     constraints: float | Sequence[Constraint]
     greater_is_better: bool
-    posterior: PosteriorSettings
 
 
 class FittedProgram:
@@ -68,12 +63,15 @@ class FittedProgram:
         wanted: Wanted,
         runs: Runs,
         alone: Mapping[str, FinishedRun],
-        posteriors: Posteriors,
+        previews: Previews,
         parts: Mapping[str, Any],
     ) -> None:
         self._program, self._wanted, self._runs = program, wanted, runs
-        self._alone, self._posteriors = dict(alone), posteriors
-        self._parts = dict(parts) | {"posteriors": dict(posteriors.hashes)}
+        self._alone, self._previews = dict(alone), previews
+        self._parts = dict(parts) | {
+            "posterior": dict(previews.settings),
+            "posteriors": dict(previews.hashes),
+        }
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -103,7 +101,7 @@ class FittedProgram:
     @property
     def damping(self) -> Damping | None:
         """The damping; None for averaging."""
-        return self._posteriors.damping
+        return self._previews.damping
 
     @property
     def alone(self) -> dict[str, float]:
@@ -116,7 +114,7 @@ class FittedProgram:
         return {
             "task_run_steps": float(sum(run.steps for run in self._alone.values())),
             "task_run_seconds": sum(run.seconds for run in self._alone.values()),
-            "posterior_seconds": self._posteriors.seconds,
+            "posterior_seconds": self._previews.seconds,
         }
 
     @cached_property
@@ -137,9 +135,7 @@ class FittedProgram:
     def preview(self, weights: Mapping[str, float]) -> Measured:
         """What the merge at these task weights is worth; see `Workbench`."""
         started = time.perf_counter()
-        merged = merge(self._posteriors.by_task, weights)
-        folders = {task: run.folder for task, run in self._alone.items()}
-        metrics = self._program.evaluate(merged, folders).metrics
+        metrics = self._previews.metrics(weights)
         return Measured(_measured(metrics, "the merge"), time.perf_counter() - started)
 
     def finetune(
@@ -173,17 +169,16 @@ def fit_program(
 
     Args:
         program: What trains.
-        wanted: Score, constraints, posteriors.
+        wanted: Score and constraints.
         workdir: The working folder; is made. Workers that fit at once share the tasks out.
         progress: Show progress bars.
 
     Raises:
-        ValueError: names that can't be tasks', a score, constraint or posterior that doesn't fit.
+        ValueError: names that can't be tasks', a score or constraint that doesn't fit.
         ProgramError: the program ended otherwise than it should.
         NotFiniteError: a metric of a task run is NaN or infinite.
     """
     check_task_names(program.names)
-    check_settings(wanted.posterior)
     _goal(wanted, dict.fromkeys(program.names, True), dict.fromkeys(program.names, 1.0))
     workdir = Path(workdir)
     check_writable(workdir)
@@ -206,8 +201,8 @@ def fit_program(
     FolderSharing(workdir).work_off(units)
     folders = {task: alone[task].folder for task in program.names}
     with models_turn():
-        posteriors = make_posteriors(program, folders, wanted.posterior, workdir / "posteriors")
-    return FittedProgram(program, wanted, runs, alone, posteriors, parts)
+        previews = program.previews(folders, workdir / "posteriors")
+    return FittedProgram(program, wanted, runs, alone, previews, parts)
 
 
 def _parts(program: Program, wanted: Wanted) -> dict[str, Any]:
@@ -219,7 +214,6 @@ def _parts(program: Program, wanted: Wanted) -> dict[str, Any]:
         "tasks": [{"name": task, "data": program.describe_task(task)} for task in program.names],
         "finetuning": {"steps": program.steps, **program.describe()},
         "weights": program.unit.describe(),
-        "posterior": asdict(wanted.posterior),
         "score": score,
         "greater_is_better": wanted.greater_is_better,
         **({"constraints": [each.name for each in constraints]} if constraints else {}),

@@ -66,9 +66,15 @@ def from_trainer(
     """
     folder = Path(workdir)
     program = TrainerProgram(
-        make_trainer, dict(tasks), metric, folder / "resident", loss_average, num_rungs
+        make_trainer,
+        dict(tasks),
+        metric,
+        folder / "resident",
+        loss_average,
+        num_rungs,
+        posterior or PosteriorSettings(),
     )
     if greater_is_better is None:
         greater_is_better = not metric.endswith("loss")
-    wanted = Wanted(score, constraints, greater_is_better, posterior or PosteriorSettings())
+    wanted = Wanted(score, constraints, greater_is_better)
     return fit_program(program, wanted, folder, progress=progress)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock
+from torch import Tensor
 
 from optuna_merge._base.checkpoint_files import adapter_parts
 from optuna_merge._base.files import canonical_json, sha256_text, write_json
@@ -24,26 +25,40 @@ from optuna_merge.posteriors import (
     IsotropicGaussian,
     PosteriorSettings,
 )
-from optuna_merge.trainers._program import Program
+from optuna_merge.trainers._program import Previews
 
 FAMILIES = ("isotropic", "diagonal")
 
 
 @dataclass(frozen=True)
-class Posteriors:
-    """Posteriors by task, and what there is to know of them.
+class Evaluated:
+    """A model's numbers on validation data.
 
     Attributes:
-        by_task: The posteriors.
-        hashes: Content hashes of the means and curvatures, by task.
-        damping: What was added to the curvature; None for averaging.
-        seconds: What they cost when they were made.
+        metrics: The study's metric, by task.
+        losses: The loss, by task; empty where it isn't told.
     """
 
-    by_task: Mapping[str, Gaussian]
-    hashes: Mapping[str, str]
-    damping: Damping | None
-    seconds: float
+    metrics: Mapping[str, float]
+    losses: Mapping[str, float]
+
+
+class Resident(Protocol):
+    """A model in memory that takes any parameters."""
+
+    def describe_task(self, task: str) -> Any:
+        """What the curvature depends on of one task, as JSON values."""
+
+    def parameters(self, folder: Path) -> Mapping[str, Tensor]:
+        """The trained parameters of a task's own run, by name."""
+
+    def evaluate(self, parameters: Mapping[str, Tensor], limit: int | None = None) -> Evaluated:
+        """The numbers with these parameters, on at most so many examples of each task."""
+
+    def squared_gradients(
+        self, task: str, parameters: Mapping[str, Tensor], settings: PosteriorSettings
+    ) -> Mapping[str, Tensor]:
+        """The diagonal of the curvature of a task's averaged loss at the parameters."""
 
 
 def check_settings(settings: PosteriorSettings) -> None:
@@ -80,27 +95,26 @@ def check_mergeable(names: Any) -> None:
             )
 
 
-def make_posteriors(
-    program: Program, runs: Mapping[str, Path], settings: PosteriorSettings, folder: Path
-) -> Posteriors:
-    """Make what is missing in the folder, and load all.
+def make_previews(
+    program: Resident, runs: Mapping[str, Path], settings: PosteriorSettings, folder: Path
+) -> Previews:
+    """Make the posteriors that are missing in the folder, and load all.
 
     Args:
-        program: What trained.
+        program: Evaluates, and takes curvature.
         runs: Folder of each task's own run.
         settings: The family, examples, damping, seed.
         folder: Where curvature and the choice of damping are kept.
 
     Raises:
-        ValueError: parameters that differ between tasks in name or shape, or the program tells
-            neither curvature nor losses to choose a damping by.
+        ValueError: there are no losses to choose a damping by.
         NotFiniteError: a curvature, or the loss of all merges, is NaN or infinite.
     """
     means = {task: dict(program.parameters(run)) for task, run in runs.items()}
     hashes = {task: content_hash(mean, {}) for task, mean in means.items()}
     if settings.family == "isotropic":
         averages = {task: IsotropicGaussian(mean) for task, mean in means.items()}
-        return Posteriors(averages, hashes, None, 0.0)
+        return Previews(_evaluated(program, averages), {"family": settings.family}, hashes)
     undamped: dict[str, DiagonalGaussian] = {}
     seconds = 0.0
     reads = [settings.examples, settings.seed]
@@ -119,15 +133,21 @@ def make_posteriors(
         seconds += float(about["seconds"])
         undamped[task] = DiagonalGaussian(mean, squares)
         hashes[task] = sha256_text(hashes[task] + about["sha256"])
-    damping = _damping(program, undamped, runs, settings, folder, sorted(hashes.items()))
+    damping = _damping(program, undamped, settings, folder, sorted(hashes.items()))
     damped = {task: each.damped(damping.value) for task, each in undamped.items()}
-    return Posteriors(damped, hashes, damping, seconds + damping.seconds)
+    metrics = _evaluated(program, damped)
+    return Previews(metrics, asdict(settings), hashes, damping, seconds + damping.seconds)
+
+
+def _evaluated(
+    program: Resident, posteriors: Mapping[str, Gaussian]
+) -> Callable[[Mapping[str, float]], Mapping[str, float]]:
+    return lambda weights: program.evaluate(merge(dict(posteriors), weights)).metrics
 
 
 def _damping(
-    program: Program,
+    program: Resident,
     undamped: Mapping[str, DiagonalGaussian],
-    runs: Mapping[str, Path],
     settings: PosteriorSettings,
     folder: Path,
     made_from: Any,
@@ -145,10 +165,10 @@ def _damping(
                 total = 0.0
                 for weights in trial_weightings(list(undamped)):
                     merged = merge(posteriors, weights)
-                    losses = program.evaluate(merged, runs, settings.damping_examples).losses
+                    losses = program.evaluate(merged, settings.damping_examples).losses
                     if not losses:
                         raise ValueError(
-                            "the program tells no losses on validation data to choose the damping "
+                            "the Trainer tells no losses on validation data to choose the damping "
                             "by; give PosteriorSettings(damping=...), or family='isotropic'"
                         )
                     total += sum(weight * losses[task] for task, weight in weights.items())

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor
-
-from optuna_merge.fitting import Report
-from optuna_merge.posteriors import PosteriorSettings
+from optuna_merge.fitting import Damping, Report
 from optuna_merge.trainers._units import WeightUnit
 
 
@@ -34,16 +31,22 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """A model's numbers on validation data.
+class Previews:
+    """What merges of the tasks' own runs are worth.
 
     Attributes:
-        metrics: The study's metric, by task.
-        losses: The loss, by task; empty where the program doesn't tell it.
+        metrics: Task weights to the metrics of the merge, by task.
+        settings: How the merges are made, as JSON values.
+        hashes: Of what they are made of, by task.
+        damping: What was added to curvature; None for averaging.
+        seconds: What it took to make them.
     """
 
-    metrics: Mapping[str, float]
-    losses: Mapping[str, float] = field(default_factory=dict)
+    metrics: Callable[[Mapping[str, float]], Mapping[str, float]]
+    settings: Mapping[str, Any]
+    hashes: Mapping[str, str]
+    damping: Damping | None = None
+    seconds: float = 0.0
 
 
 class Program(Protocol):
@@ -80,25 +83,10 @@ class Program(Protocol):
             ProgramError: the program ended otherwise than it should.
         """
 
-    def parameters(self, folder: Path) -> Mapping[str, Tensor]:
-        """The trained parameters of a run that has ended, by name."""
-
-    def evaluate(
-        self, parameters: Mapping[str, Tensor], tasks: Mapping[str, Path], limit: int | None = None
-    ) -> Evaluated:
-        """The numbers of the model with these parameters.
+    def previews(self, runs: Mapping[str, Path], folder: Path) -> Previews:
+        """Make what previews need of the tasks' own runs, or find it.
 
         Args:
-            parameters: Trained parameters, by name.
-            tasks: Folders of the tasks' own runs.
-            limit: Validation examples per task that are enough; None: all.
-        """
-
-    def squared_gradients(
-        self, task: str, parameters: Mapping[str, Tensor], settings: PosteriorSettings
-    ) -> Mapping[str, Tensor]:
-        """The diagonal of the curvature of a task's averaged loss at the parameters.
-
-        Raises:
-            ValueError: the program can't tell.
+            runs: Folder of each task's own run.
+            folder: Where what is made is kept.
         """

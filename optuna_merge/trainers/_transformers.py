@@ -31,8 +31,13 @@ from optuna_merge.trainers._curvature import squared_gradients
 from optuna_merge.trainers._data import check_data, describe_data, rows_of
 from optuna_merge.trainers._labels import label_tokens, shifts_labels
 from optuna_merge.trainers._mixture import Mixture
-from optuna_merge.trainers._posteriors import check_mergeable
-from optuna_merge.trainers._program import Evaluated, Run
+from optuna_merge.trainers._posteriors import (
+    Evaluated,
+    check_mergeable,
+    check_settings,
+    make_previews,
+)
+from optuna_merge.trainers._program import Previews, Run
 from optuna_merge.trainers._units import WeightUnit
 from optuna_merge.trainers._watch import RungWatch
 
@@ -64,6 +69,7 @@ class TrainerProgram:
         folder: Of the Trainer that is kept.
         loss_average: What the Trainer's loss is averaged over; "auto": looked up in the labels.
         num_rungs: How often a finetune is evaluated.
+        posterior: How posteriors are made.
     """
 
     def __init__(
@@ -74,7 +80,9 @@ class TrainerProgram:
         folder: Path,
         loss_average: LossAverage,
         num_rungs: int,
+        posterior: PosteriorSettings,
     ) -> None:
+        check_settings(posterior)
         if loss_average not in ("auto", "examples", "tokens"):
             raise ValueError(
                 f"loss_average must be auto, examples or tokens, got {loss_average!r}"
@@ -89,6 +97,7 @@ class TrainerProgram:
         for task, data in tasks.items():
             check_data(task, "training", data)
         self._make, self._tasks, self._metric, self._folder = make_trainer, tasks, metric, folder
+        self._posterior = posterior
         self._kept: Any = None
         self._evaluation_works = False
         trainer = self._resident()
@@ -194,13 +203,15 @@ class TrainerProgram:
             trainer.save_model(str(run.folder / "model"))
             remove_checkpoints(run.folder)
 
+    def previews(self, runs: Mapping[str, Path], folder: Path) -> Previews:
+        """Of merges that are put into the Trainer's model that is kept."""
+        return make_previews(self, runs, self._posterior, folder)
+
     def parameters(self, folder: Path) -> Mapping[str, Tensor]:
         """The trained parameters of a task's own run."""
         return load_tensors(folder / _TRAINED)[0]
 
-    def evaluate(
-        self, parameters: Mapping[str, Tensor], tasks: Mapping[str, Path], limit: int | None = None
-    ) -> Evaluated:
+    def evaluate(self, parameters: Mapping[str, Tensor], limit: int | None = None) -> Evaluated:
         """By the Trainer that is kept, with these parameters put into its model."""
         trainer = self._loaded(parameters)
         found = self._evaluate(trainer, limit)

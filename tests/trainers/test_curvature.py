@@ -69,9 +69,9 @@ def test_it_is_averaged_over_the_tokens_of_long_and_short_examples() -> None:
         pad([{"input_ids": ids, "labels": [-100, *ids[1:]], "attention_mask": [1] * len(ids)}])
         for ids in examples
     ]
-    found = squared_gradients(
-        trainer, batches * 400, [name], seed=0, shifts=True, per_token=True
-    )[name]
+    found = squared_gradients(trainer, batches * 400, [name], seed=0, shifts=True, per_token=True)[
+        name
+    ]
     expected = []
     with torch.no_grad():
         for batch in batches:

@@ -81,7 +81,9 @@ def test_the_merge_is_evaluated_by_the_trainer(bench: FittedProgram) -> None:
         model_of(bench.folder({o: float(o == task) for o in bench.names})) for task in bench.names
     ]
     trainer = MakeTrainer(VALIDATION)("unused")
-    trainer.model.load_state_dict({name: (alone[0][name] + alone[1][name]) / 2 for name in alone[0]})
+    trainer.model.load_state_dict(
+        {name: (alone[0][name] + alone[1][name]) / 2 for name in alone[0]}
+    )
     expected = trainer.evaluate(VALIDATION["math"])["eval_loss"]
     assert bench.preview(half).values["math"] == pytest.approx(expected, rel=1e-5)
 
@@ -231,7 +233,7 @@ def test_a_lora_trains_and_merges_b_alone(tmp_path: Path) -> None:
 def test_a_lora_with_both_factors_is_refused(tmp_path: Path) -> None:
     train = {"short": texts(2, 1)}
     make = MakeTrainer(train, lambda: lora(freeze=False), more={"data_collator": pad})
-    with pytest.raises(ValueError, match="2 trained parts .*Train B alone, from one frozen A"):
+    with pytest.raises(ValueError, match=r"2 trained parts .*Train B alone, from one frozen A"):
         om.from_trainer(make, train, workdir=tmp_path)
 
 

@@ -48,13 +48,15 @@ def test_lengths_count_for_nothing_in_batches_of_one_and_fully_in_large_ones() -
 
 
 def test_the_expected_gradient_is_the_weighted_mean_of_the_tasks() -> None:
-    """Of the Trainer's own loss over all batches that it can draw; with any other share it isn't."""
+    """Of the Trainer's own loss, over all batches that it can draw; for other shares it isn't."""
+
+    def example(*ids: int) -> dict[str, list[int]]:
+        mask = [1] * (len(ids) + 1)
+        return {"input_ids": [4, *ids], "labels": [-100, *ids], "attention_mask": mask}
+
     examples = {
-        task: [
-            {"input_ids": [4, *ids], "labels": [-100, *ids], "attention_mask": [1] * (len(ids) + 1)}
-            for ids in rows
-        ]
-        for task, rows in {"short": [[5, 6], [8, 5]], "long": [[7] * 6, [9, 10, 9, 10, 9, 5]]}.items()
+        "short": [example(5, 6), example(8, 5)],
+        "long": [example(7, 7, 7, 7, 7, 7), example(9, 10, 9, 10, 9, 5)],
     }
     torch.manual_seed(0)
     trainer = MakeTrainer({}, llama, more={"data_collator": pad})("unused")
