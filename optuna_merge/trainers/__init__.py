@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from optuna_merge.trainers._fitted import FittedProgram, Wanted, fit_program
+from optuna_merge.trainers._from_command import from_command
 from optuna_merge.trainers._from_trainer import from_trainer
 from optuna_merge.trainers._program import Previews, Program, Run
 from optuna_merge.trainers._units import WeightUnit
@@ -15,5 +16,6 @@ __all__ = [
     "Wanted",
     "WeightUnit",
     "fit_program",
+    "from_command",
     "from_trainer",
 ]

@@ -50,8 +50,9 @@ def from_trainer(
         constraints: The same.
         greater_is_better: Whether the metric is to be maximised; None: unless its name ends with
             "loss".
-        posterior: How posteriors are made: family "diagonal" (the default) or "isotropic", which
-            is averaging.
+        posterior: How posteriors are made: family "diagonal" or "isotropic", which is averaging.
+            None: diagonal; of LoRA adapters of which both factors are trained, averages of their
+            updates.
         loss_average: What the Trainer's loss is averaged over: "examples", or the label "tokens"
             of a batch; "auto": tokens, if labels are integers with more than one an example.
         num_rungs: How often a finetune is evaluated and saved, the end included.
@@ -60,7 +61,7 @@ def from_trainer(
     Raises:
         TypeError: `make_trainer` gives no Trainer, or data without a length.
         ValueError: an argument of the Trainer that doesn't go with a study, empty data, a task
-            without validation data, an adapter of which more than B is trained.
+            without validation data, an adapter that is not plain LoRA.
         ProgramError: the Trainer's `evaluate` doesn't give the metric.
         NotFiniteError: a metric of a task run is NaN or infinite.
     """
@@ -72,7 +73,7 @@ def from_trainer(
         folder / "resident",
         loss_average,
         num_rungs,
-        posterior or PosteriorSettings(),
+        posterior,
     )
     if greater_is_better is None:
         greater_is_better = not metric.endswith("loss")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +13,6 @@ from typing import Any, Protocol
 from filelock import FileLock
 from torch import Tensor
 
-from optuna_merge._base.checkpoint_files import adapter_parts
 from optuna_merge._base.files import canonical_json, sha256_text, write_json
 from optuna_merge._base.tensors import content_hash, load_tensors, save_tensors
 from optuna_merge.exceptions import NotFiniteError
@@ -25,6 +24,7 @@ from optuna_merge.posteriors import (
     IsotropicGaussian,
     PosteriorSettings,
 )
+from optuna_merge.trainers._adapters import has_products, merge_products
 from optuna_merge.trainers._program import Previews
 
 FAMILIES = ("isotropic", "diagonal")
@@ -79,20 +79,24 @@ def check_settings(settings: PosteriorSettings) -> None:
         )
 
 
-def check_mergeable(names: Any) -> None:
-    """See that means of the parameters of these names are the parameters of a mean.
+def settled(posterior: PosteriorSettings | None, names: Sequence[str]) -> PosteriorSettings:
+    """The settings for parameters of these names; None: diagonal where that can be.
 
     Raises:
-        ValueError: of an adapted layer more than one factor is trained.
+        ValueError: as `check_settings`, or curvature where both factors of adapters are trained.
     """
-    for module, parts in adapter_parts(names).items():
-        if len(parts) > 1:
-            raise ValueError(
-                f"the adapter of {module!r} has {len(parts)} trained parts ({', '.join(parts)}); "
-                f"the mean of products is not the product of means. Train B alone, from one "
-                f"frozen A: for name, p in model.named_parameters(): p.requires_grad_('lora_B' "
-                f"in name)"
-            )
+    products = has_products(names)
+    if posterior is None:
+        return PosteriorSettings(family="isotropic" if products else "diagonal")
+    check_settings(posterior)
+    if products and posterior.family != "isotropic":
+        raise ValueError(
+            f"posterior {posterior.label!r}, but both factors of LoRA adapters are trained, whose "
+            f"product has no curvature here; take family='isotropic', which averages the updates "
+            f"B A, or train B alone: model.requires_grad_(False), and then for its factors B "
+            f"parameter.requires_grad_(True)"
+        )
+    return posterior
 
 
 def make_previews(
@@ -112,6 +116,13 @@ def make_previews(
     """
     means = {task: dict(program.parameters(run)) for task, run in runs.items()}
     hashes = {task: content_hash(mean, {}) for task, mean in means.items()}
+    if has_products(list(next(iter(means.values())))):
+
+        def metrics(weights: Mapping[str, float]) -> Mapping[str, float]:
+            merged = merge_products(list(means.values()), [weights[task] for task in means])
+            return program.evaluate(merged).metrics
+
+        return Previews(metrics, {"family": settings.family, "of": "updates"}, hashes)
     if settings.family == "isotropic":
         averages = {task: IsotropicGaussian(mean) for task, mean in means.items()}
         return Previews(_evaluated(program, averages), {"family": settings.family}, hashes)
@@ -135,8 +146,8 @@ def make_previews(
         hashes[task] = sha256_text(hashes[task] + about["sha256"])
     damping = _damping(program, undamped, settings, folder, sorted(hashes.items()))
     damped = {task: each.damped(damping.value) for task, each in undamped.items()}
-    metrics = _evaluated(program, damped)
-    return Previews(metrics, asdict(settings), hashes, damping, seconds + damping.seconds)
+    previews = _evaluated(program, damped)
+    return Previews(previews, asdict(settings), hashes, damping, seconds + damping.seconds)
 
 
 def _evaluated(

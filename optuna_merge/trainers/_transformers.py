@@ -33,9 +33,8 @@ from optuna_merge.trainers._labels import label_tokens, shifts_labels
 from optuna_merge.trainers._mixture import Mixture
 from optuna_merge.trainers._posteriors import (
     Evaluated,
-    check_mergeable,
-    check_settings,
     make_previews,
+    settled,
 )
 from optuna_merge.trainers._program import Previews, Run
 from optuna_merge.trainers._units import WeightUnit
@@ -69,7 +68,7 @@ class TrainerProgram:
         folder: Of the Trainer that is kept.
         loss_average: What the Trainer's loss is averaged over; "auto": looked up in the labels.
         num_rungs: How often a finetune is evaluated.
-        posterior: How posteriors are made.
+        posterior: How posteriors are made; None: by the diagonal, where that can be.
     """
 
     def __init__(
@@ -80,9 +79,8 @@ class TrainerProgram:
         folder: Path,
         loss_average: LossAverage,
         num_rungs: int,
-        posterior: PosteriorSettings,
+        posterior: PosteriorSettings | None,
     ) -> None:
-        check_settings(posterior)
         if loss_average not in ("auto", "examples", "tokens"):
             raise ValueError(
                 f"loss_average must be auto, examples or tokens, got {loss_average!r}"
@@ -97,7 +95,6 @@ class TrainerProgram:
         for task, data in tasks.items():
             check_data(task, "training", data)
         self._make, self._tasks, self._metric, self._folder = make_trainer, tasks, metric, folder
-        self._posterior = posterior
         self._kept: Any = None
         self._evaluation_works = False
         trainer = self._resident()
@@ -118,7 +115,7 @@ class TrainerProgram:
         self._names = [name for name, p in parameters.items() if p.requires_grad]
         if not self._names:
             raise ValueError("the Trainer's model has no parameter with requires_grad")
-        check_mergeable(self._names)
+        self._posterior = settled(posterior, self._names)
         self._described = {
             "trainer": type(trainer).__qualname__,
             "model": type(model).__qualname__,
@@ -280,7 +277,7 @@ class TrainerProgram:
         own = dict(trainer.model.named_parameters())
         with torch.no_grad():
             for name in self._names:
-                own[name].copy_(parameters[name])
+                own[name].data = parameters[name].to(own[name])  # of more ranks, in adapters
         return trainer
 
     def _release(self) -> None:

@@ -230,10 +230,39 @@ def test_a_lora_trains_and_merges_b_alone(tmp_path: Path) -> None:
     assert all("lora_B" in name for name in load_file(folder / "trained.safetensors"))
 
 
-def test_a_lora_with_both_factors_is_refused(tmp_path: Path) -> None:
-    train = {"short": texts(2, 1)}
+def test_of_a_lora_with_both_factors_the_updates_are_averaged(tmp_path: Path) -> None:
+    train = {"short": texts(2, 1), "long": texts(8, 2)}
     make = MakeTrainer(train, lambda: lora(freeze=False), more={"data_collator": pad})
-    with pytest.raises(ValueError, match=r"2 trained parts .*Train B alone, from one frozen A"):
+    fit = om.from_trainer(make, train, workdir=tmp_path, progress=False)
+    weights = {"short": 0.25, "long": 0.75}
+    found = fit.preview(weights).values
+    trainers = []
+    for task in fit.names:
+        torch.manual_seed(0)  # the base that is made in every run
+        trainer = make("unused")
+        state = load_file(
+            fit.folder({o: float(o == task) for o in fit.names}) / "trained.safetensors"
+        )
+        trainer.model.load_state_dict(state, strict=False)
+        trainers.append(trainer.model.merge_and_unload())
+    with torch.no_grad():
+        for own, other in zip(trainers[0].parameters(), trainers[1].parameters()):
+            own.copy_(0.25 * own + 0.75 * other)
+    judge = MakeTrainer(train, lambda: trainers[0], more={"data_collator": pad})("unused")
+    assert found["long"] == pytest.approx(judge.evaluate(train["long"])["eval_loss"], rel=1e-4)
+    alone = fit.preview({"short": 0.0, "long": 1.0}).values["long"]
+    assert alone == pytest.approx(fit.alone["long"])
+    with pytest.raises(ValueError, match="both factors of LoRA adapters are trained"):
+        om.from_trainer(make, train, workdir=tmp_path, posterior=om.PosteriorSettings())
+
+
+def test_a_dora_is_refused(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], use_dora=True)
+    train = {"short": texts(2, 1)}
+    make = MakeTrainer(train, lambda: peft.get_peft_model(llama(), config),
+                       more={"data_collator": pad})  # fmt: skip
+    with pytest.raises(ValueError, match=r"has the trained parts .*lora_magnitude_vector"):
         om.from_trainer(make, train, workdir=tmp_path)
 
 
