@@ -5,6 +5,7 @@ from __future__ import annotations
 from optuna_merge.trainers._fitted import FittedProgram, Wanted, fit_program
 from optuna_merge.trainers._from_command import from_command
 from optuna_merge.trainers._from_trainer import from_trainer
+from optuna_merge.trainers._mixture_lines import FORMS as FORMS, mixture_lines
 from optuna_merge.trainers._program import Previews, Program, Run
 from optuna_merge.trainers._units import WeightUnit
 
@@ -18,4 +19,5 @@ __all__ = [
     "fit_program",
     "from_command",
     "from_trainer",
+    "mixture_lines",
 ]
