@@ -165,11 +165,11 @@ class TrainerProgram:
         self._release()
         with _draws():
             trainer = self._made(run.folder)
+            if run.title is None:
+                _remove_callbacks(trainer, (ProgressCallback, PrinterCallback))
             if not self._evaluation_works:  # to know it before the training is paid for
                 self._evaluate(trainer)
                 self._evaluation_works = True
-            if run.title is None:
-                _remove_callbacks(trainer, (ProgressCallback, PrinterCallback))
             args = trainer.args
             args.seed += run.repeat
             if args.data_seed is not None:

@@ -69,6 +69,26 @@ def test_a_finetune_is_the_same_whenever_it_is_made(bench: FittedProgram, tmp_pa
     assert again.fingerprint == bench.fingerprint
 
 
+def test_nothing_is_made_twice(tmp_path: Path) -> None:
+    class Idle(Trainer):  # type: ignore[misc]
+        def train(self, *args: Any, **kwargs: Any) -> Any:
+            raise AssertionError("trained again")
+
+        def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+            raise AssertionError("evaluated again")
+
+        compute_loss = evaluate
+
+    settings = om.PosteriorSettings(examples=4, damping_examples=4)
+    first = fitted(tmp_path, posterior=settings)
+    make = MakeTrainer(VALIDATION, kind=Idle)
+    Idle.__qualname__ = Trainer.__qualname__  # its name is a part of the definition
+    again = fitted(tmp_path, make, posterior=settings)
+    assert again.fingerprint == first.fingerprint
+    assert again.damping == first.damping and len(again.damping.sweep) == 8
+    assert again.costs == first.costs
+
+
 def test_a_repetition_has_another_seed(bench: FittedProgram) -> None:
     once, twice = (bench.finetune(WEIGHTS, ignore, repeat=r).values for r in (0, 1))
     assert once != twice
@@ -89,12 +109,16 @@ def test_the_merge_is_evaluated_by_the_trainer(bench: FittedProgram) -> None:
 
 
 class KillAt(TrainerCallback):  # type: ignore[misc]
-    """Kills the process at the end of a step, before its checkpoint is there."""
+    """Kills the process at the end of a step before its checkpoint is there, or just after it."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, *, saved: bool) -> None:
+        self.step, self.saved = step, saved
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step and not self.saved:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -109,22 +133,29 @@ def killed(job: Callable[[], object]) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("step", [1, 3, 4, 6])
+@pytest.mark.parametrize(
+    ("step", "saved", "before"),
+    [(1, False, None), (3, False, 2), (4, False, 2), (4, True, 4), (6, False, 4), (6, True, 6)],
+)
 def test_a_killed_finetune_goes_on_from_its_checkpoint(
-    step: int, bench: FittedProgram, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    step: int,
+    saved: bool,
+    before: int | None,
+    bench: FittedProgram,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     weights = {"math": 0.6, "math_hard": 0.4}
     expected: dict[int, Mapping[str, float]] = {}
     bench.finetune(weights, expected.__setitem__)
     make = MakeTrainer(VALIDATION)
     other = fitted(tmp_path, make)
-    make.more["callbacks"] = [KillAt(step)]
+    make.more["callbacks"] = [KillAt(step, saved=saved)]
     killed(lambda: other.finetune(weights, ignore))
     make.more["callbacks"] = []
     found: dict[int, Mapping[str, float]] = {}
     with caplog.at_level("INFO", "optuna_merge"):
         other.finetune(weights, found.__setitem__)
-    before = max((rung for rung in (2, 4) if rung < step), default=None)
     assert [m for m in caplog.messages if "going on from" in m] == (
         [] if before is None else [f"going on from {other.folder(weights)}/checkpoint-{before}"]
     )
