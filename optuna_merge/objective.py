@@ -27,6 +27,7 @@ from optuna_merge.trials import (
     FINGERPRINT,
     GIVEN_UP,
     PREVIEW,
+    PREVIEW_AT_ANCHOR,
     PREVIEW_SE,
     PREVIEW_SECONDS,
     PREVIEW_TAKEN_FROM,
@@ -115,7 +116,9 @@ class Objective:
         if twin is None:
             preview = self._workbench.preview(weights)
             score = None if self._goal.is_pareto else self._score(preview.values, "the merge")
+            anchored = dict(weights) in [dict(anchor) for anchor in self._workbench.anchors]
             attrs: dict[str, Any] = {PREVIEW_SECONDS: preview.seconds}
+            attrs[PREVIEW_AT_ANCHOR] = anchored
             for name in self._names:
                 attrs[of_task(WEIGHT, name)] = weights[name]
                 attrs[of_task(PREVIEW_SE, name)] = _number(preview.metrics[name].standard_error)
@@ -125,6 +128,8 @@ class Objective:
         else:
             score = twin.intermediate_values.get(0)
             attrs = {PREVIEW_SECONDS: 0.0, PREVIEW_TAKEN_FROM: twin.number}
+            if PREVIEW_AT_ANCHOR in twin.user_attrs:
+                attrs[PREVIEW_AT_ANCHOR] = twin.user_attrs[PREVIEW_AT_ANCHOR]
             for key in (WEIGHT, PREVIEW_SE, PREVIEW):
                 names = [of_task(key, name) for name in self._names]
                 attrs |= {name: twin.user_attrs[name] for name in names}

@@ -31,6 +31,7 @@ from optuna_merge.trials import (
     TRIES,
     UNIFORM,
     stored_definition,
+    uniform_weights,
     weight_params,
 )
 
@@ -222,7 +223,7 @@ def baseline_weights(tasks: Sequence[str]) -> dict[str, dict[str, float]]:
     """Task weights by the baseline's name: "uniform", then each task alone."""
     if len(tasks) == 1:
         return {UNIFORM: {tasks[0]: 1.0}}
-    weightings = {UNIFORM: dict.fromkeys(tasks, 1 / len(tasks))}
+    weightings = {UNIFORM: uniform_weights(tasks)}
     return weightings | {task: {t: float(t == task) for t in tasks} for task in tasks}
 
 

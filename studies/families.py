@@ -12,7 +12,8 @@ A family is FAMILY, or FAMILY:RUNS:RESPONSIBILITIES for a mixture; see `Posterio
 posteriors are made as in a study, the damping chosen on held-out data. Posterior seed p takes the
 task runs of the seeds p * RUNS, ..., p * RUNS + RUNS - 1 after the definition's own. With +heads
 at its end, or +headsDECAY, the heads of its merges are solved again, with a decay of 0.1 or DECAY;
-see `PreviewSettings`, whose default is 0.01 for heads that tasks share.
+see `PreviewSettings`, whose default is 0.01 for heads that tasks share. With +anchor after that
+the finetune at uniform weights, of the task runs' seed, corrects the merges.
 
 With `--rungs` merges are also refined by so many training steps, and compared with as many steps
 from the pretrained body: see `studies/ladder.py`.
@@ -43,6 +44,7 @@ from optuna_merge.commands import Debug, Definition, guarded, load_definition
 from optuna_merge.definition import PosteriorSettings, StudyDefinition
 from optuna_merge.finetuning import FinishedRun
 from optuna_merge.fitting import FittedStudy, fit
+from optuna_merge.previews import PreviewSettings
 from studies.extension import Known
 from studies.ladder import (
     Ladder,
@@ -79,7 +81,7 @@ FAMILIES = (
 )
 """What is compared if nothing else is asked for."""
 
-RESOLVED = "+heads"
+RESOLVED, ANCHORED = "+heads", "+anchor"
 HEAD_DECAY = 0.1
 
 PACKAGES = ("torch", "optuna", "timm", "transformers", "datasets", "accelerate", "numpy")
@@ -103,7 +105,7 @@ def parse_family(text: str, settings: PosteriorSettings) -> PosteriorSettings:
     Raises:
         ValueError: it isn't FAMILY or FAMILY:RUNS:RESPONSIBILITIES.
     """
-    family, *more = text.partition(RESOLVED)[0].split(":")
+    family, *more = text.partition(RESOLVED)[0].partition(ANCHORED)[0].split(":")
     if not more:
         return replace(settings, family=family, components=1)
     if len(more) != 2 or not more[0].isdigit():
@@ -116,15 +118,26 @@ def parse_family(text: str, settings: PosteriorSettings) -> PosteriorSettings:
     )
 
 
+def preview_settings(text: str, settings: PreviewSettings) -> PreviewSettings:
+    """The settings with heads and anchor as a flag names them."""
+    merge, _, anchor = text.partition(ANCHORED)
+    if anchor:
+        raise ValueError(f"{ANCHORED} stands at the end, got {text!r}")
+    settings = replace(settings, heads="merged", anchor="none")
+    if text.endswith(ANCHORED):
+        settings = replace(settings, anchor="uniform")
+    if RESOLVED in merge:
+        decay = float(merge.partition(RESOLVED)[2] or HEAD_DECAY)
+        settings = replace(settings, heads="resolved", head_decay=decay)
+    return settings
+
+
 def fit_family(
     definition: StudyDefinition, text: str, seed: int, workdir: Path
 ) -> tuple[FittedStudy, Cost]:
     """The task runs and posteriors of a family for one posterior seed."""
     settings = parse_family(text, definition.posterior)
-    finetuning, preview = definition.finetuning, replace(definition.preview, heads="merged")
-    if RESOLVED in text:
-        decay = float(text.partition(RESOLVED)[2] or HEAD_DECAY)
-        preview = replace(preview, heads="resolved", head_decay=decay)
+    finetuning, preview = definition.finetuning, preview_settings(text, definition.preview)
     fitted = fit(
         replace(
             definition,
@@ -210,6 +223,7 @@ def compare(
         definition = replace(definition, finetuning=finetuning)
     for text in (*families, *ladder.families):
         parse_family(text, definition.posterior)
+        preview_settings(text, definition.preview)
     names = definition.names
     known = Known.read(results, definition) if extend else Known()
     points = with_uniform(grid(len(names), divisions))

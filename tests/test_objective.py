@@ -105,7 +105,9 @@ def test_rungs_are_pruned_by_an_ordinary_pruner(fitted: om.FittedStudy) -> None:
 
 def test_a_diverged_finetune_fails_with_its_reason_and_the_study_goes_on(tmp_path: Path) -> None:
     tasks = toy_tasks()
-    merged = om.PreviewSettings(heads="merged")  # previews that take no loss of training data
+    merged = om.PreviewSettings(
+        heads="merged", anchor="none"
+    )  # previews that take no loss of training data
     fitted = om.fit(toy_definition(tasks, preview=merged), tmp_path, progress=False)
     object.__setattr__(fitted.tasks[0], "loss", failing_loss(2, math.nan))
     study = made_study(fitted)
@@ -422,7 +424,7 @@ def test_a_pareto_study(tmp_path: Path, constraints: Any) -> None:
 
 def test_a_failed_finetune_of_a_pareto_study(tmp_path: Path) -> None:
     tasks = toy_tasks()
-    merged = om.PreviewSettings(heads="merged")
+    merged = om.PreviewSettings(heads="merged", anchor="none")
     definition = toy_definition(tasks, score="pareto", preview=merged)
     fitted = om.fit(definition, tmp_path, progress=False)
     object.__setattr__(fitted.tasks[0], "loss", failing_loss(2, math.nan))

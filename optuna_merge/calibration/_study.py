@@ -84,19 +84,20 @@ def _as_json(calibration: Calibration) -> Json:
 
 def score_pairs(records: Iterable[Record]) -> Pairs:
     """Previews and truths of the score, at weights of which none is zero."""
-    return _sound((r.preview, r.values[0]) for r in _finished(records) if min(r.weights) > 0)
+    return _sound((r.preview, r.values[0]) for r in _judged(records) if min(r.weights) > 0)
 
 
 def _task_pairs(records: Iterable[Record], index: int) -> Pairs:
     return _sound(
         (r.preview_metrics[index], r.truth_metrics[index])
-        for r in _finished(records)
+        for r in _judged(records)
         if 0 < r.weights[index] < 1
     )
 
 
-def _finished(records: Iterable[Record]) -> Iterable[Record]:
-    return (r for r in records if r.state == TrialState.COMPLETE and r.weights and r.values)
+def _judged(records: Iterable[Record]) -> Iterable[Record]:
+    done = (r for r in records if r.state == TrialState.COMPLETE and r.weights and r.values)
+    return (r for r in done if not r.is_at_anchor)
 
 
 def _sound(pairs: Iterable[tuple[float, float]]) -> Pairs:

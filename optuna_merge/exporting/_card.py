@@ -128,6 +128,8 @@ def _method(export: Export, definition: StudyDefinition) -> str:
         f"- trained and merged: {definition.model.trainable!r}",
         f"- posterior: {posterior.family}, curvature by {posterior.estimator}",
     ]
+    if definition.settled_preview.anchor == "uniform":
+        lines.append("- merges are corrected by the finetune at uniform weights")
     if export.study is not None:
         lines.append(f"- study {export.study!r}, trial {export.trial}")
     return "\n".join([*lines, ""])

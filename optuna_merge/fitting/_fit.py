@@ -16,6 +16,7 @@ from optuna_merge._base.files import canonical_json, check_writable, sha256_text
 from optuna_merge._base.tensors import content_hash
 from optuna_merge._base.turns import models_turn
 from optuna_merge.definition import StudyDefinition
+from optuna_merge.exceptions import TrainingDivergedError
 from optuna_merge.finetuning import (
     FinetuneStore,
     FinishedRun,
@@ -27,8 +28,9 @@ from optuna_merge.fitting._fitted import FittedStudy
 from optuna_merge.fitting._posteriors import PosteriorMaker
 from optuna_merge.fitting._units import FolderSharing, Sharing, Unit
 from optuna_merge.models import MultitaskModel, cache_trunk
-from optuna_merge.previews import Previewer
+from optuna_merge.previews import Anchor, Previewer
 from optuna_merge.tasks import Task, check_finite
+from optuna_merge.trials import uniform_weights
 
 _logger = logging.getLogger(__name__)
 
@@ -41,6 +43,9 @@ def fit(
     sharing: Sharing | None = None,
 ) -> FittedStudy:
     """Finetune each task alone and make its posterior; what is there and matches is not repeated.
+
+    The finetune at uniform weights is made here, too, since it corrects the previews (unless
+    `PreviewSettings(anchor="none")`): a study needs it in any case, and its trial finds it.
 
     Every result is a file in the working folder, under the hash of what it was made from: of a
     task's own run and its curvature that is this task alone, so that studies of other sets of
@@ -83,25 +88,42 @@ def fit(
         made[task.name, component] = run
         return run.files
 
+    anchors: list[FinishedRun] = []
+
+    @models_turn()
+    def make_anchor() -> tuple[Path, ...]:
+        weights = uniform_weights(definition.names)
+        title = "uniform weights" if progress else None
+        try:
+            run = store.run(model, tasks, weights, definition.finetuning, progress=title)
+        except TrainingDivergedError as error:  # every worker finds the same
+            _logger.warning("merges stay as they are, uniform weights correct none: %s", error)
+            return ()
+        anchors.append(run)
+        return run.files
+
     settings = sha256_text(canonical_json([parts["finetuning"], parts["posterior"]]))
     components = range(definition.posterior.components)
-    sharing.work_off(
-        [
-            Unit(
-                f"task {task.name}" + (f", seed {component}" if component else ""),
-                sha256_text(canonical_json([store.keys[task.name], settings, component]))[:24],
-                partial(make, task, component),
-            )
-            for task in tasks
-            for component in components
-        ]
-    )
+    units = [
+        Unit(
+            f"task {task.name}" + (f", seed {component}" if component else ""),
+            sha256_text(canonical_json([store.keys[task.name], settings, component]))[:24],
+            partial(make, task, component),
+        )
+        for task in tasks
+        for component in components
+    ]
+    if definition.settled_preview.anchor != "none":
+        key = sha256_text(canonical_json([store.keys, parts["finetuning"], "uniform"]))[:24]
+        units.append(Unit("uniform weights", key, make_anchor))
+    sharing.work_off(units)
     found = {task.name: [made[task.name, component] for component in components] for task in tasks}
     fitted: list[FittedStudy] = []
 
     @models_turn()
     def assemble() -> tuple[Path, ...]:
-        fitted.append(_assemble(definition, model, tasks, found, store))
+        anchor = anchors[0] if anchors else None
+        fitted.append(_assemble(definition, model, tasks, found, anchor, store))
         return fitted[0].files
 
     everything = sha256_text(canonical_json(parts))[:24]
@@ -136,8 +158,8 @@ def finetune_store(definition: StudyDefinition, workdir: Path) -> FinetuneStore:
 def merges_key(parts: Mapping[str, Any]) -> str:
     """Identifies what merges are made of, from a `FittedStudy`'s parts."""
     made_of = [parts["posteriors"], parts["heads"]]
-    if "heads" in parts.get("preview", {}):  # they are solved again for every merge
-        made_of.append(parts["preview"])
+    if {"heads", "anchor"} & parts.get("preview", {}).keys():  # merges are not all
+        made_of += [parts["preview"], parts.get("anchor")]
     return sha256_text(canonical_json(made_of))
 
 
@@ -180,6 +202,7 @@ def _assemble(
     model: MultitaskModel,
     tasks: tuple[Task, ...],
     found: Mapping[str, Sequence[_TaskRun]],
+    anchor: FinishedRun | None,
     store: FinetuneStore,
 ) -> FittedStudy:
     """Posteriors and the damping from the tasks' own runs."""
@@ -195,6 +218,7 @@ def _assemble(
     made = PosteriorMaker(
         definition, model, tasks, states, curvatures, heads, folder, store.keys
     ).make()
+    truth = None if anchor is None else anchor.parameters()
     previewer = Previewer(
         model,
         tasks,
@@ -203,7 +227,10 @@ def _assemble(
         batch_size=definition.finetuning.evaluation_batch_size,
         settings=definition.settled_preview,
         states={name: of_task[0] for name, of_task in states.items()},
+        anchor=None if truth is None else Anchor(truth),
     )
+    if definition.settled_preview.anchor != "none":
+        parts["anchor"] = None if truth is None else content_hash(truth, {})
     parts |= {
         "posteriors": made.hashes,
         "heads": {name: content_hash(tensors, {}) for name, tensors in heads.items()},
@@ -215,6 +242,7 @@ def _assemble(
         "posterior_seconds": made.seconds,
     }
     files = [*(path for run in every for path in run.files), *made.files]
+    files += [] if anchor is None else anchor.files
     merges = merges_key(parts)
 
     def merge(weights: Mapping[str, float]) -> Start:

@@ -19,6 +19,7 @@ from optuna_merge.goals import Goal, below_nadir
 from optuna_merge.models import MultitaskModel
 from optuna_merge.previews import Previewer, refined, refinement_settings
 from optuna_merge.tasks import Evaluation, Measurement, Task, check_finite
+from optuna_merge.trials import uniform_weights
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,13 @@ class FittedStudy:
         """One hash of tasks, data, body, settings and posteriors."""
         return sha256_text(canonical_json(self.parts))
 
+    @property
+    def anchors(self) -> tuple[dict[str, float], ...]:
+        """Task weights whose truths make the previews: each task alone, uniform if anchored."""
+        alone = [{n: float(n == name) for n in self.names} for name in self.names]
+        corrects = self.parts.get("anchor") is not None
+        return (*alone, *([uniform_weights(self.names)] if corrects else []))
+
     def preview(self, weights: Mapping[str, float]) -> Measured:
         """What the merge at these task weights is worth; see `Workbench`."""
         preview = self.previewer(weights)
@@ -116,7 +124,9 @@ class FittedStudy:
                 progress=title,
             )
         check_finite(run.evaluations, "the finetune")
-        return Measured(_metrics(run.evaluations), run.seconds, run.reused)
+        # The anchor is found finished, too, but it is no task run: its cost is counted here.
+        reused = run.reused and dict(weights) not in self.anchors[len(self.names) :]
+        return Measured(_metrics(run.evaluations), run.seconds, reused)
 
     def refine(
         self, weights: Mapping[str, float], steps: int, *, rate: float = 1.0

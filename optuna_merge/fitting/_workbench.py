@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -67,6 +67,10 @@ class Workbench(Protocol):
     @property
     def costs(self) -> Mapping[str, float]:
         """What was spent before the first preview: training steps and seconds, by what for."""
+
+    @property
+    def anchors(self) -> Sequence[Mapping[str, float]]:
+        """Task weights whose truths the previews are made from; there they prove nothing."""
 
     def preview(self, weights: Mapping[str, float]) -> Measured:
         """What the merge at these task weights is worth, without training.

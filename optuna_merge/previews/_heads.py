@@ -184,7 +184,12 @@ def _values(layer: nn.Linear) -> list[Tensor]:
 def settled(
     settings: PreviewSettings, model: MultitaskModel, tasks: Sequence[Task]
 ) -> PreviewSettings:
-    """The settings with heads "auto" made "resolved" or "merged", whichever these tasks allow."""
+    """The settings with heads "auto" made "resolved" or "merged", whichever these tasks allow.
+
+    One task has no anchor: uniform weights are the task alone.
+    """
+    if len(tasks) == 1:
+        settings = replace(settings, anchor="none")
     if settings.heads != "auto":
         return settings
     solvable = all(_is_convex(task) and _find_last_layer(model, task) for task in tasks)

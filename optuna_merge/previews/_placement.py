@@ -22,6 +22,8 @@ def place_posteriors(
     device: torch.device,
     share: float,
     free: int | None = None,
+    *,
+    beside: int = 0,
 ) -> dict[str, Posterior]:
     """The posteriors on the device, all of them if they fit there, else as they are.
 
@@ -32,10 +34,11 @@ def place_posteriors(
         device: The model's.
         share: Of its free memory, the most that they may take; the rest is for forward passes.
         free: Bytes free there; default: what the device says.
+        beside: Bytes of what goes where they go.
     """
     if device.type == "cpu":
         return dict(posteriors)
-    needed = sum(posterior_bytes(posterior) for posterior in posteriors.values())
+    needed = sum(posterior_bytes(posterior) for posterior in posteriors.values()) + beside
     free = free_bytes(device) if free is None else free
     if not fits(needed, free, share):
         _logger.info(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,6 +16,7 @@ from optuna_merge._base.turns import models_turn
 from optuna_merge.merging import merge, merge_into
 from optuna_merge.models import MultitaskModel, evaluate_tasks, task_batches
 from optuna_merge.posteriors import Posterior
+from optuna_merge.previews._anchor import Anchor
 from optuna_merge.previews._heads import HeadSolver, settled
 from optuna_merge.previews._placement import place_posteriors
 from optuna_merge.previews._settings import PreviewSettings
@@ -56,6 +58,7 @@ class Previewer:
         settings: How the merged models are evaluated, and that share.
         states: By task, the trained parameters of its own run, which heads are solved again from;
             without them heads "auto" are merged.
+        anchor: Corrects the merges between it and the task runs; None: they stay as they are.
 
     Raises:
         ValueError: heads that can't be solved again; see `HeadSolver`.
@@ -73,6 +76,7 @@ class Previewer:
         limit: int | None = None,
         settings: PreviewSettings | None = None,
         states: Mapping[str, Mapping[str, Tensor]] | None = None,
+        anchor: Anchor | None = None,
     ) -> None:
         self._model = model
         self._tasks = tuple(tasks)
@@ -100,14 +104,21 @@ class Previewer:
                 decay=self._settings.head_decay,
                 batch_size=batch_size,
             )
+        self._anchor = anchor
+
+    def anchored(self, anchor: Anchor | None) -> Previewer:
+        """The same previewer with another anchor, or without one."""
+        other = copy.copy(self)
+        other._anchor = anchor
+        return other
 
     @models_turn()
     def merged(self, weights: Mapping[str, float]) -> dict[str, Tensor]:
         """All trained parameters of the preview: the merged ones and the tasks' heads.
 
-        Where heads are solved again, the model is changed on the way.
+        Where heads are solved again or an anchor corrects them, the model is changed on the way.
         """
-        if self._solver is not None:
+        if self._solver is not None or self._anchor is not None:
             self.load(weights)
             return self._model.state()
         shared = merge(self._posteriors, [weights[task.name] for task in self._tasks])
@@ -124,17 +135,29 @@ class Previewer:
         if self._solver is not None:
             with self.autocast():
                 self._solver.prepare()
-        merge_into(self._model, self._placed, [weights[task.name] for task in self._tasks])
-        # Other work may have been done with the model since: its heads are not a merge's.
-        self._model.load(self._heads, source="the heads of the task runs")
+        share = 0.0
+        if self._anchor is not None:
+            self._settle_anchor(self._anchor)
+            share = self._anchor.share([weights[task.name] for task in self._tasks])
+        self._merge([weights[task.name] for task in self._tasks])
+        if self._anchor is not None:
+            self._anchor.correct(self._model, share)
         if self._solver is not None:
             with self.autocast():
                 self._solver(weights)
+
+    def _merge(self, weights: Sequence[float]) -> None:
+        """The merge and the heads of the task runs into the model."""
+        merge_into(self._model, self._placed, weights)
+        # Other work may have been done with the model since: its heads are not a merge's.
+        self._model.load(self._heads, source="the heads of the task runs")
 
     @models_turn()
     def release(self) -> None:
         """Take the posteriors off the model's device; the next preview puts them there again."""
         self._placed = {}
+        if self._anchor is not None:
+            self._anchor.release()
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context that forward passes of previews run in; see `PreviewSettings`."""
@@ -149,6 +172,17 @@ class Previewer:
             evaluations = evaluate_tasks(self._model, self._tasks, self._batches)
         return Preview(dict(weights), evaluations, time.perf_counter() - started)
 
+    def _settle_anchor(self, anchor: Anchor) -> None:
+        """Measured once, and kept where the posteriors are."""
+        if not anchor.is_measured:
+            self._merge([1 / len(self._tasks)] * len(self._tasks))
+            # Heads that are solved again begin at those of the task runs.
+            anchor.measure(self._model, () if self._solver is None else self._heads)
+        device = self._model.device
+        means = (posterior.mean for posterior in self._placed.values())
+        if all(tensor.device == device for mean in means for tensor in mean.values()):
+            anchor.place(device)
+
     def _settle(self) -> None:
         """Data and posteriors to where the model is, which may have been moved meanwhile."""
         device = self._model.device
@@ -160,4 +194,5 @@ class Previewer:
             self._settled = device
         if not self._placed:
             share = self._settings.memory_share
-            self._placed = place_posteriors(self._posteriors, device, share)
+            beside = 0 if self._anchor is None else self._anchor.bytes
+            self._placed = place_posteriors(self._posteriors, device, share, beside=beside)

@@ -35,6 +35,8 @@ class PreviewSettings:
         head_decay: The pull towards the merged head; larger values keep more of it. None: 0.01
             for a head that several tasks share, which was truer with less of it, and 0.1 for a
             task's own, which was not (studies/README.md, "Heads").
+        anchor: "uniform": the finetune at uniform weights, which every study makes, corrects the
+            merges between it and the task runs, see `Anchor`. "none": merges stay as they are.
     """
 
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
@@ -42,10 +44,13 @@ class PreviewSettings:
     heads: Literal["auto", "merged", "resolved"] = "auto"
     head_examples: int = 512
     head_decay: float | None = None
+    anchor: Literal["uniform", "none"] = "uniform"
 
     def __post_init__(self) -> None:
         if self.heads not in ("auto", "merged", "resolved"):
             raise ValueError(f"heads: auto, merged or resolved, got {self.heads!r}")
+        if self.anchor not in ("uniform", "none"):
+            raise ValueError(f"anchor: uniform or none, got {self.anchor!r}")
         if self.head_examples < 1:
             raise ValueError(f"head_examples must be at least 1, got {self.head_examples}")
         if self.head_decay is not None and not self.head_decay > 0:
@@ -56,7 +61,7 @@ class PreviewSettings:
             raise ValueError(f"memory_share is a fraction, 0 to 1, got {self.memory_share}")
 
     def describe(self) -> dict[str, Any]:
-        """What previews depend on, as JSON values; nothing of heads that are merged."""
+        """What previews depend on, as JSON values; nothing of what is merged and no more."""
         described: dict[str, Any] = {}
         if self.mixed_precision != "no":
             described["mixed_precision"] = self.mixed_precision
@@ -64,6 +69,8 @@ class PreviewSettings:
             described["heads"] = self.heads
             described["head_examples"] = self.head_examples
             described["head_decay"] = self.head_decay
+        if self.anchor != "none":
+            described["anchor"] = self.anchor
         return described
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:

@@ -14,6 +14,7 @@ from optuna_merge.trials._attributes import (
     GREATER_IS_BETTER as GREATER_IS_BETTER,
     HANDED_BACK as HANDED_BACK,
     PREVIEW as PREVIEW,
+    PREVIEW_AT_ANCHOR as PREVIEW_AT_ANCHOR,
     PREVIEW_RUN as PREVIEW_RUN,
     PREVIEW_SE as PREVIEW_SE,
     PREVIEW_SECONDS as PREVIEW_SECONDS,
@@ -84,6 +85,7 @@ from optuna_merge.trials._weights import (
     refused_params,
     suggest_weights,
     trial_weights,
+    uniform_weights,
     weight_params,
     weight_tasks,
 )
@@ -115,6 +117,7 @@ __all__ = [
     "task_directions",
     "task_names",
     "trial_weights",
+    "uniform_weights",
     "weight_params",
     "weight_tasks",
 ]

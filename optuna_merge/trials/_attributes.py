@@ -23,6 +23,7 @@ PREVIEW = "preview_{task}"
 PREVIEW_SE = "preview_{task}_se"
 PREVIEW_SECONDS = "preview_seconds"
 PREVIEW_TAKEN_FROM = "preview_taken_from"
+PREVIEW_AT_ANCHOR = "preview_at_anchor"
 PROMOTED_FROM = "promoted_from"
 PROMOTION = "promotion"
 TRUTH = "truth_{task}"
@@ -114,6 +115,10 @@ ATTRIBUTES = (
     Attribute(
         PREVIEW_TAKEN_FROM, "trial", "int", _OBJECTIVE, "reports",
         "the trial of equal weights whose preview was taken over",
+    ),
+    Attribute(
+        PREVIEW_AT_ANCHOR, "trial", "bool", _OBJECTIVE, "calibration, sampler, pruner",
+        "whether the truth at its weights made the preview (each task alone, an anchor)",
     ),
     Attribute(
         PROMOTED_FROM, "trial", "int", "pruner, with the copy", "all readers",

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_merge.trials._attributes import (
     BASELINE,
     PREVIEW,
+    PREVIEW_AT_ANCHOR,
     PREVIEW_SE,
     PROMOTED_FROM,
     PROMOTION,
@@ -38,6 +39,7 @@ class Record:
         preview: The score at step 0.
         values: The objective values of a COMPLETE trial.
         preview_metrics, preview_se, truth_metrics: By task, in order.
+        is_at_anchor: Whether the preview was made from the truth, and so proves nothing.
         is_baseline: Whether it is always finetuned.
         is_copy: Whether it is a promoted copy.
         promotion: Of a copy, what stands under `PROMOTION`.
@@ -59,6 +61,7 @@ class Record:
     preview_metrics: tuple[float, ...]
     preview_se: tuple[float, ...]
     truth_metrics: tuple[float, ...]
+    is_at_anchor: bool
     is_baseline: bool
     is_copy: bool
     promotion: str | None
@@ -100,6 +103,7 @@ def read_trial(trial: FrozenTrial, tasks: Sequence[str]) -> Record:
         truth_metrics=tuple(
             _number(attrs.get(of_task(TRUTH, task))) if done else math.nan for task in tasks
         ),
+        is_at_anchor=bool(attrs.get(PREVIEW_AT_ANCHOR, max(weights, default=0.0) == 1.0)),
         is_baseline=BASELINE in attrs,
         is_copy=PROMOTED_FROM in attrs,
         promotion=attrs.get(PROMOTION),

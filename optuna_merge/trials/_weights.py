@@ -159,6 +159,16 @@ def canonical_weights(
     return tuple(weights)
 
 
+def uniform_weights(tasks: Sequence[str]) -> dict[str, float]:
+    """Equal task weights, as a trial has them.
+
+    Raises:
+        ValueError: Bad task names; see `check_tasks`.
+    """
+    names = check_tasks(tasks)
+    return dict(zip(names, canonical_weights([1.0] * len(names))))
+
+
 def _normalise(numbers: Sequence[float]) -> list[float]:
     """Divide by the sum and round up to the grid; the largest weight takes up the rounding."""
     total = math.fsum(numbers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ class TableWorkbench:
 
     reference_point: Mapping[str, float] = {}
     costs: Mapping[str, float] = {}
+    anchors: Sequence[Mapping[str, float]] = ()
 
     def __init__(self, tables: Tables, score: str, seed: int, budget: float) -> None:
         self.finetunes = Finetunes(tables.landscape(score), seed, budget)

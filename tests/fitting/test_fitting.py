@@ -81,6 +81,7 @@ def test_a_second_fit_does_nothing(workdir: Path, fitted: FittedStudy) -> None:
     assert sorted(re.sub("[0-9a-f]{24}", "*", name) for name in before) == [
         "finetunes/*/model.safetensors",
         "finetunes/*/model.safetensors",
+        "finetunes/*/model.safetensors",
         "posteriors/blue-*.safetensors",
         "posteriors/curvature-blue-*.safetensors",
         "posteriors/curvature-red-*.safetensors",
@@ -149,8 +150,9 @@ def test_the_damping_is_the_best_of_the_sweep_and_recorded(
     recorded = json.loads(one(workdir, "damping-*.json").read_text())
     assert recorded["value"] == damping.value
     assert {float(k): v for k, v in recorded["sweep"].items()} == damping.sweep
-    # The sweep's number is the weighted loss of the merges, their heads not solved again.
-    plain = fit_toy(copied, toy_definition(preview=PreviewSettings(heads="merged")))
+    # The sweep's number is the weighted loss of the merges, not corrected, with their own heads.
+    bare = PreviewSettings(heads="merged", anchor="none")
+    plain = fit_toy(copied, toy_definition(preview=bare))
     losses = []
     for weights in trial_weightings(["red", "blue"]):
         plain.previewer.load(weights)
@@ -177,7 +179,8 @@ def test_isotropic_posteriors_need_no_curvature(tmp_path: Path) -> None:
     assert found.damping is None
     assert isinstance(load_posterior(one(tmp_path, "red-*")), IsotropicGaussian)
     assert not list(tmp_path.rglob("curvature-*"))
-    merged = found.previewer.merged({"red": 0.25, "blue": 0.75})["body.0.weight"]
+    plain = found.previewer.anchored(None)
+    merged = plain.merged({"red": 0.25, "blue": 0.75})["body.0.weight"]
     means = [run.parameters()["body.0.weight"] for run in found.runs.values()]
     torch.testing.assert_close(merged, 0.25 * means[0] + 0.75 * means[1])
 
@@ -197,7 +200,7 @@ def interrupted(split: str, at: int) -> StudyDefinition:
         # A `Task` reads once when it is made; a run has 7 steps and 3 rungs of 2 batches.
         ("train", 1 + 4, ["checkpoint", "model", "curvature-red"]),
         ("train", 1 + 7 + 1, ["model", "model", "curvature-red"]),
-        ("validation", 1 + 2 * 6 + 3, ["model", "model", "curvature-red", "curvature-blue"]),
+        ("validation", 1 + 3 * 6 + 3, ["model"] * 3 + ["curvature-red", "curvature-blue"]),
     ],
     ids=["task run", "curvature", "damping"],
 )

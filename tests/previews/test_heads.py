@@ -28,8 +28,8 @@ from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.models import from_module
 from optuna_merge.previews import PreviewSettings, refinement_settings
 
-RESOLVED = PreviewSettings(heads="resolved", head_examples=24)
-MERGED = PreviewSettings(heads="merged")
+RESOLVED = PreviewSettings(heads="resolved", head_examples=24, anchor="none")
+MERGED = PreviewSettings(heads="merged", anchor="none")
 WEIGHTS = {"red": 0.4, "blue": 0.6}
 
 
@@ -188,7 +188,7 @@ def test_batch_norms_that_are_estimated_again_come_before_the_features(tmp_path:
 
 
 def test_auto_is_what_the_heads_allow(tmp_path: Path) -> None:
-    study = fitted(tmp_path, PreviewSettings(head_examples=24))
+    study = fitted(tmp_path, PreviewSettings(head_examples=24, anchor="none"))
     resolved = fitted(tmp_path)
     assert study.fingerprint == resolved.fingerprint
     assert same(study.previewer.merged(WEIGHTS), resolved.previewer.merged(WEIGHTS))
@@ -198,7 +198,7 @@ def test_auto_is_what_the_heads_allow(tmp_path: Path) -> None:
         "blue": nn.Linear(FEATURES, 3),
     }
     model = from_module(toy_body(), tasks, heads=heads, inputs=["x"])
-    auto = fitted(tmp_path, PreviewSettings(), tasks=tasks, model=model)
+    auto = fitted(tmp_path, PreviewSettings(anchor="none"), tasks=tasks, model=model)
     assert auto.fingerprint == fitted(tmp_path, MERGED, tasks=tasks, model=model).fingerprint
 
 

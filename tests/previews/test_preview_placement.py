@@ -70,7 +70,8 @@ def test_a_device_without_a_measure_of_memory_gets_nothing() -> None:
 def test_posteriors_make_room_and_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     placed = []
 
-    def place(given: Any, device: Any, share: float) -> Any:
+    def place(given: Any, device: Any, share: float, *, beside: int) -> Any:
+        assert beside == 0
         placed.append((str(device), share))
         return dict(given)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,11 +42,12 @@ def test_previews_in_half_precision_are_close_to_those_in_full(
 
 
 def test_the_setting_is_part_of_the_definition_only_where_it_is_chosen(tmp_path: Path) -> None:
-    plain = toy_definition(preview=PreviewSettings(heads="merged"))
+    bare: dict[str, Any] = {"heads": "merged", "anchor": "none"}
+    plain = toy_definition(preview=PreviewSettings(**bare))
     assert "preview" not in plain.describe()
-    roomy = PreviewSettings(memory_share=0.9, heads="merged")
+    roomy = PreviewSettings(memory_share=0.9, **bare)
     assert toy_definition(preview=roomy).describe() == plain.describe()
-    half = toy_definition(preview=PreviewSettings(mixed_precision="bf16", heads="merged"))
+    half = toy_definition(preview=PreviewSettings(mixed_precision="bf16", **bare))
     assert half.describe() == plain.describe() | {"preview": {"mixed_precision": "bf16"}}
     # Runs and posteriors are the same ones.
     before = fit(plain, tmp_path, progress=False)

@@ -18,7 +18,9 @@ from optuna_merge.tasks import EvaluationBatches, evaluate
 @pytest.fixture(scope="module", params=["diagonal", "isotropic"])
 def fitted(request: Any, tmp_path_factory: pytest.TempPathFactory) -> FittedStudy:
     settings = PosteriorSettings(family=request.param, examples=16, chunk_size=8)
-    definition = toy_definition(posterior=settings, preview=PreviewSettings(heads="merged"))
+    definition = toy_definition(
+        posterior=settings, preview=PreviewSettings(heads="merged", anchor="none")
+    )
     return fit(definition, tmp_path_factory.mktemp("workdir"), progress=False)
 
 

@@ -47,7 +47,7 @@ def tasks_that_make(attribute: str) -> Iterator[str]:
 
 def test_no_task_may_make_an_attribute_of_trials() -> None:
     tasks = {task for attribute in names_of_trials() for task in tasks_that_make(attribute)}
-    assert tasks == {"seconds", "taken_from", "reused"}
+    assert tasks == {"seconds", "taken_from", "at_anchor", "reused"}
     for task in tasks:
         with pytest.raises(ValueError, match=f"'{task}' makes '.*{task}', an attribute that tri"):
             check_task_names([task])
