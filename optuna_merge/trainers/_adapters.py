@@ -46,7 +46,7 @@ def merge_products(
 
     Args:
         states: Tensors by name, of equal names and shapes, one mapping per task.
-        weights: One per task, on the simplex; tasks of weight zero add no rank.
+        weights: One per task, negative ones too; they add up to 1. Zeros add no rank.
 
     Raises:
         ValueError: tensors that differ between tasks in name or shape.

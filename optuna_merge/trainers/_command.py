@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from optuna_merge.fitting import Report
+from optuna_merge.trainers._anchored import ANCHOR, factors
 from optuna_merge.trainers._lines import MetricLines, by_task, last_object
 from optuna_merge.trainers._merged_checkpoints import checkpoint_hash, merge_checkpoints
 from optuna_merge.trainers._process import follow, output_of
@@ -126,21 +127,26 @@ class CommandProgram:
         if self._steps not in told:
             report(self._steps, self._evaluated(checkpoint, run.folder, run.converted))
 
-    def previews(self, runs: Mapping[str, Path], folder: Path) -> Previews:
+    def previews(self, runs: Mapping[str, Path], anchor: Path | None, folder: Path) -> Previews:
         """Of averages of the task runs' checkpoints, that the other command evaluates."""
         paths = {task: run / self._checkpoint for task, run in runs.items()}
+        hashes = {task: checkpoint_hash(path) for task, path in paths.items()}
+        known = None
+        if anchor is not None:
+            paths[ANCHOR] = anchor / self._checkpoint
+            known = checkpoint_hash(paths[ANCHOR])
 
         def metrics(weights: Mapping[str, float]) -> Mapping[str, float]:
             self._scratch.mkdir(parents=True, exist_ok=True)
             place = Path(tempfile.mkdtemp(prefix="merge-", dir=self._scratch))
             try:
-                merge_checkpoints(paths, weights, place / self._checkpoint)
+                each = factors(weights, anchored=anchor is not None)
+                merge_checkpoints(paths, each, place / self._checkpoint)
                 return self._evaluated(place / self._checkpoint, place, weights)
             finally:
                 shutil.rmtree(place)
 
-        hashes = {task: checkpoint_hash(path) for task, path in paths.items()}
-        return Previews(metrics, {"family": "isotropic"}, hashes)
+        return Previews(metrics, {"family": "isotropic"}, hashes, known)
 
     def _evaluated(
         self, checkpoint: Path, folder: Path, weights: Mapping[str, float]

@@ -17,7 +17,14 @@ from optuna_merge._base.files import canonical_json, check_writable, sha256_text
 from optuna_merge._base.turns import models_turn
 from optuna_merge.definition import check_task_names
 from optuna_merge.exceptions import NotFiniteError
-from optuna_merge.fitting import Damping, FolderSharing, Measured, Report, Unit
+from optuna_merge.fitting import (
+    Damping,
+    FolderSharing,
+    Measured,
+    Report,
+    Unit,
+    uniform_weights,
+)
 from optuna_merge.goals import (
     PARETO,
     Constraint,
@@ -71,6 +78,7 @@ class FittedProgram:
         self._parts = dict(parts) | {
             "posterior": dict(previews.settings),
             "posteriors": dict(previews.hashes),
+            **({} if previews.anchor is None else {"anchor": previews.anchor}),
         }
 
     @property
@@ -107,6 +115,12 @@ class FittedProgram:
     def alone(self) -> dict[str, float]:
         """Each task's metric when the program is given that task only."""
         return {task: run.metrics[task] for task, run in self._alone.items()}
+
+    @property
+    def anchors(self) -> tuple[dict[str, float], ...]:
+        """Task weights whose truths make the previews: each task alone, and uniform ones."""
+        alone = [{other: float(other == task) for other in self.names} for task in self.names]
+        return (*alone, *([] if self._previews.anchor is None else [uniform_weights(self.names)]))
 
     @property
     def costs(self) -> dict[str, float]:
@@ -155,7 +169,9 @@ class FittedProgram:
             repeat: 0, or the number of a repetition with another seed.
         """
         run = self._runs.run(weights, report, repeat=repeat, title=title)
-        return Measured(_measured(run.metrics, "the finetune"), run.seconds, run.reused)
+        # The anchor is found finished, too, but it is no task run: its cost is counted here.
+        reused = run.reused and dict(weights) not in self.anchors[len(self.names) :]
+        return Measured(_measured(run.metrics, "the finetune"), run.seconds, reused)
 
     def folder(self, weights: Mapping[str, float], *, repeat: int = 0) -> Path:
         """Where the finetune at these task weights is, or will be; its model is in `model`."""
@@ -165,7 +181,10 @@ class FittedProgram:
 def fit_program(
     program: Program, wanted: Wanted, workdir: str | Path, *, progress: bool = True
 ) -> FittedProgram:
-    """Run each task alone and make its posterior; what is there and matches is not repeated.
+    """Run each task alone, and uniform weights, and make previews; what is there is not repeated.
+
+    Uniform weights are finetuned first, since the study needs them in any case, and correct all
+    merges around them, as those of `fit` (`optuna_merge.previews.Anchor`).
 
     Args:
         program: What trains.
@@ -194,14 +213,31 @@ def fit_program(
         _measured(alone[task].metrics, f"the run of task {task!r} alone")
         return [alone[task].folder]
 
+    anchors: list[Path] = []
+
+    def train_uniform() -> list[Path]:
+        run = runs.run(
+            uniform_weights(program.names), title="uniform weights" if progress else None
+        )
+        if all(map(math.isfinite, run.metrics.values())):
+            anchors.append(run.folder)
+        else:
+            _logger.warning("merges stay as they are: at uniform weights a metric isn't finite")
+        return anchors
+
     units = [
         Unit(f"task {task}", sha256_text(canonical_json([parts, task]))[:24], partial(train, task))
         for task in program.names
     ]
+    if len(program.names) > 1:
+        key = sha256_text(canonical_json([parts, "uniform"]))[:24]
+        units.append(Unit("uniform weights", key, train_uniform))
     FolderSharing(workdir).work_off(units)
     folders = {task: alone[task].folder for task in program.names}
     with models_turn():
-        previews = program.previews(folders, workdir / "posteriors")
+        previews = program.previews(
+            folders, anchors[0] if anchors else None, workdir / "posteriors"
+        )
     return FittedProgram(program, wanted, runs, alone, previews, parts)
 
 

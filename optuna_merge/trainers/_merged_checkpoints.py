@@ -49,13 +49,13 @@ def is_adapter(path: Path) -> bool:
 def merge_checkpoints(
     paths: Mapping[str, Path], weights: Mapping[str, float], output: Path
 ) -> None:
-    """Write the weighted mean of checkpoints of one kind.
+    """Write the weighted sum of checkpoints of one kind.
 
     Of LoRA adapters it is the mean of the updates: an adapter of the summed ranks.
 
     Args:
         paths: By task.
-        weights: Task weights, on the simplex.
+        weights: By task; they add up to 1. Paths of weight zero aren't read.
         output: Does not exist; a folder where the checkpoints are folders, else a file.
 
     Raises:

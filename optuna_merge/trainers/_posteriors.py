@@ -14,7 +14,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from optuna_merge._base.files import canonical_json, sha256_text, write_json
-from optuna_merge._base.tensors import content_hash, load_tensors, save_tensors
+from optuna_merge._base.tensors import HASH, content_hash, load_tensors, save_tensors
 from optuna_merge.exceptions import NotFiniteError
 from optuna_merge.fitting import Damping, candidates, choose, trial_weightings
 from optuna_merge.merging import merge
@@ -24,10 +24,13 @@ from optuna_merge.posteriors import (
     IsotropicGaussian,
     PosteriorSettings,
 )
+from optuna_merge.previews import anchor_share
 from optuna_merge.trainers._adapters import has_products, merge_products
+from optuna_merge.trainers._anchored import ANCHOR, factors
 from optuna_merge.trainers._program import Previews
 
 FAMILIES = ("isotropic", "diagonal")
+State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -100,13 +103,18 @@ def settled(posterior: PosteriorSettings | None, names: Sequence[str]) -> Poster
 
 
 def make_previews(
-    program: Resident, runs: Mapping[str, Path], settings: PosteriorSettings, folder: Path
+    program: Resident,
+    runs: Mapping[str, Path],
+    anchor: Path | None,
+    settings: PosteriorSettings,
+    folder: Path,
 ) -> Previews:
     """Make the posteriors that are missing in the folder, and load all.
 
     Args:
         program: Evaluates, and takes curvature.
         runs: Folder of each task's own run.
+        anchor: Folder of the finetune at uniform weights, which corrects merges; or None.
         settings: The family, examples, damping, seed.
         folder: Where curvature and the choice of damping are kept.
 
@@ -116,44 +124,79 @@ def make_previews(
     """
     means = {task: dict(program.parameters(run)) for task, run in runs.items()}
     hashes = {task: content_hash(mean, {}) for task, mean in means.items()}
-    if has_products(list(next(iter(means.values())))):
-
-        def metrics(weights: Mapping[str, float]) -> Mapping[str, float]:
-            merged = merge_products(list(means.values()), [weights[task] for task in means])
-            return program.evaluate(merged).metrics
-
-        return Previews(metrics, {"family": settings.family, "of": "updates"}, hashes)
+    truth = None if anchor is None else dict(program.parameters(anchor))
+    known = None if truth is None else content_hash(truth, {})
     if settings.family == "isotropic":
-        averages = {task: IsotropicGaussian(mean) for task, mean in means.items()}
-        return Previews(_evaluated(program, averages), {"family": settings.family}, hashes)
+        averaged = _averages(program, means, truth)
+        return Previews(averaged, {"family": settings.family}, hashes, known)
     undamped: dict[str, DiagonalGaussian] = {}
     seconds = 0.0
-    reads = [settings.examples, settings.seed]
     for task, mean in means.items():
-        key = sha256_text(canonical_json([hashes[task], program.describe_task(task), reads]))[:24]
-        path = folder / f"curvature-{task}-{key}.safetensors"
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            if not path.exists():
-                started = time.perf_counter()
-                found = program.squared_gradients(task, mean, settings)
-                spent = {"seconds": repr(time.perf_counter() - started)}
-                _check_curvature(task, DiagonalGaussian(mean, dict(found)))
-                save_tensors(found, path, spent)
-            squares, about = load_tensors(path)
+        made_of = [hashes[task], program.describe_task(task), settings.examples, settings.seed]
+        key = sha256_text(canonical_json(made_of))[:24]
+        squares, about = _curvature(
+            program, task, mean, settings, folder / f"curvature-{task}-{key}.safetensors"
+        )
         seconds += float(about["seconds"])
         undamped[task] = DiagonalGaussian(mean, squares)
-        hashes[task] = sha256_text(hashes[task] + about["sha256"])
+        hashes[task] = sha256_text(hashes[task] + about[HASH])
     damping = _damping(program, undamped, settings, folder, sorted(hashes.items()))
     damped = {task: each.damped(damping.value) for task, each in undamped.items()}
-    previews = _evaluated(program, damped)
-    return Previews(previews, asdict(settings), hashes, damping, seconds + damping.seconds)
+    merged = _merges(program, damped, truth)
+    return Previews(merged, asdict(settings), hashes, known, damping, seconds + damping.seconds)
 
 
-def _evaluated(
-    program: Resident, posteriors: Mapping[str, Gaussian]
+def _averages(
+    program: Resident, means: Mapping[str, State], truth: State | None
 ) -> Callable[[Mapping[str, float]], Mapping[str, float]]:
-    return lambda weights: program.evaluate(merge(dict(posteriors), weights)).metrics
+    """Means of the parameters; of LoRA adapters of which both factors were trained, of updates."""
+    states = dict(means) if truth is None else {**means, ANCHOR: truth}
+    products = has_products(list(next(iter(means.values()))))
+    gaussians = {name: IsotropicGaussian(dict(state)) for name, state in states.items()}
+
+    def metrics(weights: Mapping[str, float]) -> Mapping[str, float]:
+        each = factors(weights, anchored=truth is not None)
+        if products:
+            merged = merge_products(list(states.values()), [each[name] for name in states])
+        else:
+            merged = merge(gaussians, each)
+        return program.evaluate(merged).metrics
+
+    return metrics
+
+
+def _merges(
+    program: Resident, posteriors: Mapping[str, Gaussian], truth: State | None
+) -> Callable[[Mapping[str, float]], Mapping[str, float]]:
+    """Modes of the merged posteriors, with a share of what the one at uniform weights misses."""
+    missing: dict[str, Tensor] = {}
+    if truth is not None:
+        uniform = merge(dict(posteriors), dict.fromkeys(posteriors, 1 / len(posteriors)))
+        missing = {name: tensor - uniform[name] for name, tensor in truth.items()}
+
+    def metrics(weights: Mapping[str, float]) -> Mapping[str, float]:
+        merged = merge(dict(posteriors), weights)
+        share = anchor_share(weights.values())
+        for name, tensor in missing.items():
+            merged[name].add_(tensor, alpha=share)
+        return program.evaluate(merged).metrics
+
+    return metrics
+
+
+def _curvature(
+    program: Resident, task: str, mean: State, settings: PosteriorSettings, path: Path
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The curvature at a task's own run, made or found, and what is noted of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            started = time.perf_counter()
+            found = dict(program.squared_gradients(task, mean, settings))
+            spent = {"seconds": repr(time.perf_counter() - started)}
+            _check_curvature(task, DiagonalGaussian(dict(mean), found))
+            save_tensors(found, path, spent)
+        return load_tensors(path)
 
 
 def _damping(

@@ -29,6 +29,12 @@ class Run:
     repeat: int = 0
     title: str | None = None
 
+    @property
+    def makes_previews(self) -> bool:
+        """Whether it is a task's own run, or at uniform weights: its parameters are asked for."""
+        numbers = self.weights.values()
+        return max(numbers) == 1 or max(numbers) - min(numbers) < 1e-6
+
 
 @dataclass(frozen=True)
 class Previews:
@@ -38,6 +44,7 @@ class Previews:
         metrics: Task weights to the metrics of the merge, by task.
         settings: How the merges are made, as JSON values.
         hashes: Of what they are made of, by task.
+        anchor: Of the finetune at uniform weights that corrects them; None: there is none.
         damping: What was added to curvature; None for averaging.
         seconds: What it took to make them.
     """
@@ -45,6 +52,7 @@ class Previews:
     metrics: Callable[[Mapping[str, float]], Mapping[str, float]]
     settings: Mapping[str, Any]
     hashes: Mapping[str, str]
+    anchor: str | None = None
     damping: Damping | None = None
     seconds: float = 0.0
 
@@ -83,10 +91,11 @@ class Program(Protocol):
             ProgramError: the program ended otherwise than it should.
         """
 
-    def previews(self, runs: Mapping[str, Path], folder: Path) -> Previews:
+    def previews(self, runs: Mapping[str, Path], anchor: Path | None, folder: Path) -> Previews:
         """Make what previews need of the tasks' own runs, or find it.
 
         Args:
             runs: Folder of each task's own run.
+            anchor: Folder of the finetune at uniform weights; None: merges stay as they are.
             folder: Where what is made is kept.
         """

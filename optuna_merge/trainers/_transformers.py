@@ -194,15 +194,15 @@ class TrainerProgram:
                     f"{trainer.state.global_step} of {self._steps}; did a callback stop it? "
                     f"Finetunes are of equal length: leave out early stopping"
                 )
-            if max(run.weights.values()) == 1:
+            if run.makes_previews:
                 save_tensors(self._state(trainer), run.folder / _TRAINED)
             shutil.rmtree(run.folder / "model", ignore_errors=True)
             trainer.save_model(str(run.folder / "model"))
             remove_checkpoints(run.folder)
 
-    def previews(self, runs: Mapping[str, Path], folder: Path) -> Previews:
+    def previews(self, runs: Mapping[str, Path], anchor: Path | None, folder: Path) -> Previews:
         """Of merges that are put into the Trainer's model that is kept."""
-        return make_previews(self, runs, self._posterior, folder)
+        return make_previews(self, runs, anchor, self._posterior, folder)
 
     def parameters(self, folder: Path) -> Mapping[str, Tensor]:
         """The trained parameters of a task's own run."""

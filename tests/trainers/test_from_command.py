@@ -74,10 +74,12 @@ def test_all_weight_on_one_task_is_its_own_run_and_its_own_preview(bench: Fitted
         assert bench.preview(weights).values == pytest.approx(truth.values)
 
 
-def test_a_preview_is_the_evaluated_average(bench: FittedProgram) -> None:
-    alone = [bench.folder({o: float(o == task) for o in bench.names}) for task in bench.names]
-    math, chat = (load_file(folder / "model.safetensors")["point"] for folder in alone)
-    merged = 0.4 * math + 0.6 * chat
+def test_a_preview_is_the_evaluated_anchored_average(bench: FittedProgram) -> None:
+    math, chat, uniform = (
+        load_file(bench.folder(anchor) / "model.safetensors")["point"] for anchor in bench.anchors
+    )
+    share = 2 * (0.4 * 0.6) ** 0.5
+    merged = 0.4 * math + 0.6 * chat + share * (uniform - (math + chat) / 2)
     expected = float(np.exp(-((merged - np.array([1.0, 0, 0])) ** 2).sum()))
     assert bench.preview(WEIGHTS).values["math"] == pytest.approx(expected)
 

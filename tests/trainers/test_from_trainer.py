@@ -95,17 +95,30 @@ def test_a_repetition_has_another_seed(bench: FittedProgram) -> None:
     assert bench.finetune(WEIGHTS, ignore, repeat=1).values == twice
 
 
-def test_the_merge_is_evaluated_by_the_trainer(bench: FittedProgram) -> None:
-    half = dict.fromkeys(bench.names, 0.5)
-    alone = [
-        model_of(bench.folder({o: float(o == task) for o in bench.names})) for task in bench.names
-    ]
+def test_the_anchored_merge_is_evaluated_by_the_trainer(bench: FittedProgram) -> None:
+    weights = {"math": 0.25, "math_hard": 0.75}
+    math, hard, uniform = (model_of(bench.folder(anchor)) for anchor in bench.anchors)
     trainer = MakeTrainer(VALIDATION)("unused")
-    trainer.model.load_state_dict(
-        {name: (alone[0][name] + alone[1][name]) / 2 for name in alone[0]}
-    )
+    share = 2 * (0.25 * 0.75) ** 0.5
+    merged = {}
+    for name, tensor in math.items():
+        missing = uniform[name] - (tensor + hard[name]) / 2
+        merged[name] = 0.25 * tensor + 0.75 * hard[name] + share * missing
+    trainer.model.load_state_dict(merged)
     expected = trainer.evaluate(VALIDATION["math"])["eval_loss"]
-    assert bench.preview(half).values["math"] == pytest.approx(expected, rel=1e-5)
+    assert bench.preview(weights).values["math"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("family", ["isotropic", "diagonal"])
+def test_at_uniform_weights_the_preview_is_the_truth(family: str, tmp_path: Path) -> None:
+    settings = om.PosteriorSettings(family=family, examples=8, damping=1e-3)
+    fit = fitted(tmp_path, posterior=settings)
+    uniform = fit.anchors[-1]
+    truth = fit.finetune(uniform, ignore)
+    assert fit.preview(uniform).values == pytest.approx(truth.values, rel=1e-5)
+    assert not truth.reused, "its cost is counted in its trial"
+    near = fit.preview({"math": 0.4, "math_hard": 0.6}).values
+    assert near != pytest.approx(truth.values, rel=1e-5)
 
 
 class KillAt(TrainerCallback):  # type: ignore[misc]
@@ -168,7 +181,7 @@ def test_a_killed_finetune_goes_on_from_its_checkpoint(
 def test_a_pruned_finetune_stops_at_its_rung_and_goes_on_when_it_is_wanted_again(
     bench: FittedProgram, tmp_path: Path
 ) -> None:
-    weights = {"math": 0.5, "math_hard": 0.5}
+    weights = {"math": 0.45, "math_hard": 0.55}
     other = fitted(tmp_path)
 
     def prune(step: int, metrics: Mapping[str, float]) -> None:
@@ -267,19 +280,19 @@ def test_of_a_lora_with_both_factors_the_updates_are_averaged(tmp_path: Path) ->
     fit = om.from_trainer(make, train, workdir=tmp_path, progress=False)
     weights = {"short": 0.25, "long": 0.75}
     found = fit.preview(weights).values
-    trainers = []
-    for task in fit.names:
+    models = []
+    for anchor in fit.anchors:
         torch.manual_seed(0)  # the base that is made in every run
         trainer = make("unused")
-        state = load_file(
-            fit.folder({o: float(o == task) for o in fit.names}) / "trained.safetensors"
-        )
+        state = load_file(fit.folder(anchor) / "trained.safetensors")
         trainer.model.load_state_dict(state, strict=False)
-        trainers.append(trainer.model.merge_and_unload())
+        models.append(trainer.model.merge_and_unload())
+    share = 2 * (0.25 * 0.75) ** 0.5
     with torch.no_grad():
-        for own, other in zip(trainers[0].parameters(), trainers[1].parameters()):
-            own.copy_(0.25 * own + 0.75 * other)
-    judge = MakeTrainer(train, lambda: trainers[0], more={"data_collator": pad})("unused")
+        for short, long, uniform in zip(*(model.parameters() for model in models)):
+            merged = 0.25 * short + 0.75 * long + share * (uniform - (short + long) / 2)
+            short.copy_(merged)
+    judge = MakeTrainer(train, lambda: models[0], more={"data_collator": pad})("unused")
     assert found["long"] == pytest.approx(judge.evaluate(train["long"])["eval_loss"], rel=1e-4)
     alone = fit.preview({"short": 0.0, "long": 1.0}).values["long"]
     assert alone == pytest.approx(fit.alone["long"])
