@@ -46,7 +46,8 @@ def from_command(
     it to end. Where it evaluates meanwhile, it adds lines `{"step": 50, "metrics": {"math": 0.4}}`
     to `metrics.jsonl` in the folder, each after the checkpoint of its step: they are rungs, at
     which the study's pruner may stop it. Without a line after the last step its checkpoint is
-    evaluated by the other command.
+    evaluated by the other command. Where this process dies, a command that still runs is followed
+    by the next call, not doubled; that needs the locks and process groups of POSIX.
 
     Previews are averages of the task runs' checkpoints (of adapters, of their updates), evaluated
     by the command `evaluate`. It has no default: without it there are no previews, and Optuna

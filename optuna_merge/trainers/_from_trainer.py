@@ -52,7 +52,8 @@ def from_trainer(
             "loss".
         posterior: How posteriors are made: family "diagonal" or "isotropic", which is averaging.
             None: diagonal; of LoRA adapters of which both factors are trained, averages of their
-            updates.
+            updates. The diagonal costs a backward pass for each of its `examples`, and 8 (T + 1)
+            evaluations of `damping_examples` of each of the T tasks, unless `damping` is given.
         loss_average: What the Trainer's loss is averaged over: "examples", or the label "tokens"
             of a batch; "auto": tokens, if labels are integers with more than one an example.
         num_rungs: How often a finetune is evaluated and saved, the end included.
