@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,17 @@ def main() -> None:
                 for weights in weightings
             ]
         }
+    compared = compare(found, tasks)
+    for name, rows in compared.items():
+        print(f"{name:34}" + "".join(f"  {column} {r:.3f}" for column, r in rows.items()))
+    write_json(RESULTS, {"weightings": weightings, "compared": compared, **found})
+
+
+def compare(found: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Rank correlations of two lists of metrics and scores, and the mean difference of metrics.
+
+    Where previews are compared with truths, uniform weights are left out: that truth makes them.
+    """
     pairs = [
         ("truths", "own", "truths", "trainer"),
         ("truths", "trainer", "truths", "again"),
@@ -137,14 +148,16 @@ def main() -> None:
     ]
     compared: dict[str, dict[str, float]] = {}
     for what, kind, other_what, other in pairs:
+        start = int(what != other_what)
+        first, second = found[kind][what][start:], found[other][other_what][start:]
         rows = compared[f"{what} {kind}, {other_what} {other}"] = {}
         for column in (*tasks, "mean", "worst"):
-            first = [_value(row, column) for row in found[kind][what]]
-            second = [_value(row, column) for row in found[other][other_what]]
-            rows[column] = float(spearmanr(first, second).statistic)
-    for name, rows in compared.items():
-        print(f"{name:32}" + "".join(f"  {column} {r:.2f}" for column, r in rows.items()))
-    write_json(RESULTS, {"weightings": weightings, "rank_correlations": compared, **found})
+            columns = [[_value(row, column) for row in each] for each in (first, second)]
+            rows[column] = float(spearmanr(*columns).statistic)
+        rows["difference"] = float(
+            np.mean([abs(a[task] - b[task]) for a, b in zip(first, second) for task in tasks])
+        )
+    return compared
 
 
 def _value(metrics: Mapping[str, float], column: str) -> float:
