@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from optuna_merge.search import open_search, open_study, prepare_study
     from optuna_merge.storages import create_storage
     from optuna_merge.tasks import Task
+    from optuna_merge.trainers import from_command, from_trainer
     from optuna_merge.workers import process_group, run_trials
 
 _PUBLIC = {
@@ -43,6 +44,8 @@ _PUBLIC = {
     "export_model": "exporting",
     "fit": "fitting",
     "format_report": "reports",
+    "from_command": "trainers",
+    "from_trainer": "trainers",
     "make_report": "reports",
     "open_search": "search",
     "open_study": "search",
@@ -68,6 +71,8 @@ __all__ = [
     "export_model",
     "fit",
     "format_report",
+    "from_command",
+    "from_trainer",
     "make_report",
     "open_search",
     "open_study",

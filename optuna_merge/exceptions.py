@@ -29,3 +29,7 @@ class StorageUnavailableError(OptunaMergeError):
 
 class TrialLostError(OptunaMergeError):
     """Another worker declared this worker's trial dead and has taken it over."""
+
+
+class ProgramError(OptunaMergeError):
+    """Somebody else's training program ended otherwise than it should."""

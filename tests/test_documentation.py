@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from helpers import save_bert
 from language_helpers import TOKENIZER, save_language_model
+from trainer_helpers import MakeTrainer, classification_data
 
 import optuna_merge
+import optuna_merge as om
 
 ROOT = Path(optuna_merge.__file__).resolve().parents[1]
 TEXTS = sorted(
@@ -114,7 +117,31 @@ def merging(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, st
     return {}, {"tasks": [({"w": torch.rand(2)}, {"w": torch.ones(2)}) for _ in range(2)]}
 
 
-NEEDS = {"om.StudyDefinition(": own_study, "language_task(": language_tasks, "merge(": merging}
+def own_trainer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], Any]:
+    train, validation = classification_data("math", "chat")
+    return {"n_trials=40": "n_trials=3"}, {"make_trainer": MakeTrainer(validation), **train}
+
+
+def own_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], Any]:
+    """`train.sh` and `evaluate.py` of a script that trains in a moment."""
+    script = f"{sys.executable} {ROOT / 'examples' / 'tiny' / 'command.py'}"
+    (folder / "train.sh").write_text(
+        f'mkdir -p "$2"; {script} train "$1" "$2/model.safetensors" '
+        f'"{{\\"math\\": $3, \\"chat\\": $4}}" "$5" 30\n'
+    )
+    (folder / "evaluate.py").write_text(
+        f"import os, sys\nos.system(f'{script} evaluate {{sys.argv[1]}}/model.safetensors')\n"
+    )
+    return {"python evaluate.py": f"{sys.executable} evaluate.py", "=1000": "=30"}, {}
+
+
+NEEDS = {
+    "om.StudyDefinition(": own_study,
+    "om.from_trainer(": own_trainer,
+    "om.from_command(": own_command,
+    "language_task(": language_tasks,
+    "merge(": merging,
+}
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n")[-2][:30])
@@ -128,8 +155,8 @@ def test_the_python_of_readme(
     for text, replacement in smaller.items():
         assert text in block
         block = block.replace(text, replacement)
-    exec(block, names)
-    if prepare is own_study:
+    exec(block, names | {"om": om})
+    if prepare in (own_study, own_trainer):
         assert "Best task weights: " in capsys.readouterr().out
 
 

@@ -11,6 +11,7 @@ import typer
 from optuna_merge.commands._definition import load_definition
 from optuna_merge.commands._existing import check_fitted, existing_study
 from optuna_merge.commands._flags import AsJson, Definition, WorkFlags
+from optuna_merge.commands._numbers import numbers_by_task
 
 
 def export(
@@ -37,7 +38,7 @@ def export(
     if trial is not None and weights is not None:
         raise ValueError("give --trial or --weights, not both")
     check_free(out, overwrite=force)
-    given = None if weights is None else _parse_weights(weights)
+    given = None if weights is None else numbers_by_task(weights, "--weights")
     study = None if given is not None else existing_study(where)
     check_fitted(where.workdir)  # else the tasks would be trained now
     fit = fitted(load_definition(definition), where.workdir)
@@ -50,19 +51,3 @@ def export(
     typer.echo(f"{found.folder}: the {what} at {told}")
     for model in found.models:
         typer.echo(f"  {model.folder}: {', '.join(model.tasks)}, for {model.format}")
-
-
-def _parse_weights(text: str) -> dict[str, float]:
-    weights: dict[str, float] = {}
-    for item in text.split(","):
-        name, _, number = item.partition("=")
-        name = name.strip()
-        if name in weights:
-            raise ValueError(f"--weights has the task {name!r} twice; give each one weight")
-        try:
-            weights[name] = float(number)
-        except ValueError:
-            raise ValueError(
-                f"can't read {item!r} in --weights; expected TASK=WEIGHT,TASK=WEIGHT"
-            ) from None
-    return weights

@@ -8,7 +8,11 @@ from optuna_merge._base.lazy import lazy_names
 from optuna_merge.definition._template import TEMPLATE
 
 if TYPE_CHECKING:
-    from optuna_merge.definition._definition import PosteriorSettings, StudyDefinition
+    from optuna_merge.definition._definition import (
+        PosteriorSettings,
+        StudyDefinition,
+        check_task_names as check_task_names,
+    )
     from optuna_merge.definition._load import load_yaml
     from optuna_merge.definition._search_settings import SearchSettings
 
@@ -16,6 +20,7 @@ _WITH_TORCH = {
     "PosteriorSettings": "_definition",
     "SearchSettings": "_search_settings",
     "StudyDefinition": "_definition",
+    "check_task_names": "_definition",
     "load_yaml": "_load",
 }
 

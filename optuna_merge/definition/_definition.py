@@ -24,7 +24,7 @@ from optuna_merge.models import MultitaskModel
 from optuna_merge.posteriors import FAMILIES, PosteriorSettings as PosteriorSettings
 from optuna_merge.previews import PreviewSettings, settled
 from optuna_merge.tasks import Task, check_tasks
-from optuna_merge.trials import check_task_names
+from optuna_merge.trials import check_task_names as check_task_names
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,12 @@ from optuna_merge.fitting._damping import (
     choose,
     trial_weightings,
 )
-from optuna_merge.fitting._fit import cached_tasks, finetune_store, fit
+from optuna_merge.fitting._fit import (
+    cached_tasks,
+    finetune_store,
+    fit,
+    uniform_weights as uniform_weights,
+)
 from optuna_merge.fitting._fitted import FittedStudy
 from optuna_merge.fitting._units import FolderSharing, Sharing, Unit
 from optuna_merge.fitting._workbench import Measured, Report, Workbench

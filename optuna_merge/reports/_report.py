@@ -15,17 +15,17 @@ from optuna_merge.reports._test_data import metrics_on_test
 from optuna_merge.trials import SCORE, Findings, Outcome, read_study
 
 if TYPE_CHECKING:
-    from optuna_merge.fitting import FittedStudy
+    from optuna_merge.fitting import Damping, Workbench
 
 
-def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) -> Json:
+def make_report(study: optuna.Study, fitted: Workbench, *, test: bool = True) -> Json:
     """The study's results as JSON values.
 
     Args:
         study: The study.
-        fitted: Its task runs and posteriors.
+        fitted: Its task runs and posteriors; from `fit`, or another `Workbench`.
         test: Evaluate the best model and the baselines on the tasks' test data, where the
-            finetuned model is in this working folder.
+            finetuned model is in this working folder. Of workbenches `FittedStudy` has such data.
 
     Returns:
         `best` (the best truth that satisfies the constraints; None without one), `front` (of a
@@ -39,6 +39,7 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
     findings = read_study(study)
     tested = metrics_on_test(_shown(findings), fitted) if test else {}
     reading = Reading(study, findings, tested, _violated_alone(fitted))
+    damping: Damping | None = getattr(fitted, "damping", None)
     return {
         "study": study.study_name,
         "score": fitted.parts["score"],
@@ -51,17 +52,17 @@ def make_report(study: optuna.Study, fitted: FittedStudy, *, test: bool = True) 
         "verdict": asdict(reading.verdict),
         "noise": _by_name({name: of.as_json() for name, of in reading.noise.items()}),
         "failures": failures(study),
-        "cost": fitted.costs | reading.costs,
+        "cost": dict(fitted.costs) | reading.costs,
         "spent": _spent(reading),
         "damping": None
-        if fitted.damping is None
+        if damping is None
         else {
-            "value": fitted.damping.value,
-            "sweep": {f"{delta:g}": loss for delta, loss in fitted.damping.sweep.items()},
+            "value": damping.value,
+            "sweep": {f"{delta:g}": loss for delta, loss in damping.sweep.items()},
         },
         "calibration": reading.calibration.as_json(),
         "fingerprint": fitted.fingerprint,
-        "definition": fitted.parts,
+        "definition": dict(fitted.parts),
     }
 
 
@@ -109,7 +110,7 @@ def _front(reading: Reading) -> Json:
     }
 
 
-def _constraints(reading: Reading, fitted: FittedStudy) -> Json | None:
+def _constraints(reading: Reading, fitted: Workbench) -> Json | None:
     """The constraints' bounds, how many truths keep them, and the closest where none does."""
     if fitted.goal.limits is None:
         return None
@@ -121,7 +122,7 @@ def _constraints(reading: Reading, fitted: FittedStudy) -> Json | None:
     }
 
 
-def _violated_alone(fitted: FittedStudy) -> list[str]:
+def _violated_alone(fitted: Workbench) -> list[str]:
     """Of each constraint that its task violates when it is finetuned alone, what that means."""
     limits = fitted.goal.limits
     if limits is None:
@@ -130,6 +131,6 @@ def _violated_alone(fitted: FittedStudy) -> list[str]:
     return [
         f"Task {described[name]['task']} violates constraint {name} by {value:.4f} when it is "
         f"finetuned alone: it may be that no weights satisfy it."
-        for name, value in limits.values(fitted.alone).items()
+        for name, value in limits.values(fitted.goal.alone).items()
         if value > 0
     ]

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from optuna_merge._base.files import write_json
 from optuna_merge._base.turns import models_turn
+from optuna_merge.fitting import FittedStudy, Workbench
 from optuna_merge.models import evaluate_tasks, task_batches
 from optuna_merge.trials import SCORE, Outcome
 
-if TYPE_CHECKING:
-    from optuna_merge.fitting import FittedStudy
-
 
 def metrics_on_test(
-    outcomes: Iterable[Outcome], fitted: FittedStudy
+    outcomes: Iterable[Outcome], fitted: Workbench
 ) -> dict[int, dict[str | None, float]]:
     """By trial, the metrics of finetunes on test data, and their scores (`SCORE`).
 
-    A trial whose model is not in this working folder has none; a score needs all tasks' metrics.
+    A trial whose model is not in this working folder has none, and no trial of a workbench but
+    `FittedStudy`; a score needs all tasks' metrics.
     """
+    if not isinstance(fitted, FittedStudy):
+        return {}
     definition = fitted.definition
     tested: dict[int, dict[str | None, float]] = {}
     alone: dict[str, float] = {}

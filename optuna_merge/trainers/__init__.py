@@ -1,0 +1,23 @@
+"""Your own trainer: finetunes by transformers' Trainer or by a command, as a study's workbench."""
+
+from __future__ import annotations
+
+from optuna_merge.trainers._fitted import FittedProgram, Wanted, fit_program
+from optuna_merge.trainers._from_command import from_command
+from optuna_merge.trainers._from_trainer import from_trainer
+from optuna_merge.trainers._mixture_lines import FORMS as FORMS, mixture_lines
+from optuna_merge.trainers._program import Previews, Program, Run
+from optuna_merge.trainers._units import WeightUnit
+
+__all__ = [
+    "FittedProgram",
+    "Previews",
+    "Program",
+    "Run",
+    "Wanted",
+    "WeightUnit",
+    "fit_program",
+    "from_command",
+    "from_trainer",
+    "mixture_lines",
+]

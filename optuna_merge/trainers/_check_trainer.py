@@ -1,0 +1,71 @@
+"""What a Trainer must be like for a study, and what its arguments say of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+
+from optuna_merge.trainers._data import check_data
+
+
+def check_trainer(trainer: Any, folder: Path, tasks: Mapping[str, Any]) -> None:
+    """See that a Trainer can do what is asked of it.
+
+    Raises:
+        TypeError: it is none.
+        ValueError: an argument of it doesn't go with a study; the message says which.
+    """
+    if not isinstance(trainer, Trainer):
+        raise TypeError(
+            f"make_trainer gave a {type(trainer).__name__}; expected a transformers.Trainer"
+        )
+    args = trainer.args
+    if Path(args.output_dir).resolve() != folder.resolve():
+        raise ValueError(
+            f"make_trainer({str(folder)!r}) gave a Trainer with output_dir={args.output_dir!r}; "
+            f"give it the folder, where its checkpoints are looked for"
+        )
+    if args.max_steps <= 0:
+        raise ValueError(
+            f"the Trainer has max_steps={args.max_steps}; set it: all finetunes are "
+            f"of equal length"
+        )
+    for name in ("load_best_model_at_end", "save_only_model"):
+        if getattr(args, name, False):
+            raise ValueError(
+                f"the Trainer has {name}=True; leave it out: a finetune is its last step, and "
+                f"goes on from its checkpoints"
+            )
+    if args.world_size > 1 or args.n_gpu > 1:
+        raise ValueError(
+            f"the Trainer runs in {args.world_size} processes on {args.n_gpu} GPUs each; here it "
+            f"is one process on one GPU so far: set CUDA_VISIBLE_DEVICES, and start several "
+            f"workers on one study instead"
+        )
+    evaluated = trainer.eval_dataset
+    if not isinstance(evaluated, Mapping):
+        raise ValueError(
+            f"the Trainer's eval_dataset is a {type(evaluated).__name__}; expected a dict with a "
+            f"data set for each task: {', '.join(tasks)}"
+        )
+    for task in tasks:
+        if task not in evaluated:
+            raise ValueError(
+                f"task {task!r}: the Trainer's eval_dataset has {sorted(evaluated)}, but none of "
+                f"this name"
+            )
+        check_data(task, "validation", evaluated[task])
+
+
+def averaged_over(trainer: Any) -> int:
+    """Examples that one average of the loss is over."""
+    counts_all = trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None
+    return batch_size(trainer) if counts_all else int(trainer.args.train_batch_size)
+
+
+def batch_size(trainer: Any) -> int:
+    """Examples of one optimizer step."""
+    return int(trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps)

@@ -1,0 +1,278 @@
+"""A program with its task runs and posteriors: a workbench of somebody else's training."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optuna_merge._base.files import canonical_json, check_writable, sha256_text
+from optuna_merge._base.turns import models_turn
+from optuna_merge.definition import check_task_names
+from optuna_merge.exceptions import NotFiniteError
+from optuna_merge.fitting import (
+    Damping,
+    FolderSharing,
+    Measured,
+    Report,
+    Unit,
+    uniform_weights,
+)
+from optuna_merge.goals import (
+    PARETO,
+    Constraint,
+    Goal,
+    Limits,
+    Score,
+    below_nadir,
+    make_constraints,
+    make_score,
+)
+from optuna_merge.tasks import Measurement
+from optuna_merge.trainers._program import Previews, Program
+from optuna_merge.trainers._runs import FinishedRun, Runs
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a study of a program looks for.
+
+    Attributes:
+        score: As in a `StudyDefinition`.
+        constraints: The same.
+        greater_is_better: Whether the tasks' metric is to be maximised.
+    """
+
+    score: str | Callable[[Mapping[str, float]], float] | Score
+    constraints: float | Sequence[Constraint]
+    greater_is_better: bool
+
+
+class FittedProgram:
+    """A `Workbench` of somebody else's training program, with its task runs and posteriors.
+
+    It comes from `from_trainer` or `from_command`, and is what `open_search`, `Objective` and
+    `make_report` take.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        wanted: Wanted,
+        runs: Runs,
+        alone: Mapping[str, FinishedRun],
+        previews: Previews,
+        parts: Mapping[str, Any],
+    ) -> None:
+        self._program, self._wanted, self._runs = program, wanted, runs
+        self._alone, self._previews = dict(alone), previews
+        self._parts = dict(parts) | {
+            "posterior": dict(previews.settings),
+            "posteriors": dict(previews.hashes),
+            **({} if previews.anchor is None else {"anchor": previews.anchor}),
+        }
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Task names, in order."""
+        return self._program.names
+
+    @property
+    def steps(self) -> int:
+        """Training steps of one finetune."""
+        return self._program.steps
+
+    @property
+    def unit(self) -> str:
+        """What the program's weights mean, in words."""
+        return str(self._program.unit)
+
+    @property
+    def parts(self) -> Mapping[str, Any]:
+        """The definition as JSON values, part by part."""
+        return self._parts
+
+    @property
+    def fingerprint(self) -> str:
+        """One hash of program, tasks, unit of weights, settings and posteriors."""
+        return sha256_text(canonical_json(self._parts))
+
+    @property
+    def damping(self) -> Damping | None:
+        """The damping; None for averaging."""
+        return self._previews.damping
+
+    @property
+    def alone(self) -> dict[str, float]:
+        """Each task's metric when the program is given that task only."""
+        return {task: run.metrics[task] for task, run in self._alone.items()}
+
+    @property
+    def anchors(self) -> tuple[dict[str, float], ...]:
+        """Task weights whose truths make the previews: each task alone, and uniform ones."""
+        alone = [{other: float(other == task) for other in self.names} for task in self.names]
+        return (*alone, *([] if self._previews.anchor is None else [uniform_weights(self.names)]))
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """Training steps and seconds before the first preview, by what they were spent on."""
+        return {
+            "task_run_steps": float(sum(run.steps for run in self._alone.values())),
+            "task_run_seconds": sum(run.seconds for run in self._alone.values()),
+            "posterior_seconds": self._previews.seconds,
+        }
+
+    @cached_property
+    def goal(self) -> Goal:
+        """What the study looks for."""
+        senses = dict.fromkeys(self.names, self._wanted.greater_is_better)
+        return _goal(self._wanted, senses, self.alone)
+
+    @property
+    def reference_point(self) -> dict[str, float]:
+        """By task, the metric that hypervolumes are measured from; see `FittedStudy`."""
+        sign = 1.0 if self._wanted.greater_is_better else -1.0
+        runs = [[run.metrics[task] for task in self.names] for run in self._alone.values()]
+        point = sign * below_nadir(sign * np.array(runs))
+        return dict(zip(self.names, point.tolist()))
+
+    @models_turn()
+    def preview(self, weights: Mapping[str, float]) -> Measured:
+        """What the merge at these task weights is worth; see `Workbench`."""
+        started = time.perf_counter()
+        metrics = self._previews.metrics(weights)
+        return Measured(_measured(metrics, "the merge"), time.perf_counter() - started)
+
+    def finetune(
+        self,
+        weights: Mapping[str, float],
+        report: Report,
+        *,
+        title: str | None = None,
+        repeat: int = 0,
+    ) -> Measured:
+        """Finetune at these task weights, or find the finished run; see `Workbench`.
+
+        Args:
+            weights: Task weight by name, on the simplex.
+            report: Called after each rung; what it raises ends the run.
+            title: Of a progress bar; None: there is none.
+            repeat: 0, or the number of a repetition with another seed.
+        """
+        run = self._runs.run(weights, report, repeat=repeat, title=title)
+        # The anchor is found finished, too, but it is no task run: its cost is counted here.
+        reused = run.reused and dict(weights) not in self.anchors[len(self.names) :]
+        return Measured(_measured(run.metrics, "the finetune"), run.seconds, reused)
+
+    def folder(self, weights: Mapping[str, float], *, repeat: int = 0) -> Path:
+        """Where the finetune at these task weights is, or will be; its model is in `model`."""
+        return self._runs.folder(weights, repeat)
+
+
+def fit_program(
+    program: Program, wanted: Wanted, workdir: str | Path, *, progress: bool = True
+) -> FittedProgram:
+    """Run each task alone, and uniform weights, and make previews; what is there is not repeated.
+
+    Uniform weights are finetuned first, since the study needs them in any case, and correct all
+    merges around them, as those of `fit` (`optuna_merge.previews.Anchor`).
+
+    Args:
+        program: What trains.
+        wanted: Score and constraints.
+        workdir: The working folder; is made. Workers that fit at once share the tasks out.
+        progress: Show progress bars.
+
+    Raises:
+        ValueError: names that can't be tasks', a score or constraint that doesn't fit.
+        ProgramError: the program ended otherwise than it should.
+        NotFiniteError: a metric of a task run is NaN or infinite.
+    """
+    check_task_names(program.names)
+    _goal(wanted, dict.fromkeys(program.names, True), dict.fromkeys(program.names, 1.0))
+    workdir = Path(workdir)
+    check_writable(workdir)
+    parts = _parts(program, wanted)
+    _logger.info("%s", program.unit)
+    runs = Runs(program, workdir / "program-runs")
+    alone: dict[str, FinishedRun] = {}
+
+    def train(task: str) -> list[Path]:
+        weights = {other: float(other == task) for other in program.names}
+        title = f"task {task}" if progress else None
+        alone[task] = runs.run(weights, title=title)
+        _measured(alone[task].metrics, f"the run of task {task!r} alone")
+        return [alone[task].folder]
+
+    anchors: list[Path] = []
+
+    def train_uniform() -> list[Path]:
+        run = runs.run(
+            uniform_weights(program.names), title="uniform weights" if progress else None
+        )
+        if all(map(math.isfinite, run.metrics.values())):
+            anchors.append(run.folder)
+        else:
+            _logger.warning("merges stay as they are: at uniform weights a metric isn't finite")
+        return anchors
+
+    units = [
+        Unit(f"task {task}", sha256_text(canonical_json([parts, task]))[:24], partial(train, task))
+        for task in program.names
+    ]
+    if len(program.names) > 1:
+        key = sha256_text(canonical_json([parts, "uniform"]))[:24]
+        units.append(Unit("uniform weights", key, train_uniform))
+    FolderSharing(workdir).work_off(units)
+    folders = {task: alone[task].folder for task in program.names}
+    with models_turn():
+        previews = program.previews(
+            folders, anchors[0] if anchors else None, workdir / "posteriors"
+        )
+    return FittedProgram(program, wanted, runs, alone, previews, parts)
+
+
+def _parts(program: Program, wanted: Wanted) -> dict[str, Any]:
+    score = wanted.score
+    if not isinstance(score, str):
+        score = score.name if isinstance(score, Score) else score.__qualname__
+    constraints = make_constraints(wanted.constraints, program.names)
+    return {
+        "tasks": [{"name": task, "data": program.describe_task(task)} for task in program.names],
+        "finetuning": {"steps": program.steps, **program.describe()},
+        "weights": program.unit.describe(),
+        "score": score,
+        "greater_is_better": wanted.greater_is_better,
+        **({"constraints": [each.name for each in constraints]} if constraints else {}),
+    }
+
+
+def _goal(wanted: Wanted, senses: Mapping[str, bool], alone: Mapping[str, float]) -> Goal:
+    names = tuple(senses)
+    score = None
+    if wanted.score != PARETO:
+        score = make_score(wanted.score, names, greater_is_better=wanted.greater_is_better)
+    elif len(names) < 2:
+        raise ValueError("score 'pareto' needs at least two tasks, got one")
+    constraints = make_constraints(wanted.constraints, names)
+    limits = Limits.of(constraints, alone, senses) if constraints else None
+    return Goal(score, senses, alone, limits)
+
+
+def _measured(metrics: Mapping[str, float], what: str) -> dict[str, Measurement]:
+    for task, value in metrics.items():
+        if not math.isfinite(value):
+            raise NotFiniteError(
+                f"task {task!r}: the metric of {what} is {value:g} on validation data; expected a "
+                f"finite number. A lower learning rate may help"
+            )
+    return {task: Measurement(value, math.nan) for task, value in metrics.items()}

@@ -1,0 +1,99 @@
+"""A study of a command that trains, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from optuna_merge.goals import Constraint, Score
+from optuna_merge.trainers._command import CommandProgram
+from optuna_merge.trainers._fitted import FittedProgram, Wanted, fit_program
+from optuna_merge.trainers._units import Kind, WeightUnit
+
+
+def from_command(
+    train: str | Sequence[str],
+    tasks: Sequence[str],
+    *,
+    evaluate: str | Sequence[str],
+    steps: int,
+    unit: WeightUnit | Kind,
+    metric: str = "{task}",
+    workdir: str | Path = "workdir",
+    checkpoint: str = "model",
+    score: str | Callable[[Mapping[str, float]], float] | Score = "mean",
+    constraints: float | Sequence[Constraint] = (),
+    greater_is_better: bool = True,
+    seed: int = 0,
+    time_limit: float | None = None,
+    grace: float = 30.0,
+    about: Mapping[str, Any] | None = None,
+) -> FittedProgram:
+    """Run a training command on each task alone, and make what a study of it needs.
+
+        fitted = om.from_command(
+            "bash train.sh {folder} {weight:math} {weight:chat} {seed} {checkpoint}",
+            ["math", "chat"],
+            evaluate="python evaluate.py {checkpoint}",
+            steps=1000,
+            unit="examples",
+        )
+
+    The command trains at the weights, and leaves its model in `{checkpoint}`: a folder as
+    `save_pretrained` writes it, a LoRA adapter's folder, or a safetensors file. It is started
+    again in the same folder after a kill, and should go on from what it finds there. SIGTERM asks
+    it to end. Where it evaluates meanwhile, it adds lines `{"step": 50, "metrics": {"math": 0.4}}`
+    to `metrics.jsonl` in the folder, each after the checkpoint of its step: they are rungs, at
+    which the study's pruner may stop it. Without a line after the last step its checkpoint is
+    evaluated by the other command. Where this process dies, a command that still runs is followed
+    by the next call, not doubled; that needs the locks and process groups of POSIX.
+
+    Previews are averages of the task runs' checkpoints (of adapters, of their updates), evaluated
+    by the command `evaluate`. It has no default: without it there are no previews, and Optuna
+    alone serves as well.
+
+    Args:
+        train: The command, with placeholders `{weights}` (a JSON object), or `{weight:task}` for
+            each task; and `{folder}`, `{checkpoint}`, `{seed}`, `{steps}`. No shell reads it.
+        tasks: The tasks' names.
+        evaluate: A command with `{checkpoint}`, the last line of whose output is a JSON object of
+            the metrics.
+        steps: Training steps of one finetune.
+        unit: What its weights are: "examples" (shares of the sampled examples), "losses" (factors
+            of averaged losses), "tokens" (shares of packed tokens), or a `WeightUnit`, where the
+            loss is averaged over label tokens.
+        metric: Key of a task's metric in what the commands tell.
+        workdir: The working folder; what is there and matches is not trained again.
+        checkpoint: Name of the checkpoint in a run's folder; ends with .safetensors for a file.
+        score: As in a `StudyDefinition`.
+        constraints: The same.
+        greater_is_better: Whether the metric is to be maximised.
+        seed: `{seed}` of a finetune; a repetition's is larger by its number.
+        time_limit: Seconds that one call may take; None: no limit.
+        grace: Seconds between SIGTERM and SIGKILL.
+        about: What else its numbers depend on, such as a version of the data, as JSON values:
+            where it changes, all is trained anew.
+
+    Raises:
+        ValueError: a placeholder of no task, or none that is needed; an unknown unit.
+        ProgramError: a command ended with an exit code, a signal or its time limit, without a
+            checkpoint, or without a task's metric.
+        NotFiniteError: a metric of a task run is NaN or infinite.
+    """
+    folder = Path(workdir).resolve()
+    program = CommandProgram(
+        train,
+        evaluate,
+        tasks,
+        metric=metric,
+        steps=steps,
+        unit=unit if isinstance(unit, WeightUnit) else WeightUnit(unit),
+        checkpoint=checkpoint,
+        seed=seed,
+        time_limit=time_limit,
+        grace=grace,
+        about=about or {},
+        scratch=folder / "merged",
+    )
+    return fit_program(program, Wanted(score, constraints, greater_is_better), folder)

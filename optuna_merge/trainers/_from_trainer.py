@@ -1,0 +1,82 @@
+"""A study of a transformers Trainer, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from optuna_merge.goals import Constraint, Score
+from optuna_merge.posteriors import PosteriorSettings
+from optuna_merge.trainers._fitted import FittedProgram, Wanted, fit_program
+from optuna_merge.trainers._transformers import LossAverage, MakeTrainer, TrainerProgram
+
+
+def from_trainer(
+    make_trainer: MakeTrainer,
+    tasks: Mapping[str, Any],
+    metric: str = "eval_{task}_loss",
+    workdir: str | Path = "workdir",
+    *,
+    score: str | Callable[[Mapping[str, float]], float] | Score = "mean",
+    constraints: float | Sequence[Constraint] = (),
+    greater_is_better: bool | None = None,
+    posterior: PosteriorSettings | None = None,
+    loss_average: LossAverage = "auto",
+    num_rungs: int = 3,
+    progress: bool = True,
+) -> FittedProgram:
+    """Finetune each task alone by your own Trainer, and make what a study of it needs.
+
+        fitted = om.from_trainer(make_trainer, {"math": math, "chat": chat}, workdir="work")
+        study = om.open_search(fitted, "mine", "sqlite:///mine.db")
+        study.optimize(om.Objective(fitted), n_trials=40)
+
+    Finetunes at task weights sample the tasks' examples by shares that are converted from averaged
+    losses: `fitted.unit` says how. They are evaluated after each rung, stopped where the study's
+    pruner says so, and go on from their newest whole checkpoint after a kill. Previews are
+    evaluated by one Trainer that is kept. What the Trainer is made with stays as it is: optimizer,
+    precision, accumulation, collator, callbacks.
+
+    Args:
+        make_trainer: Takes a folder, and gives a new `transformers.Trainer` (or a subclass of it)
+            with this `output_dir`, with `max_steps`, and with an `eval_dataset` by task. Its
+            `train_dataset` is replaced. A part of its model that is new (a head) is the same in
+            all finetunes.
+        tasks: Training data by task, map-style, as the Trainer's collator takes its rows.
+        metric: Key of a task's metric in what the Trainer's `evaluate` gives.
+        workdir: The working folder; what is there and matches is not trained again.
+        score: As in a `StudyDefinition`.
+        constraints: The same.
+        greater_is_better: Whether the metric is to be maximised; None: unless its name ends with
+            "loss".
+        posterior: How posteriors are made: family "diagonal" or "isotropic", which is averaging.
+            None: diagonal; of LoRA adapters of which both factors are trained, averages of their
+            updates. The diagonal costs a backward pass for each of its `examples`, and 8 (T + 1)
+            evaluations of `damping_examples` of each of the T tasks, unless `damping` is given.
+        loss_average: What the Trainer's loss is averaged over: "examples", or the label "tokens"
+            of a batch; "auto": tokens, if labels are integers with more than one an example.
+        num_rungs: How often a finetune is evaluated and saved, the end included.
+        progress: Show the Trainer's own progress bars in the task runs.
+
+    Raises:
+        TypeError: `make_trainer` gives no Trainer, or data without a length.
+        ValueError: an argument of the Trainer that doesn't go with a study, empty data, a task
+            without validation data, an adapter that is not plain LoRA.
+        ProgramError: the Trainer's `evaluate` doesn't give the metric.
+        NotFiniteError: a metric of a task run is NaN or infinite.
+    """
+    folder = Path(workdir)
+    program = TrainerProgram(
+        make_trainer,
+        dict(tasks),
+        metric,
+        folder / "resident",
+        loss_average,
+        num_rungs,
+        posterior,
+    )
+    if greater_is_better is None:
+        greater_is_better = not metric.endswith("loss")
+    wanted = Wanted(score, constraints, greater_is_better)
+    return fit_program(program, wanted, folder, progress=progress)

@@ -1,0 +1,75 @@
+"""What a batch's labels say of a model's own loss: tokens it is averaged over, labels to draw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
+
+from optuna_merge._base.labels import IGNORED, categorical_labels, gaussian_labels, keep_ignored
+
+
+def shifts_labels(model: Any) -> bool:
+    """Whether a position's output is for the next one's label: a causal language model."""
+    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if getattr(getattr(core, "config", None), "is_encoder_decoder", False):
+        return False
+    return LOSS_MAPPING.get(getattr(core, "loss_type", None)) is ForCausalLMLoss
+
+
+def label_tokens(batch: Mapping[str, Any], *, shifts: bool) -> Tensor | None:
+    """Label tokens of each row of a batch; None: its labels are not of tokens."""
+    labels = batch.get("shift_labels")
+    if labels is None:
+        labels = batch.get("labels")
+        if isinstance(labels, Tensor) and labels.dim() > 1 and shifts:
+            labels = labels[..., 1:]
+    if not isinstance(labels, Tensor) or labels.dim() < 2 or labels.is_floating_point():
+        return None
+    return labels.ne(IGNORED).flatten(1).sum(1)
+
+
+def terms(batch: Mapping[str, Any], *, shifts: bool) -> int:
+    """Numbers that the loss of a batch of one example is the mean of."""
+    tokens = label_tokens(batch, shifts=shifts)
+    if tokens is not None:
+        return int(tokens.sum())
+    labels = batch.get("labels")
+    floats = isinstance(labels, Tensor) and labels.is_floating_point()
+    return labels.numel() if floats and labels is not None else 1
+
+
+def with_drawn_labels(
+    model: Any, batch: Mapping[str, Any], generator: Generator, *, shifts: bool
+) -> dict[str, Any]:
+    """The batch with labels drawn from the model; with its own where it isn't known how.
+
+    It is known for classes, tokens, regressions and classes of which several may hold.
+    """
+    labels = batch.get("labels")
+    if not isinstance(labels, Tensor) or "shift_labels" in batch:
+        return dict(batch)
+    with torch.no_grad():
+        outputs = model(**batch)
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
+    if not isinstance(logits, Tensor):
+        return dict(batch)
+    drawn = labels
+    if labels.is_floating_point():
+        kind = getattr(getattr(model, "config", None), "problem_type", None)
+        outputs = logits.reshape(labels.shape) if logits.numel() == labels.numel() else None
+        if outputs is not None and kind == "regression":
+            # The loss is the whole squared error, not half of it: its variance is 1/2.
+            drawn = outputs + (gaussian_labels(outputs, generator) - outputs) / math.sqrt(2)
+        elif outputs is not None and kind == "multi_label_classification":
+            chances = outputs.detach().float().sigmoid().cpu()
+            drawn = torch.bernoulli(chances, generator=generator).to(labels)
+    elif logits.shape[:-1] == labels.shape:
+        drawn = categorical_labels(logits, generator).to(labels)
+        if shifts:
+            drawn = torch.cat([labels[..., :1], drawn[..., :-1]], -1)
+    return {**batch, "labels": keep_ignored(drawn, labels)}

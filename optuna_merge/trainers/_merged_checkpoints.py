@@ -1,0 +1,112 @@
+"""Merges from checkpoint to checkpoint: model folders, safetensors files, LoRA adapters."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from optuna_merge._base.checkpoint_files import ADAPTER_CONFIG, ADAPTERS, find_files
+from optuna_merge._base.files import canonical_json, sha256_file, sha256_text
+from optuna_merge.exceptions import ProgramError
+from optuna_merge.merging import merge_files
+from optuna_merge.trainers._adapters import has_products, merge_products
+
+_FIXED = {
+    "rank_pattern": "ranks by layer",
+    "alpha_pattern": "scalings by layer",
+    "use_dora": "DoRA",
+    "lora_bias": "biases of B",
+}
+
+
+def checkpoint_hash(path: Path) -> str:
+    """A hash of the tensors' files of a checkpoint.
+
+    Raises:
+        ProgramError: there is none.
+    """
+    try:
+        files = [path / ADAPTERS[0]] if is_adapter(path) else find_files(path, pickles=False)[0]
+        return sha256_text(canonical_json([sha256_file(file) for file in files]))
+    except FileNotFoundError as error:
+        raise ProgramError(
+            f"the training has left no checkpoint in {path}: {error}. Expected there is a folder "
+            f"as save_pretrained writes it, or a safetensors file; write it to {{checkpoint}}"
+        ) from error
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a checkpoint is a PEFT folder."""
+    return (path / ADAPTER_CONFIG).is_file()
+
+
+def merge_checkpoints(
+    paths: Mapping[str, Path], weights: Mapping[str, float], output: Path
+) -> None:
+    """Write the weighted sum of checkpoints of one kind.
+
+    Of LoRA adapters it is the mean of the updates: an adapter of the summed ranks.
+
+    Args:
+        paths: By task.
+        weights: By task; they add up to 1. Paths of weight zero aren't read.
+        output: Does not exist; a folder where the checkpoints are folders, else a file.
+
+    Raises:
+        ProgramError: an adapter of another form than plain LoRA.
+        TypeError, ValueError: as `merge_files`.
+    """
+    used = {task: path for task, path in paths.items() if weights[task]}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if any(map(is_adapter, used.values())):
+        _merge_adapters(used, weights, output)
+    else:
+        merge_files(used, {task: weights[task] for task in used}, output)
+
+
+def _merge_adapters(paths: Mapping[str, Path], weights: Mapping[str, float], output: Path) -> None:
+    first, *others = paths.values()
+    config = _plain_config(first)
+    for path in others:
+        if is_adapter(path) and _plain_config(path) == config:
+            continue
+        raise ProgramError(f"{path} is no adapter with the same configuration as {first}")
+    states = [load_file(path / ADAPTERS[0]) for path in paths.values()]
+    merged = merge_products(states, [weights[task] for task in paths])
+    about: dict[str, Any] = json.loads((first / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    if has_products(list(merged)):  # alpha / r stays as it is, or alpha / sqrt(r)
+        factor = math.sqrt(len(paths)) if config["use_rslora"] else len(paths)
+        about |= {"r": about["r"] * len(paths), "lora_alpha": about["lora_alpha"] * factor}
+    output.mkdir()
+    for file in first.iterdir():
+        if file.suffix in (".json", ".txt", ".model", ".jinja"):
+            shutil.copy(file, output / file.name)
+    (output / ADAPTER_CONFIG).write_text(json.dumps(about, indent=2), encoding="utf-8")
+    save_file(merged, output / ADAPTERS[0], {"format": "pt"})
+
+
+def _plain_config(path: Path) -> dict[str, Any]:
+    """What must be equal in all adapters.
+
+    Raises:
+        ProgramError: it isn't plain LoRA.
+    """
+    about = json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    if about.get("peft_type") != "LORA":
+        raise ProgramError(f"{path} is a {about.get('peft_type')} adapter; only LORA is merged")
+    for option, what in _FIXED.items():
+        if about.get(option):
+            raise ProgramError(f"{path}: an adapter with {option} ({what}) can't be merged here")
+    read = ("r", "lora_alpha", "target_modules", "modules_to_save", "base_model_name_or_path")
+    found = {name: about.get(name) for name in read} | {
+        "use_rslora": bool(about.get("use_rslora"))
+    }
+    if isinstance(found["target_modules"], list):
+        found["target_modules"] = sorted(found["target_modules"])
+    return found

@@ -1,0 +1,253 @@
+"""The tasks' posteriors from their own runs: averages, or weighted by curvature."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock
+from torch import Tensor
+
+from optuna_merge._base.files import canonical_json, sha256_text, write_json
+from optuna_merge._base.tensors import HASH, content_hash, load_tensors, save_tensors
+from optuna_merge.exceptions import NotFiniteError
+from optuna_merge.fitting import Damping, candidates, choose, trial_weightings
+from optuna_merge.merging import merge
+from optuna_merge.posteriors import (
+    DiagonalGaussian,
+    Gaussian,
+    IsotropicGaussian,
+    PosteriorSettings,
+)
+from optuna_merge.previews import anchor_share
+from optuna_merge.trainers._adapters import has_products, merge_products
+from optuna_merge.trainers._anchored import ANCHOR, factors
+from optuna_merge.trainers._program import Previews
+
+FAMILIES = ("isotropic", "diagonal")
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A model's numbers on validation data.
+
+    Attributes:
+        metrics: The study's metric, by task.
+        losses: The loss, by task; empty where it isn't told.
+    """
+
+    metrics: Mapping[str, float]
+    losses: Mapping[str, float]
+
+
+class Resident(Protocol):
+    """A model in memory that takes any parameters."""
+
+    def describe_task(self, task: str) -> Any:
+        """What the curvature depends on of one task, as JSON values."""
+
+    def parameters(self, folder: Path) -> Mapping[str, Tensor]:
+        """The trained parameters of a task's own run, by name."""
+
+    def evaluate(self, parameters: Mapping[str, Tensor], limit: int | None = None) -> Evaluated:
+        """The numbers with these parameters, on at most so many examples of each task."""
+
+    def squared_gradients(
+        self, task: str, parameters: Mapping[str, Tensor], settings: PosteriorSettings
+    ) -> Mapping[str, Tensor]:
+        """The diagonal of the curvature of a task's averaged loss at the parameters."""
+
+
+def check_settings(settings: PosteriorSettings) -> None:
+    """See that a program's task runs can give these posteriors.
+
+    Raises:
+        ValueError: they can't; the message says what can.
+    """
+    if settings.family not in FAMILIES or settings.components != 1:
+        raise ValueError(
+            f"posterior {settings.label!r} is not made from a program's task runs; expected the "
+            f"family {' or '.join(FAMILIES)}, of one component"
+        )
+    if settings.estimator != "squared_gradients":
+        raise ValueError(
+            f"estimator={settings.estimator!r} is of the own training loop; expected "
+            f"'squared_gradients'"
+        )
+
+
+def settled(posterior: PosteriorSettings | None, names: Sequence[str]) -> PosteriorSettings:
+    """The settings for parameters of these names; None: diagonal where that can be.
+
+    Raises:
+        ValueError: as `check_settings`, or curvature where both factors of adapters are trained.
+    """
+    products = has_products(names)
+    if posterior is None:
+        return PosteriorSettings(family="isotropic" if products else "diagonal")
+    check_settings(posterior)
+    if products and posterior.family != "isotropic":
+        raise ValueError(
+            f"posterior {posterior.label!r}, but both factors of LoRA adapters are trained, whose "
+            f"product has no curvature here; take family='isotropic', which averages the updates "
+            f"B A, or train B alone: model.requires_grad_(False), and then for its factors B "
+            f"parameter.requires_grad_(True)"
+        )
+    return posterior
+
+
+def make_previews(
+    program: Resident,
+    runs: Mapping[str, Path],
+    anchor: Path | None,
+    settings: PosteriorSettings,
+    folder: Path,
+) -> Previews:
+    """Make the posteriors that are missing in the folder, and load all.
+
+    Args:
+        program: Evaluates, and takes curvature.
+        runs: Folder of each task's own run.
+        anchor: Folder of the finetune at uniform weights, which corrects merges; or None.
+        settings: The family, examples, damping, seed.
+        folder: Where curvature and the choice of damping are kept.
+
+    Raises:
+        ValueError: there are no losses to choose a damping by.
+        NotFiniteError: a curvature, or the loss of all merges, is NaN or infinite.
+    """
+    means = {task: dict(program.parameters(run)) for task, run in runs.items()}
+    hashes = {task: content_hash(mean, {}) for task, mean in means.items()}
+    truth = None if anchor is None else dict(program.parameters(anchor))
+    known = None if truth is None else content_hash(truth, {})
+    if settings.family == "isotropic":
+        averaged = _averages(program, means, truth)
+        return Previews(averaged, {"family": settings.family}, hashes, known)
+    undamped: dict[str, DiagonalGaussian] = {}
+    seconds = 0.0
+    for task, mean in means.items():
+        made_of = [hashes[task], program.describe_task(task), settings.examples, settings.seed]
+        key = sha256_text(canonical_json(made_of))[:24]
+        squares, about = _curvature(
+            program, task, mean, settings, folder / f"curvature-{task}-{key}.safetensors"
+        )
+        seconds += float(about["seconds"])
+        undamped[task] = DiagonalGaussian(mean, squares)
+        hashes[task] = sha256_text(hashes[task] + about[HASH])
+    damping = _damping(program, undamped, settings, folder, sorted(hashes.items()))
+    damped = {task: each.damped(damping.value) for task, each in undamped.items()}
+    merged = _merges(program, damped, truth)
+    return Previews(merged, asdict(settings), hashes, known, damping, seconds + damping.seconds)
+
+
+def _averages(
+    program: Resident, means: Mapping[str, State], truth: State | None
+) -> Callable[[Mapping[str, float]], Mapping[str, float]]:
+    """Means of the parameters; of LoRA adapters of which both factors were trained, of updates."""
+    states = dict(means) if truth is None else {**means, ANCHOR: truth}
+    products = has_products(list(next(iter(means.values()))))
+    gaussians = {name: IsotropicGaussian(dict(state)) for name, state in states.items()}
+
+    def metrics(weights: Mapping[str, float]) -> Mapping[str, float]:
+        each = factors(weights, anchored=truth is not None)
+        if products:
+            merged = merge_products(list(states.values()), [each[name] for name in states])
+        else:
+            merged = merge(gaussians, each)
+        return program.evaluate(merged).metrics
+
+    return metrics
+
+
+def _merges(
+    program: Resident, posteriors: Mapping[str, Gaussian], truth: State | None
+) -> Callable[[Mapping[str, float]], Mapping[str, float]]:
+    """Modes of the merged posteriors, with a share of what the one at uniform weights misses."""
+    missing: dict[str, Tensor] = {}
+    if truth is not None:
+        uniform = merge(dict(posteriors), dict.fromkeys(posteriors, 1 / len(posteriors)))
+        missing = {name: tensor - uniform[name] for name, tensor in truth.items()}
+
+    def metrics(weights: Mapping[str, float]) -> Mapping[str, float]:
+        merged = merge(dict(posteriors), weights)
+        share = anchor_share(weights.values())
+        for name, tensor in missing.items():
+            merged[name].add_(tensor, alpha=share)
+        return program.evaluate(merged).metrics
+
+    return metrics
+
+
+def _curvature(
+    program: Resident, task: str, mean: State, settings: PosteriorSettings, path: Path
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The curvature at a task's own run, made or found, and what is noted of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            started = time.perf_counter()
+            found = dict(program.squared_gradients(task, mean, settings))
+            spent = {"seconds": repr(time.perf_counter() - started)}
+            _check_curvature(task, DiagonalGaussian(dict(mean), found))
+            save_tensors(found, path, spent)
+        return load_tensors(path)
+
+
+def _damping(
+    program: Resident,
+    undamped: Mapping[str, DiagonalGaussian],
+    settings: PosteriorSettings,
+    folder: Path,
+    made_from: Any,
+) -> Damping:
+    if settings.damping is not None:
+        return Damping(settings.damping, {}, 0.0)
+    key = sha256_text(canonical_json([made_from, settings.damping_examples]))[:24]
+    path = folder / f"damping-{key}.json"
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            started = time.perf_counter()
+
+            def weighted_loss(delta: float) -> float:
+                posteriors = {task: each.damped(delta) for task, each in undamped.items()}
+                total = 0.0
+                for weights in trial_weightings(list(undamped)):
+                    merged = merge(posteriors, weights)
+                    losses = program.evaluate(merged, settings.damping_examples).losses
+                    if not losses:
+                        raise ValueError(
+                            "the Trainer tells no losses on validation data to choose the damping "
+                            "by; give PosteriorSettings(damping=...), or family='isotropic'"
+                        )
+                    total += sum(weight * losses[task] for task, weight in weights.items())
+                return total if math.isfinite(total) else math.inf
+
+            value, sweep = choose(candidates(undamped), weighted_loss)
+            if not math.isfinite(sweep[value]):
+                raise NotFiniteError(
+                    f"no merge of the tasks {list(undamped)} has a finite loss on validation "
+                    f"data, whatever the damping; are their own finetunes sound? A lower learning "
+                    f"rate may help"
+                )
+            found = Damping(value, sweep, time.perf_counter() - started)
+            noted = {repr(d): loss if math.isfinite(loss) else None for d, loss in sweep.items()}
+            write_json(path, asdict(found) | {"sweep": noted})
+        about = json.loads(path.read_text(encoding="utf-8"))
+    told = {float(d): math.inf if loss is None else loss for d, loss in about["sweep"].items()}
+    return Damping(about["value"], told, about["seconds"])
+
+
+def _check_curvature(task: str, undamped: DiagonalGaussian) -> None:
+    mean = undamped.mean_curvature()
+    if not math.isfinite(mean):
+        raise NotFiniteError(
+            f"task {task!r}: the curvature at the end of its own run is {mean:g} in the mean; "
+            f"expected a finite number. A lower learning rate may help, or "
+            f"PosteriorSettings(family='isotropic'), which needs no curvature"
+        )

@@ -1,0 +1,157 @@
+"""Finished and unfinished runs of a program, each in the folder of what it is made from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from optuna_merge._base.files import canonical_json, sha256_text, write_json
+from optuna_merge._base.turns import models_turn
+from optuna_merge.exceptions import ProgramError
+from optuna_merge.fitting import Report
+from optuna_merge.trainers._program import Program, Run
+
+_logger = logging.getLogger(__name__)
+
+_FINISHED = "finished.json"
+_SECONDS = "seconds.json"
+
+Rungs = dict[int, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that came to its end.
+
+    Attributes:
+        folder: Where its model is.
+        rungs: The tasks' metrics after each rung's step.
+        steps: Training steps.
+        seconds: What they took, evaluations included, over all calls.
+        reused: Nothing was trained by this call.
+    """
+
+    folder: Path
+    rungs: Rungs
+    steps: int
+    seconds: float
+    reused: bool
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """By task, at the end."""
+        return self.rungs[self.steps]
+
+
+class Runs:
+    """A folder of runs: what is there is not trained again, what was killed goes on.
+
+    A task's own run is under what it depends on, this task alone; but its metrics are of all
+    tasks, so the others count, too.
+
+    Args:
+        program: What trains.
+        folder: Where the runs are.
+    """
+
+    def __init__(self, program: Program, folder: Path) -> None:
+        self._program, self._folder = program, folder
+        self._tasks = {task: program.describe_task(task) for task in program.names}
+        self._described = program.describe()
+
+    def folder(self, weights: Mapping[str, float], repeat: int = 0) -> Path:
+        """Where the run at these weights is, or will be."""
+        numbers = {task: float(weights[task]) for task in self._program.names}
+        made_of = [self._described, self._tasks, self._program.unit.describe(), numbers, repeat]
+        return self._folder / sha256_text(canonical_json(made_of))[:24]
+
+    @models_turn()
+    def run(
+        self,
+        weights: Mapping[str, float],
+        report: Report | None = None,
+        *,
+        repeat: int = 0,
+        title: str | None = None,
+    ) -> FinishedRun:
+        """Train at the weights unless that was done.
+
+        Raises:
+            ProgramError: the program ended before its last step, or without its metrics.
+        """
+        folder = self.folder(weights, repeat)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):
+            if (folder / _FINISHED).exists():
+                found = _read(folder)
+                for step, metrics in sorted(found.rungs.items()):
+                    if report is not None:
+                        report(step, metrics)
+                return found
+            return self._train(weights, folder, report, repeat, title)
+
+    def _train(
+        self,
+        weights: Mapping[str, float],
+        folder: Path,
+        report: Report | None,
+        repeat: int,
+        title: str | None,
+    ) -> FinishedRun:
+        program = self._program
+        converted = program.unit.converted(weights)
+        rungs: Rungs = {}
+        before, started = _seconds(folder), time.perf_counter()
+
+        def remember(step: int, metrics: Mapping[str, float]) -> None:
+            rungs[step] = {task: float(metrics[task]) for task in program.names}
+            write_json(folder / _SECONDS, before + time.perf_counter() - started)
+            if report is not None:
+                report(step, rungs[step])
+
+        try:
+            program.train(Run(weights, converted, folder, repeat, title), remember)
+        finally:
+            write_json(folder / _SECONDS, before + time.perf_counter() - started)
+        if program.steps not in rungs:
+            reported = f"the last was after step {max(rungs)}" if rungs else "there was none"
+            raise ProgramError(
+                f"the training in {folder} ended without metrics after its last step "
+                f"{program.steps} ({reported}); they are asked for there"
+            )
+        seconds = _seconds(folder)
+        numbers = {
+            step: {task: value if math.isfinite(value) else None for task, value in row.items()}
+            for step, row in rungs.items()
+        }
+        about: dict[str, Any] = {
+            "weights": dict(weights), "given": dict(converted), "unit": str(program.unit),
+            "repeat": repeat, "rungs": numbers, "steps": program.steps, "seconds": seconds,
+        }  # fmt: skip
+        write_json(folder / _FINISHED, about)
+        return FinishedRun(folder, rungs, program.steps, seconds, False)
+
+
+def _read(folder: Path) -> FinishedRun:
+    about = json.loads((folder / _FINISHED).read_text(encoding="utf-8"))
+    rungs = {
+        int(step): {task: math.nan if value is None else value for task, value in row.items()}
+        for step, row in about["rungs"].items()
+    }
+    return FinishedRun(folder, rungs, about["steps"], about["seconds"], True)
+
+
+def _seconds(folder: Path) -> float:
+    """Seconds that earlier calls took, of what a kill has left of them."""
+    try:
+        return float(json.loads((folder / _SECONDS).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return 0.0

@@ -1,0 +1,337 @@
+"""Finetunes by transformers' Trainer, or a subclass of it, as the user has made it."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import (
+    DefaultFlowCallback,
+    PrinterCallback,
+    ProgressCallback,
+    set_seed,
+)
+
+from optuna_merge._base.tensors import content_hash, load_tensors, save_tensors
+from optuna_merge.exceptions import ProgramError
+from optuna_merge.fitting import Report
+from optuna_merge.posteriors import PosteriorSettings
+from optuna_merge.tasks import own_draws
+from optuna_merge.trainers._check_trainer import averaged_over, batch_size, check_trainer
+from optuna_merge.trainers._checkpoints import newest_checkpoint, remove_checkpoints
+from optuna_merge.trainers._curvature import squared_gradients
+from optuna_merge.trainers._data import check_data, describe_data, rows_of
+from optuna_merge.trainers._labels import label_tokens, shifts_labels
+from optuna_merge.trainers._mixture import Mixture
+from optuna_merge.trainers._posteriors import (
+    Evaluated,
+    make_previews,
+    settled,
+)
+from optuna_merge.trainers._program import Previews, Run
+from optuna_merge.trainers._units import WeightUnit
+from optuna_merge.trainers._watch import RungWatch
+
+_logger = logging.getLogger(__name__)
+
+MakeTrainer = Callable[[str], Any]
+LossAverage = Literal["auto", "examples", "tokens"]
+
+_TRAINED = "trained.safetensors"
+_COUNTED = 512
+"""Examples whose label tokens are counted."""
+
+_ARGUMENTS = (
+    "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
+    "optim", "optim_args", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
+    "warmup_ratio", "label_smoothing_factor", "neftune_noise_alpha", "bf16", "fp16", "seed",
+    "data_seed", "train_sampling_strategy",
+)  # fmt: skip
+"""Of the training arguments, those that a finetune's numbers depend on."""
+
+
+class TrainerProgram:
+    """A `Program`: every finetune by a fresh Trainer, previews by one that is kept.
+
+    Args:
+        make_trainer: Makes a Trainer that writes into a folder.
+        tasks: Training data, by task.
+        metric: Key of a task's metric in what the Trainer's `evaluate` gives.
+        folder: Of the Trainer that is kept.
+        loss_average: What the Trainer's loss is averaged over; "auto": looked up in the labels.
+        num_rungs: How often a finetune is evaluated.
+        posterior: How posteriors are made; None: by the diagonal, where that can be.
+    """
+
+    def __init__(
+        self,
+        make_trainer: MakeTrainer,
+        tasks: Mapping[str, Any],
+        metric: str,
+        folder: Path,
+        loss_average: LossAverage,
+        num_rungs: int,
+        posterior: PosteriorSettings | None,
+    ) -> None:
+        if loss_average not in ("auto", "examples", "tokens"):
+            raise ValueError(
+                f"loss_average must be auto, examples or tokens, got {loss_average!r}"
+            )
+        if not metric.startswith("eval_{task}_"):
+            raise ValueError(
+                f"metric {metric!r} must begin with 'eval_{{task}}_', as the names do that a "
+                f"Trainer's evaluate gives for an eval_dataset by task"
+            )
+        if not tasks:
+            raise ValueError("tasks is empty; expected a training data set by task")
+        for task, data in tasks.items():
+            check_data(task, "training", data)
+        self._make, self._tasks, self._metric, self._folder = make_trainer, tasks, metric, folder
+        self._kept: Any = None
+        self._evaluation_works = False
+        trainer = self._resident()
+        args, model = trainer.args, trainer.model
+        self._steps = int(args.max_steps)
+        count = min(num_rungs, self._steps)
+        self._rungs = [math.ceil(self._steps * rung / count) for rung in range(1, count + 1)]
+        self._shifts = shifts_labels(model)
+        lengths = None if loss_average == "examples" else self._label_tokens(trainer)
+        if loss_average == "tokens" and lengths is None:
+            raise ValueError(
+                "loss_average='tokens', but the batches have no integer labels of several tokens "
+                "an example; use loss_average='examples'"
+            )
+        self._per_token = lengths is not None
+        self._unit = WeightUnit("examples", lengths, averaged_over(trainer) if lengths else None)
+        parameters = dict(model.named_parameters())
+        self._names = [name for name, p in parameters.items() if p.requires_grad]
+        if not self._names:
+            raise ValueError("the Trainer's model has no parameter with requires_grad")
+        self._posterior = settled(posterior, self._names)
+        self._described = {
+            "trainer": type(trainer).__qualname__,
+            "model": type(model).__qualname__,
+            "parameters": content_hash(parameters, {}),
+            "trained": content_hash({name: torch.empty(0) for name in self._names}, {}),
+            "collator": _qualname(trainer.data_collator),
+            "metric": metric,
+            "metrics_by": _qualname(trainer.compute_metrics),
+            "rungs": self._rungs,
+            "batch": batch_size(trainer),
+            "micro_batch": args.train_batch_size,
+            **{name: _json(getattr(args, name, None)) for name in _ARGUMENTS},
+        }
+        self._data = {
+            task: {
+                "train": describe_data(data),
+                "validation": describe_data(trainer.eval_dataset[task]),
+            }
+            for task, data in tasks.items()
+        }
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Task names, in order."""
+        return tuple(self._tasks)
+
+    @property
+    def unit(self) -> WeightUnit:
+        """Shares of the sampled examples."""
+        return self._unit
+
+    @property
+    def steps(self) -> int:
+        """The Trainer's `max_steps`."""
+        return self._steps
+
+    def describe(self) -> Mapping[str, Any]:
+        """Model, training arguments and loss; a loss of the user's own by its name only."""
+        return self._described
+
+    def describe_task(self, task: str) -> Any:
+        """Hashes of the task's data."""
+        return self._data[task]
+
+    def train(self, run: Run, report: Report) -> None:
+        """Train by a fresh Trainer, or one that goes on from the newest whole checkpoint."""
+        self._release()
+        with _draws():
+            trainer = self._made(run.folder)
+            if run.title is None:
+                _remove_callbacks(trainer, (ProgressCallback, PrinterCallback))
+            if not self._evaluation_works:  # to know it before the training is paid for
+                self._evaluate(trainer)
+                self._evaluation_works = True
+            args = trainer.args
+            args.seed += run.repeat
+            if args.data_seed is not None:
+                args.data_seed += run.repeat
+            seed = args.seed if args.data_seed is None else args.data_seed
+            size = self._steps * batch_size(trainer)
+            trainer.train_dataset = Mixture(self._tasks, run.converted, size, seed)
+            watch = RungWatch(
+                self._rungs, lambda: self._evaluate(trainer).metrics, report, run.folder
+            )
+            trainer.add_callback(watch)
+            step, checkpoint = newest_checkpoint(run.folder) or (0, None)
+            watch.go_on_from(step)
+            if checkpoint is not None:
+                _logger.info("going on from %s", checkpoint)
+            set_seed(args.seed)
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            watch.raise_again()
+            if trainer.state.global_step < self._steps:
+                raise ProgramError(
+                    f"the Trainer in {run.folder} has stopped after step "
+                    f"{trainer.state.global_step} of {self._steps}; did a callback stop it? "
+                    f"Finetunes are of equal length: leave out early stopping"
+                )
+            if run.makes_previews:
+                save_tensors(self._state(trainer), run.folder / _TRAINED)
+            shutil.rmtree(run.folder / "model", ignore_errors=True)
+            trainer.save_model(str(run.folder / "model"))
+            remove_checkpoints(run.folder)
+
+    def previews(self, runs: Mapping[str, Path], anchor: Path | None, folder: Path) -> Previews:
+        """Of merges that are put into the Trainer's model that is kept."""
+        return make_previews(self, runs, anchor, self._posterior, folder)
+
+    def parameters(self, folder: Path) -> Mapping[str, Tensor]:
+        """The trained parameters of a task's own run."""
+        return load_tensors(folder / _TRAINED)[0]
+
+    def evaluate(self, parameters: Mapping[str, Tensor], limit: int | None = None) -> Evaluated:
+        """By the Trainer that is kept, with these parameters put into its model."""
+        trainer = self._loaded(parameters)
+        found = self._evaluate(trainer, limit)
+        trainer.state.log_history.clear()  # it would grow with every preview
+        return found
+
+    def squared_gradients(
+        self, task: str, parameters: Mapping[str, Tensor], settings: PosteriorSettings
+    ) -> Mapping[str, Tensor]:
+        """Of the Trainer's own loss, of examples that are chosen by the settings' seed."""
+        trainer = self._loaded(parameters)
+        generator = torch.Generator().manual_seed(settings.seed)
+        data = self._tasks[task]
+        rows = torch.randperm(len(data), generator=generator)[: settings.examples].tolist()
+        with _draws():
+            return squared_gradients(
+                trainer,
+                _one_by_one(trainer, rows_of(data, rows)),
+                self._names,
+                seed=settings.seed,
+                shifts=self._shifts,
+                per_token=self._per_token,
+            )
+
+    def _evaluate(self, trainer: Any, limit: int | None = None) -> Evaluated:
+        metrics, losses = {}, {}
+        for task in self._tasks:  # one by one: names that begin alike can't be mixed up
+            data = trainer.eval_dataset[task]
+            if limit is not None and limit < len(data):
+                data = rows_of(data, range(limit))
+            found = trainer.evaluate(data, metric_key_prefix=f"eval_{task}")
+            key = self._metric.replace("{task}", task)
+            if key not in found:
+                raise ProgramError(
+                    f"task {task!r}: the Trainer's evaluate gives {sorted(found)}, but no "
+                    f"{key!r}; expected the metric there: look at metric= and compute_metrics"
+                )
+            metrics[task] = float(found[key])
+            if (loss := found.get(f"eval_{task}_loss")) is not None:
+                losses[task] = float(loss)
+        return Evaluated(metrics, losses if len(losses) == len(metrics) else {})
+
+    def _label_tokens(self, trainer: Any) -> dict[str, list[float]] | None:
+        lengths: dict[str, list[float]] = {}
+        for task, data in self._tasks.items():
+            count = min(len(data), _COUNTED)
+            some = rows_of(data, [place * len(data) // count for place in range(count)])
+            counted: list[float] = []
+            for batch in _one_by_one(trainer, some):
+                found = label_tokens(batch, shifts=self._shifts)
+                if found is None:
+                    return None
+                counted.append(float(found.sum()))
+            lengths[task] = counted
+        return lengths
+
+    def _resident(self) -> Any:
+        if self._kept is None:
+            with _draws():
+                self._kept = self._made(self._folder)
+            _remove_callbacks(self._kept, but=DefaultFlowCallback)
+        return self._kept
+
+    def _loaded(self, parameters: Mapping[str, Tensor]) -> Any:
+        trainer = self._resident()
+        own = dict(trainer.model.named_parameters())
+        with torch.no_grad():
+            for name in self._names:
+                own[name].data = parameters[name].to(own[name])  # of more ranks, in adapters
+        return trainer
+
+    def _release(self) -> None:
+        """Let the kept Trainer go: its memory is the finetune's now."""
+        self._kept = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _state(self, trainer: Any) -> dict[str, Tensor]:
+        parameters = dict(trainer.model.named_parameters())
+        return {name: parameters[name].detach() for name in self._names}
+
+    def _made(self, folder: Path) -> Any:
+        trainer = self._make(str(folder))
+        check_trainer(trainer, folder, self._tasks)
+        return trainer
+
+
+def _one_by_one(trainer: Any, data: Any) -> Iterator[dict[str, Any]]:
+    """Batches of one example, as the Trainer puts them together, on the model's device."""
+    before = trainer.args.per_device_eval_batch_size
+    trainer.args.per_device_eval_batch_size = 1
+    try:
+        loader = trainer.get_eval_dataloader(data)
+    finally:
+        trainer.args.per_device_eval_batch_size = before
+    device = next(trainer.model.parameters()).device
+    for batch in loader:
+        yield {
+            key: value.to(device) if isinstance(value, Tensor) else value
+            for key, value in batch.items()
+        }
+
+
+def _remove_callbacks(trainer: Any, kinds: Any = (), but: Any = ()) -> None:
+    for callback in list(trainer.callback_handler.callbacks):
+        if isinstance(callback, kinds) or (but and not isinstance(callback, but)):
+            trainer.remove_callback(callback)
+
+
+@contextmanager
+def _draws() -> Iterator[None]:
+    """Draws of a Trainer begin at one seed: its new heads are equal in all runs."""
+    name = "cuda" if torch.cuda.is_available() else "cpu"
+    with own_draws(torch.device(name)):
+        yield
+
+
+def _qualname(thing: Any) -> str | None:
+    return None if thing is None else getattr(thing, "__qualname__", type(thing).__qualname__)
+
+
+def _json(value: Any) -> Any:
+    value = getattr(value, "value", value)  # of an enumeration
+    plain = value is None or isinstance(value, bool | int | float | str | dict)
+    return value if plain else str(value)

@@ -1,0 +1,70 @@
+"""Task weights in other trainers' words."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+
+import pytest
+import yaml
+from datasets import Dataset, interleave_datasets
+
+from optuna_merge.trainers import FORMS, mixture_lines
+
+WEIGHTS = {"math": 0.2, "chat": 0.8, "code": 0.0}
+TOKENS = {"math": 300.0, "chat": 100.0}
+
+
+def test_interleave_datasets_samples_by_the_shares() -> None:
+    sets = {
+        name: Dataset.from_dict({"of": [name] * size})
+        for name, size in (("math", 40), ("chat", 3000))
+    }
+    line = mixture_lines(WEIGHTS, "datasets")
+    found = Counter(eval(line, {"interleave_datasets": interleave_datasets, **sets})["of"])  # noqa: S307
+    size = found.total()
+    assert abs(found["math"] - 0.2 * size) < 4 * math.sqrt(size * 0.2 * 0.8)
+    assert found["math"] > 40, "small data are repeated"
+
+
+def test_shares_of_examples_are_converted_where_losses_are_over_tokens() -> None:
+    plain = yaml.safe_load(mixture_lines(WEIGHTS, "llamafactory"))
+    assert plain == {
+        "dataset": "math,chat", "mix_strategy": "interleave_over", "interleave_probs": "0.2,0.8",
+    }  # fmt: skip
+    text = mixture_lines(WEIGHTS, "llamafactory", label_tokens=TOKENS)
+    math_share, chat_share = map(float, yaml.safe_load(text)["interleave_probs"].split(","))
+    assert math_share / chat_share == pytest.approx(0.2 / 300 / (0.8 / 100), rel=1e-2)
+
+
+@pytest.mark.parametrize(("form", "key"), [("trl", "fraction"), ("axolotl", "weight")])
+def test_parts_of_data_sets_have_the_shares_and_one_is_whole(form: str, key: str) -> None:
+    examples = {"math": 1000, "chat": 500}
+    found = yaml.safe_load(mixture_lines(WEIGHTS, form, examples=examples))["datasets"]
+    parts = {row["path"]: row[key] for row in found}
+    assert parts.keys() == {"math", "chat"}
+    assert max(parts.values()) == 1 and min(parts.values()) > 0
+    rows = {task: parts[task] * size for task, size in examples.items()}
+    assert rows["math"] / sum(rows.values()) == pytest.approx(0.2, rel=1e-3)
+    with pytest.raises(ValueError, match="number of training examples of chat"):
+        mixture_lines(WEIGHTS, form, examples={"math": 10})
+    with pytest.raises(ValueError, match="number of training examples of math, chat"):
+        mixture_lines(WEIGHTS, form)
+
+
+def test_packed_tokens_are_shared_by_the_task_weights() -> None:
+    text = mixture_lines(WEIGHTS, "torchtitan", label_tokens=TOKENS)
+    assert "InterleavedDataset([math, chat], weights=[0.2, 0.8])" in text
+    found = json.loads(mixture_lines(WEIGHTS, "json", label_tokens=TOKENS))
+    assert found["task_weights"] == WEIGHTS
+    assert found["shares_of_examples"]["math"] < 0.1
+
+
+def test_what_is_not_known_is_refused() -> None:
+    with pytest.raises(ValueError, match=f"expected one of {', '.join(FORMS)}"):
+        mixture_lines(WEIGHTS, "torchtune")
+    with pytest.raises(ValueError, match="no task has a weight above zero"):
+        mixture_lines({"math": 0.0}, "json")
+    with pytest.raises(ValueError, match="not of task 'chat'"):
+        mixture_lines(WEIGHTS, "json", label_tokens={"math": 3})
