@@ -56,7 +56,7 @@ def decide(ledger: Ledger, budget: Budget, order: Order) -> tuple[Candidate, ...
     """The previews to promote now, the first one first.
 
     The free slots of the budget go to the first candidates of the whole history: a preview that
-    was just made and those of long ago alike.
+    was just made and those of long ago alike. With automatic pacing there is one slot a decision.
 
     Args:
         ledger: That of all trials of the study.
@@ -65,6 +65,8 @@ def decide(ledger: Ledger, budget: Budget, order: Order) -> tuple[Candidate, ...
             there is a free slot.
     """
     free = budget.free(ledger, ledger.claims)
+    if budget.is_automatic:
+        free = min(free, 1)
     return tuple(islice(order(ledger.candidates), free)) if free else ()
 
 

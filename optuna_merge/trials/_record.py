@@ -12,6 +12,8 @@ from optuna_merge.trials._attributes import (
     BASELINE,
     PREVIEW,
     PREVIEW_SE,
+    PREVIEW_SECONDS,
+    PREVIEW_TAKEN_FROM,
     PROMOTED_FROM,
     PROMOTION,
     TRUTH,
@@ -44,6 +46,8 @@ class Record:
         reported: Whether it has step 0.
         noted: Whether it has the preview of every task's metric.
         last_step: The last step that it has reported; -1 for none.
+        preview_seconds: What its preview took.
+        is_repeat: Whether its preview was taken from another trial.
         truth_seconds: What its finetune took.
         can_be_copied: Whether a trial with its parameters can be queued.
     """
@@ -65,6 +69,8 @@ class Record:
     reported: bool
     noted: bool
     last_step: int
+    preview_seconds: float
+    is_repeat: bool
     truth_seconds: float
     can_be_copied: bool
 
@@ -106,6 +112,8 @@ def read_trial(trial: FrozenTrial, tasks: Sequence[str]) -> Record:
         reported=0 in trial.intermediate_values,
         noted=bool(keys) and all(key in attrs for key in keys),
         last_step=max(trial.intermediate_values, default=-1),
+        preview_seconds=_number(attrs.get(PREVIEW_SECONDS)),
+        is_repeat=PREVIEW_TAKEN_FROM in attrs,
         truth_seconds=_number(attrs.get(TRUTH_SECONDS)),
         can_be_copied=can_be_copied(trial),
     )
