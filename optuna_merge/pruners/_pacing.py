@@ -23,6 +23,9 @@ PRICE = 0.1
 MARGIN = 4.0
 """What a preview must be worth, in units of its price: it is the largest of many estimates."""
 
+SHARE = 0.25
+"""What the previews between two promotions may cost together, in finetunes."""
+
 _MIN_PRICE = 1 / 256
 _POINTS = 600  # of the simplex, at which previews are compared
 
@@ -48,10 +51,10 @@ def is_time(ledger: Ledger, history: History, aim: Aim, *, seed: int = 0) -> boo
     """Whether the best preview is to be finetuned now, rather than another one to be made.
 
     It is as soon as no further preview is expected to raise what the next finetune promises (its
-    expected improvement) by more than the share of a finetune that the preview costs, or when the
-    previews since the last promotion have cost as much as a finetune. Finetunes under way count as
-    pending, and nothing is due while one waits that nobody has begun. There are at least as many
-    previews as `PreviewSampler` has in its design.
+    expected improvement) by `MARGIN` times the share of a finetune that the preview costs, or
+    when the previews since the last promotion have cost `SHARE` of a finetune. Finetunes under
+    way count as pending, and nothing is due while one waits that nobody has begun. There are at
+    least as many previews as `PreviewSampler` has in its design, which count for nothing else.
 
     Args:
         ledger: That of all trials.
@@ -68,7 +71,8 @@ def is_time(ledger: Ledger, history: History, aim: Aim, *, seed: int = 0) -> boo
     if len(previewed) < surrogate.startup_size(n_tasks) or not len(candidates):
         return False
     price = preview_price(records)
-    if _previews_since_promotion(records) * price >= 1.0:
+    beyond_design = len(previewed) - surrogate.startup_size(n_tasks)
+    if min(_previews_since_promotion(records), beyond_design) * price >= SHARE:
         return True
     pending = [r.weights for r in records if r.is_finetuning and r.weights]
     coming = np.array(pending, dtype=float).reshape(-1, n_tasks)
