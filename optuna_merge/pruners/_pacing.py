@@ -33,14 +33,18 @@ _POINTS = 600  # of the simplex, at which previews are compared
 def preview_price(records: Sequence[Record]) -> float:
     """What a preview costs in this study, in finetunes: the ratio of the medians of their seconds.
 
-    Rounded to a power of two, so that it hardly ever depends on how busy a machine was.
+    Finetunes of a task alone are left out as long as there is any other: they are shorter, and its
+    task run may be taken for them. The ratio is rounded to a power of two, so that it hardly ever
+    depends on how busy a machine was.
     """
     previews = [
         r.preview_seconds
         for r in records
         if r.preview_seconds > 0 and not (r.is_copy or r.is_repeat)
     ]
-    truths = [r.truth_seconds for r in records if r.truth_seconds > 0 and r.values]
+    ended = [r for r in records if r.truth_seconds > 0 and r.values]
+    of_several = [r for r in ended if r.weights and max(r.weights) < 1.0]
+    truths = [r.truth_seconds for r in of_several or ended]
     if not previews or not truths:
         return PRICE
     ratio = median(previews) / median(truths)

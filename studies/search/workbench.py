@@ -54,7 +54,8 @@ class TableWorkbench:
     def preview(self, weights: Mapping[str, float]) -> Measured:
         """The merge's metrics; they are paid."""
         self.finetunes.pay(self._tables.prices.preview)
-        return self._measured(self._previews[self.point(weights)])
+        seconds = self._tables.prices.preview[-1]
+        return self._measured(self._previews[self.point(weights)], seconds)
 
     def finetune(
         self, weights: Mapping[str, float], report: Report, *, title: str | None = None
@@ -62,12 +63,14 @@ class TableWorkbench:
         """A whole finetune's metrics; a task alone is paid already."""
         finetune = self.finetunes.begin(self.point(weights))
         finetune.train(free=max(weights.values()) == 1.0)
-        return self._measured(self._tables.truths[self.finetunes.seed, -1, finetune.point])
+        seconds = self._tables.prices.finetune(sum(w > 0 for w in weights.values()))[-1]
+        metrics = self._tables.truths[self.finetunes.seed, -1, finetune.point]
+        return self._measured(metrics, float(seconds))
 
-    def _measured(self, metrics: Array) -> Measured:
-        """Accuracies with their binomial errors."""
+    def _measured(self, metrics: Array, seconds: float) -> Measured:
+        """Accuracies with their binomial errors; seconds in finetunes."""
         found = dict(zip(self.names, metrics.tolist()))
         n = self._tables.examples
         return Measured(
-            {t: Measurement(m, float(np.sqrt(m * (1 - m) / n))) for t, m in found.items()}, 0.0
+            {t: Measurement(m, float(np.sqrt(m * (1 - m) / n))) for t, m in found.items()}, seconds
         )

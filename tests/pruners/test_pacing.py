@@ -118,6 +118,8 @@ def test_previews_for_a_fourth_of_the_price_of_a_finetune_are_enough(n: int, eno
 def test_a_preview_has_a_price(previews: list[float], truths: list[float], price: float) -> None:
     trials = [trial(0.5, preview_seconds=s) for s in previews]
     trials += [finetuned(0.5, truth_seconds=s) for s in truths]
+    if truths:
+        trials += [finetuned(1.0, truth_seconds=1e-3)] * 5  # of a task alone
     trials += [  # neither was made
         trial(0.5, preview_seconds=900.0, preview_taken_from=0),
         trial(0.5, "WAITING", preview_seconds=900.0, promoted_from=0),
