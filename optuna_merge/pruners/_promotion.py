@@ -33,6 +33,7 @@ from optuna_merge.trials import (
     History,
     TrialReader,
     finetune_steps,
+    has_preview_runs,
     latest_view,
     lineage,
     read_trial,
@@ -66,7 +67,7 @@ class PromotionPruner(BasePruner):
     nothing. Finetunes under way count as pending, and no slot becomes free while a copy waits that
     nobody has begun: two are chosen from the same truths only where another worker is idle. With a
     `fraction` there are floor(fraction x previews) slots instead, and so there are, by a fourth,
-    in studies whose weights can't be compared (of one task).
+    in studies of one task, and where workers have the role to preview only.
 
     Most promising is, as soon as there are two truths (baselines count), what has the largest
     expected improvement of the TRUTH, by the same models as in `PreviewSampler`; before that, what
@@ -255,7 +256,8 @@ class PromotionPruner(BasePruner):
 
     def _budget_of(self, study: Study, history: History) -> Budget:
         budget = self._budget
-        if self._paced is not None and len(history.tasks) > 1:  # there are weights to compare
+        # Without weights there is nothing to compare, and who only previews can't wait for truths.
+        if self._paced is not None and len(history.tasks) > 1 and not has_preview_runs(study):
             budget = self._paced
         if budget.max_steps is None or budget.finetune_steps is not None:
             return budget

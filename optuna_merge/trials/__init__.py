@@ -65,6 +65,7 @@ from optuna_merge.trials._outcomes import SCORE, Counts, Findings, Outcome, read
 from optuna_merge.trials._record import Record, read_trial as read_trial
 from optuna_merge.trials._study import (
     finetune_steps,
+    has_preview_runs,
     reference_point,
     stored_definition,
     task_directions,
@@ -103,6 +104,7 @@ __all__ = [
     "check_tasks",
     "fail_and_requeue",
     "finetune_steps",
+    "has_preview_runs",
     "lineage",
     "of_task",
     "param_name",

@@ -246,3 +246,18 @@ def test_of_one_task_a_fourth_is_finetuned() -> None:
     study.optimize(one, n_trials=12)
     ledger = read_ledger(study.trials)
     assert len(ledger.claims) == len(ledger.previews) // 4 > 0
+
+
+def test_where_workers_only_preview_a_fourth_is_finetuned() -> None:
+    study = study_of(NAMES)
+    study.set_user_attr("preview_run:x", "open")
+    study.optimize(objective, n_trials=4)
+    for _ in range(12):  # a worker that leaves the copies to others
+        trial = study.ask({f"w_{name}": FloatDistribution(0, 1) for name in NAMES})
+        if "promoted_from" in trial.user_attrs:
+            continue
+        trial.report(float(trial.number), 0)
+        assert trial.should_prune()
+        study.tell(trial, state=TrialState.PRUNED)
+    ledger = read_ledger(study.trials)
+    assert len(ledger.claims) == len(ledger.previews) // 4 == 2
