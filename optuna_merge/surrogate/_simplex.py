@@ -9,6 +9,7 @@ from optuna_merge.trials import MIN_WEIGHT
 
 Array = npt.NDArray[np.float64]
 
+_MAX_AXIAL = 4  # tasks; of more the axial points alone would be many
 _STEPS = (0.3, 0.1, 0.03, 0.01)
 _RAISES = (1.5, 2.0)
 
@@ -25,8 +26,17 @@ def to_simplex(points: Array) -> Array:
     return np.asarray(w / w.sum(axis=1, keepdims=True))
 
 
+def startup_size(n_tasks: int) -> int:
+    """Points of the design after which the model of the previews takes over."""
+    return 2 * n_tasks + 1 if 3 <= n_tasks <= _MAX_AXIAL else n_tasks + 4
+
+
 def startup_design(n_tasks: int, n: int, seed: int) -> Array:
-    """Uniform weights, the vertices, then a scrambled Sobol sequence spread over the simplex.
+    """Uniform weights, the vertices, the axial points, then a scrambled Sobol sequence.
+
+    Axial points are half-way from uniform weights to each vertex (Cornell, Experiments with
+    Mixtures, 2002): they tell how each task's metric saturates in its own weight, which is most of
+    what there is to know. Of more than four tasks they are left out.
 
     Sobol coordinates become exponential variates, which are uniform on the simplex when
     normalised. Every other point keeps only its 2, 3, ... largest weights, so that the faces are
@@ -38,6 +48,8 @@ def startup_design(n_tasks: int, n: int, seed: int) -> Array:
     from scipy.stats import qmc  # half of the room's import time
 
     corners = np.concatenate([np.full((1, n_tasks), 1.0 / n_tasks), np.eye(n_tasks)])
+    if 1 < n_tasks <= _MAX_AXIAL:
+        corners = np.concatenate([corners, (corners[:1] + corners[1:]) / 2.0])
     n_sobol = max(n - len(corners), 0)
     if n_sobol == 0 or n_tasks == 1:
         return np.resize(corners, (n, n_tasks))

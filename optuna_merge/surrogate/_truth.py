@@ -232,6 +232,27 @@ class TruthModel:
         centre = (share * mean).sum(0)
         return centre, (share * (variance + (mean - centre).square())).sum(0)
 
+    def lookahead(self, weights: Array) -> tuple[Array, Array, Array]:
+        """What a preview can still change about the truth at `q x T`, in the truth's own unit.
+
+        Returns:
+            Three arrays of length q: the mean of the truth; the standard deviation of that mean
+            after a preview there; that of the truth about it. The squares of the last two add up
+            to the variance of `predict`.
+        """
+        with single_thread(), torch.no_grad():
+            mean, variance = self.moments(weights)
+            known = torch.zeros_like(variance)
+            if self._previews is not None:
+                slope = self._members.slope_mean
+                if self._n:
+                    slope = slope + self._members.slope_variance * (self._alpha @ self._at.p)
+                known = self._previews.explained(self._points(weights)[1])
+                known = known * (self.log_weights.exp() @ slope.square())
+            known = torch.minimum(known, variance * (1 - 1e-6))
+        moved, left = (v.sqrt().numpy() * self._scale for v in (known, variance - known))
+        return self.unstandardise(mean.numpy()), moved, left
+
     def predict(self, weights: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of the truth (its noise not included), in its own unit.
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from optuna.trial import FrozenTrial, TrialState
 
+from optuna_merge.trials._attributes import WITHDRAWN
 from optuna_merge.trials._record import Record, read_trial
 
 Array = npt.NDArray[np.float64]
@@ -69,8 +70,8 @@ class _Columns:
     Attributes:
         placed: Whether there are task weights.
         live: Whether the trial runs or waits.
-        previewed: Whether its preview counts: of a trial that failed, of a copy or
-            of a repeat, it doesn't.
+        previewed: Whether its preview counts: of a trial that failed, of a copy, or taken from
+            another trial it doesn't.
         done: Whether it is COMPLETE.
         anchored: Whether its previews of the tasks' metrics were made from the truth.
         weights, preview_metrics, preview_se, truth_metrics: `n x T`.
@@ -118,7 +119,9 @@ class _Columns:
         if not record.weights:
             return
         self.live[row] = record.state in (TrialState.RUNNING, TrialState.WAITING)
-        self.previewed[row] = record.state in _PREVIEWED and not (record.is_copy or record.repeat)
+        self.previewed[row] = record.state in _PREVIEWED and not (
+            record.is_copy or record.repeat or record.preview_taken
+        )
         self.done[row] = record.state == TrialState.COMPLETE
         self.anchored[row] = record.is_at_anchor and record.noted
         self.weights[row] = record.weights
@@ -240,6 +243,28 @@ class History:
     def visited(self) -> Array:
         """Weights of all trials, failed and waiting ones included, `n x T`."""
         return self._columns.weights[self._columns.placed]
+
+    def previewed(self) -> Array:
+        """Weights of all previews, those of running trials included, `n x T`."""
+        columns = self._columns
+        known = ~np.isnan(columns.preview) | ~np.isnan(columns.preview_metrics).all(axis=1)
+        return columns.weights[columns.placed & columns.previewed & known]
+
+    def unpromoted(self) -> Array:
+        """Weights of the ended previews of which no finetune was ever queued, `n x T`."""
+        promoted = {r.lineage for r in self.records if r.is_copy and r.promotion != WITHDRAWN}
+        finetuned = {r.weights for r in self.records if r.is_finetuning or r.values}
+        found = [
+            r.weights
+            for r in self.records
+            if r.weights
+            and r.state == TrialState.PRUNED
+            and not r.is_copy
+            and r.lineage not in promoted
+            and r.weights not in finetuned
+            and (r.reported or r.noted)
+        ]
+        return np.array(found, dtype=float).reshape(-1, len(self.tasks))
 
     def score(self, sign: float) -> Series:
         """The single objective: step 0 is the preview, the value of COMPLETE is the truth."""
