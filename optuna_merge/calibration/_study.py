@@ -96,7 +96,9 @@ def _task_pairs(records: Iterable[Record], index: int) -> Pairs:
 
 
 def _finished(records: Iterable[Record]) -> Iterable[Record]:
-    return (r for r in records if r.state == TrialState.COMPLETE and r.weights and r.values)
+    """Weightings count once: a repeat has the same preview again."""
+    done = (r for r in records if r.state == TrialState.COMPLETE and not r.repeat)
+    return (r for r in done if r.weights and r.values)
 
 
 def _sound(pairs: Iterable[tuple[float, float]]) -> Pairs:
