@@ -238,9 +238,13 @@ def quadratic_previews(tables: Tables, score: str, seed: int, budget: float) -> 
 
 
 def ours(tables: Tables, score: str, seed: int, budget: float) -> Finetunes:
-    """A search as it is opened for any workbench: `PreviewSampler` and `PromotionPruner`."""
+    """A search as it is opened for any workbench: `PreviewSampler` and `PromotionPruner`.
+
+    But it goes on where it would say that the score is flat, and uniform weights are finetuned
+    once: their second seed is one of those that judge.
+    """
     workbench = TableWorkbench(tables, score, seed, budget)
-    study = open_search(workbench, "replayed", seed=seed)
+    study = open_search(workbench, "replayed", seed=seed, second_seed=False, stop_when_flat=False)
     objective = Objective(workbench, progress=False)
     while not workbench.finetunes.is_over:
         study.optimize(objective, n_trials=1)
