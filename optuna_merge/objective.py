@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -18,7 +19,7 @@ from optuna_merge.exceptions import (
     TrialLostError,
 )
 from optuna_merge.fitting import Workbench
-from optuna_merge.pruners import should_prune
+from optuna_merge.pruners import should_prune, stop_reason
 from optuna_merge.search import duplicate_baseline
 from optuna_merge.trials import (
     BASELINE,
@@ -31,6 +32,7 @@ from optuna_merge.trials import (
     PREVIEW_SE,
     PREVIEW_SECONDS,
     PREVIEW_TAKEN_FROM,
+    REPEAT,
     TRIES,
     TRUTH,
     TRUTH_REUSED,
@@ -63,6 +65,9 @@ class Objective:
 
     A definition's constraints are set on each trial when it ends, by its truth or else by its
     preview, and mirrored as user attributes `constraint_<name>` (0 or less is feasible).
+
+    Where the study's `PromotionPruner` has a reason to stop (`stop_reason`), `study.stop()` is
+    called with the first preview after the finetune that gave it.
 
     With `study.optimize(..., n_jobs=...)` threads take turns at the model, so that every number is
     what one thread alone would have found; to go faster, start several processes.
@@ -100,10 +105,19 @@ class Objective:
             if should_prune(trial) and not is_baseline:
                 seen = {name: trial.user_attrs[of_task(PREVIEW, name)] for name in self._names}
                 self._set_constraints(trial, seen)
+                self._stop_if_wanted(trial.study)
                 raise optuna.TrialPruned("ends with its preview")
             return self._truth(trial, weights, is_baseline=is_baseline)
         except (TrainingDivergedError, NotFiniteError) as error:
             return _lost(trial, error)
+
+    def _stop_if_wanted(self, study: optuna.Study) -> None:
+        """Stop `study.optimize` after this trial, if the pruner sees a reason."""
+        reason = stop_reason(study)
+        if reason is not None:
+            _logger.info("the search stops: %s", reason)
+            with contextlib.suppress(RuntimeError):  # asked and told: there is nothing to stop
+                study.stop()
 
     def _has_preview(self, trial: FrozenTrial) -> bool:
         if self._goal.is_pareto:
@@ -162,6 +176,7 @@ class Objective:
         self, trial: optuna.Trial, weights: Mapping[str, float], *, is_baseline: bool
     ) -> float | tuple[float, ...]:
         reported = reported_steps(trial)
+        repeat = int(trial.user_attrs.get(REPEAT, 0))
         started = time.perf_counter()
 
         def on_rung(step: int, metrics: Mapping[str, float]) -> None:
@@ -177,7 +192,7 @@ class Objective:
 
         title = f"finetune {trial.number}" if self._progress else None
         try:
-            truth = self._workbench.finetune(weights, on_rung, title=title)
+            truth = self._workbench.finetune(weights, on_rung, repeat=repeat, title=title)
         except optuna.TrialPruned:
             trial.set_user_attr(TRUTH_SECONDS, time.perf_counter() - started)
             raise

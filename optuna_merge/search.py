@@ -20,6 +20,7 @@ from optuna_merge.samplers import PreviewSampler
 from optuna_merge.storages import create_storage
 from optuna_merge.trials import (
     BASELINE,
+    COSTS,
     DEFINITION,
     FAILURE,
     FINGERPRINT,
@@ -27,15 +28,20 @@ from optuna_merge.trials import (
     GREATER_IS_BETTER,
     MAX_RETRY,
     REFERENCE_POINT,
+    REPEAT,
     TASKS,
     TRIES,
     UNIFORM,
+    baseline_name,
     stored_definition,
     uniform_weights,
     weight_params,
 )
 
 _logger = logging.getLogger(__name__)
+
+SECOND_SEEDS = 2
+"""Finetunes that `open_search` keeps for second seeds of the best weights."""
 
 
 def open_search(
@@ -49,11 +55,17 @@ def open_search(
     max_steps: int | None = None,
     max_seconds: float | None = None,
     seed: int | None = None,
+    budget: float | None = None,
+    second_seed: bool = True,
+    stop_when_flat: bool = True,
+    until: float | None = None,
 ) -> optuna.Study:
     """Open or make a study with all that a search is: sampler, pruner and baselines that agree.
 
         study = open_search(workbench, "news", "sqlite:///news.db", seed=0)
         study.optimize(Objective(workbench), n_trials=40)
+
+    Under `budget` or another cap the last two finetunes are second seeds of the best weights.
 
     It is `open_study` with a `PreviewSampler` and a `PromotionPruner` of the workbench's goal, and
     `prepare_study`; each can be called alone, and any other sampler or pruner can be set on the
@@ -69,6 +81,14 @@ def open_search(
         max_steps: Cap on the training steps of all promoted finetunes together; None for none.
         max_seconds: Cap on their seconds; None for none.
         seed: Of sampler and pruner.
+        budget: What the whole study may cost, in finetunes at uniform weights, as is `budget` of
+            the `PromotionPruner`; None for no cap.
+        second_seed: Finetune uniform weights a second time, with another seed: what the two
+            differ by tells the noise of one finetune. It costs one finetune.
+        stop_when_flat: Whether the search stops where the study is flat, as is `until` of the
+            `PromotionPruner`; `study.optimize` ends then.
+        until: Stop once another finetune is expected to be better than the best by less than this
+            share of the noise of one finetune; None for never.
 
     Raises:
         DefinitionMismatchError: the study has other directions or another definition; the message
@@ -76,6 +96,7 @@ def open_search(
         ValueError: an argument is out of its range.
     """
     goal = workbench.goal
+    check_until(until, is_pareto=goal.is_pareto)
     score = None if goal.is_pareto else goal.scores
     pruner = PromotionPruner(
         fraction=fraction,
@@ -85,14 +106,27 @@ def open_search(
         max_seconds=max_seconds,
         score=score,
         constraints=goal.limits,
+        budget=budget,
+        second_seeds=0 if goal.is_pareto else SECOND_SEEDS,
+        stop_when_flat=stop_when_flat,
+        until=until,
         seed=seed,
     )
     sampler = PreviewSampler(workbench.names, seed=seed, score=score, constraints=goal.limits)
     if storage is None or isinstance(storage, str):
         storage = create_storage(storage)
     study = open_study(name, storage, goal.directions, sampler=sampler, pruner=pruner)
-    prepare_study(study, workbench)
+    prepare_study(study, workbench, second_seed=second_seed)
     return study
+
+
+def check_until(until: float | None, *, is_pareto: bool) -> None:
+    """Raise `ValueError` where a search can't be stopped by what its score is expected to gain."""
+    if is_pareto and until is not None:
+        raise ValueError(
+            f"until is {until}, but the study has an objective a task: there is no single score "
+            f"that another finetune could improve. Leave it out, or give a score"
+        )
 
 
 def open_study(
@@ -161,11 +195,16 @@ def _as_tuple(directions: str | Sequence[str]) -> tuple[str, ...]:
     return (directions,) if isinstance(directions, str) else tuple(directions)
 
 
-def prepare_study(study: optuna.Study, workbench: Workbench) -> None:
+def prepare_study(study: optuna.Study, workbench: Workbench, *, second_seed: bool = True) -> None:
     """Write the definition into a new study or compare it; enqueue the baselines once.
 
-    Baselines are uniform weights and each task alone: always finetuned, so that the study can
-    say what the search is worth.
+    Baselines are uniform weights, each task alone, and, of two tasks or more, uniform weights a
+    second time: always finetuned, so that the study can say what the search is worth.
+
+    Args:
+        study: The study.
+        workbench: What previews and finetunes.
+        second_seed: Whether uniform weights are finetuned a second time, with another seed.
 
     Raises:
         DefinitionMismatchError: the study has other directions or another definition; the message
@@ -195,7 +234,9 @@ def prepare_study(study: optuna.Study, workbench: Workbench) -> None:
     elif found != workbench.fingerprint:
         stored = stored_definition(study)
         raise _mismatch(study, differing_parts(stored, dict(workbench.parts)))
-    _enqueue_baselines(study, workbench.names)
+    if COSTS not in study.user_attrs:
+        study.set_user_attr(COSTS, dict(workbench.costs))
+    _enqueue_baselines(study, workbench.names, second_seed=second_seed)
 
 
 def check_definition(study: optuna.Study, parts: Mapping[str, Any]) -> None:
@@ -228,15 +269,18 @@ def baseline_weights(tasks: Sequence[str]) -> dict[str, dict[str, float]]:
 
 
 def duplicate_baseline(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int | None:
-    """Number of an earlier trial that is not failed and has the same baseline, if any."""
-    name = trial.user_attrs.get(BASELINE)
-    if name is None:
+    """Number of an earlier trial that is not failed and has the same baseline, if any.
+
+    A repeat, with another seed, is another baseline.
+    """
+    if BASELINE not in trial.user_attrs:
         return None
+    baseline = _baseline_of(trial)
     for other in trials:
         if (
             other.number < trial.number
             and other.state != TrialState.FAIL
-            and _baseline_of(other) == name
+            and _baseline_of(other) == baseline
         ):
             return other.number
     return None
@@ -273,27 +317,33 @@ def _short(value: Any) -> str:
     return text if len(text) <= 24 else f"{text[:12]}…"
 
 
-def _enqueue_baselines(study: optuna.Study, tasks: Sequence[str]) -> None:
+def _enqueue_baselines(study: optuna.Study, tasks: Sequence[str], *, second_seed: bool) -> None:
     """Two workers may do this at once: the objective drops the later of two equal baselines.
 
     One that failed is enqueued again, and given up after as many tries as other weightings have.
     """
     trials = study.get_trials(deepcopy=False)
     there = {_baseline_of(t) for t in trials if t.state != TrialState.FAIL}
-    for name, weights in baseline_weights(tasks).items():
-        if name in there:
+    weightings = baseline_weights(tasks)
+    wanted = [(name, 0) for name in weightings]
+    if second_seed and len(tasks) > 1:
+        wanted.append((UNIFORM, 1))
+    for name, repeat in wanted:
+        if (name, repeat) in there:
             continue
-        failed = [t for t in trials if _baseline_of(t) == name and TRIES in t.user_attrs]
+        failed = [t for t in trials if _baseline_of(t) == (name, repeat) and TRIES in t.user_attrs]
         tries = max((int(t.user_attrs[TRIES]) for t in failed), default=0)
         if tries > MAX_RETRY or any(GIVEN_UP in t.user_attrs for t in failed):
             _logger.warning(
                 "the baseline %r is given up after %d tries: %s",
-                name, tries, failed[-1].user_attrs.get(FAILURE),
+                baseline_name(name, repeat), tries, failed[-1].user_attrs.get(FAILURE),
             )  # fmt: skip
             continue
         attrs: dict[str, Any] = {BASELINE: name} | ({TRIES: tries} if tries else {})
-        study.enqueue_trial(weight_params(weights), user_attrs=attrs)
+        attrs |= {REPEAT: repeat} if repeat else {}
+        study.enqueue_trial(weight_params(weightings[name]), user_attrs=attrs)
 
 
-def _baseline_of(trial: FrozenTrial) -> str | None:
-    return trial.user_attrs.get(BASELINE)
+def _baseline_of(trial: FrozenTrial) -> tuple[str | None, int]:
+    """The baseline's name, and which repeat of it."""
+    return trial.user_attrs.get(BASELINE), int(trial.user_attrs.get(REPEAT, 0))

@@ -50,7 +50,7 @@ def toy_study(
             seed=0,
         ),
     )
-    om.prepare_study(study, fitted)
+    om.prepare_study(study, fitted, second_seed=False)
     objective = om.Objective(fitted, progress=False)
     study.optimize(objective, n_trials=n_trials)
     while study.get_trials(states=[optuna.trial.TrialState.WAITING], deepcopy=False):

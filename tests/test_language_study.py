@@ -53,7 +53,7 @@ def test_a_study_of_generated_texts(
     assert preview != fitted.previewer({"same": 0.2, "next": 0.8}).evaluations
 
     study = optuna.create_study(direction=definition.direction)
-    prepare_study(study, fitted)
+    prepare_study(study, fitted, second_seed=False)
     study.optimize(Objective(fitted, progress=False), n_trials=1)
     (trial,) = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
     assert trial.user_attrs["weight_same"] == 0.5  # uniform weights come first

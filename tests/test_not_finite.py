@@ -44,7 +44,7 @@ def made_study(fitted: om.FittedStudy) -> optuna.Study:
     study = optuna.create_study(
         direction=fitted.definition.direction, sampler=optuna.samplers.RandomSampler(seed=0)
     )
-    om.prepare_study(study, fitted)
+    om.prepare_study(study, fitted, second_seed=False)
     return study
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import wsgiref.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,13 @@ from optuna.trial import TrialState
 import optuna_merge as om
 import optuna_merge.exceptions
 from optuna_merge.exceptions import DefinitionMismatchError
-from optuna_merge.trials import fail_and_requeue, suggest_weights, weight_params
+from optuna_merge.trials import (
+    SCORE,
+    fail_and_requeue,
+    read_study,
+    suggest_weights,
+    weight_params,
+)
 from optuna_merge.workers import Collector
 
 
@@ -24,7 +31,7 @@ def made_study(fitted: om.FittedStudy, **options: Any) -> optuna.Study:
     definition = fitted.definition
     options = {"sampler": optuna.samplers.RandomSampler(seed=0)} | options
     study = optuna.create_study(direction=definition.direction, **options)
-    om.prepare_study(study, fitted)
+    om.prepare_study(study, fitted, second_seed=False)
     return study
 
 
@@ -77,6 +84,34 @@ def test_a_task_alone_reuses_its_own_run(fitted: om.FittedStudy) -> None:
         assert trial.user_attrs[f"truth_{name}"] == fitted.alone[name]
         # All of the body comes from that one task: preview and truth agree exactly on it.
         assert trial.user_attrs[f"preview_{name}"] == fitted.alone[name]
+
+
+def test_a_repeat_is_the_same_finetune_with_another_seed(
+    fitted: om.FittedStudy, tmp_path: Path
+) -> None:
+    study = optuna.create_study(direction="maximize")
+    om.prepare_study(study, fitted)
+    objective = om.Objective(fitted, progress=False)
+    study.optimize(objective, n_trials=4)
+    first, _, _, second = study.trials
+    assert second.user_attrs["repeat"] == 1
+    assert second.state == TrialState.COMPLETE and not second.user_attrs["truth_reused"]
+    assert second.user_attrs["preview_taken_from"] == first.number
+    settings = fitted.definition.finetuning
+    for trial, seed in ((first, settings.seed), (second, settings.seed + 1)):
+        run = fitted.store.find({"red": 0.5, "blue": 0.5}, replace(settings, seed=seed))
+        assert run is not None
+        assert run.evaluations["red"].metric.value == trial.user_attrs["truth_red"]
+    report = om.make_report(study, fitted)
+    assert list(report["baselines"]) == ["uniform", "red", "blue", "uniform, second seed"]
+    assert report["counts"]["baselines"] == 4 and report["counts"]["previews"] == 3
+    findings = read_study(study)
+    assert findings.uniform is not None and findings.uniform.trial == first.number
+    mean = (first.value + second.value) / 2
+    assert findings.repeats(findings.uniform).mean(SCORE) == pytest.approx(mean)
+    assert findings.best is not None and not findings.best.repeat
+    again = om.fit(fitted.definition, tmp_path / "work", progress=False)
+    assert Collector(study, again.definition, tmp_path / "work", keep_best=1).find() == []
 
 
 def test_baselines_are_finetuned_whatever_the_pruner_says(fitted: om.FittedStudy) -> None:
@@ -146,7 +181,7 @@ def test_the_same_weights_are_previewed_once(fitted: om.FittedStudy) -> None:
 
 def test_preparing_again_enqueues_nothing(fitted: om.FittedStudy) -> None:
     study = made_study(fitted)
-    om.prepare_study(study, fitted)
+    om.prepare_study(study, fitted, second_seed=False)
     assert len(study.trials) == 3
 
 
@@ -314,7 +349,7 @@ def searched(fitted: om.FittedStudy, n_trials: int) -> optuna.Study:
         sampler=om.PreviewSampler(definition.names, **search),
         pruner=om.PromotionPruner(**search),
     )
-    om.prepare_study(study, fitted)
+    om.prepare_study(study, fitted, second_seed=False)
     study.optimize(om.Objective(fitted, progress=False), n_trials=n_trials)
     return study
 
@@ -465,7 +500,7 @@ def test_enqueued_parameters_that_are_no_weights(
         sampler=om.PreviewSampler(fitted.definition.names, score=fitted.goal.scores, seed=0),
         pruner=om.PromotionPruner(fraction=0.5, warmup=2, score=fitted.goal.scores, seed=0),
     )
-    om.prepare_study(study, fitted)
+    om.prepare_study(study, fitted, second_seed=False)
     objective = om.Objective(fitted, progress=False)
     for params in bad:
         study.enqueue_trial(params)

@@ -36,7 +36,7 @@ def opened(fitted: om.FittedStudy, folder: Path) -> optuna.Study:
         sampler=optuna.samplers.RandomSampler(seed=0),
         pruner=om.PromotionPruner(warmup=2, fraction=0.5),
     )
-    prepare_study(study, fitted)
+    prepare_study(study, fitted, second_seed=False)
     return study
 
 

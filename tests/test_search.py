@@ -26,6 +26,7 @@ from optuna_merge.trials import (
     BASELINE,
     DEFINITION,
     FINGERPRINT,
+    REPEAT,
     finetune_steps,
     reference_point,
     task_names,
@@ -54,7 +55,7 @@ def study() -> optuna.Study:
 def test_a_new_study_gets_the_definition_and_the_baselines(
     study: optuna.Study, fitted: FittedStudy
 ) -> None:
-    prepare_study(study, fitted)
+    prepare_study(study, fitted, second_seed=False)
     assert study.user_attrs[FINGERPRINT] == fitted.fingerprint
     assert json.loads(study.user_attrs[DEFINITION]) == json.loads(json.dumps(fitted.parts))
     assert study.user_attrs["tasks"] == ["red", "blue"]
@@ -71,21 +72,21 @@ def test_a_new_study_gets_the_definition_and_the_baselines(
 
 
 def test_preparing_again_changes_nothing(study: optuna.Study, fitted: FittedStudy) -> None:
-    prepare_study(study, fitted)
+    prepare_study(study, fitted, second_seed=False)
     before = [(t.number, t.user_attrs) for t in study.trials], study.user_attrs
-    prepare_study(study, fitted)
+    prepare_study(study, fitted, second_seed=False)
     assert ([(t.number, t.user_attrs) for t in study.trials], study.user_attrs) == before
 
 
 def test_a_baseline_that_failed_is_enqueued_again(
     study: optuna.Study, fitted: FittedStudy
 ) -> None:
-    prepare_study(study, fitted)
+    prepare_study(study, fitted, second_seed=False)
     failed = study.ask()
     study.tell(failed, state=TrialState.FAIL)
     finished = study.ask()
     study.tell(finished, 0.5)
-    prepare_study(study, fitted)
+    prepare_study(study, fitted, second_seed=False)
     assert [t.user_attrs[BASELINE] for t in study.trials] == ["uniform", "red", "blue", "uniform"]
 
 
@@ -94,7 +95,7 @@ def test_an_interrupted_preparation_is_done_again(
 ) -> None:
     study.set_user_attr(DEFINITION, json.dumps(fitted.parts))
     study.enqueue_trial({"w_red": 0.5, "w_blue": 0.5}, user_attrs={BASELINE: "uniform"})
-    prepare_study(study, fitted)
+    prepare_study(study, fitted, second_seed=False)
     assert study.user_attrs[FINGERPRINT] == fitted.fingerprint
     assert [t.user_attrs[BASELINE] for t in study.trials] == ["uniform", "red", "blue"]
 
@@ -128,13 +129,35 @@ def with_other_data() -> StudyDefinition:
 def test_another_definition_is_refused_by_its_parts(
     definition: Any, message: str, study: optuna.Study, fitted: FittedStudy, workdir: Path
 ) -> None:
-    prepare_study(study, fitted)
+    prepare_study(study, fitted, second_seed=False)
     other = fit(definition(), workdir, progress=False)
     before = study.user_attrs, len(study.trials)
     with pytest.raises(DefinitionMismatchError, match=message) as caught:
-        prepare_study(study, other)
+        prepare_study(study, other, second_seed=False)
     assert str(caught.value).startswith("study 'text' was made with another definition")
     assert (study.user_attrs, len(study.trials)) == before
+
+
+def test_uniform_weights_are_enqueued_a_second_time(
+    study: optuna.Study, fitted: FittedStudy
+) -> None:
+    prepare_study(study, fitted, second_seed=False)  # as studies were made before
+    for _ in range(2):
+        prepare_study(study, fitted)
+    *_, second = study.trials
+    assert len(study.trials) == 4
+    assert second.user_attrs == {BASELINE: "uniform", REPEAT: 1}
+    assert second.system_attrs["fixed_params"] == {"w_red": 0.5, "w_blue": 0.5}
+    study.enqueue_trial({"w_red": 0.5, "w_blue": 0.5}, user_attrs=second.user_attrs)
+    trials = study.get_trials()
+    assert [duplicate_baseline(trials, t) for t in trials] == [None] * 4 + [3]
+
+
+def test_one_task_alone_is_finetuned_once(tmp_path: Path) -> None:
+    fitted = fit(toy_definition([toy_task("red", 1)]), tmp_path, progress=False)
+    study = optuna.create_study(direction="maximize")
+    prepare_study(study, fitted)
+    assert [t.user_attrs for t in study.trials] == [{BASELINE: "uniform"}]
 
 
 def test_another_direction_is_refused(fitted: FittedStudy, workdir: Path) -> None:
@@ -148,24 +171,24 @@ def test_another_direction_is_refused(fitted: FittedStudy, workdir: Path) -> Non
     with pytest.raises(DefinitionMismatchError, match=message):
         open_study("text", storage, "maximize")
     with pytest.raises(DefinitionMismatchError, match=message):
-        prepare_study(study, fitted)
+        prepare_study(study, fitted, second_seed=False)
     assert study.user_attrs == {} and study.trials == []
     regret = Score("regret", lambda metrics, alone: -metrics["red"], maximize=False)
-    prepare_study(study, fit_toy(workdir, score=regret))
+    prepare_study(study, fit_toy(workdir, score=regret), second_seed=False)
     assert len(study.trials) == 3
 
 
 def test_several_directions_are_refused(fitted: FittedStudy) -> None:
     study = optuna.create_study(directions=["maximize", "minimize"])
     with pytest.raises(DefinitionMismatchError, match="has direction maximize, minimize, but"):
-        prepare_study(study, fitted)
+        prepare_study(study, fitted, second_seed=False)
 
 
 def test_a_pareto_study_has_an_objective_per_task(tmp_path: Path) -> None:
     fitted = fit_toy(tmp_path, score="pareto")
     storage = optuna.storages.InMemoryStorage()
     study = open_study("front", storage, fitted.definition.directions)
-    prepare_study(study, fitted)
+    prepare_study(study, fitted, second_seed=False)
     assert study.metric_names == ["red", "blue"]
     point = reference_point(study, ["blue", "red"])
     assert point is not None
@@ -181,7 +204,7 @@ def test_a_pareto_study_has_an_objective_per_task(tmp_path: Path) -> None:
     )
     single = optuna.create_study(direction="maximize")
     with pytest.raises(DefinitionMismatchError, match=message):
-        prepare_study(single, fitted)
+        prepare_study(single, fitted, second_seed=False)
 
 
 def test_what_a_study_of_somebody_else_does_not_say() -> None:
@@ -195,7 +218,7 @@ def test_what_a_study_of_somebody_else_does_not_say() -> None:
 def test_a_study_of_something_else_is_refused(study: optuna.Study, fitted: FittedStudy) -> None:
     study.add_trial(create_trial(value=1.0))
     with pytest.raises(DefinitionMismatchError, match=r"study 'text' has trials but no optuna_me"):
-        prepare_study(study, fitted)
+        prepare_study(study, fitted, second_seed=False)
     assert study.user_attrs == {} and len(study.trials) == 1
 
 

@@ -62,7 +62,7 @@ def test_a_search_in_threads_finds_what_one_thread_finds(tmp_path: Path) -> None
         sampler=optuna.samplers.RandomSampler(seed=0),
         pruner=om.PromotionPruner(fraction=0.5, warmup=2, seed=0),
     )
-    om.prepare_study(study, fitted)
+    om.prepare_study(study, fitted, second_seed=False)
     study.optimize(om.Objective(fitted, progress=False), n_trials=14, n_jobs=4)
 
     fresh = fitted_in(tmp_path / "alone", finetuning=settings)

@@ -9,6 +9,13 @@ from optuna_merge.calibration._estimates import (
     rank_correlation,
     rank_correlations,
 )
+from optuna_merge.calibration._gain import (
+    EVIDENT,
+    GainEstimate,
+    estimated_gain,
+    shrunken_difference,
+)
+from optuna_merge.calibration._noise import PRIOR_FREEDOM, PRIOR_SHARE, Noise, finetune_noise
 from optuna_merge.calibration._study import (
     StudyCalibration,
     format_calibration,
@@ -17,15 +24,23 @@ from optuna_merge.calibration._study import (
 )
 
 __all__ = [
+    "EVIDENT",
     "MIN_TRUTHS",
+    "PRIOR_FREEDOM",
+    "PRIOR_SHARE",
     "Calibration",
     "Estimate",
+    "GainEstimate",
+    "Noise",
     "StudyCalibration",
     "Verdict",
     "calibrate",
+    "estimated_gain",
+    "finetune_noise",
     "format_calibration",
     "rank_correlation",
     "rank_correlations",
     "score_pairs",
+    "shrunken_difference",
     "study_calibration",
 ]

@@ -19,7 +19,8 @@ from rich.text import Text
 from torch import Tensor
 
 from optuna_merge.finetuning import RunInfo, Watcher, watched_by
-from optuna_merge.trials import BASELINE, PREVIEW_SECONDS, PROMOTED_FROM
+from optuna_merge.pruners import PromotionPruner, prospect
+from optuna_merge.trials import BASELINE, PREVIEW_SECONDS, PROMOTED_FROM, study_spending
 
 _logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Tally:
         self.previews = 0
         self.finetunes = 0
         self.promoted = 0
+        self._flat = False
 
     def add(self, trial: FrozenTrial) -> None:
         """Count a finished trial."""
@@ -66,14 +68,16 @@ class Tally:
         if trial.state == TrialState.COMPLETE:
             self.finetunes += 1
             self.promoted += BASELINE not in attrs
+            found = prospect(self._study)
+            self._flat = found is not None and found.is_flat
 
     def summary(self) -> str:
-        """Previews with their rate, finetunes, and the best score so far."""
+        """Previews with their rate, finetunes, the best score, flat or not, what is spent."""
         parts = [f"{self.previews} previews"]
         if self._preview_seconds:
             parts[0] += f" ({self.previews / self._preview_seconds:.1f}/s)"
         parts.append(f"{self.finetunes} finetunes ({self.promoted} promoted)")
-        parts.append(self._best())
+        parts += [self._best(), "flat" if self._flat else "", self._spent()]
         return ", ".join(part for part in parts if part)
 
     def time_left(self) -> str:
@@ -84,6 +88,13 @@ class Tally:
         if seconds < 90:
             return f"about {seconds:.0f} s left"
         return f"about {seconds / 60:.0f} min left"
+
+    def _spent(self) -> str:
+        """What is spent and left of a budget; nothing without one."""
+        pruner = self._study.pruner
+        if not isinstance(pruner, PromotionPruner) or pruner.budget is None:
+            return ""
+        return f"spent {study_spending(self._study).said(pruner.budget)}"
 
     def _best(self) -> str:
         if len(self._study.directions) > 1:

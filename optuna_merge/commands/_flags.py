@@ -74,7 +74,38 @@ class SearchFlags(WorkFlags):
     max_seconds: Annotated[
         float | None, typer.Option(help="Cap on seconds of all promoted finetunes together.")
     ] = None
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            help="What the whole study may cost, in finetunes' worth of time: task runs, "
+            "posteriors, previews and all finetunes."
+        ),
+    ] = None
     seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None
+    second_seed: Annotated[
+        bool | None,
+        typer.Option(
+            "--second-seed/--no-second-seed",
+            help="Finetune uniform weights twice, which tells the noise of a finetune.",
+            show_default="the definition's, or else twice",
+        ),
+    ] = None
+    stop_when_flat: Annotated[
+        bool | None,
+        typer.Option(
+            "--stop-when-flat/--keep-going",
+            help="Stop where the best weights, and those of another finetune, are expected to "
+            "gain less than half the noise over uniform ones.",
+            show_default="the definition's, or else stop",
+        ),
+    ] = None
+    until: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop once another finetune is expected to be better than the best by less than "
+            "this share of the noise."
+        ),
+    ] = None
     artifacts: Artifacts = None
     role: Annotated[
         str,

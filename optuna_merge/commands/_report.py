@@ -42,5 +42,7 @@ def report(
     found = load_definition(definition)
     from optuna_merge.commands._search import search
 
-    of_no_trials = SearchFlags(**vars(where), n_trials=0, patience=0.0, as_json=as_json)
+    of_no_trials = SearchFlags(
+        **vars(where), n_trials=0, patience=0.0, second_seed=False, as_json=as_json
+    )
     search(found, of_no_trials, html=html, csv=csv)

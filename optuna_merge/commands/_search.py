@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,12 @@ from optuna_merge.commands._display import shown
 from optuna_merge.commands._fitted import fitted, opened, shared_among
 from optuna_merge.commands._flags import SearchFlags
 from optuna_merge.commands._written import write_report
-from optuna_merge.definition import StudyDefinition
+from optuna_merge.definition import SearchSettings, StudyDefinition
 from optuna_merge.fitting import FittedStudy
 from optuna_merge.objective import Objective
 from optuna_merge.pruners import PromotionPruner
 from optuna_merge.reports import Dashboard
-from optuna_merge.search import open_search
+from optuna_merge.search import check_until, open_search
 from optuna_merge.storages import create_storage
 from optuna_merge.workers import Collector, check_keep_best, check_role, process_group, run_trials
 
@@ -54,6 +55,8 @@ def _prepared(definition: StudyDefinition, flags: SearchFlags) -> tuple[optuna.S
         "max_seconds": flags.max_seconds,
         "seed": flags.seed,
     }
+    settings = _settings(definition, flags)
+    check_until(settings.until, is_pareto=definition.is_pareto)
     storage = create_storage(flags.storage)
     study = opened(definition, flags.study_name, storage, PromotionPruner(**budget))
     sharing = None
@@ -61,7 +64,14 @@ def _prepared(definition: StudyDefinition, flags: SearchFlags) -> tuple[optuna.S
         claims = flags.role != "preview"
         sharing = shared_among(study, flags.artifacts, flags.workdir, claims=claims)
     fit = fitted(definition, flags.workdir, sharing)
-    return open_search(fit, flags.study_name, storage, **budget), fit
+    return open_search(fit, flags.study_name, storage, **budget, **asdict(settings)), fit
+
+
+def _settings(definition: StudyDefinition, flags: SearchFlags) -> SearchSettings:
+    """Those of the definition, but for what is given as flags."""
+    given = {field.name: getattr(flags, field.name) for field in fields(SearchSettings)}
+    changes = {name: value for name, value in given.items() if value is not None}
+    return replace(definition.search, **changes)
 
 
 def _run(

@@ -14,14 +14,16 @@ if TYPE_CHECKING:
         check_task_names as check_task_names,
     )
     from optuna_merge.definition._load import load_yaml
+    from optuna_merge.definition._search_settings import SearchSettings
 
 _WITH_TORCH = {
     "PosteriorSettings": "_definition",
+    "SearchSettings": "_search_settings",
     "StudyDefinition": "_definition",
     "check_task_names": "_definition",
     "load_yaml": "_load",
 }
 
-__all__ = ["TEMPLATE", "PosteriorSettings", "StudyDefinition", "load_yaml"]
+__all__ = ["TEMPLATE", "PosteriorSettings", "SearchSettings", "StudyDefinition", "load_yaml"]
 
 __getattr__ = lazy_names(__name__, _WITH_TORCH)  # the template needs no torch

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from optuna_merge.definition._search_settings import SearchSettings
 from optuna_merge.finetuning import FinetuneSettings
 from optuna_merge.goals import (
     PARETO,
@@ -40,6 +41,7 @@ class StudyDefinition:
         constraints: What the tasks' true metrics must keep: a number, the share of its
             single-task metric that every task must keep, or a sequence of `Constraint`.
         preview: How previews are evaluated.
+        search: How the commands search; no part of the study's fingerprint.
 
     Raises:
         TypeError: constraints that are none.
@@ -56,6 +58,7 @@ class StudyDefinition:
     score: str | Callable[[Mapping[str, float]], float] | Score = "mean"
     constraints: float | Sequence[Constraint] = ()
     preview: PreviewSettings = field(default_factory=PreviewSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", check_tasks(self.tasks))

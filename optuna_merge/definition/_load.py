@@ -76,7 +76,7 @@ def load_yaml(path: str | os.PathLike[str]) -> StudyDefinition:
     study = check(document)
     tasks, model = _Builder(document, study).build()
     more: dict[str, Any] = {}
-    for name in ("finetuning", "posterior", "preview"):
+    for name in ("finetuning", "posterior", "preview", "search"):
         section: Any = getattr(study, name)
         if section is not None:
             more[name] = section.make()

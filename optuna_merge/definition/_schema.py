@@ -19,6 +19,7 @@ from pydantic import (
 
 from optuna_merge.definition._definition import PosteriorSettings
 from optuna_merge.definition._document import Document, Key
+from optuna_merge.definition._search_settings import SearchSettings
 from optuna_merge.finetuning import FinetuneSettings
 from optuna_merge.goals import Constraint
 from optuna_merge.previews import PreviewSettings
@@ -72,6 +73,7 @@ def _section(settings: type[Any]) -> type[_Settings]:
 Finetuning = _section(FinetuneSettings)
 Posterior = _section(PosteriorSettings)
 Preview = _section(PreviewSettings)
+Search = _section(SearchSettings)
 OneConstraint = _section(Constraint)
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -144,6 +146,7 @@ class Study(_Section):
     finetuning: Finetuning | None = None  # type: ignore[valid-type]
     posterior: Posterior | None = None  # type: ignore[valid-type]
     preview: Preview | None = None  # type: ignore[valid-type]
+    search: Search | None = None  # type: ignore[valid-type]
     score: str = "mean"
     constraints: float | list[OneConstraint] | None = None  # type: ignore[valid-type]
 
@@ -221,6 +224,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "finetuning": Finetuning,
     "posterior": Posterior,
     "preview": Preview,
+    "search": Search,
     "constraints": OneConstraint,
 }
 

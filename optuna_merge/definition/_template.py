@@ -51,5 +51,11 @@ finetuning:                         # of each task alone, and of all of them at 
 score: mean                         # or relative, worst, worst_relative, target:topic, pareto
 # constraints: 0.95                 # example: no task below 95 % of what it reaches alone, or
 # constraints: [{task: tone, at_least: 0.8}]
+
+# search:                           # flags of the same names override it
+#   second_seed: true               # uniform weights twice: tells the noise of a finetune
+#   stop_when_flat: true            # once nothing above the noise is expected
+#   budget: 10                      # example: all that it may cost, in finetunes
+#   until: 0.25                     # example: or once a finetune promises less of the noise
 """
 """What `optuna-merge init` writes: a definition with every choice explained in its comments."""

@@ -27,7 +27,16 @@ from optuna_merge.exporting._parts import take_apart
 from optuna_merge.exporting._source import Source, find_source
 from optuna_merge.search import differing_parts
 from optuna_merge.tasks import Evaluation
-from optuna_merge.trials import DEFINITION, FINGERPRINT, WEIGHT, canonical_weights, of_task
+from optuna_merge.trials import (
+    DEFINITION,
+    FINGERPRINT,
+    REPEAT,
+    WEIGHT,
+    canonical_weights,
+    of_task,
+    read_study,
+    weight_tasks,
+)
 
 if TYPE_CHECKING:
     from optuna_merge.fitting import FittedStudy
@@ -177,7 +186,8 @@ def _merge(fitted: FittedStudy, weights: Mapping[str, float]) -> _Choice:
 def _finetune(fitted: FittedStudy, study: optuna.Study, trial: FrozenTrial) -> _Choice:
     definition = fitted.definition
     weights = {name: trial.user_attrs[of_task(WEIGHT, name)] for name in definition.names}
-    run = fitted.store.find(weights, definition.finetuning)
+    repeat = int(trial.user_attrs.get(REPEAT, 0))
+    run = fitted.store.find(weights, definition.finetuning.repeated(repeat))
     if run is None:
         raise ValueError(
             f"the finetune of trial {trial.number} is not in this working folder; give the one "
@@ -216,14 +226,14 @@ def _best(study: optuna.Study) -> FrozenTrial:
             f"a Pareto study has no single best trial; choose one of its front with --trial "
             f"(trial=): {front}"
         )
-    try:
-        return study.best_trial
-    except ValueError:
+    best = read_study(study).best if weight_tasks(study.get_trials(deepcopy=False)) else None
+    if best is None:
         raise ValueError(
             f"study {study.study_name!r} has no best trial: none was finetuned to its end, or "
             f"none satisfies the constraints; choose one with --trial (trial=), or a merge with "
             f"--weights (weights=)"
-        ) from None
+        )
+    return _trial(study, best.trial)
 
 
 def _trial(study: optuna.Study, number: int) -> FrozenTrial:

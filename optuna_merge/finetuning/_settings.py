@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -94,6 +94,10 @@ class FinetuneSettings:
     def peak_rate(self) -> float:
         """Peak rate of the body, the optimizer's default if none was given."""
         return self.learning_rate or (0.1 if self.optimizer == "ivon" else 5e-5)
+
+    def repeated(self, repeat: int) -> FinetuneSettings:
+        """The same finetune once more, with another seed; with 0 these settings."""
+        return replace(self, seed=self.seed + repeat)
 
     def rungs(self) -> Sequence[int]:
         """Steps after which the run is evaluated; ends with `steps`."""

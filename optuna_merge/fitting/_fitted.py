@@ -106,9 +106,17 @@ class FittedStudy:
         return Measured(_metrics(preview.evaluations), preview.seconds)
 
     def finetune(
-        self, weights: Mapping[str, float], report: Report, *, title: str | None = None
+        self,
+        weights: Mapping[str, float],
+        report: Report,
+        *,
+        repeat: int = 0,
+        title: str | None = None,
     ) -> Measured:
-        """Finetune at these task weights, or find the finished run; see `Workbench`."""
+        """Finetune at these task weights, or find the finished run; see `Workbench`.
+
+        A repeat has the definition's seed plus its number.
+        """
 
         def on_rung(step: int, evaluations: dict[str, Evaluation]) -> None:
             report(step, {name: e.metric.value for name, e in evaluations.items()})
@@ -119,13 +127,14 @@ class FittedStudy:
                 self.model,
                 self.tasks,
                 weights,
-                self.definition.finetuning,
+                self.definition.finetuning.repeated(repeat),
                 on_rung=on_rung,
                 progress=title,
             )
         check_finite(run.evaluations, "the finetune")
         # The anchor is found finished, too, but it is no task run: its cost is counted here.
-        reused = run.reused and dict(weights) not in self.anchors[len(self.names) :]
+        is_anchor = not repeat and dict(weights) in self.anchors[len(self.names) :]
+        reused = run.reused and not is_anchor
         return Measured(_metrics(run.evaluations), run.seconds, reused)
 
     def refine(

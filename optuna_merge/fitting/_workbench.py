@@ -80,7 +80,12 @@ class Workbench(Protocol):
         """
 
     def finetune(
-        self, weights: Mapping[str, float], report: Report, *, title: str | None = None
+        self,
+        weights: Mapping[str, float],
+        report: Report,
+        *,
+        repeat: int = 0,
+        title: str | None = None,
     ) -> Measured:
         """Finetune at these task weights, or find the finished run; the last rung is the end.
 
@@ -88,6 +93,8 @@ class Workbench(Protocol):
             weights: Task weight by name, on the simplex.
             report: Called after each rung; what it raises ends the run, which goes on from there
                 when it is wanted again.
+            repeat: With 0 the seed is the definition's; with r > 0 it is the same finetune with
+                another seed, the r-th.
             title: Of a progress bar; None: there is none.
 
         Raises:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from optuna_merge.pruners._ledger import Ledger
 
+_MANY = 1000  # finetunes that are left are counted up to here
 _ROUNDING = 1e-9  # 0.29 * 100 is 28.999999999999996, and 29 is meant
 
 
@@ -24,6 +25,8 @@ class Budget:
         max_seconds: Seconds of all promoted finetunes together; None for no cap.
         finetune_steps: Training steps of one finetune: a promotion reserves them all, and gives
             back what is left when its finetune is pruned at a rung.
+        finetunes: What the whole study may cost, in finetunes at uniform weights: task runs,
+            posteriors, previews and baselines included (`Spending`); None for no cap.
     """
 
     fraction: float = 0.25
@@ -32,6 +35,7 @@ class Budget:
     max_steps: int | None = None
     max_seconds: float | None = None
     finetune_steps: int | None = None
+    finetunes: float | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.fraction <= 1.0:  # also refuses NaN
@@ -40,7 +44,7 @@ class Budget:
             )
         if self.warmup < 0:
             raise ValueError(f"warmup is {self.warmup}, expected a number of previews, 0 or more")
-        for name in ("max_promotions", "max_steps", "max_seconds"):
+        for name in ("max_promotions", "max_steps", "max_seconds", "finetunes"):
             value = getattr(self, name)
             if value is not None and not value >= 0:  # also refuses NaN
                 raise ValueError(f"{name} is {value}, expected 0 or more, or None for no cap")
@@ -53,7 +57,8 @@ class Budget:
     @property
     def is_zero(self) -> bool:
         """Whether nothing may ever be promoted."""
-        return 0 in (self.fraction, self.max_promotions, self.max_steps, self.max_seconds)
+        caps = (self.max_promotions, self.max_steps, self.max_seconds, self.finetunes)
+        return 0 in (self.fraction, *caps)
 
     def cap(self, n_previews: int) -> int:
         """Promotions allowed after `n_previews` previews: floor(fraction x previews)."""
@@ -69,6 +74,8 @@ class Budget:
         Seconds: it counts with the longest finetune that the study has seen, and so does the one
         to promote; while none has been seen there is only one at a time. So the cap on steps is
         never passed, that on seconds only by a finetune that takes longer than all before it.
+        Finetunes: a claim that is under way counts as one, and so do baselines; another one is
+        begun where at least half of it fits.
 
         Raises:
             ValueError: a cap on steps, but `finetune_steps` is not known.
@@ -86,7 +93,23 @@ class Budget:
             free = min(free, (self.max_steps - spent) // whole)
         if self.max_seconds is not None:
             free = min(free, self._free_by_time(ledger, held, self.max_seconds))
-        return max(0, free)
+        return int(max(0, min(free, self.fitting(ledger, held))))
+
+    def fitting(self, ledger: Ledger, claims: Iterable[int]) -> float:
+        """How many more the cap on the study's whole cost lets begin beside these claims."""
+        if self.finetunes is None:
+            return math.inf
+        under_way = len(ledger.under_way.intersection(claims)) + ledger.baselines_under_way
+        return max(0, math.floor(self.finetunes - ledger.spent - under_way + 0.5 + _ROUNDING))
+
+    def left(self, ledger: Ledger) -> int | None:
+        """How many more may be promoted, however many previews come; None: no cap says it."""
+        caps = (self.max_promotions, self.max_steps, self.max_seconds, self.finetunes)
+        if all(cap is None for cap in caps):
+            return None
+        endless = replace(self, fraction=1.0, warmup=0)
+        more = replace(ledger, previews=frozenset(range(len(ledger.claims) + _MANY)))
+        return endless.free(more, ledger.claims)
 
     def is_spent(self, ledger: Ledger) -> bool:
         """Whether nothing more may be promoted, however many previews come.
@@ -95,9 +118,7 @@ class Budget:
         """
         if self.is_zero:
             return True
-        endless = replace(self, fraction=1.0, warmup=0)
-        more = replace(ledger, previews=frozenset(range(len(ledger.claims) + 1)))
-        return endless.free(more, ledger.claims) == 0
+        return self.left(ledger) == 0
 
     @staticmethod
     def _free_by_time(ledger: Ledger, held: frozenset[int], limit: float) -> int:

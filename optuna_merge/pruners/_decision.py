@@ -52,7 +52,7 @@ def best_fronts_first(
     return order
 
 
-def decide(ledger: Ledger, budget: Budget, order: Order) -> tuple[Candidate, ...]:
+def decide(ledger: Ledger, budget: Budget, order: Order, kept: int = 0) -> tuple[Candidate, ...]:
     """The previews to promote now, the first one first.
 
     The free slots of the budget go to the first candidates of the whole history: a preview that
@@ -63,8 +63,12 @@ def decide(ledger: Ledger, budget: Budget, order: Order) -> tuple[Candidate, ...
         budget: How many may be promoted.
         order: Which candidate comes first; `best_scores_first` or one's own. Called only when
             there is a free slot.
+        kept: How many of the finetunes that are left are not for previews.
     """
     free = budget.free(ledger, ledger.claims)
+    left = budget.left(ledger) if kept else None
+    if left is not None:
+        free = max(0, min(free, left - kept))
     return tuple(islice(order(ledger.candidates), free)) if free else ()
 
 
@@ -77,13 +81,15 @@ def is_over_budget(ledger: Ledger, copy: Record, budget: Budget) -> bool:
     have moved back in the order since, where a copy of the same preview died before it. With no
     claim before its own a copy runs in any case: it was queued for a slot, though the previews
     that opened it may have failed since; only a budget of zero, as of a worker started with
-    another one, stops it.
+    another one, stops it, and one on the study's whole cost that is spent.
     """
     if budget.is_zero:
         return True
     first = ledger.copies.get(copy.lineage, copy.number)
     ahead = {other for other, number in ledger.copies.items() if number < first}
     ahead = (ahead | ledger.finetuned | ledger.begun) - {copy.lineage}
+    if budget.fitting(ledger, ahead) < 1:
+        return True
     return bool(ahead) and budget.free(ledger, ahead) < 1
 
 
@@ -98,10 +104,17 @@ def duplicate_promotion(records: Sequence[Record], copy: Record) -> int | None:
         (
             r.number
             for r in records
-            if r.is_copy and r.lineage == copy.lineage and r.number < copy.number and _is_alive(r)
+            if r.is_copy and r.number < copy.number and _same(r, copy) and _is_alive(r)
         ),
         None,
     )
+
+
+def _same(one: Record, other: Record) -> bool:
+    """Whether two copies are for one finetune: of one preview, or one repeat of equal weights."""
+    if one.repeat or other.repeat:
+        return (one.repeat, one.weights) == (other.repeat, other.weights)
+    return one.lineage == other.lineage
 
 
 def _is_alive(copy: Record) -> bool:

@@ -36,6 +36,10 @@ class Ledger:
         finetuned: Lineages whose own trial went on to a finetune, as under another pruner: they
             hold a claim.
         copies: Lineages of which copies hold a claim -> the number of the first copy.
+        repeats: Lineages of copies that finetune weights a second time.
+        under_way: Lineages of which a copy runs or waits.
+        baselines_under_way: How many baselines run or wait.
+        spent: What the study has cost, in finetunes; 0 where it was not asked for.
         begun: Lineages of which a copy has compared its claim with the budget and goes on.
         candidates: Previews with finite scores, of trials that run or were pruned and can be
             copied, whose lineage holds no claim.
@@ -53,6 +57,10 @@ class Ledger:
     seconds: Mapping[int, float] = field(default_factory=dict)
     longest_seconds: float | None = None
     begun: frozenset[int] = frozenset()
+    repeats: frozenset[int] = frozenset()
+    under_way: frozenset[int] = frozenset()
+    baselines_under_way: int = 0
+    spent: float = 0.0
 
     @property
     def claims(self) -> frozenset[int]:
@@ -60,13 +68,14 @@ class Ledger:
         return self.finetuned | self.copies.keys()
 
     @classmethod
-    def of(cls, records: Sequence[Record], *, several: bool = False) -> Ledger:
+    def of(cls, records: Sequence[Record], *, several: bool = False, spent: float = 0.0) -> Ledger:
         """Count previews and claims.
 
         Args:
             records: Of all trials, ordered by number.
             several: Whether the study has several objectives, one per task, so that the previews
                 are the tasks' metrics; else they are the score at step 0.
+            spent: What the study has cost, in finetunes.
         """
         previews = [r for r in records if _is_preview(r, several)]
         standing = _standing(r for r in records if r.is_copy)
@@ -101,6 +110,10 @@ class Ledger:
             },
             longest_seconds=max((t for t in took if not math.isnan(t)), default=None),
             begun=frozenset(r.lineage for r in standing if r.promotion == BEGUN),
+            repeats=frozenset(r.lineage for r in standing if r.repeat),
+            under_way=frozenset(r.lineage for r in standing if not r.state.is_finished()),
+            baselines_under_way=sum(r.is_baseline and not r.state.is_finished() for r in records),
+            spent=spent,
         )
 
 

@@ -16,6 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_merge.pruners._budget import Budget
 from optuna_merge.pruners._decision import Order, decide, duplicate_promotion, is_over_budget
 from optuna_merge.pruners._ledger import Candidate, Ledger
+from optuna_merge.pruners._second_seeds import second_seeds_left, worth_repeating
+from optuna_merge.pruners._stopping import Stopping
 from optuna_merge.pruners._truth_order import (
     Aim,
     most_promising_previews,
@@ -24,20 +26,27 @@ from optuna_merge.pruners._truth_order import (
 from optuna_merge.trials import (
     BASELINE,
     BEGUN,
+    PREVIEW_SECONDS,
+    PREVIEW_TAKEN_FROM,
     PROMOTED_FROM,
     PROMOTION,
     QUEUED,
+    REPEAT,
     RUN,
     WITHDRAWN,
     History,
+    Spending,
     TrialReader,
     finetune_steps,
     latest_view,
     lineage,
+    names_of_previews,
     read_trial,
     reference_point,
     retry_history,
     set_trial_user_attr,
+    spending,
+    study_costs,
     task_names,
 )
 
@@ -106,6 +115,19 @@ class PromotionPruner(BasePruner):
             user attributes `preview_<task>` and `truth_<task>`, each task's metric is modelled.
         constraints: What the tasks' true metrics must keep, as for `PreviewSampler`: promising is
             then what may be better than the best feasible truth and feasible itself.
+        budget: Cap on the whole cost of the study, in finetunes at uniform weights: task runs,
+            posteriors, previews, baselines and promoted finetunes, by the seconds that they took
+            (by training steps where seconds are not known). Another finetune is begun where at
+            least half of it fits; then `stop_reason` says that the budget is spent. None for no
+            cap.
+        second_seeds: How many of the last finetunes under the caps are second seeds of the best
+            weights, at most a third of all promotions: queued trials with the user attribute
+            `repeat`, for an objective that heeds it. Without a cap there is no last one.
+        stop_when_flat: Whether `stop_reason` has one where the study is flat: where all that the
+            best weights are expected to gain over uniform ones, by now and by another finetune, is
+            below half the noise of one finetune.
+        until: Share of the noise of one finetune: where another finetune is expected to be better
+            than the best by less, `stop_reason` says so; None for never.
         seed: Of the draw between models that trust the previews and models that don't; None is
             0. Workers with one seed decide alike; with several, two may queue different copies
             for one slot, of which the later withdraws.
@@ -150,6 +172,10 @@ class PromotionPruner(BasePruner):
         finetune_steps: int | None = None,
         score: Callable[[Array], Array] | None = None,
         constraints: Callable[[Array], Array] | None = None,
+        budget: float | None = None,
+        second_seeds: int = 0,
+        stop_when_flat: bool = False,
+        until: float | None = None,
         seed: int | None = None,
     ) -> None:
         for name, function in (("score", score), ("constraints", constraints)):
@@ -158,8 +184,13 @@ class PromotionPruner(BasePruner):
                     f"{name} is {type(function).__name__}, expected a function or None"
                 )
         self._budget = Budget(
-            fraction, max_promotions, warmup, max_steps, max_seconds, finetune_steps
+            fraction, max_promotions, warmup, max_steps, max_seconds, finetune_steps, budget
         )
+        if second_seeds < 0:
+            raise ValueError(f"second_seeds is {second_seeds}, expected a number, 0 or more")
+        self._second_seeds = second_seeds
+        self._stopping = Stopping(stop_when_flat, until)
+        self._judged: tuple[tuple[str, int] | None, str | None] = (None, None)
         self._score, self._constraints = score, constraints
         self._seed = seed or 0
         self._reader = TrialReader(())
@@ -169,11 +200,36 @@ class PromotionPruner(BasePruner):
         history = self._read(study, study.get_trials(deepcopy=False))
         return self._budget_of(study).is_spent(self._ledger(study, history))
 
+    def stop_reason(self, study: Study) -> str | None:
+        """Why the search is to stop now, in words; None: it goes on.
+
+        It is for whoever runs trials: `Objective` asks it after a finetune and calls
+        `study.stop()`, and `run_trials` ends.
+        """
+        trials = study.get_trials(deepcopy=False)
+        if self._budget.finetunes is not None:
+            history = self._read(study, trials)
+            ledger = self._ledger(study, history)
+            busy = ledger.under_way or ledger.baselines_under_way
+            if not busy and self._budget.fitting(ledger, ledger.claims) < 1:
+                told = self._spending(study, history).told
+                return f"the budget of {self._budget.finetunes:g} finetunes is spent ({told})"
+        # Asked anew where there are other truths: previews alone are no reason to stop.
+        key = (study.study_name, sum(t.state == TrialState.COMPLETE for t in trials))
+        if self._judged[0] != key:
+            self._judged = (key, self._stopping.reason(study))
+        return self._judged[1]
+
+    @property
+    def budget(self) -> float | None:
+        """What the whole study may cost, in finetunes; None for no cap."""
+        return self._budget.finetunes
+
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether the trial ends here; see the class. Called by `Trial.should_prune`."""
         if BASELINE in trial.user_attrs:
             return False
-        if PROMOTED_FROM in trial.user_attrs:
+        if PROMOTION in trial.user_attrs:
             return self._prune_copy(study, trial)
         several = len(study.directions) > 1
         seen = read_trial(trial, task_names(study) if several else ())
@@ -208,10 +264,23 @@ class PromotionPruner(BasePruner):
         """Queue copies for all free slots, the best one first: they are executed in this order."""
         trials = study.get_trials(deepcopy=False)
         history = self._read(study, trials)
-        ledger = self._ledger(study, history)
-        chosen = decide(ledger, self._budget_of(study), self._order(study, history, ledger))
-        by_number = {trial.number: trial for trial in trials} if chosen else {}
-        for candidate in chosen:
+        ledger, budget = self._ledger(study, history), self._budget_of(study)
+        by_number = {trial.number: trial for trial in trials}
+        kept = 0
+        if self._second_seeds and len(study.directions) == 1:
+            kept = second_seeds_left(ledger, budget, self._second_seeds)
+        if kept and kept == budget.left(ledger):
+            upwards = study.direction == StudyDirection.MAXIMIZE
+            feasible = [_is_feasible(by_number[r.number]) for r in history.records]
+            n = min(kept, budget.free(ledger, ledger.claims))
+            again = worth_repeating(history.records, feasible, maximize=upwards, n=n)
+            for record in again:
+                study.add_trial(_second_seed(by_number[record.number], history.tasks))
+                _logger.info("The weights of trial %d get a second seed.", record.number)
+            if again or ledger.under_way or ledger.baselines_under_way:
+                return
+            kept = 0  # there is nothing to repeat
+        for candidate in decide(ledger, budget, self._order(study, history, ledger), kept):
             study.add_trial(_promoted_copy(by_number[candidate.number]))
             _logger.info("The preview of trial %d is promoted.", candidate.number)
 
@@ -222,7 +291,14 @@ class PromotionPruner(BasePruner):
         return self._reader.read(study.study_name, trials)
 
     def _ledger(self, study: Study, history: History) -> Ledger:
-        return Ledger.of(history.records, several=len(study.directions) > 1)
+        spent = 0.0
+        if self._budget.finetunes is not None:
+            spent = self._spending(study, history).total
+        return Ledger.of(history.records, several=len(study.directions) > 1, spent=spent)
+
+    def _spending(self, study: Study, history: History) -> Spending:
+        steps = self._budget.finetune_steps or finetune_steps(study)
+        return spending(history.records, study_costs(study), len(history.tasks), steps)
 
     def _budget_of(self, study: Study) -> Budget:
         if self._budget.max_steps is None or self._budget.finetune_steps is not None:
@@ -247,6 +323,12 @@ class PromotionPruner(BasePruner):
         return order
 
 
+def stop_reason(study: Study) -> str | None:
+    """Why the study's `PromotionPruner` wants the search to stop, or None."""
+    pruner = study.pruner
+    return pruner.stop_reason(study) if isinstance(pruner, PromotionPruner) else None
+
+
 def should_prune(trial: optuna.Trial) -> bool:
     """`trial.should_prune()`, also in studies of several objectives, where Optuna has none.
 
@@ -268,3 +350,23 @@ def _promoted_copy(trial: FrozenTrial) -> FrozenTrial:
         intermediate_values=trial.intermediate_values,
         user_attrs=attrs | {PROMOTED_FROM: lineage(trial), PROMOTION: QUEUED},
     )
+
+
+def _second_seed(trial: FrozenTrial, tasks: Sequence[str]) -> FrozenTrial:
+    """A queued finetune at the weights of a finished one, with the next seed and its preview."""
+    known = [name for name in names_of_previews(tasks) if name in trial.user_attrs]
+    attrs = {name: trial.user_attrs[name] for name in known}
+    seen = trial.intermediate_values.get(0)
+    return optuna.trial.create_trial(
+        state=TrialState.WAITING,
+        params=trial.params,
+        distributions=trial.distributions,
+        intermediate_values={} if seen is None else {0: seen},
+        user_attrs=attrs
+        | {PREVIEW_TAKEN_FROM: trial.number, PREVIEW_SECONDS: 0.0}
+        | {REPEAT: int(trial.user_attrs.get(REPEAT, 0)) + 1, PROMOTION: QUEUED},
+    )
+
+
+def _is_feasible(trial: FrozenTrial) -> bool:
+    return all(value <= 0 for value in trial.constraints.values())

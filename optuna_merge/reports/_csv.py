@@ -57,10 +57,10 @@ def write_csv(
 
 def _weightings(reading: Reading) -> Table:
     tasks = reading.findings.tasks
-    head = ["trial", "kind", "baseline", "feasible", "steps", "preview", "truth"]
+    head = ["trial", "kind", "baseline", "repeat", "feasible", "steps", "preview", "truth"]
     head += [f"{kind}_{task}" for kind in ("weight", "preview", "truth") for task in tasks]
     return head, (
-        [o.trial, o.kind, o.baseline, o.feasible, o.steps, o.preview, o.truth]
+        [o.trial, o.kind, o.baseline, o.repeat, o.feasible, o.steps, o.preview, o.truth]
         + [of[task] for of in (o.weights, o.previews, o.truths) for task in tasks]
         for o in reading.findings.outcomes
     )

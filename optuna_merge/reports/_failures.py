@@ -5,9 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from optuna_merge.trials import BASELINE, FAILURE, TRIES, retry_history, task_names, trial_weights
+from optuna_merge.trials import (
+    BASELINE,
+    FAILURE,
+    REPEAT,
+    TRIES,
+    baseline_name,
+    retry_history,
+    task_names,
+    trial_weights,
+)
 
 
 def failures(study: optuna.Study) -> list[dict[str, Any]]:
@@ -20,10 +29,10 @@ def failures(study: optuna.Study) -> list[dict[str, Any]]:
     trials = study.get_trials(deepcopy=False)
     names = task_names(study, trials)
     retried = {number for trial in trials for number in retry_history(trial)}
-    alive = {t.user_attrs.get(BASELINE) for t in trials if t.state != TrialState.FAIL}
+    alive = {_baseline_of(t) for t in trials if t.state != TrialState.FAIL}
     last = {}
     for trial in trials:
-        baseline = trial.user_attrs.get(BASELINE)
+        baseline = _baseline_of(trial)
         if (
             trial.state == TrialState.FAIL
             and TRIES in trial.user_attrs
@@ -34,10 +43,15 @@ def failures(study: optuna.Study) -> list[dict[str, Any]]:
     return [
         {
             "trial": trial.number,
-            "baseline": trial.user_attrs.get(BASELINE),
+            "baseline": _baseline_of(trial),
             "weights": trial_weights(trial.params, names),
             "tries": trial.user_attrs[TRIES],
             "reason": trial.user_attrs.get(FAILURE, "unknown"),
         }
         for trial in last.values()
     ]
+
+
+def _baseline_of(trial: FrozenTrial) -> str | None:
+    name = trial.user_attrs.get(BASELINE)
+    return None if name is None else baseline_name(name, int(trial.user_attrs.get(REPEAT, 0)))

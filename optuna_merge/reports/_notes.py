@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 
 from optuna_merge.reports._reading import Reading
-from optuna_merge.trials import SCORE, UNIFORM, Findings, Outcome
+from optuna_merge.trials import SCORE, UNIFORM, Findings, Outcome, seed_name
 
 OURS = "*Kept fresh by optuna_merge: delete this line to keep a text of your own.*"
 
@@ -58,7 +58,11 @@ def trial_note(findings: Findings, outcome: Outcome) -> str:
 def _why(findings: Findings, outcome: Outcome) -> str:
     if outcome.baseline is not None:
         what = "uniform weights" if outcome.baseline == UNIFORM else f"{outcome.baseline} alone"
+        if outcome.repeat:
+            what += f" with a {seed_name(outcome.repeat)}"
         return f"the baseline of {_escaped(what)}, always finetuned."
+    if outcome.repeat:
+        return f"a {seed_name(outcome.repeat)} of weights that were among the best."
     source = outcome.promoted_from
     origin = "promoted" if source is None else f"promoted from trial {source}"
     known = len(_ended_before(findings, outcome.started))

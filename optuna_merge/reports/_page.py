@@ -59,6 +59,7 @@ def _render(reading: Reading, report: Mapping[str, Any] | None) -> str:
         # What only the working folder knows of the constraints is in the report alone.
         verdict=asdict(reading.verdict) if report is None else report["verdict"],
         costs=_costs(reading, report),
+        spent=reading.spent if report is None else report["spent"]["told"],
         data=page_data(reading, report),
         version=__version__,
         style=(folder / "page.css").read_text("utf-8"),

@@ -62,7 +62,7 @@ def _point(outcome: Outcome, quantities: Sequence[str | None]) -> list[Any]:
     return [
         outcome.trial,
         outcome.kind,
-        outcome.baseline,
+        outcome.name,
         [_short(weight) for weight in outcome.weights.values()],
         [_short(outcome.seen(q)) for q in quantities],
         [_short(outcome.found(q)) for q in quantities],

@@ -9,10 +9,27 @@ from typing import Any
 
 import optuna
 
-from optuna_merge.calibration import Calibration, StudyCalibration, study_calibration
-from optuna_merge.reports._noise import Models, Noise, finetune_noise, truth_models
+from optuna_merge.calibration import (
+    Calibration,
+    GainEstimate,
+    Noise,
+    StudyCalibration,
+    estimated_gain,
+    finetune_noise,
+    study_calibration,
+)
+from optuna_merge.pruners import PromotionPruner, Prospect, prospect
+from optuna_merge.reports._models import Models, truth_models
 from optuna_merge.reports._verdict import Gain, Tested, Verdict, gain, judge
-from optuna_merge.trials import SCORE, Findings, Outcome, read_study
+from optuna_merge.trials import (
+    SCORE,
+    UNIFORM,
+    Findings,
+    Outcome,
+    Spending,
+    read_study,
+    study_spending,
+)
 from optuna_merge.visualization import dominated_volume
 
 Json = dict[str, Any]
@@ -61,7 +78,17 @@ class Reading:
     @cached_property
     def noise(self) -> dict[str | None, Noise]:
         """The noise of one finetune, of the score and of each task's metric."""
-        return finetune_noise(self.study, self.findings, self.models)
+        return finetune_noise(self.study, self.findings)
+
+    @cached_property
+    def gain(self) -> GainEstimate | None:
+        """What the best weights gain over uniform ones, shrunken for the noise and the choice."""
+        return estimated_gain(self.findings, self.noise.get(SCORE))
+
+    @cached_property
+    def prospect(self) -> Prospect | None:
+        """What the best weights, and another finetune, are expected to gain."""
+        return prospect(self.study, self.findings)
 
     @cached_property
     def hypervolumes(self) -> tuple[float, float] | None:
@@ -79,8 +106,22 @@ class Reading:
             previews=self.calibration.score,
             hypervolumes=self.hypervolumes,
             noise=self.noise.get(SCORE),
+            estimate=self.gain,
+            prospect=self.prospect,
             constraints=self.constraints,
         )
+
+    @property
+    def spent(self) -> str:
+        """What the study has cost, in words, and what is left of its pruner's budget."""
+        pruner = self.study.pruner
+        budget = pruner.budget if isinstance(pruner, PromotionPruner) else None
+        return f"{self.spending.said(budget)} ({self.spending.told})"
+
+    @cached_property
+    def spending(self) -> Spending:
+        """What the study has cost, in finetunes."""
+        return study_spending(self.study)
 
     @property
     def score(self) -> str | None:
@@ -100,7 +141,7 @@ class Reading:
         best = {} if findings.best is None else {"best": findings.best}
         front = {f"trial {o.trial}": o for o in findings.front if o.kind == "promoted"}
         baselines = {
-            "uniform" if o is findings.uniform else f"{name} alone": o
+            name if o.baseline == UNIFORM else f"{name} alone": o
             for name, o in findings.baselines.items()
         }
         return best | front | baselines

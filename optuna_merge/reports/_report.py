@@ -33,8 +33,8 @@ def make_report(study: optuna.Study, fitted: Workbench, *, test: bool = True) ->
         `baselines`, `counts` (see `Counts`), `verdict` (gains, of which positive ones are better
         whatever is minimised, and what is said of them), `maximize` (of the score and each task,
         whether larger is better), `noise` (of one finetune; see `Noise`), `failures` (weightings
-        that were given up), `cost`, `calibration` (of the score and of each task; see
-        `Calibration`), `definition`.
+        that were given up), `cost`, `spent` (in finetunes; see `Spending`), `calibration` (of the
+        score and of each task; see `Calibration`), `definition`.
     """
     findings = read_study(study)
     tested = metrics_on_test(_shown(findings), fitted) if test else {}
@@ -53,6 +53,7 @@ def make_report(study: optuna.Study, fitted: Workbench, *, test: bool = True) ->
         "noise": _by_name({name: of.as_json() for name, of in reading.noise.items()}),
         "failures": failures(study),
         "cost": dict(fitted.costs) | reading.costs,
+        "spent": _spent(reading),
         "damping": None
         if damping is None
         else {
@@ -63,6 +64,11 @@ def make_report(study: optuna.Study, fitted: Workbench, *, test: bool = True) ->
         "fingerprint": fitted.fingerprint,
         "definition": dict(fitted.parts),
     }
+
+
+def _spent(reading: Reading) -> Json:
+    spent = reading.spending
+    return asdict(spent) | {"total": spent.total, "told": reading.spent}
 
 
 def _by_name(found: Mapping[str | None, Any]) -> Json:

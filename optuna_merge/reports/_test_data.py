@@ -26,7 +26,7 @@ def metrics_on_test(
     tested: dict[int, dict[str | None, float]] = {}
     alone: dict[str, float] = {}
     for outcome in outcomes:
-        found = _evaluated(outcome.weights, fitted)
+        found = _evaluated(outcome.weights, fitted, outcome.repeat)
         tested[outcome.trial] = dict(found.items())
         if found.keys() == set(definition.names) and not definition.is_pareto:
             alone = alone or _alone(fitted)
@@ -44,12 +44,14 @@ def _alone(fitted: FittedStudy) -> dict[str, float]:
 
 
 @models_turn()
-def _evaluated(weights: Mapping[str, float], fitted: FittedStudy) -> dict[str, float]:
+def _evaluated(
+    weights: Mapping[str, float], fitted: FittedStudy, repeat: int = 0
+) -> dict[str, float]:
     """Test metrics of the finetune at `weights`; empty if its model isn't in this folder.
 
     The result is kept beside the model: test data are touched once for it.
     """
-    settings = fitted.definition.finetuning
+    settings = fitted.definition.finetuning.repeated(repeat)
     run = fitted.store.find(weights, settings)
     tasks = [task for task in fitted.tasks if task.test is not None]
     if run is None or not tasks:

@@ -22,6 +22,7 @@ def format_report(report: Json) -> str:
             "",
             *_counted(report),
             *_costs(report["cost"]),
+            f"Spent: {report['spent']['told']}.",
             "",
             "Previews against truths:",
             format_calibration(report["calibration"]),

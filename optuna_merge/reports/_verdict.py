@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from optuna_merge.calibration import Calibration
-from optuna_merge.reports._noise import Noise
+from optuna_merge.calibration import Calibration, GainEstimate, Noise
+from optuna_merge.pruners import Prospect
 from optuna_merge.trials import SCORE, Findings, Outcome
 
 Tested = Mapping[int, Mapping[str | None, float]]
@@ -37,13 +36,19 @@ class Verdict:
     """What a study has found, in numbers and in sentences.
 
     Attributes:
-        gain_over_uniform: Of the best truth's score over uniform weights'; None without both.
+        gain_over_uniform: Of the best truth's score over uniform weights', as they are seen: the
+            means of repeats; None without both.
+        expected_gain: The same on validation data, shrunken for the noise and for the choice of
+            the best; None where the noise is not known, or uniform weights are the best.
+        flat: Whether nothing above half the noise is expected, of another finetune either.
         gain_over_alone: By task, of the best truth over the task finetuned alone.
         answer: The sentences that answer what was asked.
         warnings: What a reader must know before believing them.
     """
 
     gain_over_uniform: Gain | None = None
+    expected_gain: GainEstimate | None = None
+    flat: bool = False
     gain_over_alone: Mapping[str, Gain] = field(default_factory=dict)
     answer: Sequence[str] = ()
     warnings: Sequence[str] = ()
@@ -56,15 +61,23 @@ def gain(
     reference: Outcome,
     tested: Tested,
 ) -> Gain:
-    """How much better `outcome` is than `reference` in a task's metric or the score."""
+    """How much better `outcome` is than `reference` in a task's metric or the score.
+
+    Each is the mean over its repeats, on test data over those that were tested.
+    """
     sign = findings.sign(quantity)
 
     def better(a: float | None, b: float | None) -> float | None:
         # The sum makes a zero of either sign a plain one.
         return None if a is None or b is None else sign * (a - b) + 0.0
 
-    on_test = (tested.get(o.trial, {}).get(quantity) for o in (outcome, reference))
-    return Gain(better(outcome.found(quantity), reference.found(quantity)), better(*on_test))
+    both = [findings.repeats(o) for o in (outcome, reference)]
+    on_test = [
+        [t for o in of.finetunes if (t := tested.get(o.trial, {}).get(quantity)) is not None]
+        for of in both
+    ]
+    seen = better(*(of.mean(quantity) for of in both))
+    return Gain(seen, better(*(sum(of) / len(of) if of else None for of in on_test)))
 
 
 def judge(
@@ -74,6 +87,8 @@ def judge(
     previews: Calibration | None = None,
     hypervolumes: tuple[float, float] | None = None,
     noise: Noise | None = None,
+    estimate: GainEstimate | None = None,
+    prospect: Prospect | None = None,
     constraints: Sequence[str] = (),
 ) -> Verdict:
     """Judge a study by its truths.
@@ -84,6 +99,8 @@ def judge(
         previews: The score's calibration.
         hypervolumes: Of a study of several objectives, of all truths and of the baselines.
         noise: Of one finetune's score.
+        estimate: Of the gain over uniform weights.
+        prospect: What is expected of the study.
         constraints: What is to be said of the constraints besides.
     """
     warnings = list(constraints)
@@ -99,14 +116,21 @@ def judge(
     if findings.uniform is not None:
         over_uniform = gain(findings, SCORE, best, findings.uniform, tested)
         answer.append(_over_uniform(findings, findings.uniform, over_uniform))
-        if findings.uniform.feasible:
-            warnings += _doubts(findings, over_uniform, noise)
+        gains = findings.uniform.feasible and (over_uniform.validation or 0) > 0
+        estimate = estimate if gains else None
+        if estimate is not None:
+            answer.append(_expected(estimate))
+        if gains:
+            warnings += _doubts(findings, over_uniform, noise, estimate)
+    flat = prospect is not None and prospect.is_flat
+    if prospect is not None and flat:
+        answer.append(f"The score is flat: {prospect.told}.")
     alone = findings.alone if len(findings.tasks) > 1 else {}
     over_alone = {name: gain(findings, name, best, of, tested) for name, of in alone.items()}
     if over_alone:
         parts = [f"{_named(findings, name)} {found}" for name, found in over_alone.items()]
         answer.append(f"Gain over each task finetuned alone: {'; '.join(parts)}.")
-    return Verdict(over_uniform, over_alone, answer, warnings)
+    return Verdict(over_uniform, estimate, flat, over_alone, answer, warnings)
 
 
 def _without_best(findings: Findings, hypervolumes: tuple[float, float] | None) -> list[str]:
@@ -148,21 +172,30 @@ def _named(findings: Findings, task: str) -> str:
     return task if findings.maximize[task] else f"{task} (by how much it is lower)"
 
 
-def _doubts(findings: Findings, over: Gain, noise: Noise | None) -> list[str]:
-    if over.validation is None or over.validation <= 0:
-        return []
+def _expected(estimate: GainEstimate) -> str:
+    """The gain that another seed is expected to show."""
+    told = (
+        f"Expected of another seed: {estimate.expected:+.4f} ± {estimate.standard_error:.4f}, "
+        f"shrunken for the noise and for being the best of {estimate.count}"
+    )
+    return f"{told}; a gain has probability {estimate.chance:.2f}."
+
+
+def _doubts(
+    findings: Findings, over: Gain, noise: Noise | None, estimate: GainEstimate | None
+) -> list[str]:
     told = []
     if over.test is not None and over.test <= 0:
         told.append("On test data uniform weights are as good or better.")
-    # The difference of two finetunes has the noise of both.
-    std = None if noise is None else noise.std
-    if noise is not None and std is not None and over.validation < math.sqrt(2) * std:
+    if estimate is None:
         told.append(
-            f"No evidence of a gain on validation data: it is within the noise of two finetunes "
-            f"(of each {noise.told})."
+            f"The best of {findings.counts.truths} finetunes is picked by the validation data "
+            f"that it is measured on, which flatters it; test data, where shown, had no part in "
+            f"the choice."
         )
-    told.append(
-        f"The best of {findings.counts.truths} finetunes is picked by the validation data that "
-        f"it is measured on, which flatters it; test data, where shown, had no part in the choice."
-    )
+    elif not estimate.is_evident and noise is not None:
+        told.append(
+            f"No evidence of a gain on validation data: it is within the noise of a finetune "
+            f"({noise.told})."
+        )
     return told

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         front_improvement,
         maximise,
     )
-    from optuna_merge.surrogate._export import export_model, truth_noise
+    from optuna_merge.surrogate._export import export_model
     from optuna_merge.surrogate._front import FrontPoint, estimated_front
     from optuna_merge.surrogate._score import ScoreModel
     from optuna_merge.surrogate._truth import TruthModel
@@ -35,7 +35,6 @@ _WITH_TORCH = {
     "export_model": "_export",
     "front_improvement": "_acquisition",
     "maximise": "_acquisition",
-    "truth_noise": "_export",
 }
 
 __all__ = [
@@ -52,7 +51,6 @@ __all__ = [
     "spread_subset",
     "startup_design",
     "to_simplex",
-    "truth_noise",
 ]
 
 __getattr__ = lazy_names(__name__, _WITH_TORCH)

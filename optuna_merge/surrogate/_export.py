@@ -7,7 +7,6 @@ noise variances and the weights of the kernels in the mean. `reports/page/surrog
 from __future__ import annotations
 
 import base64
-import math
 from typing import Any
 
 import torch
@@ -23,20 +22,6 @@ from optuna_merge.surrogate._truth import (
 )
 
 Json = dict[str, Any]
-
-_MIN_TRUTHS = 5  # with fewer the noise is the prior's, not the truths'
-
-
-def truth_noise(model: TruthModel) -> float | None:
-    """Standard deviation of one truth about its mean, as the model takes it, in the truths' unit.
-
-    What `predict` leaves out. None with fewer than five truths, which can't tell it from what the
-    weights do.
-    """
-    if model._n < _MIN_TRUTHS:
-        return None
-    variance = float((model.log_weights.exp() * model._members.noise).sum())
-    return math.sqrt(variance) * model.scale
 
 
 def export_model(model: TruthModel) -> Json:

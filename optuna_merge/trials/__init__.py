@@ -7,6 +7,7 @@ from optuna_merge.trials._attributes import (
     BASELINE as BASELINE,
     BEGUN as BEGUN,
     CONSTRAINT as CONSTRAINT,
+    COSTS as COSTS,
     DEFINITION as DEFINITION,
     FAILURE as FAILURE,
     FINGERPRINT as FINGERPRINT,
@@ -23,6 +24,7 @@ from optuna_merge.trials._attributes import (
     PROMOTION as PROMOTION,
     QUEUED as QUEUED,
     REFERENCE_POINT as REFERENCE_POINT,
+    REPEAT as REPEAT,
     RUN as RUN,
     SHARED_FILE as SHARED_FILE,
     TASKS as TASKS,
@@ -36,6 +38,7 @@ from optuna_merge.trials._attributes import (
     WEIGHT as WEIGHT,
     WITHDRAWN as WITHDRAWN,
     Attribute,
+    names_of_previews as names_of_previews,
     names_of_tasks as names_of_tasks,
     names_of_trials as names_of_trials,
     of_task,
@@ -62,8 +65,16 @@ from optuna_merge.trials._optuna import (
     set_trial_user_attr as set_trial_user_attr,
     set_user_attrs as set_user_attrs,
 )
-from optuna_merge.trials._outcomes import SCORE, Counts, Findings, Outcome, read_study
+from optuna_merge.trials._outcome import (
+    SCORE,
+    Outcome,
+    Repeats,
+    baseline_name as baseline_name,
+    seed_name as seed_name,
+)
+from optuna_merge.trials._outcomes import Counts, Findings, read_study
 from optuna_merge.trials._record import Record, read_trial as read_trial
+from optuna_merge.trials._spending import Spending, spending, study_costs, study_spending
 from optuna_merge.trials._study import (
     finetune_steps,
     reference_point,
@@ -99,7 +110,9 @@ __all__ = [
     "History",
     "Outcome",
     "Record",
+    "Repeats",
     "Series",
+    "Spending",
     "TrialReader",
     "canonical_weights",
     "check_tasks",
@@ -112,7 +125,10 @@ __all__ = [
     "reference_point",
     "refused_params",
     "retry_history",
+    "spending",
     "stored_definition",
+    "study_costs",
+    "study_spending",
     "suggest_weights",
     "task_directions",
     "task_names",

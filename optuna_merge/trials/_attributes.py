@@ -6,7 +6,7 @@ one out: rooms import the constants, and `of_task` makes a name of a task's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 FINGERPRINT = "optuna_merge_fingerprint"
@@ -14,10 +14,12 @@ DEFINITION = "optuna_merge_definition"
 TASKS = "tasks"
 GREATER_IS_BETTER = "greater_is_better"
 REFERENCE_POINT = "reference_point"
+COSTS = "costs"
 PREVIEW_RUN = "preview_run:{run}"
 SHARED_FILE = "file:{file}"
 
 BASELINE = "baseline"
+REPEAT = "repeat"
 WEIGHT = "weight_{task}"
 PREVIEW = "preview_{task}"
 PREVIEW_SE = "preview_{task}_se"
@@ -94,6 +96,10 @@ ATTRIBUTES = (
         "sampler, pruner, pictures", "the point that hypervolumes are measured from, by task",
     ),
     Attribute(
+        COSTS, "study", "object of float", "prepare_study", "pruner, reports",
+        "training steps and seconds before the first preview, by what for",
+    ),
+    Attribute(
         PREVIEW_RUN, "study", "str", "run_trials with role preview, at begin and end",
         "run_trials with role finetune", "`open` or `ended`: whether previews may still come",
     ),
@@ -104,6 +110,10 @@ ATTRIBUTES = (
     Attribute(
         BASELINE, "trial", "str", "prepare_study", _READERS,
         "always finetuned, and no candidate: `uniform`, or the task that has all weight",
+    ),
+    Attribute(
+        REPEAT, "trial", "int", "prepare_study, pruner", "objective, all readers",
+        "which repeat of a finetune at its weights it is: r has the definition's seed plus r",
     ),
     Attribute(WEIGHT, "trial", "float", _OBJECTIVE, _READERS, "the task weight, on the simplex"),
     Attribute(PREVIEW, "trial", "float or null", _OBJECTIVE, _READERS, "the preview's metric"),
@@ -157,6 +167,11 @@ ATTRIBUTES = (
 def of_task(name: str, task: str) -> str:
     """The attribute of a task, such as `of_task(PREVIEW, "news")`: `preview_news`."""
     return name.format(task=task)
+
+
+def names_of_previews(tasks: Iterable[str]) -> list[str]:
+    """The attributes that tell a preview: the task weights, the metrics, their errors."""
+    return [of_task(name, task) for task in tasks for name in (WEIGHT, PREVIEW, PREVIEW_SE)]
 
 
 def names_of_tasks() -> Iterator[str]:

@@ -54,7 +54,8 @@ class _Columns:
     Attributes:
         placed: Whether there are task weights.
         live: Whether the trial runs or waits.
-        previewed: Whether its preview counts: of a trial that failed, or of a copy, it doesn't.
+        previewed: Whether its preview counts: of a trial that failed, of a copy or
+            of a repeat, it doesn't.
         done: Whether it is COMPLETE.
         weights, preview_metrics, preview_se, truth_metrics: `n x T`.
         preview: `n`.
@@ -100,7 +101,7 @@ class _Columns:
         if not record.weights:
             return
         self.live[row] = record.state in (TrialState.RUNNING, TrialState.WAITING)
-        self.previewed[row] = record.state in _PREVIEWED and not record.is_copy
+        self.previewed[row] = record.state in _PREVIEWED and not (record.is_copy or record.repeat)
         self.done[row] = record.state == TrialState.COMPLETE
         self.weights[row] = record.weights
         self.preview[row] = record.preview

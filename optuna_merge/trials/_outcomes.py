@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
@@ -20,6 +19,7 @@ from optuna_merge.trials._attributes import (
     PREVIEW_SECONDS,
     PREVIEW_TAKEN_FROM,
     PROMOTED_FROM,
+    REPEAT,
     TRUTH,
     TRUTH_REUSED,
     TRUTH_SECONDS,
@@ -28,6 +28,7 @@ from optuna_merge.trials._attributes import (
     of_task,
 )
 from optuna_merge.trials._lineage import lineage, retry_history
+from optuna_merge.trials._outcome import SCORE, Outcome, Repeats, repeated_finetunes
 from optuna_merge.trials._study import (
     finetune_steps,
     reference_point,
@@ -35,87 +36,6 @@ from optuna_merge.trials._study import (
     task_names,
 )
 from optuna_merge.trials._weights import canonical_weights, param_name
-
-SCORE = None
-"""Stands for the score where a task's name stands for its metric."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One task weighting: a preview and, if it was finetuned, its truth.
-
-    Trials that go on from one another (a promoted copy, the retry of a killed trial) are one.
-
-    Attributes:
-        trial: Number of its trial that was finetuned to the end, or else of its latest.
-        first: Number of the first one, which made the preview.
-        promoted_from: Number of the previewed trial that `trial` is the promoted copy of.
-        kind: "preview", or if it was finetuned to the end "promoted" or "baseline".
-        baseline: Name of the baseline, if it is one.
-        weights: By task.
-        preview: The score of the preview; None: not known, or no score in a Pareto study.
-        truth: The score of the finetune.
-        previews: Metrics of the preview, by task.
-        truths: Metrics of the finetune, by task.
-        previewed: Whether a preview was made for it. Not where one of equal weights was taken
-            over, nor where it was finetuned without any.
-        standard_errors: Of the preview's metrics, by task, over validation examples.
-        constraints: Constraint values of the truth by name, feasible is 0 or less.
-        reused: Whether its finetune was found finished: nothing was trained for it.
-        preview_seconds: What its own preview took, however often it was tried.
-        finetune_seconds: What its finetune took; None where none was trained for it.
-        steps: Training steps of its finetune; 0 for one that was found finished.
-        started: When its latest trial began.
-        ended: When that ended.
-    """
-
-    trial: int
-    first: int
-    promoted_from: int | None
-    kind: Literal["preview", "promoted", "baseline"]
-    baseline: str | None
-    weights: Mapping[str, float]
-    preview: float | None
-    truth: float | None
-    previews: Mapping[str, float | None]
-    truths: Mapping[str, float | None]
-    previewed: bool
-    standard_errors: Mapping[str, float | None]
-    constraints: Mapping[str, float]
-    reused: bool
-    preview_seconds: float
-    finetune_seconds: float | None
-    steps: int
-    started: datetime.datetime | None
-    ended: datetime.datetime | None
-
-    @property
-    def label(self) -> str:
-        """Its trial and its baseline's name, such as "trial 0 uniform"."""
-        return f"trial {self.trial} {self.baseline or ''}".strip()
-
-    @property
-    def is_truth(self) -> bool:
-        """Whether it was finetuned to the end."""
-        return self.kind != "preview"
-
-    @property
-    def feasible(self) -> bool:
-        """Whether it satisfies the study's constraints; True without any."""
-        return not self.missed
-
-    @property
-    def missed(self) -> dict[str, float]:
-        """The constraints that it violates, and by how much."""
-        return {name: value for name, value in self.constraints.items() if not value <= 0}
-
-    def seen(self, task: str | None) -> float | None:
-        """The preview of a task's metric, or of the score (`SCORE`)."""
-        return self.preview if task is None else self.previews[task]
-
-    def found(self, task: str | None) -> float | None:
-        """The truth of a task's metric, or of the score (`SCORE`)."""
-        return self.truth if task is None else self.truths[task]
 
 
 @dataclass(frozen=True)
@@ -181,15 +101,28 @@ class Findings:
         return [o for o in self.outcomes if o.is_truth]
 
     @cached_property
+    def weightings(self) -> tuple[Repeats, ...]:
+        """The truths by their weights: those at equal weights differ by their seeds."""
+        return repeated_finetunes(self.truths)
+
+    def repeats(self, outcome: Outcome) -> Repeats:
+        """The truths at a truth's weights, itself among them."""
+        return next((of for of in self.weightings if outcome in of.finetunes), Repeats((outcome,)))
+
+    @cached_property
     def best(self) -> Outcome | None:
-        """The best truth that satisfies the constraints; None without one, or a single score."""
+        """The best truth that satisfies the constraints; None without one, or a single score.
+
+        Weights that were finetuned several times count with the mean of their truths, and have to
+        satisfy the constraints each time; the first of these finetunes is the best.
+        """
         if self.several:
             return None
         sign = self.sign(SCORE)
         able = [
-            (sign * o.truth, -o.trial, o)
-            for o in self.truths
-            if o.feasible and o.truth is not None
+            (sign * mean, -of.first.trial, of.first)
+            for of in self.weightings
+            if (mean := of.mean(SCORE)) is not None and all(o.feasible for o in of.finetunes)
         ]
         # Of equals the earliest, as `study.best_trial`.
         return max(able, key=lambda of: of[:2])[2] if able else None
@@ -203,11 +136,11 @@ class Findings:
 
     @cached_property
     def baselines(self) -> dict[str, Outcome]:
-        """Finished baselines by name; the first of each."""
+        """Finished baselines by name, such as "uniform, second seed"; the first of each."""
         found: dict[str, Outcome] = {}
         for outcome in self.truths:
-            if outcome.baseline is not None:
-                found.setdefault(outcome.baseline, outcome)
+            if outcome.baseline is not None and outcome.name is not None:
+                found.setdefault(outcome.name, outcome)
         return found
 
     @property
@@ -307,6 +240,7 @@ def _outcome(
         promoted_from=attrs.get(PROMOTED_FROM),
         kind="preview" if not done else "promoted" if baseline is None else "baseline",
         baseline=baseline,
+        repeat=int(attrs.get(REPEAT, 0)),
         weights=weights,
         preview=_number(trial.intermediate_values.get(0)),
         truth=_number(trial.values[0]) if done and len(trial.values) == 1 else None,

@@ -13,9 +13,12 @@ from optuna_merge.trials._attributes import (
     PREVIEW,
     PREVIEW_AT_ANCHOR,
     PREVIEW_SE,
+    PREVIEW_SECONDS,
     PROMOTED_FROM,
     PROMOTION,
+    REPEAT,
     TRUTH,
+    TRUTH_REUSED,
     TRUTH_SECONDS,
     WITHDRAWN,
     of_task,
@@ -41,12 +44,15 @@ class Record:
         preview_metrics, preview_se, truth_metrics: By task, in order.
         is_at_anchor: Whether the preview was made from the truth, and so proves nothing.
         is_baseline: Whether it is always finetuned.
-        is_copy: Whether it is a promoted copy.
+        is_copy: Whether it is a promoted copy, or a repeat that was queued as one.
+        repeat: Which repeat of a finetune it is; 0 for the first.
         promotion: Of a copy, what stands under `PROMOTION`.
         reported: Whether it has step 0.
         noted: Whether it has the preview of every task's metric.
         last_step: The last step that it has reported; -1 for none.
+        preview_seconds: What its preview took.
         truth_seconds: What its finetune took.
+        reused: Whether its finetune was found finished.
         can_be_copied: Whether a trial with its parameters can be queued.
     """
 
@@ -64,11 +70,14 @@ class Record:
     is_at_anchor: bool
     is_baseline: bool
     is_copy: bool
+    repeat: int
     promotion: str | None
     reported: bool
     noted: bool
     last_step: int
+    preview_seconds: float
     truth_seconds: float
+    reused: bool
     can_be_copied: bool
 
     @property
@@ -105,12 +114,15 @@ def read_trial(trial: FrozenTrial, tasks: Sequence[str]) -> Record:
         ),
         is_at_anchor=bool(attrs.get(PREVIEW_AT_ANCHOR, max(weights, default=0.0) == 1.0)),
         is_baseline=BASELINE in attrs,
-        is_copy=PROMOTED_FROM in attrs,
+        is_copy=PROMOTED_FROM in attrs or (REPEAT in attrs and PROMOTION in attrs),
+        repeat=int(attrs.get(REPEAT, 0)),
         promotion=attrs.get(PROMOTION),
         reported=0 in trial.intermediate_values,
         noted=bool(keys) and all(key in attrs for key in keys),
         last_step=max(trial.intermediate_values, default=-1),
+        preview_seconds=_number(attrs.get(PREVIEW_SECONDS)),
         truth_seconds=_number(attrs.get(TRUTH_SECONDS)),
+        reused=bool(attrs.get(TRUTH_REUSED, False)),
         can_be_copied=can_be_copied(trial),
     )
 

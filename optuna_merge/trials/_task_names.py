@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from optuna_merge.trials._attributes import UNIFORM, names_of_tasks, names_of_trials, of_task
+from optuna_merge.trials._outcome import baseline_name
 
 _STANDS_FOR = {
     UNIFORM: "uniform weights",
+    baseline_name(UNIFORM, 1): "uniform weights with another seed",
     "best": "the best finetune",
     "score": "the study's score",
 }

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.fitting import finetune_store
 from optuna_merge.search import baseline_weights, check_definition
-from optuna_merge.trials import BASELINE, DEFINITION, known_params, trial_weights
+from optuna_merge.trials import BASELINE, DEFINITION, REPEAT, known_params, trial_weights
 from optuna_merge.workers._roles import is_promoted
 
 _logger = logging.getLogger(__name__)
@@ -96,7 +96,8 @@ class Collector:
         for trial in trials:
             weights = trial_weights(known_params(trial), self._names)
             if weights is not None:
-                path = self._store.path(weights, self._finetuning)
+                repeat = int(trial.user_attrs.get(REPEAT, 0))
+                path = self._store.path(weights, self._finetuning.repeated(repeat))
                 made.setdefault(path, []).append(trial)
         best = self._best(trials)
         found: list[Garbage] = []

@@ -16,6 +16,7 @@ from optuna_merge.trials import (
     BASELINE,
     PREVIEW_RUN,
     PROMOTED_FROM,
+    PROMOTION,
     claim_waiting,
     fail_stale_trials,
     optimize_claimed,
@@ -57,7 +58,9 @@ def is_promoted(trial: FrozenTrial) -> bool:
     """Whether the trial is one to finetune for its preview's sake."""
     if BASELINE in trial.user_attrs:
         return False
-    return PROMOTED_FROM in trial.user_attrs or max(trial.intermediate_values, default=0) > 0
+    attrs = trial.user_attrs
+    queued = PROMOTED_FROM in attrs or PROMOTION in attrs
+    return queued or max(trial.intermediate_values, default=0) > 0
 
 
 def next_trial(study: optuna.Study, role: Role) -> Optimize | None:

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge._base.files import sha256_text, write_json
 from optuna_merge.exceptions import OptunaMergeError, StorageUnavailableError, TrialLostError
-from optuna_merge.pruners import PromotionPruner
+from optuna_merge.pruners import PromotionPruner, stop_reason
 from optuna_merge.storages import masked
 from optuna_merge.trials import (
     FAILURE,
@@ -82,6 +82,9 @@ def run_trials(
     A run leaves no finetune waiting that has been promoted, unless another worker is there for it:
     at its end, after its number or its timeout, it finetunes what waits, beyond its number.
 
+    Where the study's `PromotionPruner` has a reason to stop (`stop_reason`), the run is over, and
+    what has been promoted is left waiting.
+
     A trial that raises an error is queued again, and the error ends this run: after three tries
     (`create_storage(max_retry=)`), workers that died in it included, it is given up. A trial that
     could not write, since the disk was full, say, is handed back, which counts for nothing; the
@@ -135,6 +138,11 @@ def run_trials(
             announce(study, run)
         failures = 0
         while True:
+            reason = None if n_trials == 0 or note.is_ending else stop_reason(study)
+            if reason is not None:
+                _logger.info("the search stops: %s", reason)
+                is_over = True
+                break
             enough = n_trials is not None and _finished(study, run) >= n_trials
             if enough or (timeout is not None and time.monotonic() - started >= timeout):
                 note.end()

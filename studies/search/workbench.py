@@ -58,10 +58,26 @@ class TableWorkbench:
         return self._measured(self._previews[self.point(weights)])
 
     def finetune(
-        self, weights: Mapping[str, float], report: Report, *, title: str | None = None
+        self,
+        weights: Mapping[str, float],
+        report: Report,
+        *,
+        repeat: int = 0,
+        title: str | None = None,
     ) -> Measured:
-        """A whole finetune's metrics; a task alone is paid already."""
-        finetune = self.finetunes.begin(self.point(weights))
+        """A whole finetune's metrics; a task alone is paid already.
+
+        A repeat is paid and has the next seed of the table, where there are three or more. (It is
+        one of the judge's. Of two the other one is all that the judge has: the repeat then has
+        the same values once more.)
+        """
+        point, seeds = self.point(weights), len(self._tables.truths)
+        if repeat:
+            active = sum(weight > 0 for weight in weights.values())
+            self.finetunes.pay(self._tables.prices.finetune(active))
+            seed = self.finetunes.seed + (repeat if seeds > 2 else 0)
+            return self._measured(self._tables.truths[seed % seeds, -1, point])
+        finetune = self.finetunes.begin(point)
         finetune.train(free=max(weights.values()) == 1.0)
         return self._measured(self._tables.truths[self.finetunes.seed, -1, finetune.point])
 

@@ -291,7 +291,7 @@ def main() -> None:
             for size in arguments.sizes:
                 name = f"overhead-{size}"
                 study = om.open_study(name, om.create_storage(url), fitted.definition.directions)
-                om.prepare_study(study, fitted)
+                om.prepare_study(study, fitted, second_seed=False)
                 objective = om.Objective(fitted, progress=False)
                 study.optimize(objective, n_trials=len(fitted.definition.names) + 1)
                 fill(study, fitted, size)

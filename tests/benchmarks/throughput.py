@@ -78,7 +78,7 @@ def measure(fitted: om.FittedStudy, url: str, sampler: str, workers: int) -> tup
     """Trials per second of all workers, and CPU seconds per trial."""
     name = f"throughput-{uuid.uuid4().hex[:8]}"
     study = om.open_study(name, om.create_storage(url), fitted.definition.directions)
-    om.prepare_study(study, fitted)
+    om.prepare_study(study, fitted, second_seed=False)
     study.optimize(om.Objective(fitted, progress=False), n_trials=len(fitted.definition.names) + 1)
     reading, writing = os.pipe()
     ready, say_ready = os.pipe()

@@ -25,7 +25,7 @@ def study_of(workdir: Path) -> tuple[optuna.Study, om.Objective]:
     fitted = om.fit(definition, workdir, progress=False)
     pruner = om.PromotionPruner(fraction=0.5, score=fitted.goal.scores, seed=0)
     study = om.open_study("s", om.create_storage(None), definition.directions, pruner=pruner)
-    om.prepare_study(study, fitted)
+    om.prepare_study(study, fitted, second_seed=False)
     return study, om.Objective(fitted)
 
 

@@ -23,7 +23,7 @@ from optuna_merge.cli import script
 
 
 def test_optimize_prints_and_writes_the_report(folder: Path) -> None:
-    text = prints("optimize", "toy.py", "--n-trials", "6", "--seed", "0")
+    text = prints("optimize", "toy.py", "--n-trials", "7", "--seed", "0")
     assert "Best task weights: red" in text
     assert "The same as JSON: workdir/report-optuna_merge.json" in text
     found = json.loads(Path("workdir/report-optuna_merge.json").read_text())
@@ -71,10 +71,10 @@ def test_the_help_of_a_script_has_its_own_defaults(
 
 def test_a_pareto_study_with_constraints_and_a_budget(folder: Path) -> None:
     write_toy("score='pareto', constraints=0.5")
-    flags = ("--fraction", "1", "--max-steps", "14", "--seed", "0", "--n-trials", "18")
+    flags = ("--fraction", "1", "--max-steps", "14", "--seed", "0", "--n-trials", "19")
     text = prints("optimize", "toy.py", *flags)
     assert "Pareto front of the truths" in text
-    assert "2 promoted, 3 baselines" in text
+    assert "2 promoted, 4 baselines" in text
     assert "front" in dashboard_figures(load_study())
     again = prints("report", "toy.py")
     assert again[again.index("Study ") :] == text[text.index("Study ") :]
@@ -136,3 +136,25 @@ def test_a_workdir_that_is_a_file_is_refused(folder: Path) -> None:
     assert "blocked" in told
     assert "--workdir" in told
     assert not Path("optuna_merge.db").exists()
+
+
+def test_the_second_seed_is_left_out_by_a_flag_or_the_definition(folder: Path) -> None:
+    def repeats() -> list[int]:
+        trials = load_study().get_trials()
+        return [t.user_attrs.get("repeat", 0) for t in trials if "baseline" in t.user_attrs]
+
+    prints("optimize", "toy.py", "--n-trials", "1", "--no-second-seed")
+    prints("report", "toy.py")
+    assert repeats() == [0, 0, 0]
+    toy = Path("toy.py")
+    toy.write_text(
+        toy.read_text()
+        + "\n\ndef definition(made=definition):\n"
+        + "    from dataclasses import replace\n"
+        + "    from optuna_merge.definition import SearchSettings\n"
+        + "    return replace(made(), search=SearchSettings(second_seed=False))\n"
+    )
+    prints("optimize", "toy.py", "--n-trials", "1")
+    assert repeats() == [0, 0, 0]
+    prints("optimize", "toy.py", "--n-trials", "1", "--second-seed")
+    assert repeats() == [0, 0, 0, 1]

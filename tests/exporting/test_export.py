@@ -41,7 +41,7 @@ def searched(definition: StudyDefinition, workdir: Path) -> tuple[FittedStudy, o
     """Fitted, and its baselines finetuned."""
     fitted = fit(definition, workdir, progress=False)
     study = om.open_study("s", om.create_storage(None), definition.directions)
-    om.prepare_study(study, fitted)
+    om.prepare_study(study, fitted, second_seed=False)
     study.optimize(om.Objective(fitted, progress=False), n_trials=len(definition.names) + 1)
     return fitted, study
 
@@ -325,7 +325,7 @@ def test_what_can_not_be_exported_is_said(
     empty = om.open_study("empty", om.create_storage(None), "maximize")
     with pytest.raises(DefinitionMismatchError):
         export_model(fitted, out, study=empty)
-    om.prepare_study(empty, fitted)
+    om.prepare_study(empty, fitted, second_seed=False)
     with pytest.raises(ValueError, match="has no best trial"):
         export_model(fitted, out, study=empty)
     run = fitted.store.find({"red": 1.0, "blue": 0.0}, fitted.definition.finetuning)

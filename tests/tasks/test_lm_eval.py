@@ -222,7 +222,7 @@ def test_a_study_of_it(folder: str, tmp_path: Path) -> None:
     assert preview != fitted.previewer({"same": 0.9, "next": 0.1}).evaluations
 
     study = optuna.create_study(direction=definition.direction)
-    prepare_study(study, fitted)
+    prepare_study(study, fitted, second_seed=False)
     study.optimize(Objective(fitted, progress=False), n_trials=1)
     (trial,) = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
     assert trial.intermediate_values[0] == pytest.approx(

@@ -9,7 +9,7 @@ from optuna.trial import TrialState, create_trial
 from study_helpers import fitted_toys, toy_study
 
 import optuna_merge as om
-from optuna_merge.trials import read_study, task_directions
+from optuna_merge.trials import SCORE, read_study, task_directions
 
 
 @pytest.mark.parametrize("changes", [{}, {"score": "pareto"}])
@@ -38,7 +38,7 @@ def trial(number: int, value: float | None, constraint: float = 0.0) -> optuna.t
     return create_trial(
         state=TrialState.PRUNED if value is None else TrialState.COMPLETE,
         value=value,
-        params={"w_a": 0.3, "w_b": 0.9},
+        params={"w_a": 0.3 + 0.1 * (number - 2), "w_b": 0.9},
         distributions={f"w_{n}": FloatDistribution(0, 1) for n in "ab"},
         intermediate_values={0: 0.1 * number, 5: 0.2},
         user_attrs={"preview_a": 0.5, "preview_b": None},
@@ -65,3 +65,19 @@ def test_a_study_without_weights_says_so() -> None:
     study = optuna.create_study(study_name="empty")
     with pytest.raises(ValueError, match="study 'empty' has no trial with task weights yet"):
         read_study(study)
+
+
+def test_weights_that_were_finetuned_several_times_count_with_their_mean() -> None:
+    study = optuna.create_study(direction="maximize")
+    for number, value, repeat in ((2, 0.5, 0), (1, 0.4, 0), (2, 0.2, 1), (1, 0.4, 1)):
+        of = trial(number, value)
+        of.user_attrs["repeat"] = repeat
+        study.add_trial(of)
+    again = trial(1, 0.4)  # the finetune of trial 1 was found finished
+    again.user_attrs |= {"repeat": 0, "truth_reused": True}
+    study.add_trial(again)
+    findings = read_study(study)
+    assert [[o.trial for o in of.finetunes] for of in findings.weightings] == [[0, 2], [1, 3]]
+    assert findings.weightings[0].mean(SCORE) == pytest.approx(0.35)
+    assert findings.best is not None and findings.best.trial == 1
+    assert findings.outcomes[2].label == "trial 2 second seed"

@@ -105,7 +105,7 @@ def study(fitted: FittedStudy, folder: Path) -> None:
         sampler=om.PreviewSampler(fitted.definition.names, seed=0),
         pruner=PromotionPruner(fraction=0.5, warmup=2, seed=0),
     )
-    om.prepare_study(found, fitted)
+    om.prepare_study(found, fitted, second_seed=False)
     om.run_trials(found, om.Objective(fitted, progress=False), workdir=folder, n_trials=8)
 
 

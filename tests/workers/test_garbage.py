@@ -51,7 +51,7 @@ def studied(folder: Path, n_trials: int, **changes: Any) -> tuple[FittedStudy, o
         sampler=om.PreviewSampler(definition.names, seed=0),
         pruner=PruneAtRung(fraction=1.0, warmup=0, seed=0),
     )
-    om.prepare_study(study, fitted)
+    om.prepare_study(study, fitted, second_seed=False)
     optimize(fitted, study, folder, n_trials)
     return fitted, study
 

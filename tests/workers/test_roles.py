@@ -44,7 +44,7 @@ def studied(fitted: FittedStudy, folder: Path, **pruner: float) -> optuna.Study:
         sampler=om.PreviewSampler(fitted.definition.names, seed=0),
         pruner=PromotionPruner(seed=0, **({"fraction": 0.5, "warmup": 4} | pruner)),
     )
-    om.prepare_study(study, fitted)
+    om.prepare_study(study, fitted, second_seed=False)
     return study
 
 

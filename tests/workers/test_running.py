@@ -32,7 +32,7 @@ def opened(fitted: om.FittedStudy, folder: Path) -> optuna.Study:
         sampler=optuna.samplers.RandomSampler(seed=0),
         pruner=om.PromotionPruner(fraction=0.5, warmup=2, seed=0),
     )
-    om.prepare_study(study, fitted)
+    om.prepare_study(study, fitted, second_seed=False)
     return study
 
 

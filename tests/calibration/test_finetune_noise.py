@@ -13,13 +13,12 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
-from study_helpers import fitted_toys, study_by_hand, toy_study
+from study_helpers import fitted_toys, toy_study
 
 import optuna_merge as om
+from optuna_merge.calibration import GainEstimate, Noise, finetune_noise
 from optuna_merge.reports import write_html
-from optuna_merge.reports._noise import Noise, finetune_noise, truth_models
 from optuna_merge.reports._verdict import judge
-from optuna_merge.surrogate import truth_noise
 from optuna_merge.trials import DEFINITION, SCORE, read_study
 
 NAMES = ("red", "blue")
@@ -27,7 +26,7 @@ NAMES = ("red", "blue")
 
 def noise_of(study: optuna.Study) -> dict[str | None, Noise]:
     findings = read_study(study)
-    return finetune_noise(study, findings, truth_models(study, findings))
+    return finetune_noise(study, findings)
 
 
 def add(study: optuna.Study, weight: float, truth: float | None, **attrs: Any) -> None:
@@ -54,7 +53,7 @@ def test_weightings_that_were_finetuned_twice_tell_it() -> None:
     repeats = {0.25: (0.5, 0.53, 0.47), 0.5: (0.6, 0.64)}
     for weight, truths in repeats.items():
         for truth in truths:
-            add(study, weight, truth, preview_red_se=0.2)
+            add(study, weight, truth)
     add(study, 0.5, 0.9, truth_reused=True)  # no finetune of its own
     add(study, 0.75, 0.7)
     found = noise_of(study)[SCORE]
@@ -73,13 +72,14 @@ def test_one_run_done_again_to_the_last_bit_tells_nothing() -> None:
     assert found[SCORE].told == "not known, no weighting was finetuned twice"
 
 
-def test_the_sampling_error_of_the_validation_data_where_nothing_else_is_larger() -> None:
+def test_a_share_of_the_sampling_error_where_nothing_was_finetuned_twice() -> None:
     study = optuna.create_study()
     for i, weight in enumerate((0.2, 0.4, 0.6)):
         add(study, weight, weight, preview_red_se=(0.03, 0.04, 0.05)[i])
     add(study, 0.9, None, preview_red_se=0.5)  # not of a truth
     found = noise_of(study)
-    assert found["red"].std == pytest.approx(math.sqrt((0.03**2 + 0.04**2 + 0.05**2) / 3))
+    error = math.sqrt((0.03**2 + 0.04**2 + 0.05**2) / 3)
+    assert found["red"].std == pytest.approx(math.sqrt(0.4) * error)
     assert found["red"].source == "sampling"
     assert found["blue"].source == "unknown" == found[SCORE].source
 
@@ -111,25 +111,21 @@ def test_the_sampling_error_of_a_score_follows_from_the_tasks(
         assert found.source == "unknown"
     else:
         assert found.source == "sampling"
-        assert found.std == pytest.approx(expected, rel=0.05)
+        assert found.std == pytest.approx(math.sqrt(0.4) * expected, rel=0.05)
 
 
-def test_what_the_model_takes_for_noise_with_truths_enough_to_tell() -> None:
-    study, few = study_by_hand(NAMES, 30, 15), study_by_hand(NAMES, 30, 3)
-    findings = read_study(study)
-    models = truth_models(study, findings)
-    found = finetune_noise(study, findings, models)
-    for quantity, model in models.items():
-        assert model is not None and truth_noise(model) == found[quantity].std
-        assert found[quantity].source == "model"
-    assert {noise.source for noise in noise_of(few).values()} == {"unknown"}
-    # The same weights' truths scatter by .02: the model's noise is about that.
-    rng = np.random.default_rng(0)
-    noisy = optuna.create_study(direction="maximize")
-    for weight in np.linspace(0, 1, 40):
-        add(noisy, float(weight), float(weight + 0.02 * rng.normal()))
-    std = noise_of(noisy)[SCORE].std
-    assert std is not None and 0.01 < std < 0.04
+def test_repeats_are_pooled_with_the_sampling_error_as_a_weak_prior() -> None:
+    study = optuna.create_study()
+    add(study, 0.5, 0.50, preview_red_se=0.02)
+    add(study, 0.5, 0.56, preview_red_se=0.02, repeat=1)
+    found = noise_of(study)["red"]
+    assert found.std == pytest.approx(math.sqrt((3 * 0.4 * 0.02**2 + 0.06**2 / 2) / 4))
+    assert (found.source, found.repeated, found.freedom) == ("repeats", 1, 4)
+    for i in range(100):  # of many repeats the prior says nothing any more
+        for repeat in (0, 1):
+            truth = 0.3 + 0.05 * (-1) ** repeat
+            add(study, 0.1 + i / 200, truth, preview_red_se=0.02, repeat=repeat)
+    assert noise_of(study)["red"].std == pytest.approx(0.05 * math.sqrt(2), rel=0.05)
 
 
 def test_a_gain_within_the_noise_is_no_evidence() -> None:
@@ -137,12 +133,15 @@ def test_a_gain_within_the_noise_is_no_evidence() -> None:
     add(study, 0.5, 0.5, baseline="uniform")
     add(study, 0.25, 0.52)
     findings = read_study(study)
+    noise = Noise(0.01, "repeats", 1)
 
-    def doubted(std: float | None) -> bool:
-        noise = Noise(std, "unknown" if std is None else "repeats", 1)
-        return any("No evidence of a gain" in w for w in judge(findings, noise=noise).warnings)
+    def doubted(chance: float | None) -> bool:
+        estimate = None if chance is None else GainEstimate(0.02, 0.01, 0.01, chance, 2)
+        verdict = judge(findings, noise=noise, estimate=estimate)
+        assert any("is picked by" in w for w in verdict.warnings) == (chance is None)
+        return any("No evidence of a gain" in w for w in verdict.warnings)
 
-    assert [doubted(std) for std in (None, 0.01, 0.02)] == [False, False, True]
+    assert [doubted(chance) for chance in (None, 0.95, 0.8)] == [False, False, True]
 
 
 def test_report_text_and_page_show_it_beside_what_is_expected(tmp_path: Path) -> None:
@@ -152,7 +151,7 @@ def test_report_text_and_page_show_it_beside_what_is_expected(tmp_path: Path) ->
     noise, text = report["noise"], om.format_report(report)
     errors = [t.user_attrs["preview_red_se"] for t in study.trials if "truth_red" in t.user_attrs]
     sampling = math.sqrt(np.mean(np.square(errors)))
-    assert noise["tasks"]["red"]["std"] >= sampling * (1 - 1e-9)
+    assert noise["tasks"]["red"]["std"] == pytest.approx(math.sqrt(0.4) * sampling)
     assert set(noise["tasks"]) == set(NAMES)
     assert noise["score"]["std"] > 0  # a mean of metrics has their sampling errors' share
     for name, found in {"score": noise["score"], **noise["tasks"]}.items():

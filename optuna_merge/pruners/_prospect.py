@@ -1,0 +1,92 @@
+"""What the best weights of a study are expected to gain: by now, and by one more finetune.
+
+A pure function of the study's trials, as promotions are: all workers and readers find the same.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import optuna
+
+from optuna_merge import surrogate
+from optuna_merge.calibration import estimated_gain, finetune_noise
+from optuna_merge.trials import SCORE, Findings, TrialReader, read_study
+
+FLAT = 0.5
+"""A study is flat while all that is expected is less than this share of the noise."""
+
+_MIN_PROMOTED = 2
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """Expectations in units of the score; larger is better.
+
+    Attributes:
+        gain: Of the best weights so far over uniform ones, shrunken (`estimated_gain`); negative
+            where uniform weights are better than all others so far.
+        improvement: What the next finetune is expected to be better than the best so far, at the
+            preview where that is largest: the expected improvement by the model of the truth.
+        noise: Of one finetune.
+    """
+
+    gain: float
+    improvement: float
+    noise: float
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether gain and improvement together are below half the noise of one finetune."""
+        return max(self.gain, 0.0) + self.improvement < FLAT * self.noise
+
+    @property
+    def told(self) -> str:
+        """What is expected, in words."""
+        return (
+            f"the best weights are expected to gain {max(self.gain, 0.0):.4f} over uniform ones "
+            f"and another finetune {self.improvement:.4f} more; the noise of a finetune is "
+            f"{self.noise:.4f}"
+        )
+
+
+def prospect(study: optuna.Study, findings: Findings | None = None) -> Prospect | None:
+    """What is expected, or None while too little is known to say it.
+
+    That is until there is a truth more than tasks and uniform weights, and two of promoted
+    weights; without uniform weights that satisfy the constraints, without an estimate of the
+    noise, and always with several objectives.
+
+    Args:
+        study: The study.
+        findings: What its trials say, where they have been read already.
+    """
+    if len(study.directions) > 1:
+        return None
+    if findings is None:
+        try:
+            findings = read_study(study)
+        except ValueError:  # no trial with task weights yet
+            return None
+    counts, uniform = findings.counts, findings.uniform
+    enough = counts.truths >= len(findings.tasks) + 2 and counts.promoted >= _MIN_PROMOTED
+    if not enough or uniform is None or not uniform.feasible:
+        return None
+    noise = finetune_noise(study, findings)[SCORE]
+    gain = estimated_gain(findings, noise)
+    if gain is None or noise.std is None:
+        return None
+    return Prospect(gain.expected, _improvement(study, findings), noise.std)
+
+
+def _improvement(study: optuna.Study, findings: Findings) -> float:
+    """The largest expected improvement of the score among the previewed weights."""
+    trials = study.get_trials(deepcopy=False)
+    history = TrialReader(findings.tasks).read(study.study_name, trials)
+    series = replace(history.score(findings.sign(SCORE)), pending=None)
+    if not len(series.preview_weights):
+        return 0.0
+    model = surrogate.TruthModel.fit(series)
+    promise = surrogate.TruthImprovement(model)(series.preview_weights)
+    return math.exp(float(promise.max())) * model.scale

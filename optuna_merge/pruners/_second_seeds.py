@@ -1,0 +1,63 @@
+"""The last finetunes of a budget: second seeds of the best weights, so that luck is seen as luck.
+
+The best of many truths owes part of it to its seed. Spent on the best two once more, the last two
+finetunes cost little of what the search finds and halve by how much its answer is too good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optuna.trial import TrialState
+
+from optuna_merge.pruners._budget import Budget
+from optuna_merge.pruners._ledger import Ledger
+from optuna_merge.trials import WITHDRAWN, Record
+
+_SHARE = 3  # at most every third finetune of the budget
+
+
+def second_seeds_left(ledger: Ledger, budget: Budget, wanted: int) -> int:
+    """How many of the finetunes that are left are kept for second seeds.
+
+    Args:
+        ledger: That of all trials of the study.
+        budget: Its caps say how many finetunes are left; without any nothing is kept.
+        wanted: How many second seeds there are to be; at most a third of all promotions.
+    """
+    left = budget.left(ledger)
+    if left is None:
+        return 0
+    planned = min(wanted, (len(ledger.claims) + left) // _SHARE)
+    return max(0, min(left, planned - len(ledger.repeats)))
+
+
+def worth_repeating(
+    records: Sequence[Record], feasible: Sequence[bool], *, maximize: bool, n: int
+) -> list[Record]:
+    """The finetunes whose weights get a second seed: of the best truths without one, n at most.
+
+    None while promoted weights or baselines are being finetuned, or wait for it: they may be
+    better.
+
+    Args:
+        records: Of all trials, ordered by number.
+        feasible: Of each whether it satisfies the constraints.
+        maximize: Whether larger values are better.
+        n: How many.
+    """
+    if any(r.is_finetuning and not (r.is_copy and r.repeat) for r in records):
+        return []
+    sign = -1.0 if maximize else 1.0
+    again = {r.weights for r in records if r.repeat and _stands(r)}
+    known: dict[tuple[float, ...], tuple[float, int, Record]] = {}
+    for r, able in zip(records, feasible):
+        whole = r.state == TrialState.COMPLETE and len(r.values) == 1 and r.can_be_copied
+        if whole and able and r.weights and r.weights not in again and max(r.weights) < 1:
+            known.setdefault(r.weights, (sign * r.values[0], r.number, r))
+    return [r for _, _, r in sorted(known.values(), key=lambda of: of[:2])[:n]]
+
+
+def _stands(repeat: Record) -> bool:
+    """Whether it was, or will be, finetuned; a repeat that failed is not tried by a new one."""
+    return repeat.promotion != WITHDRAWN
