@@ -49,9 +49,9 @@ def open_search(
     name: str,
     storage: str | optuna.storages.BaseStorage | None = None,
     *,
-    fraction: float = 0.25,
+    fraction: float | None = None,
     max_promotions: int | None = None,
-    warmup: int = 8,
+    warmup: int | None = None,
     max_steps: int | None = None,
     max_seconds: float | None = None,
     seed: int | None = None,
@@ -75,9 +75,10 @@ def open_search(
         workbench: What previews and finetunes; from `fit`, or another `Workbench`.
         name: The study's name; a study of this name goes on.
         storage: Where it is: a URL as for `create_storage`, a storage, or None for memory.
-        fraction: Promotions per preview, as are the next four of the `PromotionPruner`.
+        fraction: Promotions per preview; None: a finetune comes when another preview is not worth
+            its price. It and the next four are those of the `PromotionPruner`.
         max_promotions: Cap on the promotions of the whole study; None for none.
-        warmup: Number of previews before anything is promoted.
+        warmup: Number of previews before anything is promoted; None: the pruner's.
         max_steps: Cap on the training steps of all promoted finetunes together; None for none.
         max_seconds: Cap on their seconds; None for none.
         seed: Of sampler and pruner.

@@ -35,8 +35,15 @@ from optuna_merge.definition import StudyDefinition
 from optuna_merge.fitting import fit
 from optuna_merge.previews import Anchor, anchor_share
 from optuna_merge.trials import uniform_weights
-from studies.families import ANCHORED, parse_family, preview_settings
-from studies.preview_quality import FINETUNE, last_rungs, read_points, spearman, write_csv
+from studies.families import parse_family, preview_settings
+from studies.preview_quality import (
+    ANCHORED,
+    FINETUNE,
+    last_rungs,
+    read_points,
+    spearman,
+    write_csv,
+)
 from studies.simple_rules import beyond_own_weight
 
 Array = npt.NDArray[np.float64]

@@ -54,6 +54,7 @@ from studies.ladder import (
     with_batches,
 )
 from studies.preview_quality import (
+    ANCHORED,
     TRUTH,
     Point,
     format_qualities,
@@ -81,7 +82,7 @@ FAMILIES = (
 )
 """What is compared if nothing else is asked for."""
 
-RESOLVED, ANCHORED = "+heads", "+anchor"
+RESOLVED = "+heads"
 HEAD_DECAY = 0.1
 
 PACKAGES = ("torch", "optuna", "timm", "transformers", "datasets", "accelerate", "numpy")

@@ -26,6 +26,9 @@ FINETUNE = "another finetune"
 TRUTH = "truth"
 """The family of real finetunes."""
 
+ANCHORED = "+anchor"
+"""At the end of a family's name: the finetune at uniform weights corrects its merges."""
+
 Weights = tuple[float, ...]
 
 

@@ -96,8 +96,9 @@ def _task_pairs(records: Iterable[Record], index: int) -> Pairs:
 
 
 def _judged(records: Iterable[Record]) -> Iterable[Record]:
-    done = (r for r in records if r.state == TrialState.COMPLETE and r.weights and r.values)
-    return (r for r in done if not r.is_at_anchor)
+    """Weightings count once: a repeat has the same preview again."""
+    done = (r for r in records if r.state == TrialState.COMPLETE and not r.repeat)
+    return (r for r in done if r.weights and r.values and not r.is_at_anchor)
 
 
 def _sound(pairs: Iterable[tuple[float, float]]) -> Pairs:

@@ -64,7 +64,13 @@ class SearchFlags(WorkFlags):
             help="Seconds after which no new trial is started, but for what is promoted already."
         ),
     ] = None
-    fraction: Annotated[float, typer.Option(help="Promoted finetunes per preview.")] = 0.25
+    fraction: Annotated[
+        float | None,
+        typer.Option(
+            help="Promoted finetunes per preview; default: one when another preview is not worth "
+            "its price."
+        ),
+    ] = None
     max_promotions: Annotated[
         int | None, typer.Option(help="Cap on promoted finetunes of the whole study.")
     ] = None

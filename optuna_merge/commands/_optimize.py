@@ -27,7 +27,11 @@ def optimize(definition: Definition, flags: SearchFlags) -> None:
 
 
 def script(
-    build: Callable[[], StudyDefinition], *, name: str, n_trials: int, fraction: float = 0.25
+    build: Callable[[], StudyDefinition],
+    *,
+    name: str,
+    n_trials: int,
+    fraction: float | None = None,
 ) -> None:
     """Run a study's script: the flags are the same for every study.
 
@@ -35,7 +39,7 @@ def script(
         build: Makes the study's definition; called after the flags are known to be right.
         name: Default of `--study-name`, and of the SQLite file.
         n_trials: Default of `--n-trials`.
-        fraction: Default of `--fraction`.
+        fraction: Default of `--fraction`; None: automatic.
     """
 
     def built(flags: SearchFlags) -> None:

@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 
 from optuna_merge.pruners._ledger import Ledger
 
+FRACTION = 0.25
+WARMUP = 8
+
 _MANY = 1000  # finetunes that are left are counted up to here
 _ROUNDING = 1e-9  # 0.29 * 100 is 28.999999999999996, and 29 is meant
 
@@ -17,7 +20,8 @@ class Budget:
     """How many previews may be promoted, and what their finetunes may cost.
 
     Attributes:
-        fraction: Promotions per preview, in [0, 1].
+        fraction: Promotions per preview, in [0, 1]; None: one at a time, when another preview is
+            not worth its price (`optuna_merge.pruners.is_time`).
         max_promotions: Cap on all promotions of the study; None for none.
         warmup: Number of previews before anything is promoted.
         max_steps: Training steps of all promoted finetunes together; None for no cap. Needs
@@ -29,18 +33,19 @@ class Budget:
             posteriors, previews and baselines included (`Spending`); None for no cap.
     """
 
-    fraction: float = 0.25
+    fraction: float | None = FRACTION
     max_promotions: int | None = None
-    warmup: int = 8
+    warmup: int = WARMUP
     max_steps: int | None = None
     max_seconds: float | None = None
     finetune_steps: int | None = None
     finetunes: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.fraction <= 1.0:  # also refuses NaN
+        if self.fraction is not None and not 0.0 <= self.fraction <= 1.0:  # also refuses NaN
             raise ValueError(
-                f"fraction is {self.fraction}, expected promotions per preview between 0 and 1"
+                f"fraction is {self.fraction}, expected promotions per preview between 0 and 1, "
+                f"or None for automatic pacing"
             )
         if self.warmup < 0:
             raise ValueError(f"warmup is {self.warmup}, expected a number of previews, 0 or more")
@@ -60,11 +65,20 @@ class Budget:
         caps = (self.max_promotions, self.max_steps, self.max_seconds, self.finetunes)
         return 0 in (self.fraction, *caps)
 
+    @property
+    def is_automatic(self) -> bool:
+        """Whether promotions come when another preview is not worth its price."""
+        return self.fraction is None
+
     def cap(self, n_previews: int) -> int:
-        """Promotions allowed after `n_previews` previews: floor(fraction x previews)."""
+        """Promotions allowed after `n_previews` previews: floor(fraction x previews).
+
+        With automatic pacing as many as there are previews: what comes when is `is_time`'s.
+        """
         if n_previews < self.warmup:
             return 0
-        cap = math.floor(self.fraction * n_previews + _ROUNDING)
+        fraction = 1.0 if self.fraction is None else self.fraction
+        cap = math.floor(fraction * n_previews + _ROUNDING)
         return cap if self.max_promotions is None else min(cap, self.max_promotions)
 
     def free(self, ledger: Ledger, claims: Iterable[int]) -> int:

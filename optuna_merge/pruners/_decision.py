@@ -56,7 +56,7 @@ def decide(ledger: Ledger, budget: Budget, order: Order, kept: int = 0) -> tuple
     """The previews to promote now, the first one first.
 
     The free slots of the budget go to the first candidates of the whole history: a preview that
-    was just made and those of long ago alike.
+    was just made and those of long ago alike. With automatic pacing there is one slot a decision.
 
     Args:
         ledger: That of all trials of the study.
@@ -69,6 +69,8 @@ def decide(ledger: Ledger, budget: Budget, order: Order, kept: int = 0) -> tuple
     left = budget.left(ledger) if kept else None
     if left is not None:
         free = max(0, min(free, left - kept))
+    if budget.is_automatic:
+        free = min(free, 1)
     return tuple(islice(order(ledger.candidates), free)) if free else ()
 
 

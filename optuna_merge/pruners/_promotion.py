@@ -1,4 +1,4 @@
-"""`PromotionPruner`: of many previews, finetune a fixed fraction, the most promising ones."""
+"""`PromotionPruner`: of many previews, finetune the most promising ones."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from optuna.pruners import BasePruner
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_merge.pruners._budget import Budget
+from optuna_merge.pruners._budget import FRACTION, WARMUP, Budget
 from optuna_merge.pruners._decision import Order, decide, duplicate_promotion, is_over_budget
 from optuna_merge.pruners._ledger import Candidate, Ledger
+from optuna_merge.pruners._pacing import is_time
 from optuna_merge.pruners._second_seeds import second_seeds_left, worth_repeating
 from optuna_merge.pruners._stopping import Stopping
 from optuna_merge.pruners._truth_order import (
@@ -38,6 +39,7 @@ from optuna_merge.trials import (
     Spending,
     TrialReader,
     finetune_steps,
+    has_preview_runs,
     latest_view,
     lineage,
     names_of_previews,
@@ -58,12 +60,23 @@ Array = npt.NDArray[np.float64]
 class PromotionPruner(BasePruner):
     """End every trial with its preview, and queue copies of those that are worth a real finetune.
 
-    A trial reports its preview at step 0 and asks `should_prune`: it ends there. Whenever the
-    budget, floor(fraction x previews), has a free slot, the most promising preview of the whole
-    study that was not promoted yet gets it: a copy of its trial is queued (WAITING, with its
+    A trial reports its preview at step 0 and asks `should_prune`: it ends there. Whenever there is
+    a free slot, the most promising preview of the whole study that was not promoted yet gets it: a
+    copy of its trial is queued (WAITING, with its
     parameters, its user attributes, its preview at step 0 and `promoted_from`), which is executed
     before any new trial, and is not pruned. A new preview is never promoted merely for having been
     good when it was made, and none is lost for having come too early.
+
+    A slot becomes free by itself, one at a time: when no further preview is expected to raise what
+    the next finetune promises (its expected improvement, see below) by more than its price says.
+    The price is the ratio of the seconds that previews and finetunes have taken so far (1/10 while
+    that is not known), and a preview must be worth four times as much, or else the previews since
+    the last promotion have cost a whole finetune. So many previews come before the first promotion
+    where previews tell much and cost little, few where the truths have shown that they say
+    nothing. Finetunes under way count as pending, and no slot becomes free while a copy waits that
+    nobody has begun: two are chosen from the same truths only where another worker is idle. With a
+    `fraction` there are floor(fraction x previews) slots instead, and so there are, by a fourth,
+    in studies of one task, and where workers have the role to preview only.
 
     Most promising is, as soon as there are two truths (baselines count), what has the largest
     expected improvement of the TRUTH, by the same models as in `PreviewSampler`; before that, what
@@ -99,9 +112,11 @@ class PromotionPruner(BasePruner):
     harm: Optuna keeps the first value and warns.
 
     Args:
-        fraction: Promotions per preview, in [0, 1]. With 0 only baselines are finetuned.
+        fraction: Promotions per preview, in [0, 1], with 0 only baselines are finetuned; None:
+            when another preview is not worth its price, see above.
         max_promotions: Cap on the promotions of the whole study; None for none.
-        warmup: Number of previews before anything is promoted.
+        warmup: Number of previews before anything is promoted; None: 8 with a fraction, else as
+            many as `PreviewSampler` has in its design.
         max_steps: Cap on the training steps of all promoted finetunes together; None for none. A
             promotion reserves a whole finetune's steps; one that is pruned at a rung gives back
             what it did not use, for the next preview on. Never passed.
@@ -164,9 +179,9 @@ class PromotionPruner(BasePruner):
     def __init__(
         self,
         *,
-        fraction: float = 0.25,
+        fraction: float | None = None,
         max_promotions: int | None = None,
-        warmup: int = 8,
+        warmup: int | None = None,
         max_steps: int | None = None,
         max_seconds: float | None = None,
         finetune_steps: int | None = None,
@@ -184,8 +199,17 @@ class PromotionPruner(BasePruner):
                     f"{name} is {type(function).__name__}, expected a function or None"
                 )
         self._budget = Budget(
-            fraction, max_promotions, warmup, max_steps, max_seconds, finetune_steps, budget
+            fraction=FRACTION if fraction is None else fraction,
+            max_promotions=max_promotions,
+            warmup=WARMUP if warmup is None else warmup,
+            max_steps=max_steps,
+            max_seconds=max_seconds,
+            finetune_steps=finetune_steps,
+            finetunes=budget,
         )
+        self._paced = None
+        if fraction is None:
+            self._paced = replace(self._budget, fraction=None, warmup=warmup or 0)
         if second_seeds < 0:
             raise ValueError(f"second_seeds is {second_seeds}, expected a number, 0 or more")
         self._second_seeds = second_seeds
@@ -198,7 +222,7 @@ class PromotionPruner(BasePruner):
     def is_spent(self, study: Study) -> bool:
         """Whether the caps let nothing more be finetuned, however many previews come."""
         history = self._read(study, study.get_trials(deepcopy=False))
-        return self._budget_of(study).is_spent(self._ledger(study, history))
+        return self._budget_of(study, history).is_spent(self._ledger(study, history))
 
     def stop_reason(self, study: Study) -> str | None:
         """Why the search is to stop now, in words; None: it goes on.
@@ -229,7 +253,7 @@ class PromotionPruner(BasePruner):
         """Whether the trial ends here; see the class. Called by `Trial.should_prune`."""
         if BASELINE in trial.user_attrs:
             return False
-        if PROMOTION in trial.user_attrs:
+        if PROMOTED_FROM in trial.user_attrs or PROMOTION in trial.user_attrs:
             return self._prune_copy(study, trial)
         several = len(study.directions) > 1
         seen = read_trial(trial, task_names(study) if several else ())
@@ -251,7 +275,7 @@ class PromotionPruner(BasePruner):
         if twin is not None:
             _logger.info("Trial %d repeats the promotion %d.", trial.number, twin)
         over = stage != BEGUN and is_over_budget(
-            self._ledger(study, history), copy, self._budget_of(study)
+            self._ledger(study, history), copy, self._budget_of(study, history)
         )
         # From here on a copy that has begun stands, whatever claims others write for a moment.
         withdrawn = twin is not None or over
@@ -264,25 +288,54 @@ class PromotionPruner(BasePruner):
         """Queue copies for all free slots, the best one first: they are executed in this order."""
         trials = study.get_trials(deepcopy=False)
         history = self._read(study, trials)
-        ledger, budget = self._ledger(study, history), self._budget_of(study)
+        ledger, budget = self._ledger(study, history), self._budget_of(study, history)
         by_number = {trial.number: trial for trial in trials}
-        kept = 0
-        if self._second_seeds and len(study.directions) == 1:
-            kept = second_seeds_left(ledger, budget, self._second_seeds)
+        kept = self._kept(study, ledger, budget)
         if kept and kept == budget.left(ledger):
-            upwards = study.direction == StudyDirection.MAXIMIZE
-            feasible = [_is_feasible(by_number[r.number]) for r in history.records]
-            n = min(kept, budget.free(ledger, ledger.claims))
-            again = worth_repeating(history.records, feasible, maximize=upwards, n=n)
-            for record in again:
-                study.add_trial(_second_seed(by_number[record.number], history.tasks))
-                _logger.info("The weights of trial %d get a second seed.", record.number)
-            if again or ledger.under_way or ledger.baselines_under_way:
+            if self._repeat(study, history, ledger, kept):
                 return
             kept = 0  # there is nothing to repeat
+        if budget.is_automatic:
+            if not budget.free(ledger, ledger.claims):
+                return
+            if not is_time(ledger, history, self._aim(study, history.tasks), seed=self._seed):
+                return
         for candidate in decide(ledger, budget, self._order(study, history, ledger), kept):
             study.add_trial(_promoted_copy(by_number[candidate.number]))
             _logger.info("The preview of trial %d is promoted.", candidate.number)
+
+    def queue_second_seeds(self, study: Study) -> None:
+        """Queue the second seeds of the best weights, if nothing else is left to finetune.
+
+        What a preview does as it ends; for whoever runs trials where no previews come any more.
+        """
+        if not self._second_seeds:
+            return
+        history = self._read(study, study.get_trials(deepcopy=False))
+        ledger, budget = self._ledger(study, history), self._budget_of(study, history)
+        kept = self._kept(study, ledger, budget)
+        if kept and kept == budget.left(ledger):
+            self._repeat(study, history, ledger, kept)
+
+    def _kept(self, study: Study, ledger: Ledger, budget: Budget) -> int:
+        """How many of the finetunes that are left are for second seeds."""
+        if not self._second_seeds or len(study.directions) > 1:
+            return 0
+        return second_seeds_left(ledger, budget, self._second_seeds)
+
+    def _repeat(self, study: Study, history: History, ledger: Ledger, kept: int) -> bool:
+        """Queue second seeds; whether there are some, or will be when finetunes have ended."""
+        trials = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+        again = worth_repeating(
+            history.records,
+            [_is_feasible(trials[r.number]) for r in history.records],
+            maximize=study.direction == StudyDirection.MAXIMIZE,
+            n=min(kept, self._budget_of(study, history).free(ledger, ledger.claims)),
+        )
+        for record in again:
+            study.add_trial(_second_seed(trials[record.number], history.tasks))
+            _logger.info("The weights of trial %d get a second seed.", record.number)
+        return bool(again or ledger.under_way or ledger.baselines_under_way)
 
     def _read(self, study: Study, trials: Sequence[FrozenTrial]) -> History:
         tasks = task_names(study, trials)
@@ -300,27 +353,33 @@ class PromotionPruner(BasePruner):
         steps = self._budget.finetune_steps or finetune_steps(study)
         return spending(history.records, study_costs(study), len(history.tasks), steps)
 
-    def _budget_of(self, study: Study) -> Budget:
-        if self._budget.max_steps is None or self._budget.finetune_steps is not None:
-            return self._budget
-        return replace(self._budget, finetune_steps=finetune_steps(study))
+    def _budget_of(self, study: Study, history: History) -> Budget:
+        budget = self._budget
+        # Without weights there is nothing to compare, and who only previews can't wait for truths.
+        if self._paced is not None and len(history.tasks) > 1 and not has_preview_runs(study):
+            budget = self._paced
+        if budget.max_steps is None or budget.finetune_steps is not None:
+            return budget
+        return replace(budget, finetune_steps=finetune_steps(study))
 
     def _order(self, study: Study, history: History, ledger: Ledger) -> Order:
         def order(candidates: Sequence[Candidate]) -> Iterable[Candidate]:
-            tasks = history.tasks
-            aim = Aim(
-                tuple(d == StudyDirection.MAXIMIZE for d in study.directions),
-                self._score,
-                self._constraints,
-                reference_point(study, tasks) if len(study.directions) > 1 else None,
-            )
-            if len(candidates) < 2 or len(tasks) < 2:
+            aim = self._aim(study, history.tasks)
+            if len(candidates) < 2 or len(history.tasks) < 2:
                 return most_promising_previews(aim, history)(candidates)
             return most_promising_truths(
                 candidates, history, aim=aim, n_promoted=len(ledger.claims), seed=self._seed
             )
 
         return order
+
+    def _aim(self, study: Study, tasks: Sequence[str]) -> Aim:
+        return Aim(
+            tuple(d == StudyDirection.MAXIMIZE for d in study.directions),
+            self._score,
+            self._constraints,
+            reference_point(study, tasks) if len(study.directions) > 1 else None,
+        )
 
 
 def stop_reason(study: Study) -> str | None:

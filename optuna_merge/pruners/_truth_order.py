@@ -134,7 +134,7 @@ def most_promising_truths(
     by_preview = most_promising_previews(aim, history)
     weights = {record.number: record.weights for record in history.records}
     placed = [c for c in by_preview(candidates) if weights.get(c.number)]
-    posterior = _Posterior(history, aim, seed)
+    posterior = Posterior(history, aim, seed)
     if not placed or posterior.n_truths < MIN_TRUTHS:
         yield from by_preview(candidates)
         return
@@ -162,8 +162,14 @@ def most_promising_truths(
     yield from others
 
 
-class _Posterior:
-    """What finetunes promise, given the finetunes that are pending."""
+class Posterior:
+    """What finetunes promise, given the finetunes that are pending.
+
+    Args:
+        history: All trials of the study, read for its tasks.
+        aim: What the study looks for.
+        seed: Of the draw of a side, and of other draws.
+    """
 
     def __init__(self, history: History, aim: Aim, seed: int) -> None:
         self._aim, self._seed = aim, seed
@@ -185,33 +191,45 @@ class _Posterior:
     def promise(self, weights: Array, pending: Array, n_promoted: int) -> Array:
         """A number per row of `n x T`, larger is better; `pending` is `k x T`."""
 
-        def fit(series: Series) -> surrogate.TruthModel:
-            return surrogate.TruthModel.fit(replace(series, pending=pending))
+        if self._spreads_out(n_promoted):
+            return self._model(pending).predict(weights)[1]
+        improvement = self.improvement(pending, n_promoted, sided=True)
+        return improvement(weights)
 
+    def improvement(
+        self, pending: Array, n_promoted: int, *, sided: bool = False
+    ) -> surrogate.Improvement:
+        """What a finetune promises; `sided`: by a model that trusts the previews or doesn't."""
         aim = self._aim
         if len(self._values) > 1:
-            front = surrogate.front_improvement(
-                [fit(values) for values in self._values],
+            return surrogate.front_improvement(
+                [self._fit(values, pending) for values in self._values],
                 aim.signs,
                 np.random.default_rng([self._seed, n_promoted]),
                 reference=aim.reference,
                 coming=pending,
                 constraints=aim.constraints,
             )
-            return front(weights)
-        spreads_out = self._spreads_out(n_promoted)
-        if self._metrics:
-            assert aim.score is not None
-            model = surrogate.ScoreModel([fit(m) for m in self._metrics], aim.score)
-            if spreads_out:
-                return model.predict(weights)[1]
-            sign, constraints = aim.signs[0], aim.constraints
-            return surrogate.ScoreImprovement(model, sign, pending, constraints)(weights)
-        truth = fit(self._values[0])
-        if spreads_out:
-            return truth.predict(weights)[1]
-        side = np.random.default_rng([self._seed, n_promoted]).random() < truth.trust
-        return surrogate.TruthImprovement(truth.siding(with_preview=side), pending)(weights)
+        model = self._model(pending)
+        if isinstance(model, surrogate.ScoreModel):
+            return surrogate.ScoreImprovement(model, aim.signs[0], pending, aim.constraints)
+        if sided:
+            side = np.random.default_rng([self._seed, n_promoted]).random() < model.trust
+            model = model.siding(with_preview=side)
+        return surrogate.TruthImprovement(model, pending)
+
+    def _model(self, pending: Array) -> surrogate.ScoreModel | surrogate.TruthModel:
+        """Of the single objective."""
+        if not self._metrics:
+            return self._fit(self._values[0], pending)
+        assert self._aim.score is not None
+        return surrogate.ScoreModel(
+            [self._fit(metric, pending) for metric in self._metrics], self._aim.score
+        )
+
+    @staticmethod
+    def _fit(series: Series, pending: Array) -> surrogate.TruthModel:
+        return surrogate.TruthModel.fit(replace(series, pending=pending))
 
     def _spreads_out(self, n_promoted: int) -> bool:
         """Whether this promotion is for what it teaches.

@@ -14,6 +14,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge import surrogate
+from optuna_merge.pruners import PromotionPruner
 from optuna_merge.trials import (
     History,
     Series,
@@ -43,6 +44,12 @@ class PreviewSampler(BaseSampler):
     previews compete with models that don't: each suggestion follows one side, drawn with the
     probability that the truths so far give it, so bad previews lose their say. Before the first
     truth the previews alone decide. Trials that run or wait count as pending.
+
+    Where the study's pruner is a `PromotionPruner`, which finetunes the best of all previews, a
+    trial is there for what its preview teaches: the suggestion is where it is expected to raise
+    most what the next finetune promises (its expected improvement), be it that the weights are
+    better than all that were previewed. It is never within 0.03 of a preview that is there (the
+    largest difference of a weight), as long as there is anything else.
 
     With several objectives the expected hypervolume improvement is maximised (more than four:
     the improvement of a random Chebyshev scalarisation), from the study's `reference_point` if it
@@ -105,7 +112,7 @@ class PreviewSampler(BaseSampler):
             raise ValueError(f"n_startup_trials must be at least 1, got {n_startup_trials}.")
         if n_candidates < 100:
             raise ValueError(f"n_candidates must be at least 100, got {n_candidates}.")
-        self._n_startup = n_startup_trials or len(self._tasks) + 4
+        self._n_startup = n_startup_trials or surrogate.startup_size(len(self._tasks))
         self._n_candidates = n_candidates
         self._score, self._constraints = score, constraints
         self._seed = _fresh_seed() if seed is None else seed
@@ -183,8 +190,13 @@ class PreviewSampler(BaseSampler):
             return np.ones(1)
         visited = history.visited()
         if len(visited) >= self._n_startup:
-            acquisition = self._acquisition(study, number, history)
-            if acquisition is not None:
+            improvement = self._improvement(study, number, history)
+            if improvement is not None:
+                acquisition: surrogate.Acquisition = improvement
+                previewed = None
+                if isinstance(study.pruner, PromotionPruner):
+                    acquisition = surrogate.PreviewWorth(improvement, history.unpromoted())
+                    previewed = history.previewed()
                 return surrogate.maximise(
                     acquisition,
                     n_free,
@@ -193,6 +205,7 @@ class PreviewSampler(BaseSampler):
                     visited,
                     self._n_candidates,
                     np.random.default_rng([self._seed, number]),
+                    previewed=previewed,
                 )
         # Trials that another worker has begun, and not suggested yet, take the next points.
         design = surrogate.startup_design(
@@ -201,10 +214,10 @@ class PreviewSampler(BaseSampler):
         gaps = np.abs(face.embed(design)[:, None] - visited).max(axis=2).min(axis=1, initial=1.0)
         return np.asarray(design[np.flatnonzero(gaps > 1e-9)[starting]])
 
-    def _acquisition(
+    def _improvement(
         self, study: Study, number: int, history: History
-    ) -> surrogate.Acquisition | None:
-        """The acquisition function, or None while there are too few values for a model."""
+    ) -> surrogate.Improvement | None:
+        """What a finetune promises, or None while there are too few values for a model."""
         signs = [1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in study.directions]
         if len(signs) == 1:
             series = history.score(signs[0])

@@ -8,25 +8,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from optuna_merge._base.lazy import lazy_names
-from optuna_merge.surrogate._simplex import startup_design, to_simplex
+from optuna_merge.surrogate._simplex import raised, startup_design, startup_size, to_simplex
 from optuna_merge.surrogate._subset import spread_subset
 
 if TYPE_CHECKING:
     from optuna_merge.surrogate._acquisition import (
         Acquisition,
+        Improvement,
         ScoreImprovement,
         TruthImprovement,
         front_improvement,
-        maximise,
     )
     from optuna_merge.surrogate._export import export_model
     from optuna_merge.surrogate._front import FrontPoint, estimated_front
+    from optuna_merge.surrogate._maximise import maximise
     from optuna_merge.surrogate._score import ScoreModel
     from optuna_merge.surrogate._truth import TruthModel
+    from optuna_merge.surrogate._worth import PreviewWorth
 
 _WITH_TORCH = {
     "Acquisition": "_acquisition",
     "FrontPoint": "_front",
+    "Improvement": "_acquisition",
+    "PreviewWorth": "_worth",
     "ScoreImprovement": "_acquisition",
     "ScoreModel": "_score",
     "TruthImprovement": "_acquisition",
@@ -34,12 +38,14 @@ _WITH_TORCH = {
     "estimated_front": "_front",
     "export_model": "_export",
     "front_improvement": "_acquisition",
-    "maximise": "_acquisition",
+    "maximise": "_maximise",
 }
 
 __all__ = [
     "Acquisition",
     "FrontPoint",
+    "Improvement",
+    "PreviewWorth",
     "ScoreImprovement",
     "ScoreModel",
     "TruthImprovement",
@@ -48,8 +54,10 @@ __all__ = [
     "export_model",
     "front_improvement",
     "maximise",
+    "raised",
     "spread_subset",
     "startup_design",
+    "startup_size",
     "to_simplex",
 ]
 

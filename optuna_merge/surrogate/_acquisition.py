@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -9,12 +10,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.spatial import cKDTree
+from scipy.special import ndtri
+from scipy.stats import qmc
 from torch import Tensor
 
 from optuna_merge.goals import total_violation
 from optuna_merge.surrogate._score import ScoreModel
-from optuna_merge.surrogate._simplex import candidates, neighbours
 from optuna_merge.surrogate._threads import single_thread
 from optuna_merge.surrogate._truth import TruthModel
 
@@ -23,24 +24,55 @@ Array = npt.NDArray[np.float64]
 Constraints = Callable[[Array], Array]
 """Metrics `... x T` to constraint values `... x C`, feasible where all are 0 or less."""
 
-_POLISH = ((0.05, 0.02), (0.01, 0.003))
-_SAME = 1e-4
-
 
 class Acquisition(Protocol):
     """What is maximised over the simplex.
 
     Attributes:
         anchors: Points already seen, `n x T`.
+        truth_weights: Those of them whose truth is known, `m x T`.
     """
 
     anchors: Array
+    truth_weights: Array
 
     def __call__(self, weights: Array) -> Array:
         """Promise of each row of `q x T`; larger is better."""
 
     def merit(self, weights: Array) -> Array:
         """Expected quality of each row: the best anchors are searched around."""
+
+
+class Improvement(Acquisition, Protocol):
+    """The expected improvement of a truth: what a finetune promises."""
+
+    def after_previews(self, weights: Array) -> Array:
+        """Its logarithm after previews that may come at these weights.
+
+        Returns:
+            `k x q`: k equally likely previews at each row of `q x T`; a preview moves the expected
+            truth and takes its part of the uncertainty away. All up to one constant.
+        """
+
+    def level(self, weights: Array) -> float:
+        """Its logarithm if a truth at these weights, `1 x T`, were expected to equal the best.
+
+        Up to the same constant: what a finetune brings by its uncertainty alone, after a preview.
+        """
+
+
+_N_PREVIEWS = 8  # that may come at one point
+_N_TRUTHS = 32  # draws of the truth after each of them
+
+
+@functools.cache
+def _previews_to_come(n_metrics: int) -> Array:
+    """Standard normal and symmetric, `_N_PREVIEWS x n_metrics`."""
+    half = qmc.Sobol(n_metrics, seed=1).random(_N_PREVIEWS // 2)
+    draws = ndtri(np.clip(half, 1e-6, 1 - 1e-6))
+    if n_metrics == 1:  # the middles of equally likely parts
+        draws = ndtri((np.arange(_N_PREVIEWS // 2)[:, None] + 0.5) / _N_PREVIEWS)
+    return np.asarray(np.concatenate([draws, -draws]))
 
 
 def log_expected_improvement(mean: Tensor, variance: Tensor, best: Tensor) -> Tensor:
@@ -81,7 +113,7 @@ class TruthImprovement:
 
     def __init__(self, model: TruthModel, coming: Array | None = None) -> None:
         self._model = model
-        self.anchors = model.anchors
+        self.anchors, self.truth_weights = model.anchors, model.truth_weights
         seen = _incumbents(model, coming)
         with single_thread(), torch.no_grad():
             self._best = model.means(seen).amax(1, keepdim=True)
@@ -96,6 +128,21 @@ class TruthImprovement:
         """Expected quality of each row of `q x T`."""
         with single_thread(), torch.no_grad():
             return (self._model.log_weights.exp() @ self._model.means(weights)).numpy()
+
+    def after_previews(self, weights: Array) -> Array:
+        """See `Improvement`; the mixture of members is taken for one Gaussian."""
+        model = self._model
+        found, moved, left = model.lookahead(weights)
+        mean, unit = torch.as_tensor(model.standardise(found)), model.scale
+        variance = torch.as_tensor(np.square(left / unit))
+        steps = torch.as_tensor(_previews_to_come(1) * (moved / unit))
+        best = (model.log_weights.exp() @ self._best)[0]
+        return log_expected_improvement(mean + steps, variance.expand_as(steps), best).numpy()
+
+    def level(self, weights: Array) -> float:
+        """See `Improvement`."""
+        left = float(self._model.lookahead(weights)[2][0]) / self._model.scale
+        return math.log(left) - 0.5 * math.log(2 * math.pi)
 
 
 class Feasibility:
@@ -131,6 +178,11 @@ def _feasible_first(quality: Array, violation: Array) -> Array:
     return np.where(violation > 0, quality.min() - 1.0 - violation, quality)
 
 
+def _softplus(gain: Array) -> Array:
+    """Log of a softplus: draws without improvement still tell which way is up."""
+    return np.where(gain > -30.0, np.log(np.logaddexp(0.0, np.maximum(gain, -30.0))), gain)
+
+
 class ScoreImprovement:
     """Expected improvement of a score of the tasks' true metrics, over Monte Carlo draws.
 
@@ -152,7 +204,7 @@ class ScoreImprovement:
         constraints: Constraints | None = None,
     ) -> None:
         self._model, self._sign = model, sign
-        self.anchors = model.anchors
+        self.anchors, self.truth_weights = model.anchors, model.truth_weights
         metrics = model.means(self.anchors)
         self._width = max(1e-3 * float(np.std(sign * model.score(metrics))), 1e-12)
         self._feasibility = None if constraints is None else Feasibility(constraints, metrics)
@@ -163,12 +215,29 @@ class ScoreImprovement:
         self._best = float(quality.max()) if len(quality) else None
 
     def __call__(self, weights: Array) -> Array:
-        metrics = self._model.metric_draws(weights)
+        return self._log_gain(self._model.metric_draws(weights))
+
+    def after_previews(self, weights: Array) -> Array:
+        """See `Improvement`."""
+        mean, moved, left = self._model.lookahead(weights)
+        noise = left * self._model.standard_draws[:_N_TRUTHS, None, :]
+        steps = _previews_to_come(mean.shape[-1])
+        return np.stack([self._log_gain(mean + moved * step + noise) for step in steps])
+
+    def level(self, weights: Array) -> float:
+        """See `Improvement`; constraints are left out of account."""
+        if self._best is None:
+            return -math.inf
+        mean, _, left = self._model.lookahead(weights)
+        scores = self._model.score(mean + left * self._model.standard_draws[:_N_TRUTHS, None, :])
+        return float(np.logaddexp.reduce(_softplus((scores - scores.mean()) / self._width))[0])
+
+    def _log_gain(self, metrics: Array) -> Array:
+        """Log of the sum over draws `n x q x T`."""
         soft = np.zeros(metrics.shape[:-1])
         if self._best is not None:
             gain = (self._sign * self._model.score(metrics) - self._best) / self._width
-            # log of a softplus: draws without improvement still tell which way is up
-            soft = np.where(gain > -30.0, np.log(np.logaddexp(0.0, np.maximum(gain, -30.0))), gain)
+            soft = _softplus(gain)
         if self._feasibility is not None:
             soft = soft + self._feasibility.log_weights(metrics)
         return np.asarray(np.logaddexp.reduce(soft, axis=0))
@@ -210,7 +279,7 @@ class FrontImprovement:
         from botorch.utils.multi_objective.pareto import is_non_dominated
 
         self._models = tuple(models)
-        self.anchors = models[0].anchors
+        self.anchors, self.truth_weights = models[0].anchors, models[0].truth_weights
         self._draws = torch.as_tensor(draws)
         self._feasibility = None
         with single_thread(), torch.no_grad():
@@ -253,11 +322,31 @@ class FrontImprovement:
     def __call__(self, weights: Array) -> Array:
         with single_thread(), torch.no_grad():
             mean, variance = self._moments(weights)
-            std = variance.sqrt()
+            return self._gains(mean, variance.sqrt())
+
+    def after_previews(self, weights: Array) -> Array:
+        """See `Improvement`."""
+        models = self._models
+        each = [model.lookahead(weights) for model in models]
+        mean = np.stack([m.standardise(found) for m, (found, _, _) in zip(models, each)], -1)
+        moved = np.stack([moved / m.scale for m, (_, moved, _) in zip(models, each)], -1)
+        left = np.stack([left / m.scale for m, (_, _, left) in zip(models, each)], -1)
+        with single_thread(), torch.no_grad():
+            std = torch.as_tensor(left)
             gains = [
-                self._gain(mean[i : i + 64], std[i : i + 64]) for i in range(0, len(mean), 64)
+                self._gains(torch.as_tensor(mean + moved * step), std)
+                for step in _previews_to_come(len(models))
             ]
-            return np.concatenate(gains)
+        found = np.stack(gains)
+        return found if self._nothing_feasible else np.log(np.maximum(found, 1e-300))
+
+    def level(self, weights: Array) -> float:
+        """See `Improvement`: not known of volumes."""
+        return -math.inf
+
+    def _gains(self, mean: Tensor, std: Tensor) -> Array:
+        each = [self._gain(mean[i : i + 64], std[i : i + 64]) for i in range(0, len(mean), 64)]
+        return np.concatenate(each)
 
     def _gain(self, mean: Tensor, std: Tensor) -> Array:
         y = mean + std * self._draws[:, None, :]
@@ -324,43 +413,3 @@ def chebyshev(preference: Array, low: Array, high: Array) -> Callable[[Array], A
         return np.asarray(scaled.min(axis=-1) + 0.05 * scaled.sum(axis=-1))
 
     return scalarise
-
-
-def maximise(
-    acquisition: Acquisition,
-    n_free: int,
-    embed: Callable[[Array], Array],
-    free: Callable[[Array], Array],
-    visited: Array,
-    n: int,
-    rng: np.random.Generator,
-) -> Array:
-    """The point of the simplex with the largest acquisition value that was not visited yet.
-
-    About `n` candidates are scored, then small neighbourhoods of the best four, twice.
-
-    Args:
-        acquisition: Function of full weights, `q x T`.
-        n_free: Number F of weights to choose.
-        embed: From points of the simplex over the free weights, `q x F`, to full weights.
-        free: The way back.
-        visited: Full weights not to be suggested again, `k x T`.
-        n: Number of candidates.
-        rng: Source of the candidates.
-
-    Returns:
-        Point of the simplex over the free weights, `F`.
-    """
-    best = np.argsort(-acquisition.merit(acquisition.anchors), kind="stable")[:5]
-    points = candidates(n_free, n, free(acquisition.anchors[best]), rng)
-    values = acquisition(embed(points))
-    for steps in _POLISH:
-        top = points[np.argsort(-values, kind="stable")[:4]]
-        near = np.concatenate([neighbours(w, 100, steps, rng) for w in top])
-        points = np.concatenate([points, near])
-        values = np.concatenate([values, acquisition(embed(near))])
-    order = np.argsort(-values, kind="stable")
-    if len(visited):
-        distances = cKDTree(visited).query(embed(points[order]), p=np.inf)[0]
-        order = order[np.argsort(distances <= _SAME, kind="stable")]  # what is new comes first
-    return np.asarray(points[order[0]])

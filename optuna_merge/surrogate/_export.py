@@ -12,14 +12,10 @@ from typing import Any
 import torch
 
 from optuna_merge.surrogate._kernels import JITTER
+from optuna_merge.surrogate._members import JUMP_VARIANCE, OFFSET_VARIANCE
 from optuna_merge.surrogate._previews import PreviewProcess
 from optuna_merge.surrogate._threads import single_thread
-from optuna_merge.surrogate._truth import (
-    OFFSET_VARIANCE,
-    SLOPE_MEAN,
-    SLOPE_VARIANCE,
-    TruthModel,
-)
+from optuna_merge.surrogate._truth import TruthModel
 
 Json = dict[str, Any]
 
@@ -33,9 +29,12 @@ def export_model(model: TruthModel) -> Json:
     - kind "previews": kernel `amplitude / sqrt(1 + |x - x'|^2 / length^2) + 1`, a length per task,
       at the inputs `x` with the variances `noise`; `alpha` are the kernels' weights in the mean.
     - kind "truths": members with shares, the kernel
-      `amplitude exp(-|x - x'|^2 / 2 length^2) + offset_variance + slope_variance use p p'` and the
-      prior mean `slope_mean use p`; `noise` is a member's own, to which `jitter` and
-      `slope_mean^2 use v` are added. `below` is the process that gives p and v, or null.
+      `amplitude exp(-|x - x'|^2 / 2 length^2) + offset_variance + slope_variance p p' +
+      curve_variance g g'` and the prior mean `slope_mean p + curve_mean g`. The curve g is
+      `expm1(-T w / saturation) / expm1(-T / saturation) - 1/2`, w the weight of the task `own`.
+      Where both have w = 0, `jump_variance (1 + exp(-|x - x'|^2 / 2))` is added. Where `own`
+      is null, none of this is there. `noise` is a member's own, to which `jitter` and
+      `slope_mean^2 v` are added. `below` is the process that gives p and v, or null.
     - `sign (location + scale p)` is in the truths' unit.
     """
     with single_thread(), torch.no_grad():
@@ -44,8 +43,9 @@ def export_model(model: TruthModel) -> Json:
 
 def _truths(model: TruthModel) -> Json:
     members, below = model._members, model._previews
-    assert len(model._x_var) == len(model._x), "a model with pending points"
-    _, variance = model._preview(model.truth_weights)
+    at = model._at
+    assert len(model._at_var.p) == len(at.p), "a model with pending points"
+    _, variance = model._points(model.truth_weights)
     n_members = len(model.log_weights)
     alpha = model._alpha if model._n else torch.zeros(n_members, 0, dtype=torch.float64)
     return {
@@ -54,17 +54,21 @@ def _truths(model: TruthModel) -> Json:
         "sign": model._sign,
         "location": model._location,
         "scale": model._scale,
+        "own": model._own,
         "offset_variance": OFFSET_VARIANCE,
-        "slope_mean": SLOPE_MEAN,
-        "slope_variance": SLOPE_VARIANCE,
+        "jump_variance": JUMP_VARIANCE,
         "jitter": JITTER * 10,
         "share": _packed(model.log_weights.exp()),
-        "use": _packed(members.use_preview),
+        "slope_mean": _packed(members.slope_mean),
+        "slope_variance": _packed(members.slope_variance),
+        "curve_mean": _packed(members.curve_mean),
+        "curve_variance": _packed(members.curve_variance),
+        "saturation": _packed(members.saturation),
         "amplitude": _packed(members.amplitude),
         "length": _packed(members.length),
         "noise": _packed(members.noise),
-        "x": _packed(model._x),
-        "p": _packed(model._p),
+        "x": _packed(at.x),
+        "p": _packed(at.p),
         "v": _packed(variance),
         "alpha": _packed(alpha),
         "below": None if below is None else _below(below),

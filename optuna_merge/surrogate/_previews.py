@@ -154,6 +154,10 @@ class PreviewProcess:
         variance = self._amplitude + 1.0 - (self._whiten @ kernel).square_().sum(0)
         return kernel[: len(self._x)].T @ self._alpha, variance.clamp_min(1e-12)
 
+    def explained(self, variance: Tensor) -> Tensor:
+        """How much of the variance another preview at the same place would take away."""
+        return variance.square() / (variance + self._noise.median())
+
     def mean(self, weights: Array) -> Tensor:
         """The mean alone, for a fraction of the cost."""
         return self._kernel(features(weights) / self._length, self._x) @ self._alpha

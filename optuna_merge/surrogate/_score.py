@@ -33,7 +33,7 @@ class ScoreModel:
         self.models = tuple(models)
         self._score = score
         sobol = qmc.Sobol(len(self.models), seed=0).random(n_draws)
-        self._draws = ndtri(np.clip(sobol, 1e-6, 1 - 1e-6))
+        self.standard_draws = ndtri(np.clip(sobol, 1e-6, 1 - 1e-6))
         self.truth_weights = self.models[0].truth_weights
         self.anchors = self.models[0].anchors
 
@@ -60,6 +60,11 @@ class ScoreModel:
             np.stack([std for _, std in predictions], axis=-1),
         )
 
+    def lookahead(self, weights: Array) -> tuple[Array, Array, Array]:
+        """`TruthModel.lookahead` of the tasks' metrics, three `q x T` arrays."""
+        mean, moved, left = zip(*(m.lookahead(weights) for m in self.models))
+        return np.stack(mean, axis=-1), np.stack(moved, axis=-1), np.stack(left, axis=-1)
+
     def means(self, weights: Array) -> Array:
         """Means of the tasks' metrics, `q x T`."""
         return np.stack([m.predict_mean(weights) for m in self.models], axis=-1)
@@ -67,7 +72,7 @@ class ScoreModel:
     def metric_draws(self, weights: Array) -> Array:
         """Draws of the tasks' metrics, `n_draws x q x T`."""
         mean, std = self.moments(weights)
-        return np.asarray(mean + std * self._draws[:, None, :])
+        return np.asarray(mean + std * self.standard_draws[:, None, :])
 
     def draws(self, weights: Array) -> Array:
         """Scores of the draws, `n_draws x q`."""

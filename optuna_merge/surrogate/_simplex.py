@@ -9,7 +9,9 @@ from optuna_merge.trials import MIN_WEIGHT
 
 Array = npt.NDArray[np.float64]
 
+_MAX_AXIAL = 4  # tasks; of more the axial points alone would be many
 _STEPS = (0.3, 0.1, 0.03, 0.01)
+_RAISES = (1.5, 2.0)
 
 
 def to_simplex(points: Array) -> Array:
@@ -24,8 +26,17 @@ def to_simplex(points: Array) -> Array:
     return np.asarray(w / w.sum(axis=1, keepdims=True))
 
 
+def startup_size(n_tasks: int) -> int:
+    """Points of the design after which the model of the previews takes over."""
+    return 2 * n_tasks + 1 if 3 <= n_tasks <= _MAX_AXIAL else n_tasks + 4
+
+
 def startup_design(n_tasks: int, n: int, seed: int) -> Array:
-    """Uniform weights, the vertices, then a scrambled Sobol sequence spread over the simplex.
+    """Uniform weights, the vertices, the axial points, then a scrambled Sobol sequence.
+
+    Axial points are half-way from uniform weights to each vertex (Cornell, Experiments with
+    Mixtures, 2002): they tell how each task's metric saturates in its own weight, which is most of
+    what there is to know. Of more than four tasks they are left out.
 
     Sobol coordinates become exponential variates, which are uniform on the simplex when
     normalised. Every other point keeps only its 2, 3, ... largest weights, so that the faces are
@@ -37,6 +48,8 @@ def startup_design(n_tasks: int, n: int, seed: int) -> Array:
     from scipy.stats import qmc  # half of the room's import time
 
     corners = np.concatenate([np.full((1, n_tasks), 1.0 / n_tasks), np.eye(n_tasks)])
+    if 1 < n_tasks <= _MAX_AXIAL:
+        corners = np.concatenate([corners, (corners[:1] + corners[1:]) / 2.0])
     n_sobol = max(n - len(corners), 0)
     if n_sobol == 0 or n_tasks == 1:
         return np.resize(corners, (n, n_tasks))
@@ -65,6 +78,27 @@ def candidates(n_tasks: int, n: int, incumbents: Array, rng: np.random.Generator
     exponential[:half] *= rank < support
     local = [neighbours(w, 3 * n // (5 * len(incumbents)), _STEPS, rng) for w in incumbents]
     return np.concatenate([fixed, to_simplex(exponential), *local])
+
+
+def raised(weights: Array) -> Array:
+    """Points with more weight on one task each: times 1.5 and times 2, then divided by the sum.
+
+    The worst task of a good point, or the one that violates a constraint most, is one of them, and
+    more weight on it is what a worst metric asks for first. A task without weight is given that
+    of uniform weights.
+
+    Args:
+        weights: Point of the simplex, `T`.
+
+    Returns:
+        `2 T x T`.
+    """
+    n_tasks = len(weights)
+    base = np.where(weights > 0.0, weights, 1.0 / n_tasks)
+    points = np.tile(weights, (len(_RAISES) * n_tasks, 1))
+    tasks = np.tile(np.arange(n_tasks), len(_RAISES))
+    points[np.arange(len(points)), tasks] = np.repeat(_RAISES, n_tasks) * base[tasks]
+    return to_simplex(points)
 
 
 def neighbours(centre: Array, n: int, steps: tuple[float, ...], rng: np.random.Generator) -> Array:

@@ -4,21 +4,23 @@ The posterior of the truth comes in two stages (an autoregressive model of two f
 Kennedy and O'Hagan, Biometrika 87, 2000, equation 1), averaged over what is not known:
 
 1. a Gaussian process on the previews gives a mean p(w) and a variance;
-2. the truth is  c + r p(w) + d(w)  or, without the preview,  c + d(w). The offset c, the slope r
-   and the Gaussian process d are integrated out; the amplitude, length scale and noise of d, and
-   whether the preview is used at all, are points of a small grid. Each point of the grid is
-   weighted by its prior times its leave-one-out predictive likelihood (Rasmussen and Williams
-   2006, equations 5.10 to 5.12).
+2. the truth is built from p(w), from a curve of the own weight of the task whose metric it is,
+   from half of each, or from neither, and from a smooth process (`_members.py`). What it is built
+   from, and the amplitude, length scale and noise of the process, are points of a small grid. Each
+   point is weighted by its prior times its leave-one-out predictive likelihood (Rasmussen and
+   Williams 2006, equations 5.10 to 5.12).
 
-So worthless previews lose their say as the truths come in. All is float64 on the CPU; torch's
-default type and random state are left alone.
+So worthless previews lose their say as the truths come in. Truths that previews equal by
+construction (at a task alone, and at uniform weights where the previews are corrected by that
+truth) say nothing of the previews elsewhere. So the other truths alone tell whether the previews
+are used, and how; the equal ones count among the points of the grid that don't use them.
+
+All is float64 on the CPU; torch's default type and random state are left alone.
 """
 
 from __future__ import annotations
 
 import copy
-import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -30,9 +32,9 @@ from optuna_merge.surrogate._kernels import (
     features,
     inverse_factor,
     location_and_scale,
-    similarities,
     without_outliers,
 )
+from optuna_merge.surrogate._members import OF_A_METRIC, OF_A_SCORE, Grid, Members, Points
 from optuna_merge.surrogate._previews import PreviewProcess
 from optuna_merge.surrogate._subset import spread_subset
 from optuna_merge.surrogate._threads import single_thread
@@ -42,72 +44,29 @@ Array = npt.NDArray[np.float64]
 
 MAX_TRUTHS = 100
 
-# The grid. Variances are in units of the standardised truth, lengths in units of `features`.
-_AMPLITUDES = (0.003, 0.03, 0.3, 3.0)
-_LENGTHS = (0.4, 0.8, 1.6, 3.2, 6.4)
-_NOISES = (1e-6, 1e-4, 1e-2, 1e-1, 0.5)
-_MIN_AMPLITUDE_ALONE = 0.3  # without the preview, d has to explain everything
-SLOPE_MEAN, SLOPE_VARIANCE = 0.7, 0.5
-OFFSET_VARIANCE = 1.0
-_ODDS_OF_PREVIEW = 3.0
-_MAX_MEMBERS = 24
+_MIN_TRUTHS = 3  # that tell their unit
 _NEGLIGIBLE = 6.0  # log probability that a member may lie below the best one
 _SCREENED = 40  # truths that choose those members out of the whole grid
-
-
-@dataclass(frozen=True)
-class _Members:
-    """Points of the grid, one entry each: four tensors of length S."""
-
-    use_preview: Tensor
-    amplitude: Tensor
-    length: Tensor
-    noise: Tensor
-
-    @classmethod
-    def grid(cls, with_preview: bool) -> _Members:
-        axes = ((0.0, 1.0) if with_preview else (0.0,), _AMPLITUDES, _LENGTHS, _NOISES)
-        points = torch.cartesian_prod(*(torch.tensor(a, dtype=torch.float64) for a in axes))
-        plausible = (points[:, 0] == 1.0) | (points[:, 1] >= _MIN_AMPLITUDE_ALONE)
-        return cls(*points[plausible].unbind(1))
-
-    def take(self, index: Tensor) -> _Members:
-        return _Members(
-            self.use_preview[index], self.amplitude[index], self.length[index], self.noise[index]
-        )
-
-    def log_prior(self) -> Tensor:
-        log_prior = -0.5 * (self.length / 2.0).log().square()
-        log_prior -= 0.5 * ((self.noise / 1e-4).log() / 4.0).square()
-        for use, odds in ((0.0, 1.0), (1.0, _ODDS_OF_PREVIEW)):
-            rows = self.use_preview == use
-            log_prior[rows] += math.log(odds) - torch.logsumexp(log_prior[rows], 0)
-        return log_prior
-
-    def kernel(self, xa: Tensor, xb: Tensor, pa: Tensor, pb: Tensor) -> Tensor:
-        """`S x a x b`; `pa`, `pb` are the standardised preview means at `xa`, `xb`."""
-        lengths, which = torch.unique(self.length, return_inverse=True)  # few: each once
-        shapes = torch.stack([similarities(xa / length, xb / length) for length in lengths])
-        slopes = self.use_preview[:, None, None] * (SLOPE_VARIANCE * pa[:, None] * pb)
-        return torch.addcmul(
-            slopes.add_(OFFSET_VARIANCE), self.amplitude[:, None, None], shapes[which]
-        )
+_UNTAUGHT_REACH = 100.0  # interquartile ranges: scores are made of these values too
+_ENOUGH = 4  # truths that tell which of them are outliers
 
 
 class TruthModel:
     """Posterior of the truth at any task weights, from all previews and truths so far.
 
     Make one with `TruthModel.fit`. It is a mixture of Gaussians, one per point of the grid that
-    the module's text describes (at most the 24 best are kept).
+    the module's text describes (the best few are kept).
 
     Attributes:
         log_weights: log probabilities of the members, `S`.
         anchors: weights of the previews and truths that the model holds, `n x T`.
     """
 
-    def __init__(self, series: Series) -> None:
+    def __init__(self, series: Series, grid: Grid | None = None) -> None:
         n_tasks = series.preview_weights.shape[1]
         self._sign = series.sign
+        # Of fewer truths the unit is not known, nor what a curve may be.
+        self._own = series.own if len(series.truths) >= _MIN_TRUTHS else None
         pending = np.empty((0, n_tasks)) if series.pending is None else series.pending
         self._previews = None
         if len(series.previews):
@@ -117,32 +76,32 @@ class TruthModel:
                 series.preview_noise,
                 pending,
             )
-        truths = series.sign * series.truths
-        if len(truths):
-            truths = without_outliers(truths, truths)
+        truths = _without_collapses(series)
         keep = spread_subset(series.truth_weights, truths, MAX_TRUTHS)
         self.truth_weights, truths = series.truth_weights[keep], truths[keep]
         self._set_unit(truths)
         self.anchors = self.truth_weights
         if self._previews is not None:
             self.anchors = np.concatenate([self._previews.anchors, self.truth_weights])
-        members = _Members.grid(self._previews is not None)
-        log_weights = members.log_prior()
-        self._x = features(self.truth_weights)
-        self._p, p_variance = self._preview(self.truth_weights)
+        self._equal = torch.as_tensor(series.equal_by_construction[keep])
+        self._at, p_variance = self._points(self.truth_weights)
         self._n = len(truths)
         y = torch.as_tensor((truths - self._location) / self._scale)
+        if grid is None:
+            grid = OF_A_SCORE if self._own is None else OF_A_METRIC
+        noise = None if series.truth_noise is None else (series.truth_noise / self._scale) ** 2
+        with_preview = self._previews is not None
+        members = Members.of(grid, n_tasks, with_preview=with_preview, noise=noise)
         if self._n > _SCREENED:  # some of the truths tell which members are worth the cost of all
             some = torch.as_tensor(spread_subset(self.truth_weights, truths, _SCREENED))
-            likelihood, _ = self._leave_one_out(members, y, p_variance, some)
-            best = (log_weights + likelihood).argsort(descending=True, stable=True)[:_MAX_MEMBERS]
-            members, log_weights = members.take(best), log_weights[best]
-        likelihood, alpha = self._leave_one_out(members, y, p_variance, torch.arange(self._n))
-        log_weights = log_weights + likelihood
-        best = log_weights.argsort(descending=True, stable=True)[:_MAX_MEMBERS]
+            log_weights, _ = self._weigh(members, y, p_variance, some)
+            best = log_weights.argsort(descending=True, stable=True)[: grid.most]
+            members = members.take(best)
+        log_weights, alpha = self._weigh(members, y, p_variance, torch.arange(self._n))
+        best = log_weights.argsort(descending=True, stable=True)[: grid.kept(self._n)]
         best = best[log_weights[best] > log_weights[best[0]] - _NEGLIGIBLE]
         self._members, self._alpha = members.take(best), alpha[best]
-        self.log_weights = torch.log_softmax(log_weights[best], 0)
+        self.log_weights = _shared(log_weights, members.use_preview, best)
         self._set_variance_points(pending, p_variance)
 
     @classmethod
@@ -152,44 +111,59 @@ class TruthModel:
             return cls(series)
 
     def _set_unit(self, truths: Array) -> None:
-        if len(truths) >= 3 or self._previews is None:
+        if len(truths) >= _MIN_TRUTHS or self._previews is None:
             self._location, self._scale = location_and_scale(truths) if len(truths) else (0.0, 1.0)
         else:  # too few to know their spread: the previews' is the best guess
             self._scale = self._previews.scale
             self._location = float(truths.mean()) if len(truths) else self._previews.location
 
-    def _preview(self, weights: Array) -> tuple[Tensor, Tensor]:
-        if self._previews is None:
-            return torch.zeros(2, len(weights), dtype=torch.float64).unbind(0)  # type: ignore[return-value]
-        return self._previews.predict(weights)
+    def _points(self, weights: Array) -> tuple[Points, Tensor]:
+        """Task weights as members see them, and the variances of the previews there."""
+        p = variance = torch.zeros(len(weights), dtype=torch.float64)
+        if self._previews is not None:
+            p, variance = self._previews.predict(weights)
+        return self._placed(weights, p), variance
+
+    def _placed(self, weights: Array, p: Tensor) -> Points:
+        if self._own is None:
+            return Points(features(weights), p)
+        own = torch.as_tensor(weights[:, self._own] * weights.shape[1])
+        return Points(features(weights), p, own)
 
     @staticmethod
-    def _covariance(members: _Members, x: Tensor, p: Tensor, p_variance: Tensor) -> Tensor:
+    def _covariance(members: Members, at: Points, p_variance: Tensor) -> Tensor:
         noise = members.noise[:, None] + JITTER * 10
-        noise = noise + members.use_preview[:, None] * SLOPE_MEAN**2 * p_variance
-        return members.kernel(x, x, p, p) + torch.diag_embed(noise)
+        noise = noise + members.slope_mean.square()[:, None] * p_variance
+        return members.kernel(at, at) + torch.diag_embed(noise)
 
-    def _leave_one_out(
-        self, members: _Members, y: Tensor, p_variance: Tensor, rows: Tensor
+    def _weigh(
+        self, members: Members, y: Tensor, p_variance: Tensor, rows: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Log predictive likelihood of the truths in `rows`, `S`, and dual weights, `S x n`."""
-        p = self._p[rows]
-        covariance = self._covariance(members, self._x[rows], p, p_variance[rows])
-        residual = y[rows] - SLOPE_MEAN * members.use_preview[:, None] * p
+        """Log weights by the truths in `rows`, `S`, and dual weights, `S x n`."""
+        at, equal = self._at.take(rows), self._equal[rows]
+        covariance = self._covariance(members, at, p_variance[rows])
+        residual = y[rows] - members.mean(at)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
         alpha = (inverse @ residual[..., None])[..., 0]
         precision = inverse.diagonal(dim1=-2, dim2=-1)
-        return 0.5 * (precision.log() - alpha.square() / precision).sum(-1), alpha
+        each = 0.5 * (precision.log() - alpha.square() / precision)
+        log_weights = members.log_prior + each[:, ~equal].sum(-1)
+        without = members.use_preview == 0.0
+        if equal.any() and without.any():
+            # Together they have what the other truths give them, and share it by all truths.
+            together = torch.logsumexp(log_weights[without], 0)
+            of_all = log_weights[without] + each[without][:, equal].sum(-1)
+            log_weights[without] = together + torch.log_softmax(of_all, 0)
+        return log_weights, alpha
 
     def _set_variance_points(self, pending: Array, p_variance: Tensor) -> None:
         """Pending points count as truths at their predicted mean: only the variance shrinks."""
-        self._x_var, self._p_var = self._x, self._p
+        self._at_var = self._at
         if len(pending):
-            p, v = self._preview(pending)
-            self._x_var = torch.cat([self._x, features(pending)])
-            self._p_var, p_variance = torch.cat([self._p, p]), torch.cat([p_variance, v])
-        if len(self._x_var):
-            covariance = self._covariance(self._members, self._x_var, self._p_var, p_variance)
+            more, v = self._points(pending)
+            self._at_var, p_variance = self._at.with_more(more), torch.cat([p_variance, v])
+        if len(self._at_var.p):
+            covariance = self._covariance(self._members, self._at_var, p_variance)
             self._whiten = inverse_factor(torch.linalg.cholesky(covariance))
 
     def standardise(self, values: Array) -> Array:
@@ -228,18 +202,15 @@ class TruthModel:
 
         Standardised, and signed so that larger is better.
         """
-        p, p_variance = self._preview(weights)
-        m, x = self._members, features(weights)
-        use = m.use_preview[:, None]
-        slope = SLOPE_MEAN * use
-        mean = slope * p
-        variance = m.amplitude[:, None] + OFFSET_VARIANCE + SLOPE_VARIANCE * use * p.square()
-        if len(self._x_var):
-            kernel = m.kernel(self._x_var, x, self._p_var, p)
+        points, p_variance = self._points(weights)
+        m = self._members
+        mean, variance, slope = m.mean(points), m.variance(points), m.slope_mean[:, None]
+        if len(self._at_var.p):
+            kernel = m.kernel(self._at_var, points)
             variance = variance - (self._whiten @ kernel).square_().sum(1)
             if self._n:
                 mean = mean + (self._alpha[:, None, :] @ kernel[:, : self._n])[:, 0]
-                slope = slope + SLOPE_VARIANCE * use * (self._alpha @ self._p)[:, None]
+                slope = slope + (m.slope_variance * (self._alpha @ self._at.p))[:, None]
         return mean, (variance + slope.square() * p_variance).clamp_min(1e-10)
 
     def means(self, weights: Array) -> Tensor:
@@ -247,9 +218,10 @@ class TruthModel:
         p = torch.zeros(len(weights), dtype=torch.float64)
         if self._previews is not None:
             p = self._previews.mean(weights)
-        mean = SLOPE_MEAN * self._members.use_preview[:, None] * p
+        points = self._placed(weights, p)
+        mean = self._members.mean(points)
         if self._n:
-            kernel = self._members.kernel(self._x, features(weights), self._p, p)
+            kernel = self._members.kernel(self._at, points)
             mean = mean + (self._alpha[:, None, :] @ kernel)[:, 0]
         return mean
 
@@ -259,6 +231,27 @@ class TruthModel:
         share = self.log_weights.exp()[:, None]
         centre = (share * mean).sum(0)
         return centre, (share * (variance + (mean - centre).square())).sum(0)
+
+    def lookahead(self, weights: Array) -> tuple[Array, Array, Array]:
+        """What a preview can still change about the truth at `q x T`, in the truth's own unit.
+
+        Returns:
+            Three arrays of length q: the mean of the truth; the standard deviation of that mean
+            after a preview there; that of the truth about it. The squares of the last two add up
+            to the variance of `predict`.
+        """
+        with single_thread(), torch.no_grad():
+            mean, variance = self.moments(weights)
+            known = torch.zeros_like(variance)
+            if self._previews is not None:
+                slope = self._members.slope_mean
+                if self._n:
+                    slope = slope + self._members.slope_variance * (self._alpha @ self._at.p)
+                known = self._previews.explained(self._points(weights)[1])
+                known = known * (self.log_weights.exp() @ slope.square())
+            known = torch.minimum(known, variance * (1 - 1e-6))
+        moved, left = (v.sqrt().numpy() * self._scale for v in (known, variance - known))
+        return self.unstandardise(mean.numpy()), moved, left
 
     def predict(self, weights: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of the truth (its noise not included), in its own unit.
@@ -278,3 +271,36 @@ class TruthModel:
         with single_thread(), torch.no_grad():
             mean = self.log_weights.exp() @ self.means(weights)
         return self.unstandardise(mean.numpy())
+
+
+def _shared(log_weights: Tensor, use_preview: Tensor, kept: Tensor) -> Tensor:
+    """Log probabilities of the members that are kept.
+
+    Those that use the preview have together what all of them have, and so have the others: many
+    members of which each is a little likely are not to lose against a few.
+    """
+    found = log_weights[kept].clone()
+    for use in (0.0, 1.0):
+        rows = use_preview[kept] == use
+        if rows.any():
+            found[rows] += torch.logsumexp(log_weights[use_preview == use], 0)
+            found[rows] -= torch.logsumexp(log_weights[kept][rows], 0)
+    return torch.log_softmax(found, 0)
+
+
+def _without_collapses(series: Series) -> Array:
+    """The truths, larger is better, without what would set the scale of all others.
+
+    Where the own task has no weight, a metric is low because nothing has taught it. It is not
+    raised to the bulk of the others: a score of all metrics would take such weights for good ones.
+    """
+    truths = series.sign * series.truths
+    taught = np.ones(len(truths), dtype=bool)
+    if series.own is not None:
+        taught = series.truth_weights[:, series.own] > 0.0
+    if taught.any():
+        bulk = truths[taught]
+        truths[taught] = without_outliers(bulk, bulk)
+        if len(bulk) >= _ENOUGH:
+            truths[~taught] = without_outliers(truths[~taught], bulk, _UNTAUGHT_REACH)
+    return np.asarray(truths)

@@ -77,6 +77,7 @@ from optuna_merge.trials._record import Record, read_trial as read_trial
 from optuna_merge.trials._spending import Spending, spending, study_costs, study_spending
 from optuna_merge.trials._study import (
     finetune_steps,
+    has_preview_runs,
     reference_point,
     stored_definition,
     task_directions,
@@ -118,6 +119,7 @@ __all__ = [
     "check_tasks",
     "fail_and_requeue",
     "finetune_steps",
+    "has_preview_runs",
     "lineage",
     "of_task",
     "param_name",

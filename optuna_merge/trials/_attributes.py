@@ -101,7 +101,8 @@ ATTRIBUTES = (
     ),
     Attribute(
         PREVIEW_RUN, "study", "str", "run_trials with role preview, at begin and end",
-        "run_trials with role finetune", "`open` or `ended`: whether previews may still come",
+        "run_trials with role finetune, pruner",
+        "`open` or `ended`: whether previews may still come",
     ),
     Attribute(
         SHARED_FILE, "study", "object", "shared fits, after the upload", "other workers",

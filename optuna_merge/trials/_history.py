@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from optuna.trial import FrozenTrial, TrialState
 
+from optuna_merge.trials._attributes import WITHDRAWN
 from optuna_merge.trials._record import Record, read_trial
 
 Array = npt.NDArray[np.float64]
@@ -33,6 +34,10 @@ class Series:
         preview_noise: `n` variances of the previews' errors, NaN where unknown; None: all unknown.
         pending: `k x T` weights under evaluation, whose values are not known yet.
         sign: 1.0 or -1.0.
+        own: The task whose metric this is; None for what is no task's own, as a score.
+        anchored: Whether each truth is one that previews equal by construction, `m`. None: of a
+            task's metric those of a task alone are, where a merge is that task's own finetune.
+        truth_noise: Standard deviation of a finetune between seeds; None where it is unknown.
     """
 
     preview_weights: Array
@@ -42,9 +47,20 @@ class Series:
     preview_noise: Array | None = None
     pending: Array | None = None
     sign: float = 1.0
+    own: int | None = None
+    anchored: Mask | None = None
+    truth_noise: float | None = None
+
+    @property
+    def equal_by_construction(self) -> Mask:
+        """`anchored`, or what it is by default."""
+        if self.anchored is not None:
+            return self.anchored
+        alone = self.truth_weights.max(axis=1, initial=0.0) == 1.0
+        return np.asarray(alone & (self.own is not None))
 
 
-_MASKS = ("placed", "live", "previewed", "done")
+_MASKS = ("placed", "live", "previewed", "done", "anchored")
 
 
 @dataclass(frozen=True)
@@ -54,9 +70,10 @@ class _Columns:
     Attributes:
         placed: Whether there are task weights.
         live: Whether the trial runs or waits.
-        previewed: Whether its preview counts: of a trial that failed, of a copy or
-            of a repeat, it doesn't.
+        previewed: Whether its preview counts: of a trial that failed, of a copy, or taken from
+            another trial it doesn't.
         done: Whether it is COMPLETE.
+        anchored: Whether its previews of the tasks' metrics were made from the truth.
         weights, preview_metrics, preview_se, truth_metrics: `n x T`.
         preview: `n`.
         values: `n x K`, K objectives at least 1.
@@ -66,6 +83,7 @@ class _Columns:
     live: Mask
     previewed: Mask
     done: Mask
+    anchored: Mask
     weights: Array
     preview: Array
     values: Array
@@ -101,8 +119,11 @@ class _Columns:
         if not record.weights:
             return
         self.live[row] = record.state in (TrialState.RUNNING, TrialState.WAITING)
-        self.previewed[row] = record.state in _PREVIEWED and not (record.is_copy or record.repeat)
+        self.previewed[row] = record.state in _PREVIEWED and not (
+            record.is_copy or record.repeat or record.preview_taken
+        )
         self.done[row] = record.state == TrialState.COMPLETE
+        self.anchored[row] = record.is_at_anchor and record.noted
         self.weights[row] = record.weights
         self.preview[row] = record.preview
         self.values[row] = math.nan
@@ -186,6 +207,7 @@ class History:
         truth: Array,
         sign: float,
         noise: Array | None = None,
+        own: int | None = None,
     ) -> Series:
         columns = self._columns
         low = columns.placed & columns.previewed & ~np.isnan(preview)
@@ -198,7 +220,21 @@ class History:
             preview_noise=None if noise is None else noise[low],
             pending=self.pending(),
             sign=sign,
+            own=own,
+            anchored=self._anchored(high),
         )
+
+    def _anchored(self, rows: Mask) -> Mask:
+        """Whether a preview at the weights of each of these trials was made from the truth there.
+
+        Promoted copies and second seeds have no preview of their own.
+        """
+        columns = self._columns
+        weights = columns.weights[rows]
+        anchored = np.zeros(len(weights), dtype=bool)
+        for anchor in np.unique(columns.weights[columns.placed & columns.anchored], axis=0):
+            anchored |= (weights == anchor).all(axis=1)
+        return anchored
 
     def pending(self) -> Array:
         """Weights of the trials that run or wait, `k x T`."""
@@ -207,6 +243,28 @@ class History:
     def visited(self) -> Array:
         """Weights of all trials, failed and waiting ones included, `n x T`."""
         return self._columns.weights[self._columns.placed]
+
+    def previewed(self) -> Array:
+        """Weights of all previews, those of running trials included, `n x T`."""
+        columns = self._columns
+        known = ~np.isnan(columns.preview) | ~np.isnan(columns.preview_metrics).all(axis=1)
+        return columns.weights[columns.placed & columns.previewed & known]
+
+    def unpromoted(self) -> Array:
+        """Weights of the ended previews of which no finetune was ever queued, `n x T`."""
+        promoted = {r.lineage for r in self.records if r.is_copy and r.promotion != WITHDRAWN}
+        finetuned = {r.weights for r in self.records if r.is_finetuning or r.values}
+        found = [
+            r.weights
+            for r in self.records
+            if r.weights
+            and r.state == TrialState.PRUNED
+            and not r.is_copy
+            and r.lineage not in promoted
+            and r.weights not in finetuned
+            and (r.reported or r.noted)
+        ]
+        return np.array(found, dtype=float).reshape(-1, len(self.tasks))
 
     def score(self, sign: float) -> Series:
         """The single objective: step 0 is the preview, the value of COMPLETE is the truth."""
@@ -218,7 +276,7 @@ class History:
         columns = self._columns
         preview, error = columns.preview_metrics[:, task], columns.preview_se[:, task]
         truth = columns.truth_metrics[:, task]
-        return self._series(preview, truth, sign, error**2)
+        return self._series(preview, truth, sign, error**2, own=task)
 
     def objective(self, index: int, n_objectives: int, sign: float) -> Series:
         """One of several objectives.
@@ -232,4 +290,4 @@ class History:
         if n_objectives != len(self.tasks):
             return self._series(nothing, values, sign)
         noise = columns.preview_se[:, index] ** 2
-        return self._series(columns.preview_metrics[:, index], values, sign, noise)
+        return self._series(columns.preview_metrics[:, index], values, sign, noise, own=index)

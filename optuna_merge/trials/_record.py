@@ -14,6 +14,7 @@ from optuna_merge.trials._attributes import (
     PREVIEW_AT_ANCHOR,
     PREVIEW_SE,
     PREVIEW_SECONDS,
+    PREVIEW_TAKEN_FROM,
     PROMOTED_FROM,
     PROMOTION,
     REPEAT,
@@ -51,6 +52,7 @@ class Record:
         noted: Whether it has the preview of every task's metric.
         last_step: The last step that it has reported; -1 for none.
         preview_seconds: What its preview took.
+        preview_taken: Whether its preview was taken from another trial.
         truth_seconds: What its finetune took.
         reused: Whether its finetune was found finished.
         can_be_copied: Whether a trial with its parameters can be queued.
@@ -76,6 +78,7 @@ class Record:
     noted: bool
     last_step: int
     preview_seconds: float
+    preview_taken: bool
     truth_seconds: float
     reused: bool
     can_be_copied: bool
@@ -121,6 +124,7 @@ def read_trial(trial: FrozenTrial, tasks: Sequence[str]) -> Record:
         noted=bool(keys) and all(key in attrs for key in keys),
         last_step=max(trial.intermediate_values, default=-1),
         preview_seconds=_number(attrs.get(PREVIEW_SECONDS)),
+        preview_taken=PREVIEW_TAKEN_FROM in attrs,
         truth_seconds=_number(attrs.get(TRUTH_SECONDS)),
         reused=bool(attrs.get(TRUTH_REUSED, False)),
         can_be_copied=can_be_copied(trial),

@@ -12,7 +12,13 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from optuna_merge.trials._attributes import DEFINITION, GREATER_IS_BETTER, REFERENCE_POINT, TASKS
+from optuna_merge.trials._attributes import (
+    DEFINITION,
+    GREATER_IS_BETTER,
+    PREVIEW_RUN,
+    REFERENCE_POINT,
+    TASKS,
+)
 from optuna_merge.trials._weights import weight_tasks
 
 
@@ -41,6 +47,12 @@ def finetune_steps(study: optuna.Study) -> int | None:
     """Training steps of one finetune, as the study's definition says; None without one."""
     steps = stored_definition(study).get("finetuning", {}).get("steps")
     return None if steps is None else int(steps)
+
+
+def has_preview_runs(study: optuna.Study) -> bool:
+    """Whether workers of the study have, or had, the role to preview only."""
+    prefix = PREVIEW_RUN.format(run="")
+    return any(name.startswith(prefix) for name in study.user_attrs)
 
 
 def reference_point(study: optuna.Study, tasks: Sequence[str]) -> npt.NDArray[np.float64] | None:

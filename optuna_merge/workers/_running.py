@@ -173,6 +173,8 @@ def run_trials(
                     time.sleep(min(2.0 ** (failures - 1), _LONGEST_WAIT))
                 continue
             failures = 0
+            if trial.state == TrialState.COMPLETE and isinstance(study.pruner, PromotionPruner):
+                study.pruner.queue_second_seeds(study)  # no preview may come that would do it
             if after_trial is not None:
                 after_trial(trial)
         note.end()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from optuna_merge.goals import make_score
-from studies.preview_quality import Point, read_points, spearman
+from studies.preview_quality import ANCHORED, Point, read_points, spearman
 from studies.search.replay import Array, Landscape, Prices
 
 
@@ -30,6 +30,7 @@ class Tables:
         examples: Validation examples of a task.
         batch_size: Of the finetunes, and of the refinements.
         sizes: Training examples of each task.
+        anchored: Whether the finetune at uniform weights corrects the previews.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Tables:
     examples: int
     batch_size: int
     sizes: tuple[int, ...]
+    anchored: bool = False
 
     @property
     def alone(self) -> dict[str, float] | None:
@@ -140,6 +142,7 @@ def read_tables(folder: Path, family: str = "diagonal") -> Tables:
         examples_of([m for t in truths for m in t.metrics]),
         batch_size,
         tuple(map(int, about["training_examples"])),
+        family.endswith(ANCHORED),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,8 @@ import numpy as np
 from optuna_merge.fitting import Measured, Report
 from optuna_merge.goals import Goal, make_score
 from optuna_merge.tasks import Measurement
-from studies.search.replay import Array, Finetunes
+from optuna_merge.trials import canonical_weights
+from studies.search.replay import Array, Finetunes, uniform
 from studies.search.tables import Tables
 
 
@@ -29,7 +30,6 @@ class TableWorkbench:
 
     reference_point: Mapping[str, float] = {}
     costs: Mapping[str, float] = {}
-    anchors: Sequence[Mapping[str, float]] = ()
 
     def __init__(self, tables: Tables, score: str, seed: int, budget: float) -> None:
         self.finetunes = Finetunes(tables.landscape(score), seed, budget)
@@ -38,6 +38,9 @@ class TableWorkbench:
         self._previews = tables.previews[seed % len(tables.previews)]
         self._points: dict[tuple[float, ...], int] = {}
         self.names = tables.tasks
+        exact = np.eye(len(tables.tasks)).tolist()
+        exact += [uniform(len(tables.tasks))] if tables.anchored else []
+        self.anchors = [dict(zip(tables.tasks, canonical_weights(w))) for w in exact]
         self.fingerprint = f"{tables.name}, {score}, seed {seed}"
         self.steps = tables.steps[-1]
         self.parts: Mapping[str, Any] = {"finetuning": {"steps": self.steps}}
@@ -55,7 +58,8 @@ class TableWorkbench:
     def preview(self, weights: Mapping[str, float]) -> Measured:
         """The merge's metrics; they are paid."""
         self.finetunes.pay(self._tables.prices.preview)
-        return self._measured(self._previews[self.point(weights)])
+        seconds = self._tables.prices.preview[-1]
+        return self._measured(self._previews[self.point(weights)], seconds)
 
     def finetune(
         self,
@@ -76,15 +80,18 @@ class TableWorkbench:
             active = sum(weight > 0 for weight in weights.values())
             self.finetunes.pay(self._tables.prices.finetune(active))
             seed = self.finetunes.seed + (repeat if seeds > 2 else 0)
-            return self._measured(self._tables.truths[seed % seeds, -1, point])
+            again = self._tables.truths[seed % seeds, -1, point]
+            return self._measured(again, float(self._tables.prices.finetune(active)[-1]))
         finetune = self.finetunes.begin(point)
         finetune.train(free=max(weights.values()) == 1.0)
-        return self._measured(self._tables.truths[self.finetunes.seed, -1, finetune.point])
+        seconds = self._tables.prices.finetune(sum(w > 0 for w in weights.values()))[-1]
+        metrics = self._tables.truths[self.finetunes.seed, -1, finetune.point]
+        return self._measured(metrics, float(seconds))
 
-    def _measured(self, metrics: Array) -> Measured:
-        """Accuracies with their binomial errors."""
+    def _measured(self, metrics: Array, seconds: float) -> Measured:
+        """Accuracies with their binomial errors; seconds in finetunes."""
         found = dict(zip(self.names, metrics.tolist()))
         n = self._tables.examples
         return Measured(
-            {t: Measurement(m, float(np.sqrt(m * (1 - m) / n))) for t, m in found.items()}, 0.0
+            {t: Measurement(m, float(np.sqrt(m * (1 - m) / n))) for t, m in found.items()}, seconds
         )

@@ -1,6 +1,6 @@
 """Three text tasks on one MiniLM body: which task weights give the best multitask model?
 
-    python studies/text/optimize.py --n-trials 55
+    python studies/text/optimize.py --n-trials 28
 
 The flags are those of every study: --study-name --storage --n-trials --timeout --workdir.
 """
@@ -40,4 +40,4 @@ def definition() -> StudyDefinition:
 
 
 if __name__ == "__main__":
-    script(definition, name="text", n_trials=55, fraction=0.15)
+    script(definition, name="text", n_trials=28)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -158,3 +159,20 @@ def test_the_second_seed_is_left_out_by_a_flag_or_the_definition(folder: Path) -
     assert repeats() == [0, 0, 0]
     prints("optimize", "toy.py", "--n-trials", "1", "--second-seed")
     assert repeats() == [0, 0, 0, 1]
+
+
+def test_a_budget_and_until_stand_in_the_definition_or_are_flags(folder: Path) -> None:
+    text = prints("optimize", "toy.py", "--n-trials", "1", "--budget", "9")
+    assert re.search(
+        r"Spent: \d+\.\d of 9 finetunes' worth of time, \d+\.\d left \(task runs", text
+    )
+    found = json.loads(Path("workdir/report-optuna_merge.json").read_text())
+    parts = ("task_runs", "posteriors", "previews", "finetunes")
+    assert found["spent"]["total"] == pytest.approx(sum(found["spent"][part] for part in parts))
+    assert " of 9 finetunes" in Path("workdir/report-optuna_merge.html").read_text()
+    assert " of 9 " not in prints("report", "toy.py")
+    assert "until is -1" in fails("optimize", "toy.py", "--n-trials", "1", "--until", "-1")
+    assert "budget is -1" in fails("optimize", "toy.py", "--n-trials", "1", "--budget", "-1")
+    write_toy("score='pareto'")
+    told = fails("optimize", "toy.py", "--n-trials", "1", "--until", "1", "--study-name", "front")
+    assert "no single score" in told

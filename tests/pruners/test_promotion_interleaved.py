@@ -141,17 +141,25 @@ def test_a_budget_in_steps_is_never_passed(rungs: bool, deaths: float) -> None:
         _one_study(seed, 1.0, deaths, max_steps=3 * STEPS + 2, rungs=rungs)
 
 
+@pytest.mark.parametrize("deaths", [0.0, 0.04])
+def test_with_automatic_pacing_nothing_is_finetuned_twice(deaths: float) -> None:
+    optuna.logging.get_logger("optuna")
+    begun = sum(_one_study(seed, None, deaths, n_tasks=2) for seed in range(6))
+    assert begun > 6
+
+
 STEPS, FIRST_RUNG = 5, 2
 
 
 def _one_study(
     seed: int,
-    fraction: float,
+    fraction: float | None,
     deaths: float,
     n_tasks: int = 1,
     max_steps: int | None = None,
     rungs: bool = False,
-) -> None:
+) -> int:
+    """The number of finetunes that ended."""
     turns = Turns(seed, deaths)
     storage = InterleavedStorage(turns)
     draws = random.Random(seed)
@@ -205,7 +213,10 @@ def _one_study(
     trials = main.trials
     ledger = read_ledger(trials)
     n_previews = len(ledger.previews)
-    cap = int(fraction * n_previews + 1e-9) if n_previews >= warmup else 0
+    if fraction is None:
+        cap = len(ledger.claims)
+    else:
+        cap = int(fraction * n_previews + 1e-9) if n_previews >= warmup else 0
     if max_steps is None:
         assert len(ledger.claims) == cap, f"seed {seed}"
     complete = Counter(lineage(t) for t in trials if t.state == TrialState.COMPLETE)
@@ -224,10 +235,11 @@ def _one_study(
         cap = min(cap, max_steps // STEPS)
         if rungs:  # what they give back is used from the next preview on, if there is one
             assert len(complete) + len(stopped) >= cap, f"seed {seed}"
-            return
+            return len(complete)
     assert len(complete) == cap, f"seed {seed}"
     assert set(complete.values()) <= {1}, f"seed {seed}"
     if deaths == 0:
         assert len(finetunes) == len(set(finetunes)) == cap
         copies = [trial for trial in trials if "promoted_from" in trial.user_attrs]
         assert n_previews + len(copies) == len(trials)
+    return len(complete)

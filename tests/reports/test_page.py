@@ -142,7 +142,9 @@ def test_the_point_in_the_triangle_is_dragged(
     page_file: Path, open_page: Callable[..., Any]
 ) -> None:
     tab = open_page(page_file.as_uri())
-    box = tab.page.locator("#explorer svg.handle").bounding_box()
+    handle = tab.page.locator("#explorer svg.handle")
+    handle.scroll_into_view_if_needed()  # the mouse reaches only what is seen
+    box = handle.bounding_box()
     tab.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 100)
     tab.page.mouse.down()
     tab.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 26, steps=4)

@@ -175,3 +175,21 @@ def test_points_under_way_are_not_sought_again() -> None:
     w = np.random.default_rng(0).dirichlet(np.ones(3), 12)
     point = search(fronts(w), w)[None]
     assert fronts(w, coming=point)(point)[0] < 0.2 * fronts(w)(point)[0]
+
+
+def test_what_raises_a_task_of_the_best_truth_is_a_candidate() -> None:
+    truths = np.array([[0.5, 0.3, 0.2], [0.6, 0.2, 0.2], [0.2, 0.2, 0.6]])
+    doubled = np.array([0.3, 0.1, 0.1 * 2]) / 0.6
+
+    class Spike:
+        """Merit falls with the second weight; only the point wanted has any promise."""
+
+        anchors = truth_weights = truths
+
+        def __call__(self, weights: np.ndarray) -> np.ndarray:
+            return (np.abs(weights - doubled).max(axis=1) < 1e-9).astype(float)
+
+        def merit(self, weights: np.ndarray) -> np.ndarray:
+            return weights[:, 0]
+
+    np.testing.assert_allclose(search(Spike(), np.empty((0, 3))), doubled)

@@ -184,6 +184,135 @@ def test_some_truths_choose_the_members_that_all_would(monkeypatch: pytest.Monke
         np.testing.assert_allclose(found, wanted, atol=0.02 * unit)
 
 
+def metric(w: np.ndarray, own: int, jump: float = 0.5) -> np.ndarray:
+    """Saturates in the task's own weight, falls with the next task's, jumps at zero."""
+    saturated = 1 - np.exp(-3.0 * w.shape[1] * w[:, own])
+    return saturated - 0.05 * w[:, (own + 1) % w.shape[1]] - jump * (w[:, own] == 0)
+
+
+def observed(
+    n_tasks: int, n_truths: int, *, previews: str, n_previews: int = 60, own: int = 0
+) -> Series:
+    """The truths of uniform weights, of each task alone, and of random interior weights."""
+    rng = np.random.default_rng(n_tasks)
+    drawn = rng.dirichlet(np.ones(n_tasks), max(n_previews, n_truths))
+    w = np.concatenate([np.full((1, n_tasks), 1 / n_tasks), np.eye(n_tasks), drawn])
+    truths = metric(w, own)
+    if previews == "useless":
+        seen = np.sin(5 * w @ rng.normal(size=n_tasks) * n_tasks)
+    else:
+        seen = 0.8 * truths + 0.1 * w[:, (own + 1) % n_tasks]
+    seen[1 : n_tasks + 1] = truths[1 : n_tasks + 1]  # merges there are the tasks' own finetunes
+    n, m = n_previews * (previews != "none"), n_tasks + 1 + n_truths
+    return Series(w[:n], seen[:n], w[:m], truths[:m], own=own)
+
+
+def interior_error(model: TruthModel, n_tasks: int, own: int = 0) -> float:
+    w = np.random.default_rng(5).dirichlet(np.full(n_tasks, 2.0), 300)
+    return float(np.sqrt(np.mean((model.predict(w)[0] - metric(w, own)) ** 2)))
+
+
+@pytest.mark.parametrize("n_tasks", [3, 4])
+def test_the_curve_of_the_own_weight_comes_from_the_baselines(n_tasks: int) -> None:
+    of = observed(n_tasks, 0, previews="none")
+    errors = [interior_error(TruthModel.fit(replace(of, own=own)), n_tasks) for own in (0, None)]
+    assert errors[0] < 0.12
+    assert errors[0] < 0.5 * errors[1]
+
+
+@pytest.mark.parametrize("n_tasks", [3, 8, 16])
+@pytest.mark.parametrize("n_truths", [4, 16])
+def test_useless_previews_of_a_metric_cost_little(n_tasks: int, n_truths: int) -> None:
+    misled, alone = (
+        interior_error(TruthModel.fit(observed(n_tasks, n_truths, previews=p)), n_tasks)
+        for p in ("useless", "none")
+    )
+    assert misled < 1.15 * alone + 0.005
+
+
+@pytest.mark.parametrize("n_tasks", [4, 16])
+def test_previews_know_what_own_weight_does_not(n_tasks: int) -> None:
+    def transfer(w: np.ndarray) -> np.ndarray:
+        return 0.3 * np.cos(5 * np.sqrt(n_tasks) * w[:, -1])
+
+    w = np.random.default_rng(5).dirichlet(np.full(n_tasks, 2.0), 300)
+    errors = []
+    for previews in ("good", "none"):
+        of = observed(n_tasks, 8, previews=previews)
+        of = replace(
+            of,
+            previews=of.previews + 0.8 * transfer(of.preview_weights),
+            truths=of.truths + transfer(of.truth_weights),
+        )
+        error = TruthModel.fit(of).predict(w)[0] - metric(w, 0) - transfer(w)
+        errors.append(np.sqrt(np.mean(error**2)))
+    assert errors[0] < 0.7 * errors[1]
+
+
+def test_a_jump_at_weight_zero_spoils_nothing_inside() -> None:
+    of = observed(3, 8, previews="none")
+    w = np.random.default_rng(7).dirichlet(np.ones(3), 6)
+    w[:, 0] = 0.0
+    faces = w / w.sum(axis=1, keepdims=True)
+    errors, spreads = [], []
+    for jump in (0.0, 2.0):
+        truths = np.concatenate([of.truths, metric(faces, 0, jump)])
+        truths[2:4] = metric(of.truth_weights[2:4], 0, jump)
+        weights = np.concatenate([of.truth_weights, faces])
+        model = TruthModel.fit(replace(of, truth_weights=weights, truths=truths))
+        errors.append(interior_error(model, 3))
+        spreads.append(model.predict(GRID)[1].mean())
+        np.testing.assert_allclose(model.predict(faces)[0], metric(faces, 0, jump), atol=0.1)
+    assert errors[1] < errors[0] + 0.03
+    assert spreads[1] < 3.0 * spreads[0]
+
+
+def test_more_own_weight_need_not_be_better() -> None:
+    of = observed(3, 20, previews="none")
+    fallen = replace(of, truths=1.0 - 0.5 * of.truth_weights[:, 0])
+    w = np.array([[0.2, 0.4, 0.4], [0.7, 0.15, 0.15]])
+    low, high = TruthModel.fit(fallen).predict(w)[0]
+    assert low - high == pytest.approx(0.25, abs=0.05)
+
+
+def test_truths_that_previews_equal_by_construction_do_not_speak_for_them() -> None:
+    w = np.concatenate([np.full((1, 3), 1 / 3), np.eye(3), GRID[:30]])
+    previews = np.concatenate([truth(w[:4]), other(w[4:])])
+    few, many = (Series(w, previews, w[:n], truth(w[:n])) for n in (4, 12))
+    at = np.arange(12) < 4
+    assert not few.equal_by_construction.any()
+    assert replace(few, own=0).equal_by_construction.tolist() == [False, True, True, True]
+    anchored = TruthModel.fit(replace(few, anchored=at[:4]))
+    assert anchored.trust == pytest.approx(0.75, abs=0.02)  # nothing but the prior odds
+    taken = TruthModel.fit(replace(few, anchored=np.zeros(4, dtype=bool)))
+    assert taken.trust > anchored.trust + 0.1
+    assert TruthModel.fit(replace(many, anchored=at)).trust < 0.75
+
+
+@pytest.mark.parametrize("known", [None, 0.05])
+def test_repeated_finetunes_tell_the_mean(known: float | None) -> None:
+    of = observed(3, 6, previews="good")
+    noise = 0.05 * np.random.default_rng(2).standard_normal(8)
+    weights = np.concatenate([of.truth_weights, np.full((8, 3), 1 / 3)])
+    truths = np.concatenate([of.truths, metric(np.full((8, 3), 1 / 3), 0) + noise])
+    once = TruthModel.fit(replace(of, truth_noise=known))
+    model = TruthModel.fit(replace(of, truth_weights=weights, truths=truths, truth_noise=known))
+    uniform = np.full((1, 3), 1 / 3)
+    mean, std = model.predict(uniform)
+    assert abs(mean[0] - metric(uniform, 0)[0]) < 0.05
+    assert std[0] < 0.05
+    assert np.isfinite(once.predict(uniform)[1]).all()
+
+
+def test_a_known_noise_is_not_taken_for_signal() -> None:
+    rng = np.random.default_rng(0)
+    w = rng.dirichlet(np.ones(3), 12)
+    noisy = Series(np.empty((0, 3)), np.empty(0), w, 0.7 + 0.1 * rng.standard_normal(12), own=0)
+    told = TruthModel.fit(replace(noisy, truth_noise=0.1)).predict(GRID)[0].std()
+    wrong = TruthModel.fit(replace(noisy, truth_noise=0.001)).predict(GRID)[0].std()
+    assert told < 0.5 * wrong
+
+
 def test_score_model() -> None:
     w = np.random.default_rng(0).dirichlet(np.ones(3), 30)
     metrics = [1 - np.square(1 - w[:, i]) for i in range(3)]

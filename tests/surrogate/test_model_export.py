@@ -27,7 +27,9 @@ def metric(weights: np.ndarray, shift: float) -> np.ndarray:
     return 0.6 + 0.3 * np.sqrt(weights[:, 0] + 0.02) + 0.05 * np.sin((5 + shift) * weights[:, -1])
 
 
-def series(n_tasks: int, n_previews: int, n_truths: int, *, sign: float = 1.0) -> Series:
+def series(
+    n_tasks: int, n_previews: int, n_truths: int, *, sign: float = 1.0, own: int | None = None
+) -> Series:
     rng = np.random.default_rng(0)
     weights = startup_design(n_tasks, max(n_previews, n_truths), seed=0)
     noise = np.full(n_previews, 1e-5)
@@ -40,6 +42,7 @@ def series(n_tasks: int, n_previews: int, n_truths: int, *, sign: float = 1.0) -
         truths=sign * metric(weights[:n_truths], 2.0),
         preview_noise=noise,
         sign=sign,
+        own=own,
     )
 
 
@@ -59,6 +62,9 @@ def tab(chromium: Any) -> Any:
         ("to be minimised", series(3, 40, 12, sign=-1.0)),
         ("more previews and truths than the model holds", series(4, 320, 110)),
         ("eight tasks", series(8, 150, 40)),
+        ("a task's metric", series(3, 60, 15, own=0)),
+        ("a task's metric, to be minimised", series(4, 40, 12, sign=-1.0, own=3)),
+        ("a task's metric, truths only", series(3, 0, 12, own=1)),
         ("one task", series(1, 4, 2)),
         ("previews only", series(3, 20, 0)),
         ("truths only", series(3, 0, 12)),

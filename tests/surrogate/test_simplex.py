@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import qmc
 
-from optuna_merge.surrogate import startup_design, to_simplex
+from optuna_merge.surrogate import raised, startup_design, startup_size, to_simplex
 from optuna_merge.surrogate._simplex import candidates, neighbours
 from optuna_merge.trials import MIN_WEIGHT, canonical_weights
 
@@ -33,8 +33,22 @@ def test_startup_design(n_tasks: int, n: int) -> None:
     np.testing.assert_array_equal(design, startup_design(n_tasks, 2 * n, seed=0)[:n])
 
 
+@pytest.mark.parametrize("n_tasks", [2, 3, 4])
+def test_of_few_tasks_the_axial_points_follow(n_tasks: int) -> None:
+    axial = startup_design(n_tasks, 2 * n_tasks + 1, seed=0)[1 + n_tasks :]
+    expected = (np.eye(n_tasks) + 1 / n_tasks) / 2
+    np.testing.assert_allclose(axial, expected)
+    assert startup_size(n_tasks) >= 2 * n_tasks + 1
+
+
+def test_of_many_tasks_the_design_is_short() -> None:
+    assert startup_size(16) == 20
+    points = startup_design(16, 20, seed=0)[17:]
+    assert np.ptp(points.max(axis=1)) > 0.0  # none of them axial
+
+
 def test_startup_design_reaches_faces_and_interior_evenly() -> None:
-    design = startup_design(4, 5 + 128, seed=3)[5:]
+    design = startup_design(4, 9 + 128, seed=3)[9:]
     interior = design[(design > 0).all(axis=1)]
     supports = (design > 0).sum(axis=1)
     assert {2, 3, 4} == set(supports.tolist())
@@ -48,7 +62,7 @@ def test_startup_design_reaches_faces_and_interior_evenly() -> None:
         for p in (interior, uniform)
     )
     assert low < high
-    assert not np.array_equal(design, startup_design(4, 5 + 128, seed=4)[5:])
+    assert not np.array_equal(design, startup_design(4, 9 + 128, seed=4)[9:])
 
 
 def test_candidates_cover_vertices_faces_and_incumbents() -> None:
@@ -70,3 +84,17 @@ def test_neighbours_stay_near_and_on_the_simplex() -> None:
     kept = points[(points[:, :2] > 0).all(axis=1)]
     assert np.abs(kept - centre).max() < 0.06
     assert (points[:, 2] == 0).mean() > 0.3
+
+
+def test_raised_points_have_one_task_with_more_weight() -> None:
+    weights = np.array([0.2, 0.3, 0.5, 0.0])
+    points = raised(weights)
+    assert_on_simplex(points)
+    assert len(points) == 8
+    ratios = points[:, :3] / weights[:3]
+    for row, (factor, task) in enumerate((f, t) for f in (1.5, 2.0) for t in range(3)):
+        at = ratios[row + row // 3]  # the fourth task's are between
+        others = np.delete(at, task)
+        np.testing.assert_allclose(at[task] / others, factor)
+    np.testing.assert_allclose(points[3], np.array([0.2, 0.3, 0.5, 0.375]) / 1.375)
+    np.testing.assert_allclose(points[7], np.array([0.2, 0.3, 0.5, 0.5]) / 1.5)

@@ -170,3 +170,53 @@ def test_a_collapsed_metric_does_not_set_the_scale(sign: float) -> None:
     points = np.array([[0.5, 0.5], [0.9, 0.1]])
     best, worse = sign * TruthModel.fit(series).predict(points)[0]
     assert best > worse + 0.05
+
+
+def test_truths_that_made_their_previews_are_told_apart() -> None:
+    """Uniform weights where the attribute says so, a task alone always, and their second seeds."""
+
+    def trial(number: int, share: float, **attrs: object) -> FrozenTrial:
+        done = attrs.pop("done", True)
+        metrics = {f"preview_{task}": 0.5 for task in "ab"} | {
+            f"truth_{task}": 0.6 for task in "ab"
+        }
+        found = create_trial(
+            state=TrialState.COMPLETE if done else TrialState.PRUNED,
+            value=0.6 if done else None,
+            params={"w_a": share, "w_b": 1 - share},
+            distributions=dict.fromkeys(("w_a", "w_b"), FloatDistribution(0, 1)),
+            intermediate_values={0: 0.5},
+            user_attrs=({} if "promoted_from" in attrs or "repeat" in attrs else metrics) | attrs,
+        )
+        if "promoted_from" in attrs or "repeat" in attrs:
+            for task in "ab":
+                found.user_attrs[f"truth_{task}"] = 0.6
+        found.number = number
+        return found
+
+    trials = [
+        trial(0, 0.5, preview_at_anchor=True),
+        trial(1, 1.0),
+        trial(2, 0.3, done=False),
+        trial(3, 0.7, done=False, preview_at_anchor=True),
+        trial(4, 0.5, repeat=1),
+        trial(5, 0.3, promoted_from=2),
+        trial(6, 0.7, promoted_from=3),
+    ]
+    history = TrialReader(("a", "b")).read("s", trials)
+    for series in (history.metric(0), history.score(1.0)):
+        np.testing.assert_allclose(series.truth_weights[:, 0], [0.5, 1.0, 0.5, 0.3, 0.7])
+        assert series.anchored is not None
+        assert series.anchored.tolist() == [True, True, True, False, True]
+    assert (history.metric(1).own, history.score(1.0).own) == (1, None)
+
+
+def test_a_study_of_a_score_alone_has_no_such_truths() -> None:
+    alone = create_trial(
+        value=1.0,
+        params={"w_a": 1.0, "w_b": 0.0},
+        distributions=dict.fromkeys(("w_a", "w_b"), FloatDistribution(0, 1)),
+    )
+    alone.number = 0
+    series = TrialReader(("a", "b")).read("s", [alone]).score(1.0)
+    assert series.equal_by_construction.tolist() == [False]

@@ -177,6 +177,7 @@ def test_while_another_process_runs(tmp_path: Path) -> None:
     storage, work = f"sqlite:///{tmp_path}/study.db", tmp_path / "work"
     flags = ["--storage", storage, "--workdir", str(work)]
     more = ["--n-trials", "16", "--fraction", "1", "--seed", "0", "--keep-best", "1"]
+    more += ["--no-second-seed", "--keep-going"]
     worker = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", MAIN, "optimize", str(path), *flags, *more],
         stdout=subprocess.PIPE,

@@ -87,6 +87,7 @@ def test_two_processes(kind: str, tmp_path: Path, request: pytest.FixtureRequest
         sys.executable, "-W", "ignore", "-c", MAIN, "optimize", str(definition),
         "--storage", url, "--workdir", str(tmp_path / "work"), "--fraction", "0.5", "--seed", "0",
         "--max-promotions", "6",  # then the finetuner need not wait whether more will come
+        "--keep-going", "--no-second-seed",
     ]  # fmt: skip
     workers = [
         subprocess.Popen(
@@ -100,7 +101,11 @@ def test_two_processes(kind: str, tmp_path: Path, request: pytest.FixtureRequest
     outputs = [worker.communicate(timeout=300)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], outputs
     study = optuna.load_study(study_name="optuna_merge", storage=create_storage(url))
-    check(study.get_trials(), 12, 6)
+    trials = study.get_trials()
+    again = [t for t in trials if "repeat" in t.user_attrs and t.state == TrialState.COMPLETE]
+    assert len(again) == 2, "the last two of the six, queued by the finetuner itself"
+    assert {t.user_attrs["promotion"] for t in again} == {"begun"}
+    check([t for t in trials if "repeat" not in t.user_attrs], 12, 4)
     assert not list((tmp_path / "work").rglob("runs/*/*.json")), "both runs are over"
 
 

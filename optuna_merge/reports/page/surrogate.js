@@ -1,5 +1,5 @@
 // Predictions of the truth at any task weights: the posterior that
-// optuna_merge/samplers/_export.py wrote, evaluated in the page.
+// optuna_merge/surrogate/_export.py wrote, evaluated in the page.
 "use strict";
 
 const Surrogate = (() => {
@@ -83,18 +83,34 @@ const Surrogate = (() => {
   function truths(data) {
     const below = data.below && process(data.below);
     const [x, p, v, alpha] = [data.x, data.p, data.v, data.alpha].map(unpack);
-    const [share, use, amplitude, length, noise] = [
-      data.share, data.use, data.amplitude, data.length, data.noise,
+    const [share, slopeMean, slopeVariance, curveMean, curveVariance] = [
+      data.share, data.slope_mean, data.slope_variance, data.curve_mean, data.curve_variance,
     ].map(unpack);
-    const n = p.length, size = share.length, tasks = data.tasks;
-    const { slope_mean: slopeMean, slope_variance: slopeVariance } = data;
+    const [saturation, amplitude, length, noise] = [
+      data.saturation, data.amplitude, data.length, data.noise,
+    ].map(unpack);
+    const n = p.length, size = share.length, tasks = data.tasks, own = data.own;
+    const unit = tasks / Math.sqrt(tasks / 2); // from a feature to a multiple of uniform weights
     let factors = null;
 
-    function kernelOf(s, squares, mean) {
+    const ownOf = (point) => own === null ? 0 : point[own] * unit;
+    const owns = Float64Array.from({ length: n }, (_, i) => own === null ? 0 : x[i * tasks + own] * unit);
+
+    function curve(s, weight) {
+      if (own === null) return 0;
+      return Math.expm1(-weight / saturation[s]) / Math.expm1(-tasks / saturation[s]) - 0.5;
+    }
+
+    const jump = (square) => data.jump_variance * (1 + Math.exp(-0.5 * square));
+
+    function kernelOf(s, squares, mean, weight) {
       const kernel = new Float64Array(n), narrow = -0.5 / (length[s] * length[s]);
-      const slope = slopeVariance * use[s] * mean;
+      const slope = slopeVariance[s] * mean, bend = curveVariance[s] * curve(s, weight);
+      const untaught = own !== null && weight === 0;
       for (let i = 0; i < n; i++) {
-        kernel[i] = amplitude[s] * Math.exp(narrow * squares[i]) + data.offset_variance + slope * p[i];
+        kernel[i] = amplitude[s] * Math.exp(narrow * squares[i]) + data.offset_variance;
+        kernel[i] += slope * p[i] + bend * curve(s, owns[i]);
+        if (untaught && owns[i] === 0) kernel[i] += jump(squares[i]);
       }
       return kernel;
     }
@@ -110,8 +126,8 @@ const Surrogate = (() => {
       for (let s = 0; s < size; s++) {
         const matrix = new Float64Array(n * n);
         for (let i = 0; i < n; i++) {
-          matrix.set(kernelOf(s, squares[i], p[i]), i * n);
-          matrix[i * n + i] += noise[s] + data.jitter + use[s] * slopeMean * slopeMean * v[i];
+          matrix.set(kernelOf(s, squares[i], p[i], owns[i]), i * n);
+          matrix[i * n + i] += noise[s] + data.jitter + slopeMean[s] * slopeMean[s] * v[i];
         }
         factors.push(cholesky(matrix, n));
       }
@@ -121,23 +137,25 @@ const Surrogate = (() => {
     function at(point, withVariance) {
       const [base, baseVariance] = below ? below.at(point, withVariance) : [0, 0];
       if (withVariance) prepare();
-      const squares = squareDistances(x, n, point, tasks);
+      const squares = squareDistances(x, n, point, tasks), weight = ownOf(point);
       let mean = 0, second = 0;
       for (let s = 0; s < size; s++) {
-        const kernel = kernelOf(s, squares, base);
-        let slope = slopeMean * use[s];
-        let own = slope * base;
+        const kernel = kernelOf(s, squares, base, weight), bend = curve(s, weight);
+        let slope = slopeMean[s];
+        let predicted = slope * base + curveMean[s] * bend;
         for (let i = 0; i < n; i++) {
           const a = alpha[s * n + i];
-          own += a * kernel[i];
-          slope += slopeVariance * use[s] * a * p[i];
+          predicted += a * kernel[i];
+          slope += slopeVariance[s] * a * p[i];
         }
-        mean += share[s] * own;
+        mean += share[s] * predicted;
         if (!withVariance) continue;
-        let variance = amplitude[s] + data.offset_variance + slopeVariance * use[s] * base * base;
+        let variance = amplitude[s] + data.offset_variance + slopeVariance[s] * base * base;
+        variance += curveVariance[s] * bend * bend;
+        if (own !== null && weight === 0) variance += jump(0);
         variance -= explained(factors[s], n, kernel);
         variance = Math.max(variance + slope * slope * baseVariance, 1e-10);
-        second += share[s] * (variance + own * own);
+        second += share[s] * (variance + predicted * predicted);
       }
       return [mean, Math.max(second - mean * mean, 0)];
     }
