@@ -157,20 +157,21 @@ class FittedProgram:
         weights: Mapping[str, float],
         report: Report,
         *,
-        title: str | None = None,
         repeat: int = 0,
+        title: str | None = None,
     ) -> Measured:
         """Finetune at these task weights, or find the finished run; see `Workbench`.
 
         Args:
             weights: Task weight by name, on the simplex.
             report: Called after each rung; what it raises ends the run.
-            title: Of a progress bar; None: there is none.
             repeat: 0, or the number of a repetition with another seed.
+            title: Of a progress bar; None: there is none.
         """
         run = self._runs.run(weights, report, repeat=repeat, title=title)
         # The anchor is found finished, too, but it is no task run: its cost is counted here.
-        reused = run.reused and dict(weights) not in self.anchors[len(self.names) :]
+        is_anchor = repeat == 0 and dict(weights) in self.anchors[len(self.names) :]
+        reused = run.reused and not is_anchor
         return Measured(_measured(run.metrics, "the finetune"), run.seconds, reused)
 
     def folder(self, weights: Mapping[str, float], *, repeat: int = 0) -> Path:

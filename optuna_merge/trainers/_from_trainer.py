@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna_merge.goals import Constraint, Score
 from optuna_merge.posteriors import PosteriorSettings
 from optuna_merge.trainers._fitted import FittedProgram, Wanted, fit_program
-from optuna_merge.trainers._transformers import LossAverage, MakeTrainer, TrainerProgram
+
+if TYPE_CHECKING:
+    from optuna_merge.trainers._transformers import LossAverage, MakeTrainer
 
 
 def from_trainer(
@@ -66,6 +68,8 @@ def from_trainer(
         ProgramError: the Trainer's `evaluate` doesn't give the metric.
         NotFiniteError: a metric of a task run is NaN or infinite.
     """
+    from optuna_merge.trainers._transformers import TrainerProgram  # a matter of seconds
+
     folder = Path(workdir)
     program = TrainerProgram(
         make_trainer,

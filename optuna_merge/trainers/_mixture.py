@@ -43,10 +43,6 @@ class Mixture(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         return self._data[self._tasks[index]][int(self._rows[index])]
 
-    def counts(self) -> list[int]:
-        """Examples of each task, in the order of the shares."""
-        return [int(count) for count in np.bincount(self._tasks, minlength=len(self._data))]
-
 
 def _epochs(rows: int, count: int, draws: np.random.Generator) -> Any:
     if not count:

@@ -224,7 +224,7 @@ def test_a_study_of_three_tasks_is_short(tmp_path: Path) -> None:
     # to here
     assert "Best task weights: " in text
     assert report["counts"]["promoted"] >= 1
-    assert report["counts"]["baselines"] == 4
+    assert report["baselines"].keys() >= {"uniform", "math", "math_hard", "chat"}
     assert report["score"] == "worst" and report["maximize"]["score"] is False
     assert set(report["best"]["tasks"]) == {"math", "math_hard", "chat"}
     assert json.loads(json.dumps(report["definition"])) == report["definition"]

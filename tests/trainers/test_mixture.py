@@ -17,7 +17,6 @@ def test_shares_are_within_binomial_error(seed: int) -> None:
     size, shares = 10_000, {"math": 0.2, "chat": 0.8, "none": 0.0}
     mixture = Mixture(DATA, shares, size, seed)
     found = Counter(mixture[i][0] for i in range(size))
-    assert mixture.counts() == [found["m"], found["c"], 0]
     for letter, share in (("m", 0.2), ("c", 0.8)):
         assert abs(found[letter] - share * size) < 4 * math.sqrt(size * share * (1 - share))
     assert found["n"] == 0
