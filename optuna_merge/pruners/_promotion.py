@@ -71,12 +71,12 @@ class PromotionPruner(BasePruner):
     the next finetune promises (its expected improvement, see below) by more than its price says.
     The price is the ratio of the seconds that previews and finetunes have taken so far (1/10 while
     that is not known), and a preview must be worth four times as much, or else the previews since
-    the last promotion have cost a whole finetune. So many previews come before the first promotion
-    where previews tell much and cost little, few where the truths have shown that they say
-    nothing. Finetunes under way count as pending, and no slot becomes free while a copy waits that
-    nobody has begun: two are chosen from the same truths only where another worker is idle. With a
-    `fraction` there are floor(fraction x previews) slots instead, and so there are, by a fourth,
-    in studies of one task, and where workers have the role to preview only.
+    the last promotion have cost a fourth of a finetune. So many previews come before the first
+    promotion where previews tell much and cost little, few where the truths have shown that they
+    say nothing. Finetunes under way count as pending, and no slot becomes free while a copy waits
+    that nobody has begun: two are chosen from the same truths only where another worker is idle.
+    With a `fraction` there are floor(fraction x previews) slots instead, and so there are, by a
+    fourth, in studies of one task, and where workers have the role to preview only.
 
     Most promising is, as soon as there are two truths (baselines count), what has the largest
     expected improvement of the TRUTH, by the same models as in `PreviewSampler`; before that, what

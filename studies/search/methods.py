@@ -16,6 +16,7 @@ import numpy as np
 import optuna
 
 from optuna_merge import Objective, PreviewSampler, open_search
+from optuna_merge.pruners import stop_reason
 from optuna_merge.trials import (
     PREVIEW,
     PREVIEW_SE,
@@ -237,16 +238,20 @@ def quadratic_previews(tables: Tables, score: str, seed: int, budget: float) -> 
     return finetunes
 
 
-def ours(tables: Tables, score: str, seed: int, budget: float) -> Finetunes:
+def ours(
+    tables: Tables, score: str, seed: int, budget: float, *, stop_when_flat: bool = False
+) -> Finetunes:
     """A search as it is opened for any workbench: `PreviewSampler` and `PromotionPruner`.
 
-    But it goes on where it would say that the score is flat, and uniform weights are finetuned
-    once: their second seed is one of those that judge.
+    But uniform weights are finetuned once: their second seed is one of those that judge. And it
+    goes on where it would say that the score is flat, unless it is to stop there.
     """
     workbench = TableWorkbench(tables, score, seed, budget)
-    study = open_search(workbench, "replayed", seed=seed, second_seed=False, stop_when_flat=False)
+    study = open_search(
+        workbench, "replayed", seed=seed, second_seed=False, stop_when_flat=stop_when_flat
+    )
     objective = Objective(workbench, progress=False)
-    while not workbench.finetunes.is_over:
+    while not workbench.finetunes.is_over and stop_reason(study) is None:
         study.optimize(objective, n_trials=1)
     return workbench.finetunes
 
@@ -268,6 +273,7 @@ METHODS: dict[str, Method] = {
     "simplex GP": simplex_gp,
     "metric GPs": metric_gps,
     "metric GPs from corners": metric_gps_from_corners,
+    "ours until flat": partial(ours, stop_when_flat=True),
     "ours": ours,
 }
 

@@ -68,7 +68,7 @@ SCORES = "worst,relative,mean"
 AT = (1, 4, 6, 8, 10, 12)
 """Costs at which tables give the regret."""
 
-PREVIEWED = ("best previews", "quadratic", "ours")
+PREVIEWED = ("best previews", "quadratic", "ours until flat", "ours")
 """Methods that depend on the previews."""
 
 OURS = "ours"

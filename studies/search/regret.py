@@ -35,6 +35,7 @@ COLOURS = {
     "simplex GP": "#009e73",
     "metric GPs": "#4daf4a",
     "metric GPs from corners": "#1b7837",
+    "ours until flat": "#f08a8a",
     "ours": "#d62728",
 }
 """By method, in the order of the tables."""
