@@ -32,13 +32,13 @@ import optuna
 import typer
 from optuna.trial import TrialState
 
-from optuna_merge import Objective, PreviewSampler, PromotionPruner
+from optuna_merge import Objective, open_search
 from optuna_merge._base.files import write_json
 from optuna_merge.commands import Debug, Definition, guarded, load_definition
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.fitting import FittedStudy, fit
 from optuna_merge.models import evaluate_tasks, task_batches
-from optuna_merge.search import baseline_weights, prepare_study
+from optuna_merge.search import baseline_weights
 from optuna_merge.tasks import Evaluation
 from optuna_merge.trials import BASELINE, UNIFORM, suggest_weights
 from studies.families import cpu_name
@@ -200,14 +200,12 @@ def search_hyperband(fitted: FittedStudy, seed: int, budget: int) -> Answer:
 
 
 def search_ours(fitted: FittedStudy, seed: int, budget: int) -> Answer:
-    """`PreviewSampler` and `PromotionPruner`, with their defaults."""
+    """A search as `open_search` opens it; it goes on where it would say that the score is flat.
+
+    There is no second seed of uniform weights, which no other method has either.
+    """
     definition = fitted.definition
-    study = optuna.create_study(
-        direction=definition.direction,
-        sampler=PreviewSampler(definition.names, seed=seed, score=fitted.goal.scores),
-        pruner=PromotionPruner(score=fitted.goal.scores, seed=seed),
-    )
-    prepare_study(study, fitted)
+    study = open_search(fitted, "real", seed=seed, second_seed=False, stop_when_flat=False)
     objective = Objective(fitted, progress=False)
     while (spent := steps_of(study, fitted)) < budget:
         study.optimize(objective, n_trials=1)
@@ -233,7 +231,7 @@ SEARCHES: dict[str, Callable[[FittedStudy, int, int], Answer]] = {
 
 
 def prepared(definition: StudyDefinition, seed: int) -> StudyDefinition:
-    """The definition with three rungs, merges alone as previews, and a seed of its own."""
+    """The definition with three rungs, and a seed of its own."""
     steps, settings = definition.finetuning.steps, definition.finetuning
     rungs = (round(steps / 9), round(steps / 3), steps)
     return replace(
