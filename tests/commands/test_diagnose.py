@@ -13,7 +13,7 @@ def test_diagnose_reads_nothing_but_the_study(folder: Path) -> None:
     assert re.search(r"^blue +\d+ ", prints("diagnose"), re.MULTILINE)
     found = json.loads(prints("diagnose", "--json"))
     assert list(found["tasks"]) == ["red", "blue"]
-    assert found["score"]["count"] == 1  # uniform weights; the other baselines are corners
+    assert found["score"]["count"] == 0  # uniform weights are the anchor, the others corners
     assert found["score"]["verdict"] == "too few truths"
     told = fails("diagnose", "--study-name", "missing")
     assert "no study 'missing' in this storage; there are: optuna_merge" in told
