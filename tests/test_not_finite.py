@@ -90,7 +90,8 @@ def test_a_truth_ends_as_failed_with_its_reason_and_the_study_goes_on(
     tmp_path: Path, value: float
 ) -> None:
     picky = Picky(value)
-    fitted = om.fit(toy_definition(tasks_with(picky)), tmp_path, progress=False)
+    plain = om.PreviewSettings(anchor="none")  # no finetune before the study
+    fitted = om.fit(toy_definition(tasks_with(picky), preview=plain), tmp_path, progress=False)
     study, objective = made_study(fitted), om.Objective(fitted, progress=False)
     picky.sound = 1  # the preview
     study.optimize(objective, n_trials=1)

@@ -111,13 +111,13 @@ def with_other_data() -> StudyDefinition:
     [
         (
             lambda: toy_definition(finetuning=toy_settings(steps=8)),
-            r"what differs: finetuning\.steps \(7 → 8\), heads\.blue .*, posteriors\.red",
+            r"differs: anchor .*, finetuning\.steps \(7 → 8\), heads\.blue .*, posteriors\.red",
         ),
         (lambda: toy_definition(score="worst"), r"what differs: score \(mean → worst\)\. Take"),
         (with_other_data, r"posteriors\.blue \(\w{12}… → \w{12}…\), .*, task blue: data\. Take"),
         (
             lambda: toy_definition(model=toy_model(toy_tasks(), seed=1)),
-            r"what differs: body\.hash \(",
+            r"what differs: anchor .*, body\.hash \(",
         ),
         (
             lambda: toy_definition(toy_tasks()[:1]),

@@ -74,7 +74,9 @@ def fitted(
         changes.setdefault("model", named_heads(tasks))
     begun = Begun()
     with watched_by(begun):
-        found = om.fit(toy_definition(tasks, **changes), folder, progress=False)
+        # The finetune at uniform weights belongs to its set of tasks: without it here.
+        plain = {"preview": om.PreviewSettings(anchor="none")} | changes
+        found = om.fit(toy_definition(tasks, **plain), folder, progress=False)
     return found, begun.tasks
 
 

@@ -14,6 +14,7 @@ from optuna_merge.finetuning import finetune
 from optuna_merge.fitting import fit
 from optuna_merge.models import LastLayers
 from optuna_merge.models._adapter import add_lora
+from optuna_merge.previews import PreviewSettings
 
 peft = pytest.importorskip("peft")
 
@@ -63,9 +64,9 @@ def test_a_merge_of_the_factors_is_the_merge_of_the_updates(
 ) -> None:
     model = adapted(folder)
     posterior = PosteriorSettings(family=family, examples=8, damping_examples=8, chunk_size=4)
-    fitted = fit(
-        toy_definition(tasks(), model=model, posterior=posterior), tmp_path, progress=False
-    )
+    plain = PreviewSettings(anchor="none")
+    definition = toy_definition(tasks(), model=model, posterior=posterior, preview=plain)
+    fitted = fit(definition, tmp_path, progress=False)
     alone = fitted.previewer({"one": 1.0, "two": 0.0})
     assert alone.evaluations["one"] == fitted.runs["one"].evaluations["one"]
     assert fitted.previewer({"one": 0.4, "two": 0.6}).evaluations["two"].num_examples == 12

@@ -37,6 +37,8 @@ def record(number: int, red: float, value: float | None, **changes: Any) -> Reco
         "preview_metrics": (0.5, 0.5),
         "preview_se": (math.nan, math.nan),
         "truth_metrics": (math.nan, math.nan),
+        "is_at_anchor": False,
+        "preview_taken": False,
         "is_baseline": False,
         "is_copy": value is not None,
         "repeat": 0,

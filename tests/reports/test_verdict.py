@@ -186,11 +186,11 @@ def test_a_preview_that_was_tried_again_counts_once_everywhere(tmp_path: Path) -
     study = toy_study(fitted, n_trials=5)
     before = len({tuple(t.params.values()) for t in study.trials})
     objective = om.Objective(fitted, progress=False)
-    study.enqueue_trial({"w_red": 0.3, "w_blue": 0.9})
+    study.enqueue_trial({"w_red": 0.3, "w_blue": 0.7})
     killed = study.ask()  # its worker dies before there is a preview
     suggest_weights(killed, NAMES)
     assert fail_and_requeue(study, killed.number)
-    study.enqueue_trial({"w_red": 0.3, "w_blue": 0.9})  # the preview of equal weights is taken
+    study.enqueue_trial({"w_red": 0.3, "w_blue": 0.7})  # the preview of equal weights is taken
     while study.get_trials(states=[TrialState.WAITING], deepcopy=False):
         study.optimize(objective, n_trials=1)
     clone = next(t for t in study.trials if t.system_attrs.get("retry_history"))

@@ -284,7 +284,7 @@ def _flags(url: str, folder: Path, workdir: Path, n_trials: int) -> list[str]:
     return [
         "--study-name", "chaos", "--storage", url, "--workdir", str(workdir),
         "--artifacts", str(folder / "store"), "--n-trials", str(n_trials), "--seed", "0",
-        "--no-second-seed", "--keep-going",
+        "--no-second-seed", "--keep-going", "--fraction", "0.25",
     ]  # fmt: skip
 
 

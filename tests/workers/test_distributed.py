@@ -84,12 +84,12 @@ def test_two_processes_do_what_one_does(tmp_path: Path, caplog: pytest.LogCaptur
     assert same(*ranks), "all processes have the same parameters"
 
     store = all_finetunes(definition(), tmp_path / "one")
-    for folder in ("copies", "shards"):  # two task runs, uniform, interior, IVON
-        check_runs(tmp_path / folder, store, 5)
+    for folder in ("copies", "shards"):  # two task runs, uniform twice, interior, IVON
+        check_runs(tmp_path / folder, store, 6)
     assert store.find(WEIGHTS, IVON) is not None
     assert not same(ranks[0], store.find(WEIGHTS, toy_definition().finetuning).parameters())
     bert = bert_finetunes(bert_definition(tmp_path), tmp_path / "bert-one")
-    check_runs(tmp_path / "bert-shards", bert, 3)
+    check_runs(tmp_path / "bert-shards", bert, 4)
 
     # Runs that one process has begun and two have ended in shards, and the other way round.
     with caplog.at_level(logging.INFO, logger="optuna_merge"):

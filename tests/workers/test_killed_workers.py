@@ -33,7 +33,7 @@ def command(folder: Path, n_trials: int, *, kill_at: str | None = None) -> list[
         sys.executable, *before, str(DIGITS), "--study-name", "digits",
         "--storage", f"sqlite:///{folder}/digits.db", "--workdir", str(folder / "work"),
         "--n-trials", str(n_trials), "--seed", "0",
-        "--no-second-seed", "--keep-going",
+        "--no-second-seed", "--keep-going", "--fraction", "0.25",
     ]  # fmt: skip
 
 

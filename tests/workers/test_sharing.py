@@ -70,11 +70,11 @@ def test_two_machines_share_the_task_runs(tmp_path: Path) -> None:
     with fitters((url, store, one), (url, store, two)) as processes:
         lines = [output(process) for process in processes]
     assert sorted(begun(lines[0])) != sorted(begun(lines[1]))
-    assert sorted(begun(lines[0]) + begun(lines[1])) == ["blue", "red"]
+    assert sorted(begun(lines[0]) + begun(lines[1])) == ["blue", "red", "red+blue"]
     assert lines[0][-1] == lines[1][-1] == f"done {fit(toy_definition(), one).fingerprint}"
     units = optuna.load_study(study_name="s/fit", storage=create_storage(url)).get_trials()
     complete = [t.user_attrs["name"] for t in units if t.state == TrialState.COMPLETE]
-    assert sorted(complete) == ["posteriors", "task blue", "task red"]
+    assert sorted(complete) == ["posteriors", "task blue", "task red", "uniform weights"]
     assert {t.state for t in units} <= {TrialState.COMPLETE, TrialState.PRUNED}
     # A machine that comes later trains nothing.
     sharing, _ = shared(tmp_path, url, "three")
@@ -97,7 +97,7 @@ def test_the_task_run_of_a_killed_machine_is_taken_over(
         assert rung.startswith("rung")
         killed.kill()  # SIGKILL, in the middle of its run
         lines = output(other)
-    assert sorted(begun(lines)) == ["blue", "red"]
+    assert sorted(begun(lines)) == ["blue", "red", "red+blue"]
     assert begin.split()[1] in begun(lines)
     assert lines[-1] == f"done {fit(toy_definition(), two).fingerprint}"
 
@@ -112,7 +112,7 @@ def test_processes_with_one_folder_share_the_task_runs(tmp_path: Path) -> None:
         lines = output(other)
     name = begin.split()[1]
     assert begun(lines)[0] != name, "the other one took what was free first"
-    assert sorted(begun(lines)) == ["blue", "red"]
+    assert sorted(begun(lines)) == ["blue", "red", "red+blue"]
     assert lines[-1].startswith("done")
 
 
@@ -132,7 +132,7 @@ def test_other_settings_are_other_units(tmp_path: Path) -> None:
     second = fit(changed, tmp_path / "two", progress=False, sharing=other)
     assert second.fingerprint != first.fingerprint
     assert second.runs["red"].steps == 5
-    assert len([name for name in files.names() if "finetunes" in name]) == 4
+    assert len([name for name in files.names() if "finetunes" in name]) == 6
 
 
 def test_a_unit_that_fails_ends_its_worker_and_is_tried_by_the_next(tmp_path: Path) -> None:
