@@ -130,9 +130,8 @@ class Objective:
         if twin is None:
             preview = self._workbench.preview(weights)
             score = None if self._goal.is_pareto else self._score(preview.values, "the merge")
-            anchored = dict(weights) in [dict(anchor) for anchor in self._workbench.anchors]
             attrs: dict[str, Any] = {PREVIEW_SECONDS: preview.seconds}
-            attrs[PREVIEW_AT_ANCHOR] = anchored
+            attrs[PREVIEW_AT_ANCHOR] = weights in self._workbench.anchors
             for name in self._names:
                 attrs[of_task(WEIGHT, name)] = weights[name]
                 attrs[of_task(PREVIEW_SE, name)] = _number(preview.metrics[name].standard_error)

@@ -32,6 +32,7 @@ from optuna_merge.trials import (
     TASKS,
     TRIES,
     UNIFORM,
+    alone_weights,
     baseline_name,
     stored_definition,
     uniform_weights,
@@ -266,7 +267,7 @@ def baseline_weights(tasks: Sequence[str]) -> dict[str, dict[str, float]]:
     if len(tasks) == 1:
         return {UNIFORM: {tasks[0]: 1.0}}
     weightings = {UNIFORM: uniform_weights(tasks)}
-    return weightings | {task: {t: float(t == task) for t in tasks} for task in tasks}
+    return weightings | alone_weights(tasks)
 
 
 def duplicate_baseline(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int | None:

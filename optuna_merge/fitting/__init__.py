@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from optuna_merge.fitting._anchors import (
+    alone_weights as alone_weights,
+    anchor_weights as anchor_weights,
+    counts_as_reused as counts_as_reused,
+    uniform_weights as uniform_weights,
+)
 from optuna_merge.fitting._damping import (
     MULTIPLES,
     Damping,
@@ -9,12 +15,7 @@ from optuna_merge.fitting._damping import (
     choose,
     trial_weightings,
 )
-from optuna_merge.fitting._fit import (
-    cached_tasks,
-    finetune_store,
-    fit,
-    uniform_weights as uniform_weights,
-)
+from optuna_merge.fitting._fit import cached_tasks, finetune_store, fit
 from optuna_merge.fitting._fitted import FittedStudy
 from optuna_merge.fitting._units import FolderSharing, Sharing, Unit
 from optuna_merge.fitting._workbench import Measured, Report, Workbench

@@ -30,7 +30,7 @@ from optuna_merge.fitting._units import FolderSharing, Sharing, Unit
 from optuna_merge.models import MultitaskModel, cache_trunk
 from optuna_merge.previews import Anchor, Previewer
 from optuna_merge.tasks import Task, check_finite
-from optuna_merge.trials import uniform_weights as uniform_weights
+from optuna_merge.trials import uniform_weights
 
 _logger = logging.getLogger(__name__)
 

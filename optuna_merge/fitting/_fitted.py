@@ -13,13 +13,13 @@ from optuna_merge._base.files import canonical_json, sha256_text
 from optuna_merge._base.turns import models_turn
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.finetuning import FinetuneStore, FinishedRun, Start
+from optuna_merge.fitting._anchors import anchor_weights, counts_as_reused
 from optuna_merge.fitting._damping import Damping
 from optuna_merge.fitting._workbench import Measured, Report
 from optuna_merge.goals import Goal, below_nadir
 from optuna_merge.models import MultitaskModel
 from optuna_merge.previews import Previewer, refined, refinement_settings
 from optuna_merge.tasks import Evaluation, Measurement, Task, check_finite
-from optuna_merge.trials import uniform_weights
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,7 @@ class FittedStudy:
     @property
     def anchors(self) -> tuple[dict[str, float], ...]:
         """Task weights whose truths make the previews: each task alone, uniform if anchored."""
-        alone = [{n: float(n == name) for n in self.names} for name in self.names]
-        corrects = self.parts.get("anchor") is not None
-        return (*alone, *([uniform_weights(self.names)] if corrects else []))
+        return anchor_weights(self.names, uniform=self.parts.get("anchor") is not None)
 
     def preview(self, weights: Mapping[str, float]) -> Measured:
         """What the merge at these task weights is worth; see `Workbench`."""
@@ -132,9 +130,7 @@ class FittedStudy:
                 progress=title,
             )
         check_finite(run.evaluations, "the finetune")
-        # The anchor is found finished, too, but it is no task run: its cost is counted here.
-        is_anchor = not repeat and dict(weights) in self.anchors[len(self.names) :]
-        reused = run.reused and not is_anchor
+        reused = counts_as_reused(run.reused, weights, self.anchors, repeat)
         return Measured(_metrics(run.evaluations), run.seconds, reused)
 
     def refine(

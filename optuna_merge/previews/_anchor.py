@@ -55,6 +55,11 @@ class Anchor:
         return bool(self._missing)
 
     @property
+    def is_placed(self) -> bool:
+        """Whether what is missing is kept on the model's device."""
+        return bool(self._placed)
+
+    @property
     def bytes(self) -> int:
         """Memory of what the merge misses."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self._truth.values())

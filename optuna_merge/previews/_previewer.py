@@ -174,6 +174,8 @@ class Previewer:
 
     def _settle_anchor(self, anchor: Anchor) -> None:
         """Measured once, and kept where the posteriors are."""
+        if anchor.is_placed:
+            return
         if not anchor.is_measured:
             self._merge([1 / len(self._tasks)] * len(self._tasks))
             # Heads that are solved again begin at those of the task runs.

@@ -292,7 +292,7 @@ class PromotionPruner(BasePruner):
         by_number = {trial.number: trial for trial in trials}
         kept = self._kept(study, ledger, budget)
         if kept and kept == budget.left(ledger):
-            if self._repeat(study, history, ledger, kept):
+            if self._repeat(study, trials, history, ledger, budget, kept):
                 return
             kept = 0  # there is nothing to repeat
         if budget.is_automatic:
@@ -311,11 +311,12 @@ class PromotionPruner(BasePruner):
         """
         if not self._second_seeds:
             return
-        history = self._read(study, study.get_trials(deepcopy=False))
+        trials = study.get_trials(deepcopy=False)
+        history = self._read(study, trials)
         ledger, budget = self._ledger(study, history), self._budget_of(study, history)
         kept = self._kept(study, ledger, budget)
         if kept and kept == budget.left(ledger):
-            self._repeat(study, history, ledger, kept)
+            self._repeat(study, trials, history, ledger, budget, kept)
 
     def _kept(self, study: Study, ledger: Ledger, budget: Budget) -> int:
         """How many of the finetunes that are left are for second seeds."""
@@ -323,17 +324,25 @@ class PromotionPruner(BasePruner):
             return 0
         return second_seeds_left(ledger, budget, self._second_seeds)
 
-    def _repeat(self, study: Study, history: History, ledger: Ledger, kept: int) -> bool:
+    def _repeat(
+        self,
+        study: Study,
+        trials: Sequence[FrozenTrial],
+        history: History,
+        ledger: Ledger,
+        budget: Budget,
+        kept: int,
+    ) -> bool:
         """Queue second seeds; whether there are some, or will be when finetunes have ended."""
-        trials = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+        by_number = {trial.number: trial for trial in trials}
         again = worth_repeating(
             history.records,
-            [_is_feasible(trials[r.number]) for r in history.records],
+            [_is_feasible(by_number[r.number]) for r in history.records],
             maximize=study.direction == StudyDirection.MAXIMIZE,
-            n=min(kept, self._budget_of(study, history).free(ledger, ledger.claims)),
+            n=min(kept, budget.free(ledger, ledger.claims)),
         )
         for record in again:
-            study.add_trial(_second_seed(trials[record.number], history.tasks))
+            study.add_trial(_second_seed(by_number[record.number], history.tasks))
             _logger.info("The weights of trial %d get a second seed.", record.number)
         return bool(again or ledger.under_way or ledger.baselines_under_way)
 

@@ -9,7 +9,7 @@ from optuna_merge._base.files import write_json
 from optuna_merge._base.turns import models_turn
 from optuna_merge.fitting import FittedStudy, Workbench
 from optuna_merge.models import evaluate_tasks, task_batches
-from optuna_merge.trials import SCORE, Outcome
+from optuna_merge.trials import SCORE, Outcome, alone_weights
 
 
 def metrics_on_test(
@@ -37,10 +37,7 @@ def metrics_on_test(
 def _alone(fitted: FittedStudy) -> dict[str, float]:
     """Each task's test metric when finetuned alone, for relative scores."""
     names = fitted.definition.names
-    return {
-        name: _evaluated({other: float(other == name) for other in names}, fitted)[name]
-        for name in names
-    }
+    return {name: _evaluated(alone_weights(names)[name], fitted)[name] for name in names}
 
 
 @models_turn()

@@ -23,6 +23,9 @@ from optuna_merge.fitting import (
     Measured,
     Report,
     Unit,
+    alone_weights,
+    anchor_weights,
+    counts_as_reused,
     uniform_weights,
 )
 from optuna_merge.goals import (
@@ -119,8 +122,7 @@ class FittedProgram:
     @property
     def anchors(self) -> tuple[dict[str, float], ...]:
         """Task weights whose truths make the previews: each task alone, and uniform ones."""
-        alone = [{other: float(other == task) for other in self.names} for task in self.names]
-        return (*alone, *([] if self._previews.anchor is None else [uniform_weights(self.names)]))
+        return anchor_weights(self.names, uniform=self._previews.anchor is not None)
 
     @property
     def costs(self) -> dict[str, float]:
@@ -169,9 +171,7 @@ class FittedProgram:
             title: Of a progress bar; None: there is none.
         """
         run = self._runs.run(weights, report, repeat=repeat, title=title)
-        # The anchor is found finished, too, but it is no task run: its cost is counted here.
-        is_anchor = repeat == 0 and dict(weights) in self.anchors[len(self.names) :]
-        reused = run.reused and not is_anchor
+        reused = counts_as_reused(run.reused, weights, self.anchors, repeat)
         return Measured(_measured(run.metrics, "the finetune"), run.seconds, reused)
 
     def folder(self, weights: Mapping[str, float], *, repeat: int = 0) -> Path:
@@ -208,9 +208,8 @@ def fit_program(
     alone: dict[str, FinishedRun] = {}
 
     def train(task: str) -> list[Path]:
-        weights = {other: float(other == task) for other in program.names}
         title = f"task {task}" if progress else None
-        alone[task] = runs.run(weights, title=title)
+        alone[task] = runs.run(alone_weights(program.names)[task], title=title)
         _measured(alone[task].metrics, f"the run of task {task!r} alone")
         return [alone[task].folder]
 

@@ -87,15 +87,17 @@ def _llamafactory(shares: Shares) -> str:
 
 
 def _trl(parts: Shares) -> str:
-    lines = ["# Nothing is repeated, and the first rows are taken: shuffle the data sets before."]
-    lines += ["datasets:"]
-    lines += [f"  - path: {task}\n    fraction: {_number(part)}" for task, part in parts.items()]
-    return "\n".join(lines)
+    note = ", and the first rows are taken: shuffle the data sets before."
+    return _cut_sets(parts, "fraction", note)
 
 
 def _axolotl(parts: Shares) -> str:
-    lines = ["# Nothing is repeated: the data sets are cut to the shares.", "datasets:"]
-    lines += [f"  - path: {task}\n    weight: {_number(part)}" for task, part in parts.items()]
+    return _cut_sets(parts, "weight", ": the data sets are cut to the shares.")
+
+
+def _cut_sets(parts: Shares, word: str, note: str) -> str:
+    lines = [f"# Nothing is repeated{note}", "datasets:"]
+    lines += [f"  - path: {task}\n    {word}: {_number(part)}" for task, part in parts.items()]
     return "\n".join(lines)
 
 

@@ -91,6 +91,7 @@ from optuna_merge.trials._tries import (
 )
 from optuna_merge.trials._weights import (
     MIN_WEIGHT as MIN_WEIGHT,
+    alone_weights,
     canonical_weights,
     check_tasks,
     param_name,
@@ -115,6 +116,7 @@ __all__ = [
     "Series",
     "Spending",
     "TrialReader",
+    "alone_weights",
     "canonical_weights",
     "check_tasks",
     "fail_and_requeue",

@@ -169,6 +169,11 @@ def uniform_weights(tasks: Sequence[str]) -> dict[str, float]:
     return dict(zip(names, canonical_weights([1.0] * len(names))))
 
 
+def alone_weights(tasks: Sequence[str]) -> dict[str, dict[str, float]]:
+    """By task, all weight on it."""
+    return {task: {other: float(other == task) for other in tasks} for task in tasks}
+
+
 def _normalise(numbers: Sequence[float]) -> list[float]:
     """Divide by the sum and round up to the grid; the largest weight takes up the rounding."""
     total = math.fsum(numbers)

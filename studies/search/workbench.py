@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from optuna_merge.fitting import Measured, Report
+from optuna_merge.fitting import Measured, Report, anchor_weights
 from optuna_merge.goals import Goal, make_score
 from optuna_merge.tasks import Measurement
-from optuna_merge.trials import canonical_weights
-from studies.search.replay import Array, Finetunes, uniform
+from studies.search.replay import Array, Finetunes
 from studies.search.tables import Tables
 
 
@@ -38,9 +37,7 @@ class TableWorkbench:
         self._previews = tables.previews[seed % len(tables.previews)]
         self._points: dict[tuple[float, ...], int] = {}
         self.names = tables.tasks
-        exact = np.eye(len(tables.tasks)).tolist()
-        exact += [uniform(len(tables.tasks))] if tables.anchored else []
-        self.anchors = [dict(zip(tables.tasks, canonical_weights(w))) for w in exact]
+        self.anchors = anchor_weights(tables.tasks, uniform=tables.anchored)
         self.fingerprint = f"{tables.name}, {score}, seed {seed}"
         self.steps = tables.steps[-1]
         self.parts: Mapping[str, Any] = {"finetuning": {"steps": self.steps}}
