@@ -129,7 +129,7 @@ def test_two_processes_on_one_sqlite_study(tmp_path: Path, cache: Path) -> None:
     assert len(by_run) == 2
     for own in by_run.values():
         assert len(own) >= 12
-        # Beyond its number a run only finetunes what has been promoted and nobody else is there for.
+        # Beyond its number a run only finetunes what is promoted and nobody else is there for.
         assert all(is_promoted(trial) for trial in own[12:])
     sources = [
         t.user_attrs["promoted_from"]
