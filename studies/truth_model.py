@@ -42,7 +42,6 @@ from optuna_merge.surrogate._truth import TruthModel
 from optuna_merge.trials import Series
 from studies.judge import alone_of, scores_of
 from studies.preview_quality import last_rungs, read_points, write_csv
-from studies.search.tables import examples_of
 from studies.simple_rules import own_weight_curves
 
 Array = npt.NDArray[np.float64]
@@ -112,11 +111,6 @@ class Suite:
         )
 
     @property
-    def examples(self) -> int:
-        """Validation examples of a task."""
-        return examples_of(self.truths.ravel().tolist())
-
-    @property
     def inside(self) -> npt.NDArray[np.bool_]:
         return np.asarray(self.weights.min(axis=1) > 0)
 
@@ -141,7 +135,6 @@ class Seen:
     truths: Array
     previewed: Indices
     previews: Array
-    examples: int
 
     @property
     def everywhere(self) -> bool:
@@ -193,9 +186,7 @@ def interpolated(seen: Seen) -> Array:
     return np.asarray(seen.previews + shares @ residuals)
 
 
-def modelled(
-    grid: Grid | None, *, own: bool = True, anchored: bool = False, known_noise: bool = False
-) -> Rule:
+def modelled(grid: Grid | None, *, own: bool = True, anchored: bool = False) -> Rule:
     """A form of `TruthModel`, one for each task.
 
     Args:
@@ -203,7 +194,6 @@ def modelled(
         own: Whether it is told whose metric it models.
         anchored: Whether the truth at uniform weights is no evidence, as for previews that are
             corrected by it.
-        known_noise: Whether it is told the noise of a finetune, .4 of the sampling variance.
     """
 
     def moments(seen: Seen) -> Moments:
@@ -220,18 +210,12 @@ def modelled(
                 seen.truths[:, task],
                 own=task if own else None,
                 anchored=equal if own else np.zeros_like(equal),
-                truth_noise=_noise(seen.truths[:, task], seen.examples) if known_noise else None,
             )
             with torch.no_grad():
                 found.append(TruthModel(series, grid).predict(seen.weights))
         return np.stack([m for m, _ in found], 1), np.stack([s for _, s in found], 1)
 
     return moments
-
-
-def _noise(truths: Array, examples: int) -> float:
-    mean = float(np.median(truths))
-    return float(np.sqrt(0.4 * mean * (1 - mean) / examples))
 
 
 _NEITHER, _PREVIEW, _CURVE, _BOTH = OF_A_METRIC.sides
@@ -256,7 +240,6 @@ FORMS: dict[str, Rule] = {
         replace(OF_A_METRIC, sides=(_NEITHER, _PREVIEW, replace(_CURVE, odds=6.0), _BOTH))
     ),
     "all four, three saturations": modelled(replace(OF_A_METRIC, saturations=(0.1, 0.3, 0.9))),
-    "all four, noise known": modelled(OF_A_METRIC, known_noise=True),
     "all four": modelled(OF_A_METRIC),
 }
 """The last one is the default of `TruthModel`."""
@@ -279,10 +262,9 @@ def views(suite: Suite, n_truths: int, n_previews: int, draws: int) -> Iterator[
                 if n_previews:
                     drawn = rng.permutation(rest)[: n_previews - len(start)]
                     previewed = np.array([*start, *drawn], dtype=np.intp)
-                seen = previews[previewed]
                 yield (
                     seed,
-                    Seen(suite.weights, at, truths[at], previewed, seen, suite.examples),
+                    Seen(suite.weights, at, truths[at], previewed, previews[previewed]),
                 )
 
 
