@@ -26,24 +26,20 @@ def fit(
     from optuna_merge._base.files import check_writable
     from optuna_merge.commands._fitted import fitted, opened, shared_among
     from optuna_merge.storages import create_storage
-    from optuna_merge.workers import process_group
 
     found = load_definition(definition)
-    with process_group(found) as leads:
-        if not leads:
-            return
-        check_writable(where.workdir)
-        sharing = None
-        if artifacts is not None:
-            study = opened(found, where.study_name, create_storage(where.storage))
-            sharing = shared_among(study, artifacts, where.workdir)
-        made = fitted(found, where.workdir, sharing)
-        if as_json:
-            typer.echo(json.dumps(_summary(made), indent=1))
-            return
-        for name, run in made.runs.items():
-            metric = run.evaluations[name].metric.value
-            typer.echo(f"{name}: {metric:.4f} alone, {run.steps} steps, {run.seconds:.1f} s")
+    check_writable(where.workdir)
+    sharing = None
+    if artifacts is not None:
+        study = opened(found, where.study_name, create_storage(where.storage))
+        sharing = shared_among(study, artifacts, where.workdir)
+    made = fitted(found, where.workdir, sharing)
+    if as_json:
+        typer.echo(json.dumps(_summary(made), indent=1))
+        return
+    for name, run in made.runs.items():
+        metric = run.evaluations[name].metric.value
+        typer.echo(f"{name}: {metric:.4f} alone, {run.steps} steps, {run.seconds:.1f} s")
 
 
 def _summary(fitted: FittedStudy) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from optuna_merge.pruners import PromotionPruner
 from optuna_merge.reports import Dashboard
 from optuna_merge.search import check_until, open_search
 from optuna_merge.storages import create_storage
-from optuna_merge.workers import Collector, check_keep_best, check_role, process_group, run_trials
+from optuna_merge.workers import Collector, check_keep_best, check_role, run_trials
 
 
 def search(
@@ -34,13 +34,10 @@ def search(
     html: Path | None = None,
     csv: Path | None = None,
 ) -> None:
-    """Fit, run trials, report: by the main process of a launch; the other ones train along."""
-    with process_group(definition) as leads:
-        if not leads:
-            return
-        study, fit = _prepared(definition, flags)
-        report = partial(write_report, study, fit, flags.workdir, html, csv, flags.as_json)
-        _run(study, fit, flags, report)
+    """Fit, run trials, report."""
+    study, fit = _prepared(definition, flags)
+    report = partial(write_report, study, fit, flags.workdir, html, csv, flags.as_json)
+    _run(study, fit, flags, report)
 
 
 def _prepared(definition: StudyDefinition, flags: SearchFlags) -> tuple[optuna.Study, FittedStudy]:
