@@ -23,10 +23,11 @@ def gc(
 
     Example: optuna-merge gc studies/digits/optimize.py --workdir work --keep-best 5 --dry-run
     """
+    from optuna_merge.fitting import DefinedFinetunes
     from optuna_merge.workers import Collector
 
-    found = load_definition(definition)
-    collector = Collector(existing_study(where), found, where.workdir, keep_best=keep_best)
+    finetunes = DefinedFinetunes(load_definition(definition), where.workdir)
+    collector = Collector(existing_study(where), finetunes, keep_best=keep_best)
     removed = collector.find() if dry_run else collector.remove()
     for garbage in removed:
         trials = f"trial{'s' * (len(garbage.trials) > 1)} {', '.join(map(str, garbage.trials))}"

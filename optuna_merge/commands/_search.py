@@ -18,7 +18,7 @@ from optuna_merge.commands._fitted import fitted, opened, shared_among
 from optuna_merge.commands._flags import SearchFlags
 from optuna_merge.commands._written import write_report
 from optuna_merge.definition import SearchSettings, StudyDefinition
-from optuna_merge.fitting import FittedStudy
+from optuna_merge.fitting import DefinedFinetunes, FittedStudy
 from optuna_merge.objective import Objective
 from optuna_merge.pruners import PromotionPruner
 from optuna_merge.reports import Dashboard
@@ -78,7 +78,8 @@ def _run(
     role = check_role(flags.role)
     dashboard, collector = _dashboard(study, flags.workdir), None
     if flags.keep_best is not None:
-        collector = Collector(study, fit.definition, flags.workdir, keep_best=flags.keep_best)
+        finetunes = DefinedFinetunes(fit.definition, flags.workdir)
+        collector = Collector(study, finetunes, keep_best=flags.keep_best)
     with ExitStack() as screen:
         show = screen.enter_context(shown(study, flags.n_trials))
 

@@ -127,6 +127,10 @@ class CommandProgram:
         if self._steps not in told:
             report(self._steps, self._evaluated(checkpoint, run.folder, run.converted))
 
+    def model(self, folder: Path) -> Path:
+        """The run's checkpoint."""
+        return folder / self._checkpoint
+
     def previews(self, runs: Mapping[str, Path], anchor: Path | None, folder: Path) -> Previews:
         """Of averages of the task runs' checkpoints, that the other command evaluates."""
         paths = {task: run / self._checkpoint for task, run in runs.items()}

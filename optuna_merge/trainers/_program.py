@@ -91,6 +91,9 @@ class Program(Protocol):
             ProgramError: the program ended otherwise than it should.
         """
 
+    def model(self, folder: Path) -> Path:
+        """The model of the run that trained in this folder, a file or a folder."""
+
     def previews(self, runs: Mapping[str, Path], anchor: Path | None, folder: Path) -> Previews:
         """Make what previews need of the tasks' own runs, or find it.
 
