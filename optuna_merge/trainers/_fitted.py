@@ -120,6 +120,11 @@ class FittedProgram:
         return {task: run.metrics[task] for task, run in self._alone.items()}
 
     @property
+    def runs(self) -> dict[str, FinishedRun]:
+        """Each task's own run."""
+        return dict(self._alone)
+
+    @property
     def anchors(self) -> tuple[dict[str, float], ...]:
         """Task weights whose truths make the previews: each task alone, and uniform ones."""
         return anchor_weights(self.names, uniform=self._previews.anchor is not None)

@@ -6,31 +6,11 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from language_helpers import END, PAD, word_tokenizer
+from language_helpers import ASKING, END, PAD, TEMPLATE, chat_tokenizer, turns
 
 from optuna_merge.tasks import TensorData, chat_task
 
-TEMPLATE = (
-    "{% for m in messages %}{{ '[BOS] ' if m.role == 'user' }}{{ m.content }} [EOS] {% endfor %}"
-    "{% if add_generation_prompt %}: {% endif %}"
-)
-"""Asks for an answer by a colon, which no turn of the assistant begins with: see `asking`."""
-ASKING = TEMPLATE.replace(
-    "{{ '[BOS] ' if m.role == 'user' }}", "{{ '[BOS] ' if m.role == 'user' else ': ' }}"
-)
 N = -100
-
-
-def chat_tokenizer(template: str | None = ASKING) -> Any:
-    tokenizer = word_tokenizer()
-    tokenizer.chat_template = template
-    return tokenizer
-
-
-def turns(*contents: str) -> list[dict[str, str]]:
-    """The user and the assistant in turn."""
-    roles = ("user", "assistant")
-    return [{"role": roles[i % 2], "content": text} for i, text in enumerate(contents)]
 
 
 def table(*conversations: Any) -> Dataset:
