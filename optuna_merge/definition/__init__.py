@@ -15,14 +15,18 @@ if TYPE_CHECKING:
         check_task_names as check_task_names,
     )
     from optuna_merge.definition._load import load_yaml, read_definition as read_definition
+    from optuna_merge.definition._runs import GivenRun, Runs as Runs, given_runs as given_runs
     from optuna_merge.definition._search_settings import SearchSettings
 
 _WITH_TORCH = {
     "CommandDefinition": "_command",
+    "GivenRun": "_runs",
     "PosteriorSettings": "_definition",
+    "Runs": "_runs",
     "SearchSettings": "_search_settings",
     "StudyDefinition": "_definition",
     "check_task_names": "_definition",
+    "given_runs": "_runs",
     "load_yaml": "_load",
     "read_definition": "_load",
 }
@@ -30,6 +34,7 @@ _WITH_TORCH = {
 __all__ = [
     "TEMPLATES",
     "CommandDefinition",
+    "GivenRun",
     "PosteriorSettings",
     "SearchSettings",
     "StudyDefinition",

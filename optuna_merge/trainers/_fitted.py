@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from optuna_merge._base.files import canonical_json, check_writable, sha256_text
 from optuna_merge._base.turns import models_turn
-from optuna_merge.definition import check_task_names
-from optuna_merge.exceptions import NotFiniteError
+from optuna_merge.definition import GivenRun, check_task_names
+from optuna_merge.exceptions import NotFiniteError, ProgramError
 from optuna_merge.fitting import (
     Damping,
     FolderSharing,
@@ -39,6 +39,7 @@ from optuna_merge.goals import (
     make_score,
 )
 from optuna_merge.tasks import Measurement
+from optuna_merge.trainers._merged_checkpoints import checkpoint_hash
 from optuna_merge.trainers._program import Previews, Program
 from optuna_merge.trainers._runs import FinishedRun, Runs
 
@@ -133,7 +134,9 @@ class FittedProgram:
     def costs(self) -> dict[str, float]:
         """Training steps and seconds before the first preview, by what they were spent on."""
         return {
-            "task_run_steps": float(sum(run.steps for run in self._alone.values())),
+            "task_run_steps": float(
+                sum(run.steps for run in self._alone.values() if run.given is None)
+            ),
             "task_run_seconds": sum(run.seconds for run in self._alone.values()),
             "posterior_seconds": self._previews.seconds,
         }
@@ -185,7 +188,13 @@ class FittedProgram:
 
 
 def fit_program(
-    program: Program, wanted: Wanted, workdir: str | Path, *, progress: bool = True
+    program: Program,
+    wanted: Wanted,
+    workdir: str | Path,
+    *,
+    progress: bool = True,
+    given: Mapping[str, GivenRun] | None = None,
+    anchor: Literal["uniform", "none"] = "uniform",
 ) -> FittedProgram:
     """Run each task alone, and uniform weights, and make previews; what is there is not repeated.
 
@@ -197,6 +206,8 @@ def fit_program(
         wanted: Score and constraints.
         workdir: The working folder; is made. Workers that fit at once share the tasks out.
         progress: Show progress bars.
+        given: Checkpoints that stand for tasks' own runs, which then cost nothing.
+        anchor: "uniform": uniform weights are finetuned now, and correct all merges; "none".
 
     Raises:
         ValueError: names that can't be tasks', a score or constraint that doesn't fit.
@@ -207,9 +218,16 @@ def fit_program(
     _goal(wanted, dict.fromkeys(program.names, True), dict.fromkeys(program.names, 1.0))
     workdir = Path(workdir)
     check_writable(workdir)
+    if anchor not in ("uniform", "none"):
+        raise ValueError(f"anchor: uniform or none, got {anchor!r}")
+    known = {task: (Path(run.path), _hash(task, run)) for task, run in (given or {}).items()}
     parts = _parts(program, wanted)
+    if known:
+        parts["runs"] = {task: of_tensors for task, (_, of_tensors) in known.items()}
     _logger.info("%s", program.unit)
-    runs = Runs(program, workdir / "program-runs")
+    for task, (path, _) in known.items():
+        _logger.info("task %s: its run is given, %s, and costs nothing", task, path)
+    runs = Runs(program, workdir / "program-runs", known)
     alone: dict[str, FinishedRun] = {}
 
     def train(task: str) -> list[Path]:
@@ -234,7 +252,7 @@ def fit_program(
         Unit(f"task {task}", sha256_text(canonical_json([parts, task]))[:24], partial(train, task))
         for task in program.names
     ]
-    if len(program.names) > 1:
+    if len(program.names) > 1 and anchor == "uniform":
         key = sha256_text(canonical_json([parts, "uniform"]))[:24]
         units.append(Unit("uniform weights", key, train_uniform))
     FolderSharing(workdir).work_off(units)
@@ -244,6 +262,14 @@ def fit_program(
             folders, anchors[0] if anchors else None, workdir / "posteriors"
         )
     return FittedProgram(program, wanted, runs, alone, previews, parts)
+
+
+def _hash(task: str, run: GivenRun) -> str:
+    try:
+        return checkpoint_hash(Path(run.path))
+    except (ProgramError, OSError) as error:
+        reason = error.__cause__ or error
+        raise ValueError(f"runs: task {task!r}: {run.path} is no checkpoint: {reason}") from error
 
 
 def _parts(program: Program, wanted: Wanted) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def test_all_commands_on_a_program(folder: Path) -> None:
     text = prints("optimize", "study.yaml", "--n-trials", "5", "--seed", "0", "--keep-going")
     assert "Best task weights: math" in text
     runs = [json.loads(path.read_text()) for path in folder.rglob("finished.json")]
-    (uniform,) = [run["given"] for run in runs if set(run["weights"].values()) == {0.5}]
+    (uniform,) = [run["converted"] for run in runs if set(run["weights"].values()) == {0.5}]
     assert uniform == pytest.approx({"math": 1 / 3, "chat": 2 / 3})
     prints("report", "study.yaml")
     assert len(load_study().trials) >= 5

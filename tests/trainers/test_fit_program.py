@@ -44,6 +44,9 @@ class Counting:
         for step in self.rungs:
             report(step, {t: math.nan if is_broken else w for t, w in run.weights.items()})
 
+    def adopt(self, run: Run, path: Path) -> Mapping[str, float]:
+        return {task: weight * float(path.read_text()) for task, weight in run.weights.items()}
+
     def previews(self, runs: Mapping[str, Path], anchor: Path | None, folder: Path) -> Previews:
         known = None if anchor is None else anchor.name
         hashes = {task: run.name for task, run in runs.items()}
@@ -79,7 +82,7 @@ def test_the_program_is_given_its_own_unit(tmp_path: Path) -> None:
     fitted(tmp_path, program)
     assert program.runs[-1].converted == pytest.approx({"red": 0.75, "blue": 0.25})
     note = json.loads((program.runs[-1].folder / "finished.json").read_text())
-    assert note["given"] == program.runs[-1].converted
+    assert note["converted"] == program.runs[-1].converted
     assert "red 1, blue 3" in note["unit"]
 
 
