@@ -45,7 +45,10 @@ def fit(
             return
         for name, run in made.runs.items():
             value = made.alone[name]
-            typer.echo(f"{name}: {value:.4f} alone, {run.steps} steps, {run.seconds:.1f} s")
+            cost = f"{run.steps} steps, {run.seconds:.1f} s"
+            if run.given is not None:
+                cost = f"given: {run.given}"
+            typer.echo(f"{name}: {value:.4f} alone, {cost}")
 
 
 def _summary(fitted: FittedStudy | FittedProgram) -> dict[str, Any]:
@@ -60,6 +63,7 @@ def _summary(fitted: FittedStudy | FittedProgram) -> dict[str, Any]:
             "steps": run.steps,
             "seconds": run.seconds,
             "reused": run.reused,
+            "given": run.given,
             "file": str(run.path if isinstance(run, FinishedRun) else run.folder),
         }
         for name, run in fitted.runs.items()

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
         check_task_names as check_task_names,
     )
     from optuna_merge.definition._load import load_yaml, read_definition as read_definition
-    from optuna_merge.definition._runs import GivenRun, Runs as Runs, given_runs as given_runs
+    from optuna_merge.definition._runs import (
+        GivenRun,
+        Runs as Runs,
+        given_runs as given_runs,
+        run_hash as run_hash,
+    )
     from optuna_merge.definition._search_settings import SearchSettings
 
 _WITH_TORCH = {
@@ -29,6 +34,7 @@ _WITH_TORCH = {
     "given_runs": "_runs",
     "load_yaml": "_load",
     "read_definition": "_load",
+    "run_hash": "_runs",
 }
 
 __all__ = [

@@ -13,7 +13,8 @@ from optuna_merge.definition._command import CommandDefinition
 from optuna_merge.definition._definition import StudyDefinition, check_task_names
 from optuna_merge.definition._document import Document, read_document
 from optuna_merge.definition._language import LanguageBuilder
-from optuna_merge.definition._schema import check
+from optuna_merge.definition._runs import given_runs
+from optuna_merge.definition._schema import AnyStudy, check
 from optuna_merge.definition._sections import CommandStudy, LanguageStudy, UnitOf
 from optuna_merge.goals import PARETO, make_constraints, make_score
 
@@ -68,6 +69,8 @@ def read_definition(path: str | os.PathLike[str]) -> StudyDefinition | CommandDe
         constraints = tuple(each.make() for each in constraints)
     if constraints is not None:
         more["constraints"] = constraints
+    if study.runs:
+        more["runs"] = _runs(document, study)
     if isinstance(study, CommandStudy):
         return _command(document, study, more)
     if isinstance(study, LanguageStudy):
@@ -80,6 +83,19 @@ def read_definition(path: str | os.PathLike[str]) -> StudyDefinition | CommandDe
             more[name] = section.make()
     with _lines(document):
         return StudyDefinition(tasks=tasks, model=model, **more)
+
+
+def _runs(document: Document, study: AnyStudy) -> dict[str, Path]:
+    """Given checkpoints; paths are relative to the file's folder."""
+    names = [task if isinstance(task, str) else task.name for task in study.tasks]
+    found = {}
+    for task, path in study.runs.items():
+        found[task] = document.path.absolute().parent / path
+        try:
+            given_runs({task: found[task]}, names)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{document.where(['runs', task])}: {error}") from error
+    return found
 
 
 def _command(document: Document, study: CommandStudy, more: dict[str, Any]) -> CommandDefinition:

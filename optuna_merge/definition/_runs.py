@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optuna_merge._base.checkpoint_files import ADAPTER_CONFIG, ADAPTERS, find_files
+from optuna_merge._base.files import canonical_json, sha256_file, sha256_text
+
 
 @dataclass(frozen=True)
 class GivenRun:
@@ -68,3 +71,18 @@ def given_runs(runs: Runs | None, tasks: Sequence[str]) -> dict[str, GivenRun]:
                 )
         found[task] = run
     return found
+
+
+def run_hash(task: str, run: GivenRun) -> str:
+    """A hash of the files of tensors of a given checkpoint.
+
+    Raises:
+        ValueError: it is no checkpoint.
+    """
+    path = Path(run.path)
+    adapter = (path / ADAPTER_CONFIG).is_file()
+    try:
+        files = [path / ADAPTERS[0]] if adapter else find_files(path, pickles=True)[0]
+        return sha256_text(canonical_json([sha256_file(file) for file in files]))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"runs: task {task!r}: {path} is no checkpoint: {error}") from error

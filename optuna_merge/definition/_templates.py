@@ -104,6 +104,9 @@ finetuning:                         # of each task alone, and of all of them at 
   # mixed_precision: "no"           # or bf16, fp16
   # seed: 0
 
+# runs:                             # example: checkpoints that are there already, in place of
+#   math: checkpoints/math          # a task's own run; adapters of the same base, or folders
+
 # posterior:
 #   family: diagonal                # or isotropic, kronecker, ...: any other word lists them
 #   examples: 512                   # of training data, for the curvature

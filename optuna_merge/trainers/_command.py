@@ -140,6 +140,7 @@ class CommandProgram:
                 f"checkpoints are called {self._checkpoint!r}; expected files if that ends with "
                 f".safetensors, else folders"
             )
+        checkpoint_hash(path)  # to know now that it is one
         checkpoint.unlink(missing_ok=True)  # of a call that was killed
         checkpoint.symlink_to(path.resolve(), target_is_directory=path.is_dir())
         return self._evaluated(checkpoint, run.folder, run.converted)

@@ -15,8 +15,8 @@ import numpy as np
 
 from optuna_merge._base.files import canonical_json, check_writable, sha256_text
 from optuna_merge._base.turns import models_turn
-from optuna_merge.definition import GivenRun, check_task_names
-from optuna_merge.exceptions import NotFiniteError, ProgramError
+from optuna_merge.definition import GivenRun, check_task_names, run_hash
+from optuna_merge.exceptions import NotFiniteError
 from optuna_merge.fitting import (
     Damping,
     FolderSharing,
@@ -39,7 +39,6 @@ from optuna_merge.goals import (
     make_score,
 )
 from optuna_merge.tasks import Measurement
-from optuna_merge.trainers._merged_checkpoints import checkpoint_hash
 from optuna_merge.trainers._program import Previews, Program
 from optuna_merge.trainers._runs import FinishedRun, Runs
 
@@ -220,7 +219,7 @@ def fit_program(
     check_writable(workdir)
     if anchor not in ("uniform", "none"):
         raise ValueError(f"anchor: uniform or none, got {anchor!r}")
-    known = {task: (Path(run.path), _hash(task, run)) for task, run in (given or {}).items()}
+    known = {task: (Path(run.path), run_hash(task, run)) for task, run in (given or {}).items()}
     parts = _parts(program, wanted)
     if known:
         parts["runs"] = {task: of_tensors for task, (_, of_tensors) in known.items()}
@@ -262,14 +261,6 @@ def fit_program(
             folders, anchors[0] if anchors else None, workdir / "posteriors"
         )
     return FittedProgram(program, wanted, runs, alone, previews, parts)
-
-
-def _hash(task: str, run: GivenRun) -> str:
-    try:
-        return checkpoint_hash(Path(run.path))
-    except (ProgramError, OSError) as error:
-        reason = error.__cause__ or error
-        raise ValueError(f"runs: task {task!r}: {run.path} is no checkpoint: {reason}") from error
 
 
 def _parts(program: Program, wanted: Wanted) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from optuna_merge.exceptions import CorruptFileError
+from optuna_merge.fitting import same_shapes
 from optuna_merge.posteriors import adam_second_moments
-from optuna_merge.trainers._given import same_shapes
 
 OPTIMIZER = "optimizer.pt"
 """What a Trainer calls its optimizer's state in a checkpoint."""

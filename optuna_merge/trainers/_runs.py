@@ -122,7 +122,7 @@ class Runs:
         found = program.adopt(Run(weights, program.unit.converted(weights), folder), path)
         metrics = {task: float(found[task]) for task in program.names}
         about = {
-            "weights": dict(weights), "given": str(path.absolute()), "steps": program.steps,
+            "weights": dict(weights), "checkpoint": str(path.absolute()), "steps": program.steps,
             "rungs": {program.steps: _numbers(metrics)}, "seconds": 0.0,
         }  # fmt: skip
         write_json(folder / _FINISHED, about)
@@ -162,7 +162,7 @@ class Runs:
         seconds = _seconds(folder)
         numbers = {step: _numbers(row) for step, row in rungs.items()}
         about: dict[str, Any] = {
-            "weights": dict(weights), "converted": dict(converted), "unit": str(program.unit),
+            "weights": dict(weights), "given": dict(converted), "unit": str(program.unit),
             "repeat": repeat, "rungs": numbers, "steps": program.steps, "seconds": seconds,
         }  # fmt: skip
         write_json(folder / _FINISHED, about)
@@ -175,10 +175,8 @@ def _read(folder: Path) -> FinishedRun:
         int(step): {task: math.nan if value is None else value for task, value in row.items()}
         for step, row in about["rungs"].items()
     }
-    seconds, given = about["seconds"], about.get("given")
-    # Before `given` was a checkpoint's path, it was the weights in the program's unit.
-    path = given if isinstance(given, str) else None
-    return FinishedRun(folder, rungs, about["steps"], seconds, True, path)
+    steps, seconds, given = about["steps"], about["seconds"], about.get("checkpoint")
+    return FinishedRun(folder, rungs, steps, seconds, True, given)
 
 
 def _numbers(metrics: Mapping[str, float]) -> dict[str, float | None]:

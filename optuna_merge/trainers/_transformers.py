@@ -25,14 +25,13 @@ from optuna_merge._base.files import sha256_file
 from optuna_merge._base.tensors import content_hash, load_tensors, save_tensors
 from optuna_merge.definition import GivenRun
 from optuna_merge.exceptions import ProgramError
-from optuna_merge.fitting import Report
+from optuna_merge.fitting import Report, given_parameters
 from optuna_merge.posteriors import PosteriorSettings
 from optuna_merge.tasks import own_draws
 from optuna_merge.trainers._check_trainer import averaged_over, batch_size, check_trainer
 from optuna_merge.trainers._checkpoints import newest_checkpoint, remove_checkpoints
 from optuna_merge.trainers._curvature import squared_gradients
 from optuna_merge.trainers._data import check_data, describe_data, rows_of
-from optuna_merge.trainers._given import given_parameters
 from optuna_merge.trainers._given_curvature import OPTIMIZER, from_file, from_optimizer
 from optuna_merge.trainers._labels import label_tokens, shifts_labels
 from optuna_merge.trainers._mixture import Mixture

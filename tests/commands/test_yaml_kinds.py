@@ -6,8 +6,10 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from language_helpers import TOKENIZER, save_language_model, translations
+from safetensors.numpy import save_file
 
 from commands.command_line import TESTS, fails, load_study, prints
 from optuna_merge.definition import TEMPLATES, CommandDefinition
@@ -40,7 +42,7 @@ def test_all_commands_on_a_program(folder: Path) -> None:
     text = prints("optimize", "study.yaml", "--n-trials", "5", "--seed", "0", "--keep-going")
     assert "Best task weights: math" in text
     runs = [json.loads(path.read_text()) for path in folder.rglob("finished.json")]
-    (uniform,) = [run["converted"] for run in runs if set(run["weights"].values()) == {0.5}]
+    (uniform,) = [run["given"] for run in runs if set(run["weights"].values()) == {0.5}]
     assert uniform == pytest.approx({"math": 1 / 3, "chat": 2 / 3})
     prints("report", "study.yaml")
     assert len(load_study().trials) >= 5
@@ -51,17 +53,34 @@ def test_all_commands_on_a_program(folder: Path) -> None:
     assert "--artifacts is for" in fails("fit", "study.yaml", "--artifacts", "shared")
 
 
+def test_given_runs_stand_in_the_file(folder: Path) -> None:
+    Path("theirs").mkdir()
+    for task, point in (("math", [1.0, 0.0, 0.0]), ("chat", [0.0, 1.0, 0.2])):
+        save_file({"point": np.array(point)}, f"theirs/{task}.safetensors")
+    runs = "runs:\n  math: {}/math.safetensors\n  chat: {}/chat.safetensors\n"
+    Path("theirs/study.yaml").write_text(TRAINER + runs.format(".", "."))
+    text = prints("optimize", "theirs/study.yaml", "--n-trials", "4", "--seed", "0")
+    assert "Given runs, which cost nothing: math, chat" in text
+    assert "given: " in prints("fit", "theirs/study.yaml")
+    Path("study.yaml").write_text(TRAINER + runs.format("theirs", "nowhere"))
+    assert "study.yaml:14:9: runs: task 'chat': there is no" in fails("fit", "study.yaml")
+    Path("study.yaml").write_text(TRAINER + "runs: {chats: theirs/chat.safetensors}\n")
+    assert "study.yaml:12:15: runs: no task is called 'chats'" in fails("fit", "study.yaml")
+
+
 def test_the_template_of_a_program_is_a_definition(folder: Path) -> None:
     prints("init", "study.yaml", "--kind", "command")
     found = read_definition(Path("study.yaml"))
     assert isinstance(found, CommandDefinition)
     assert found.tasks == ("math", "chat")
-    lines = TEMPLATES["command"].partition("tasks:")
-    text = "tasks:".join([lines[0].replace("  # ", "  "), lines[2]])
-    Path("study.yaml").write_text(text.replace("  unit: {", "  ignored: {"))
+    text = "\n".join(
+        line.replace("# ", "", 1) if line.startswith("  # ") else line
+        for line in TEMPLATES["command"].splitlines()
+    )
+    Path("study.yaml").write_text(text.replace("  unit: examples", "  ignored: examples"))
     with pytest.raises(ValueError, match="unknown key 'ignored'") as told:
         read_definition(Path("study.yaml"))
-    assert len(str(told.value).splitlines()) == 1
+    assert len(str(told.value).splitlines()) == 1, "all other lines are right"
     assert "--kind must be one of text, image, l" in fails("init", "a.yaml", "--kind", "video")
 
 

@@ -82,7 +82,7 @@ def test_the_program_is_given_its_own_unit(tmp_path: Path) -> None:
     fitted(tmp_path, program)
     assert program.runs[-1].converted == pytest.approx({"red": 0.75, "blue": 0.25})
     note = json.loads((program.runs[-1].folder / "finished.json").read_text())
-    assert note["converted"] == program.runs[-1].converted
+    assert note["given"] == program.runs[-1].converted
     assert "red 1, blue 3" in note["unit"]
 
 

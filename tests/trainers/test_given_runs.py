@@ -236,9 +236,17 @@ WORD = "bert.embeddings.word_embeddings.weight"
     ("model", "change", "told"),
     [
         (deeper, None, r"has no 'bert.encoder.layer.1.* is it a checkpoint of another base\?"),
-        (head_only, None, "is not that of the Trainer's model, which keeps it frozen; is it a ch"),
-        (bert, lambda of: of | {"extra": torch.ones(2)}, "the Trainer's model has no 'extra'"),
-        (bert, lambda of: of | {WORD: of[WORD][:9]}, r"is \(9, 16\), but \(50, 16\) in the Tra"),
+        (
+            head_only,
+            None,
+            "is not that of the model that is trained, which keeps it frozen; is it a ch",
+        ),
+        (
+            bert,
+            lambda of: of | {"extra": torch.ones(2)},
+            "the model that is trained has no 'extra'",
+        ),
+        (bert, lambda of: of | {WORD: of[WORD][:9]}, r"is \(9, 16\), but \(50, 16\) in the mod"),
     ],
 )
 def test_checkpoints_of_another_base_are_refused(
@@ -310,8 +318,12 @@ def test_adapters_are_given_runs(tmp_path: Path) -> None:
     assert found.alone["math"] == pytest.approx(expected, rel=1e-5)
     found.preview({"math": 0.5, "math_hard": 0.5})
     for key, value, told in (
-        ("lora_alpha", 64, "lora_alpha is 64, but 8 in the Trainer's adapter"),
-        ("base_model_name_or_path", "org/other", "its base is 'org/other', but"),
+        ("lora_alpha", 64, "lora_alpha is 64, but 8 in the adapter that is tr"),
+        (
+            "base_model_name_or_path",
+            "org/other",
+            "its base is 'org/other', but 'org/base' is that of",
+        ),
     ):
         change = partial(dict, **{key: value})
         copy = changed(runs["math"], tmp_path / key, "adapter_config.json", change)
@@ -326,9 +338,7 @@ def test_adapters_are_given_runs(tmp_path: Path) -> None:
         fit({"math": cut})
     whole = tmp_path / "whole"
     make("unused").model.get_base_model().save_pretrained(whole)
-    with pytest.raises(
-        ValueError, match=r"is no adapter's folder .* but the Trainer trains an ad"
-    ):
+    with pytest.raises(ValueError, match=r"is no adapter's folder .* but an adapter is tr"):
         fit({"math": whole})
 
 
@@ -342,5 +352,5 @@ def based(trainer: Any) -> Any:
 def test_an_adapter_is_no_run_of_a_whole_model(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     runs, _ = adapters(tmp_path)
-    with pytest.raises(ValueError, match="is an adapter, but the Trainer trains a model without"):
+    with pytest.raises(ValueError, match="is an adapter, but the model that is trained has none"):
         fitted(tmp_path / "work", {"math": runs["math"]})

@@ -1,8 +1,9 @@
-"""The parameters of a given checkpoint as those of a Trainer's model, or why they aren't."""
+"""The parameters of a given checkpoint as those of the model that is trained, or why not."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from torch import Tensor
 
 from optuna_merge._base.checkpoint_files import ADAPTER_CONFIG, ADAPTERS, find_files, naming_hint
 from optuna_merge._base.files import sha256_file
+from optuna_merge.models import MultitaskModel
 from optuna_merge.posteriors import load_checkpoint
-from optuna_merge.trainers._merged_checkpoints import is_adapter
 
+_BODY = "body."
+_WRAPPED = "base_model.model."
 _OTHER_BASE = "is it a checkpoint of another base?"
 _SCALING = ("lora_alpha", "use_rslora", "alpha_pattern", "rank_pattern", "use_dora", "lora_bias")
 
@@ -28,7 +31,7 @@ def given_parameters(task: str, path: Path, model: Any, names: Sequence[str]) ->
     Args:
         task: For errors.
         path: A folder, an adapter's folder, or a file of tensors.
-        model: The Trainer's; isn't changed.
+        model: Is trained; isn't changed here.
         names: Of its trained parameters.
 
     Raises:
@@ -37,15 +40,16 @@ def given_parameters(task: str, path: Path, model: Any, names: Sequence[str]) ->
         FileNotFoundError, CorruptFileError: there is no checkpoint, or it can't be read.
     """
     where = f"runs: task {task!r}: {path}"
-    adapted = hasattr(model, "peft_config")
-    if is_adapter(path) != adapted:
+    adapted = getattr(model, "peft_config", None) is not None
+    is_adapter = (path / ADAPTER_CONFIG).is_file()
+    if is_adapter != adapted:
         raise ValueError(
-            f"{where} is an adapter, but the Trainer trains a model without one; give "
-            f"make_trainer a PEFT model of the same LoraConfig, or give the model with the "
-            f"adapter in it: model.merge_and_unload().save_pretrained(...)"
-            if is_adapter(path)
-            else f"{where} is no adapter's folder (it has no {ADAPTER_CONFIG}), but the Trainer "
-            f"trains an adapter"
+            f"{where} is an adapter, but the model that is trained has none; train one of the "
+            f"same LoraConfig, or give the model with the adapter in it: "
+            f"model.merge_and_unload().save_pretrained(...)"
+            if is_adapter
+            else f"{where} is no adapter's folder (it has no {ADAPTER_CONFIG}), but an adapter is "
+            f"trained"
         )
     own = dict(model.named_parameters())
     if adapted:
@@ -55,8 +59,8 @@ def given_parameters(task: str, path: Path, model: Any, names: Sequence[str]) ->
         known = model.state_dict().keys()
         if unknown := next((name for name in found if name not in known), None):
             raise ValueError(
-                f"{where}: the Trainer's model has no {unknown!r}{naming_hint(unknown, known)}; "
-                f"{_OTHER_BASE}"
+                f"{where}: the model that is trained has no {unknown!r}"
+                f"{naming_hint(unknown, known)}; {_OTHER_BASE}"
             )
     for name in names:
         if name not in found:
@@ -67,22 +71,63 @@ def given_parameters(task: str, path: Path, model: Any, names: Sequence[str]) ->
         if tensor.shape != own[name].shape:
             raise ValueError(
                 f"{where}: {name!r} is {tuple(tensor.shape)}, but {tuple(own[name].shape)} in the "
-                f"Trainer's model; {_OTHER_BASE}"
+                f"model that is trained; {_OTHER_BASE}"
             )
         if name not in names and not torch.equal(tensor.to(own[name].dtype), own[name].cpu()):
+            told = _OTHER_BASE
+            if re.search(r"\.lora_(embedding_)?A\.", name):
+                told = (
+                    "all runs share one factor A here. Adapters that have their own are given to "
+                    "from_trainer(..., runs=...) with a model of which both factors are trained"
+                )
             raise ValueError(
-                f"{where}: {name!r} is not that of the Trainer's model, which keeps it frozen; "
-                f"{_OTHER_BASE}"
+                f"{where}: {name!r} is not that of the model that is trained, which keeps it "
+                f"frozen; {told}"
             )
     return {name: found[name].to(own[name].dtype) for name in names}
+
+
+def given_state(task: str, path: Path, model: MultitaskModel) -> dict[str, Tensor]:
+    """The trained parameters of a task's own run, from a given checkpoint of the own loop's model.
+
+    Args:
+        task: The task.
+        path: A checkpoint of the language model or its adapter; or a file of tensors that have
+            the names of the multitask model, such as a finetune in another working folder.
+        model: The multitask model; isn't changed.
+
+    Raises:
+        ValueError: as `given_parameters`; a whole model's checkpoint where tasks have heads.
+        FileNotFoundError, CorruptFileError: there is no checkpoint, or it can't be read.
+    """
+    names = model.trained_names([task])
+    if path.is_file():
+        tensors = load_checkpoint(path)
+        if any(name in tensors for name in names):
+            where = f"runs: task {task!r}: {path}"
+            parameters = dict(model.named_parameters())
+            return same_shapes(where, tensors, {name: parameters[name] for name in names})
+    if heads := [name for name in names if not name.startswith(_BODY)]:
+        raise ValueError(
+            f"runs: task {task!r}: {path} has no {heads[0]!r}: where tasks have heads, a given "
+            f"run of the own training loop is a file with the names of this model, such as "
+            f"finetunes/.../model.safetensors of another working folder; classifiers of "
+            f"transformers are given to from_trainer(..., runs=...)"
+        )
+    places = {name.removeprefix(_BODY): name for name in names}
+    found = given_parameters(task, path, model.body, list(places))
+    return {places[name]: tensor for name, tensor in found.items()}
 
 
 def _of_adapter(where: str, path: Path, model: Any) -> dict[str, Tensor]:
     """The tensors of an adapter's file, by the names that they have in the model."""
     from peft import get_peft_model_state_dict
 
-    _check_config(where, path, model.peft_config[model.active_adapter])
-    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+    wrapped = hasattr(model, "get_base_model")  # a PeftModel, and no body with layers injected
+    name = model.active_adapter if wrapped else next(iter(model.peft_config))
+    _check_config(where, path, model.peft_config[name])
+    found = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    expected = found if wrapped else {_WRAPPED + key: tensor for key, tensor in found.items()}
     places = {p.data_ptr(): name for name, p in model.named_parameters() if p.numel()}
     file = path / ADAPTERS[0]
     if not file.is_file():
@@ -96,8 +141,9 @@ def _of_adapter(where: str, path: Path, model: Any) -> dict[str, Tensor]:
             )
     if more := sorted(tensors.keys() - expected.keys()):
         raise ValueError(
-            f"{where}: the Trainer's adapter has no {more[0]!r}{naming_hint(more[0], expected)}; "
-            f"was it made by another LoraConfig, or {_OTHER_BASE}"
+            f"{where}: the adapter that is trained has no {more[0]!r}"
+            f"{naming_hint(more[0], expected)}; was it made by another LoraConfig, or "
+            f"{_OTHER_BASE}"
         )
     return {places[tensor.data_ptr()]: tensors[key] for key, tensor in expected.items()}
 
@@ -109,15 +155,15 @@ def _check_config(where: str, path: Path, config: Any) -> None:
         one, other = about.get(name), getattr(config, name, None)
         if (one or None) != (other or None):
             raise ValueError(
-                f"{where}: {name} is {one}, but {other} in the Trainer's adapter, so that its "
-                f"factors mean something else; give make_trainer the same LoraConfig"
+                f"{where}: {name} is {one}, but {other} in the adapter that is trained, so that "
+                f"its factors mean something else; train one of the same LoraConfig"
             )
     one, other = about.get("base_model_name_or_path"), config.base_model_name_or_path
     if one and other and not _same_base(str(one), str(other)):
         raise ValueError(
-            f"{where}: its base is {one!r}, but the Trainer's adapter is on {other!r}; is it an "
-            f"adapter of another base? Where both are the same model, write its name into "
-            f"{ADAPTER_CONFIG}"
+            f"{where}: its base is {one!r}, but {other!r} is that of the adapter that is "
+            f"trained; is it an adapter of another base? Where both are the same model, write "
+            f"its name into {ADAPTER_CONFIG}"
         )
 
 
