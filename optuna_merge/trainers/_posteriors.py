@@ -49,8 +49,8 @@ class Evaluated:
 class Resident(Protocol):
     """A model in memory that takes any parameters."""
 
-    def describe_task(self, task: str) -> Any:
-        """What the curvature depends on of one task, as JSON values."""
+    def describe_curvature(self, task: str, settings: PosteriorSettings) -> Sequence[Any]:
+        """What the curvature of one task depends on besides its parameters, as JSON values."""
 
     def parameters(self, folder: Path) -> Mapping[str, Tensor]:
         """The trained parameters of a task's own run, by name."""
@@ -132,7 +132,7 @@ def make_previews(
     undamped: dict[str, DiagonalGaussian] = {}
     seconds = 0.0
     for task, mean in means.items():
-        made_of = [hashes[task], program.describe_task(task), settings.examples, settings.seed]
+        made_of = [hashes[task], *program.describe_curvature(task, settings)]
         key = sha256_text(canonical_json(made_of))[:24]
         squares, about = _curvature(
             program, task, mean, settings, folder / f"curvature-{task}-{key}.safetensors"

@@ -91,6 +91,16 @@ class Program(Protocol):
             ProgramError: the program ended otherwise than it should.
         """
 
+    def adopt(self, run: Run, path: Path) -> Mapping[str, float]:
+        """Take a checkpoint that is there as a task's own run, into the folder of this run.
+
+        Returns:
+            Its metrics, by task.
+
+        Raises:
+            ValueError: it doesn't fit; the message says why.
+        """
+
     def previews(self, runs: Mapping[str, Path], anchor: Path | None, folder: Path) -> Previews:
         """Make what previews need of the tasks' own runs, or find it.
 
