@@ -36,6 +36,7 @@ from optuna_merge.trainers._posteriors import (
     make_previews,
     settled,
 )
+from optuna_merge.trainers._prepared import prepared
 from optuna_merge.trainers._program import Previews, Run
 from optuna_merge.trainers._units import WeightUnit
 from optuna_merge.trainers._watch import RungWatch
@@ -98,6 +99,7 @@ class TrainerProgram:
         self._kept: Any = None
         self._evaluation_works = False
         trainer = self._resident()
+        self._tasks = {task: prepared(trainer, task, data) for task, data in tasks.items()}
         args, model = trainer.args, trainer.model
         self._steps = int(args.max_steps)
         count = min(num_rungs, self._steps)
@@ -134,7 +136,7 @@ class TrainerProgram:
                 "train": describe_data(data),
                 "validation": describe_data(trainer.eval_dataset[task]),
             }
-            for task, data in tasks.items()
+            for task, data in self._tasks.items()
         }
 
     @property
