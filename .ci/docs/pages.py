@@ -17,14 +17,7 @@ import griffe
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "optuna_merge"
-TEXTS = {
-    "README.md": "Home",
-    "studies/README.md": "Studies",
-    "studies/DECISIONS.md": "Decisions",
-    "optuna_merge/posteriors/README.md": "Posteriors",
-    "CONTRIBUTING.md": "Contributing",
-    "CHANGELOG.md": "Changelog",
-}
+TEXTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "studies/DECISIONS.md")
 COMMAND_LINE = (f"{PACKAGE}.cli", f"{PACKAGE}.commands")  # has a page of its own
 
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
@@ -32,6 +25,27 @@ LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 _CODE = re.compile(
     r"<(?P<tag>a|autoref|pre|h\d)\b.*?</(?P=tag)>|<code>(?P<name>[\w.]+)(?:\(\))?</code>", re.S
 )
+
+
+def guides() -> list[str]:
+    """READMEs of the package's rooms, in the order in which README links to them."""
+    linked = LINK.findall((ROOT / "README.md").read_text())
+    found = {path.relative_to(ROOT).as_posix() for path in (ROOT / PACKAGE).rglob("README.md")}
+    return list(dict.fromkeys(link for link in [*linked, *sorted(found)] if link in found))
+
+
+def studies() -> list[str]:
+    """The READMEs of the studies, that of all first."""
+    return [
+        path.relative_to(ROOT).as_posix()
+        for path in sorted((ROOT / "studies").rglob("README.md"), key=lambda p: (len(p.parts), p))
+        if not {"workdir", ".cache"} & set(path.parts)
+    ]
+
+
+def title(name: str) -> str:
+    """What a page is called in the navigation: its heading up to a colon."""
+    return (ROOT / name).read_text().partition("\n")[0].lstrip("# ").partition(":")[0]
 
 
 @cache
@@ -141,7 +155,7 @@ def example_page(folder: Path) -> str:
 
 def pages() -> dict[str, str]:
     """All pages: path on the site, as if it were one in the repository, and Markdown text."""
-    made = {name: (ROOT / name).read_text() for name in TEXTS}
+    made = {name: (ROOT / name).read_text() for name in (*TEXTS, *guides(), *studies())}
     for folder in (ROOT / "examples", ROOT / "examples" / "cluster"):
         made[f"{folder.relative_to(ROOT).as_posix()}/README.md"] = example_page(folder)
     made["reference/command_line.md"] = command_page()
@@ -166,11 +180,13 @@ def on_config(config: Any) -> Any:
     """mkdocs: the order of the pages."""
     reference = [f"reference/{path.partition('.')[2] or 'README'}.md" for path in public_modules()]
     config.nav = [
-        {TEXTS["README.md"]: "README.md"},
+        {"Home": "README.md"},
+        {"Guide": [{title(name): name} for name in guides()]},
         {"Examples": ["examples/README.md", {"Cluster": "examples/cluster/README.md"}]},
         {"Command line": "reference/command_line.md"},
         {"Reference": [{Path(p).stem: p} if p != "reference/README.md" else p for p in reference]},
-        *({title: name} for name, title in list(TEXTS.items())[1:]),
+        {"Studies": [studies()[0], *({title(name): name} for name in studies()[1:])]},
+        *({title(name): name} for name in ("studies/DECISIONS.md", *TEXTS[1:3])),
     ]
     return config
 
