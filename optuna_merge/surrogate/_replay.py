@@ -139,10 +139,6 @@ def replay(study: optuna.Study, general: str, keep: float = 0.95) -> Replay:
     Raises:
         ValueError: not two tasks, no such task, `keep` outside of (0, 1], or the general set has
             not been finetuned alone yet, or with a metric that isn't above zero.
-
-    Examples:
-        >>> replay(study, "chat", keep=0.95).best.share  # doctest: +SKIP
-        0.23
     """
     findings = read_study(study)
     own = own_task(findings.tasks, general)
