@@ -36,9 +36,13 @@ def mixture(
     """
     from optuna_merge.trainers import mixture_lines
 
-    sizes = None if examples is None else numbers_by_task(examples, "--examples")
-    tokens = None if label_tokens is None else numbers_by_task(label_tokens, "--label-tokens")
+    sizes: Numbers | None = None
+    tokens: Numbers | None = None
     chosen: Numbers
+    if examples is not None:
+        sizes = numbers_by_task(examples, "--examples")
+    if label_tokens is not None:
+        tokens = numbers_by_task(label_tokens, "--label-tokens")
     if weights is not None:
         chosen = {task: weight / sum(weights.values()) for task, weight in weights.items()}
     else:
