@@ -41,6 +41,7 @@ from optuna_merge.trainers._posteriors import (
     make_previews,
     settled,
 )
+from optuna_merge.trainers._prepared import prepared
 from optuna_merge.trainers._program import Previews, Run
 from optuna_merge.trainers._ranks import Ranks
 from optuna_merge.trainers._units import WeightUnit
@@ -107,6 +108,7 @@ class TrainerProgram:
         self._kept: Any = None
         self._evaluation_works = False
         trainer = self._resident()
+        self._tasks = {task: prepared(trainer, task, data) for task, data in tasks.items()}
         args, model = trainer.args, trainer.model
         self._steps = int(args.max_steps)
         count = min(num_rungs, self._steps)
@@ -145,7 +147,7 @@ class TrainerProgram:
                 "train": describe_data(data),
                 "validation": describe_data(trainer.eval_dataset[task]),
             }
-            for task, data in tasks.items()
+            for task, data in self._tasks.items()
         }
         self._ranks = Ranks(sha256_text(canonical_json([self._described, self._data])))
 
