@@ -4,8 +4,8 @@
     python examples/existing_checkpoints.py distilbert-base-uncased
 
 The checkpoints are made here first, by a Trainer. With your own only the paths differ: folders,
-LoRA adapters or safetensors files of one base. Leave out anchor="none" and take `om.open_search`, and
-the best merges are finetuned to see what they are worth.
+LoRA adapters or safetensors files of one base. To see what the best merges are worth beside
+finetunes, leave out anchor="none", and search by `om.open_search` and `om.Objective(fitted)`.
 """
 
 from __future__ import annotations
