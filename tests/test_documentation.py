@@ -1,4 +1,4 @@
-"""What people read: docstrings and their examples, README's Python, links in Markdown files."""
+"""What people read: examples of docstrings; Python, output, flags and links of the pages."""
 
 from __future__ import annotations
 
@@ -17,9 +17,19 @@ from datasets import ClassLabel, Dataset, Features, Value
 from helpers import save_bert
 from language_helpers import TOKENIZER, save_language_model
 from trainer_helpers import MakeTrainer, classification_data
+from typer.main import get_command
 
 import optuna_merge
 import optuna_merge as om
+from optuna_merge.cli import app
+from optuna_merge.definition import load_yaml
+
+
+def fenced(text: str, language: str = "") -> list[str]:
+    """The blocks of a language in a Markdown text."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S)
+    return [block for word, block in blocks if word == language]
+
 
 ROOT = Path(optuna_merge.__file__).resolve().parents[1]
 TEXTS = sorted(
@@ -31,7 +41,13 @@ TEXTS = sorted(
 EXAMPLES = sorted(
     path for path in (ROOT / "optuna_merge").rglob("*.py") if ">>> " in path.read_text()
 )
-BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+GUIDES = [name for name in TEXTS if name == "README.md" or name.startswith("optuna_merge/")]
+BLOCKS = [
+    pytest.param(block, id=f"{Path(name).parent.name or 'home'}-{number}")
+    for name in GUIDES
+    for number, block in enumerate(fenced((ROOT / name).read_text(), "python"))
+    if "adam_second_moments(" not in block  # tests/posteriors/test_adam.py runs these
+]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +106,7 @@ def test_the_examples_of_docstrings(path: Path) -> None:
 
 
 def own_study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], Any]:
-    """What stands in for the hub in the study of "Your own tasks and model"."""
+    """What stands in for the hub in the study of a definition in Python."""
     save_bert(folder / "body")
     TOKENIZER.save_pretrained(folder / "body")
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
@@ -117,6 +133,34 @@ def merging(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, st
     return {}, {"tasks": [({"w": torch.rand(2)}, {"w": torch.ones(2)}) for _ in range(2)]}
 
 
+def existing_checkpoint(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict[str, str], Any]:
+    from transformers import AutoModelForSequenceClassification
+
+    path = folder / "classifier"
+    body = save_bert(folder / "body")
+    AutoModelForSequenceClassification.from_pretrained(body).save_pretrained(path)
+    rows = torch.arange(12).reshape(4, 3) % 6
+    batch = {"input_ids": rows, "attention_mask": torch.ones_like(rows)}
+    return {}, {"path": path, "loader": [batch | {"labels": torch.tensor([0, 1, 0, 1])}]}
+
+
+def untied_base(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], Any]:
+    """An adapter of the output layer of a model whose embeddings are tied."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    path = save_language_model("llama", folder / "model")
+    model = AutoModelForCausalLM.from_pretrained(path)
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    model.save_pretrained(path)
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["lm_head"]))
+    adapted.save_pretrained(folder / "adapter", save_embedding_layers=False)
+    return {}, {"path": path, "adapter": folder / "adapter"}
+
+
 def own_trainer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], Any]:
     train, validation = classification_data("math", "chat")
     return {"n_trials=40": "n_trials=3"}, {"make_trainer": MakeTrainer(validation), **train}
@@ -141,12 +185,14 @@ NEEDS = {
     "om.from_command(": own_command,
     "language_task(": language_tasks,
     "merge(": merging,
+    "squared_gradients(": existing_checkpoint,
+    "tie_word_embeddings": untied_base,
 }
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n")[-2][:30])
+@pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_the_python_of_readme(
+def test_the_python_of_the_pages(
     block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -158,6 +204,51 @@ def test_the_python_of_readme(
     exec(block, names | {"om": om})
     if prepare in (own_study, own_trainer):
         assert "Best task weights: " in capsys.readouterr().out
+
+
+def test_the_yaml_of_readme_is_a_definition(tmp_path: Path) -> None:
+    (block,) = fenced((ROOT / "README.md").read_text(), "yaml")
+    save_bert(tmp_path / "body", layers=2)
+    TOKENIZER.save_pretrained(tmp_path / "body")
+    body = "sentence-transformers/all-MiniLM-L6-v2"
+    assert body in block
+    (tmp_path / "study.yaml").write_text(block.replace(body, "body"))
+    rows = [f"w{i % 6} w{i % 5},{i % 2},{'ab'[i % 2]},{'xyz'[i % 3]}" for i in range(60)]
+    (tmp_path / "posts.csv").write_text("\n".join(["text,sentiment,author,topic", *rows, ""]))
+    definition = load_yaml(tmp_path / "study.yaml")
+    assert [task.name for task in definition.tasks] == ["sentiment", "author", "topic"]
+    assert definition.finetuning.steps == 60
+
+
+def test_the_output_in_readme_is_that_of_a_stored_run() -> None:
+    (block,) = (b for b in fenced((ROOT / "README.md").read_text()) if "Best task weights" in b)
+    stored = (ROOT / "studies" / "text" / "results" / "own-data.txt").read_text().splitlines()
+    for line in block.splitlines():
+        assert any(kept.startswith(line.removesuffix("...").rstrip()) for kept in stored), line
+
+
+def test_readme_is_short_and_leads_to_every_guide() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 200
+    assert {n for n in GUIDES if n != "README.md"} <= set(re.findall(r"\]\(([^)#]+)", text))
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_files_that_a_page_names_are_there(name: str) -> None:
+    named = re.findall(
+        r"(?<![\w./-])(?:studies|tests|examples)/[\w./-]*\w", (ROOT / name).read_text()
+    )
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_flags_that_a_page_names_are_there(name: str) -> None:
+    text = re.sub(r"`[^`]*(accelerate|chromium|pip|mkdocs)[^`]*`", "", (ROOT / name).read_text())
+    group: Any = get_command(app)
+    parameters = [p for command in group.commands.values() for p in command.params]
+    flags = {flag for p in (*parameters, *group.params) for flag in (*p.opts, *p.secondary_opts)}
+    flags |= {"--direction", "--install-completion", "--debug"}  # Optuna's, Typer's, any command's
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - flags == set()
 
 
 def anchors(path: Path) -> set[str]:

@@ -17,14 +17,7 @@ import griffe
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "optuna_merge"
-TEXTS = {
-    "README.md": "Home",
-    "studies/README.md": "Studies",
-    "studies/DECISIONS.md": "Decisions",
-    "optuna_merge/posteriors/README.md": "Posteriors",
-    "CONTRIBUTING.md": "Contributing",
-    "CHANGELOG.md": "Changelog",
-}
+TEXTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "studies/DECISIONS.md")
 COMMAND_LINE = (f"{PACKAGE}.cli", f"{PACKAGE}.commands")  # has a page of its own
 
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
@@ -32,6 +25,34 @@ LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 _CODE = re.compile(
     r"<(?P<tag>a|autoref|pre|h\d)\b.*?</(?P=tag)>|<code>(?P<name>[\w.]+)(?:\(\))?</code>", re.S
 )
+
+
+def guides() -> list[str]:
+    """READMEs of the package's rooms, in the order in which README links to them."""
+    linked = LINK.findall((ROOT / "README.md").read_text())
+    found = {path.relative_to(ROOT).as_posix() for path in (ROOT / PACKAGE).rglob("README.md")}
+    return list(dict.fromkeys(link for link in [*linked, *sorted(found)] if link in found))
+
+
+def studies() -> list[str]:
+    """The READMEs of the studies, that of all first."""
+    return [
+        path.relative_to(ROOT).as_posix()
+        for path in sorted((ROOT / "studies").rglob("README.md"), key=lambda p: (len(p.parts), p))
+        if not {"workdir", ".cache"} & set(path.parts)
+    ]
+
+
+def hub_packages() -> list[str]:
+    """The READMEs of the packages for OptunaHub."""
+    found = (ROOT / "examples" / "optunahub").glob("*/*/README.md")
+    return sorted(path.relative_to(ROOT).as_posix() for path in found)
+
+
+def title(name: str) -> str:
+    """What a page is called in the navigation: its title or heading up to a colon."""
+    found = re.search(r"^(?:title:|#) ([^:\n]*)", (ROOT / name).read_text(), re.M)
+    return found[1] if found else name
 
 
 @cache
@@ -141,7 +162,10 @@ def example_page(folder: Path) -> str:
 
 def pages() -> dict[str, str]:
     """All pages: path on the site, as if it were one in the repository, and Markdown text."""
-    made = {name: (ROOT / name).read_text() for name in TEXTS}
+    made = {
+        name: (ROOT / name).read_text()
+        for name in (*TEXTS, *guides(), *studies(), *hub_packages())
+    }
     for folder in (ROOT / "examples", ROOT / "examples" / "cluster"):
         made[f"{folder.relative_to(ROOT).as_posix()}/README.md"] = example_page(folder)
     made["reference/command_line.md"] = command_page()
@@ -166,11 +190,19 @@ def on_config(config: Any) -> Any:
     """mkdocs: the order of the pages."""
     reference = [f"reference/{path.partition('.')[2] or 'README'}.md" for path in public_modules()]
     config.nav = [
-        {TEXTS["README.md"]: "README.md"},
-        {"Examples": ["examples/README.md", {"Cluster": "examples/cluster/README.md"}]},
+        {"Home": "README.md"},
+        {"Guide": [{title(name): name} for name in guides()]},
+        {
+            "Examples": [
+                "examples/README.md",
+                {"Cluster": "examples/cluster/README.md"},
+                {"OptunaHub": [{title(name): name} for name in hub_packages()]},
+            ]
+        },
         {"Command line": "reference/command_line.md"},
         {"Reference": [{Path(p).stem: p} if p != "reference/README.md" else p for p in reference]},
-        *({title: name} for name, title in list(TEXTS.items())[1:]),
+        {"Studies": [studies()[0], *({title(name): name} for name in studies()[1:])]},
+        *({title(name): name} for name in ("studies/DECISIONS.md", *TEXTS[1:3])),
     ]
     return config
 

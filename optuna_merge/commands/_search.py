@@ -34,13 +34,24 @@ def search(
     *,
     html: Path | None = None,
     csv: Path | None = None,
+    told: Callable[[optuna.Study], None] | None = None,
 ) -> None:
-    """Fit, run trials, report: by the main process of a launch; the other ones train along."""
+    """Fit, run trials, report: by the main process of a launch; the other ones train along.
+
+    Args:
+        definition: What the study is about.
+        flags: How it is searched.
+        html: Where the page is written; None: into the working folder.
+        csv: Where the tables are written; None: nowhere.
+        told: Tells the result in place of the report.
+    """
     with process_group(definition) as leads:  # type: ignore[arg-type]
         if not leads:
             return
         study, fit = _prepared(definition, flags)
         report = partial(write_report, study, fit, flags.workdir, html, csv, flags.as_json)
+        if told is not None:
+            report = partial(told, study)
         _run(study, fit, flags, report)
 
 

@@ -43,6 +43,19 @@ def from_trainer(
     evaluated by one Trainer that is kept. What the Trainer is made with stays as it is: optimizer,
     precision, accumulation, collator, callbacks.
 
+    The examples of a run are drawn before it begins: a task for each place, independently by the
+    shares, and of its data a fresh permutation every epoch. The Trainer's own sampler orders them,
+    and accelerate deals them out, so that each is trained on once, in one process or in several.
+
+    Launched as several processes (`torchrun --nproc-per-node 2 optimize.py`, `accelerate launch`),
+    they train each finetune together, as the Trainer does (data parallelism), and evaluate it and
+    the previews. Rank 0 alone returns from this call, opens the study, previews, decides and
+    reports. The others follow it, and exit when it does: what comes after the call is rank 0's.
+    The working folder must be one that all of them see. Of equal batches (all processes together)
+    and micro-batches the study is the same on any number of processes; losses on validation data
+    whose last batches are not full are so by a few examples, which the Trainer takes twice there.
+    DeepSpeed, FSDP and other ways to cut a model are refused.
+
     Args:
         make_trainer: Takes a folder, and gives a new `transformers.Trainer` (or a subclass of it)
             with this `output_dir`, with `max_steps`, and with an `eval_dataset` by task. Its
@@ -78,6 +91,8 @@ def from_trainer(
         FileNotFoundError: a given checkpoint isn't there.
         ProgramError: the Trainer's `evaluate` doesn't give the metric.
         NotFiniteError: a metric of a task run is NaN or infinite.
+        DefinitionMismatchError: processes of one launch have different models, data or arguments.
+        SystemExit: this process has followed rank 0, which has ended.
     """
     from optuna_merge.trainers._transformers import TrainerProgram  # a matter of seconds
 
@@ -92,6 +107,8 @@ def from_trainer(
         posterior,
         given := given_runs(runs, list(tasks)),
     )
+    if not program.leads:
+        program.follow()
     if greater_is_better is None:
         greater_is_better = not metric.endswith("loss")
     wanted = Wanted(score, constraints, greater_is_better)

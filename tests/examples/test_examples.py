@@ -17,6 +17,7 @@ NEEDS = {
     "lora_language_model.py": "peft",
     "mlflow_tracking.py": "mlflow",
     "tensorboard_curves.py": "tensorboard",
+    "trl_chat.py": "trl",
     "wandb_tracking.py": "wandb",
 }
 PRINTS = {"pareto_front.py": "Pareto front of the truths, "}
