@@ -31,7 +31,7 @@ def fit(
 
     found = load_any(definition)
     check_own_loop(found, artifacts=artifacts)
-    with process_group(found) as leads:  # type: ignore[arg-type]
+    with process_group(found) as leads:
         if not leads:
             return
         check_writable(where.workdir)

@@ -45,7 +45,7 @@ def search(
         csv: Where the tables are written; None: nowhere.
         told: Tells the result in place of the report.
     """
-    with process_group(definition) as leads:  # type: ignore[arg-type]
+    with process_group(definition) as leads:
         if not leads:
             return
         study, fit = _prepared(definition, flags)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from optuna_merge._base.files import canonical_json, sha256_text
-from optuna_merge.definition import StudyDefinition
+from optuna_merge.definition import CommandDefinition, StudyDefinition
 from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.finetuning import (
     FinetuneSettings,
@@ -35,7 +35,7 @@ def meet() -> None:
 
 
 @contextmanager
-def process_group(definition: StudyDefinition) -> Iterator[bool]:
+def process_group(definition: StudyDefinition | CommandDefinition) -> Iterator[bool]:
     """Make one worker of all processes that were launched together.
 
         with process_group(definition) as leads:
@@ -69,6 +69,11 @@ def process_group(definition: StudyDefinition) -> Iterator[bool]:
         if group is None:
             yield True
             return
+        if isinstance(definition, CommandDefinition):
+            raise ValueError(
+                "a command trains in processes of its own: start this one alone, not by torchrun "
+                "or accelerate launch, which belong into the command"
+            )
         described = definition.describe()
         mine = sha256_text(canonical_json(described))
         if not group.agree(group.broadcast(mine) == mine):
