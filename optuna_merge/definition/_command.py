@@ -54,6 +54,11 @@ class CommandDefinition:
     search: SearchSettings = field(default_factory=SearchSettings)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Task names, in order."""
+        return tuple(self.tasks)
+
+    @property
     def is_pareto(self) -> bool:
         """Whether each task is an objective of its own."""
         return self.score == PARETO

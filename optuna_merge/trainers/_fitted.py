@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor
 
 from optuna_merge._base.files import canonical_json, check_writable, sha256_text
 from optuna_merge._base.turns import models_turn
@@ -160,6 +161,23 @@ class FittedProgram:
         started = time.perf_counter()
         metrics = self._previews.metrics(weights)
         return Measured(_measured(metrics, "the merge"), time.perf_counter() - started)
+
+    @models_turn()
+    def merged(self, weights: Mapping[str, float]) -> dict[str, Tensor]:
+        """The trained parameters of the merge at these task weights, by the model's names.
+
+        `model.load_state_dict(fitted.merged(weights), strict=False)` makes the model of a preview.
+        Of LoRA adapters of which both factors are trained, they have the summed ranks.
+
+        Raises:
+            ValueError: the program is a command, whose merges are files.
+        """
+        if self._previews.merged is None:
+            raise ValueError(
+                "merges of a command are made from file to file; optuna_merge.merging.merge_files "
+                "writes that of the checkpoints in fitted.folder(weights of one task alone)"
+            )
+        return dict(self._previews.merged(weights))
 
     def finetune(
         self,

@@ -281,7 +281,9 @@ class TrainerProgram:
     def adopt(self, run: Run, path: Path) -> Mapping[str, float]:
         """Keep the trained parameters of the checkpoint, and evaluate them."""
         (task,) = (task for task, weight in run.weights.items() if weight)
-        state = given_parameters(task, path, self._resident().model, self._names)
+        with self._ranks.all_do("_resident"):
+            model = self._resident().model
+        state = given_parameters(task, path, model, self._names)
         save_tensors(state, run.folder / _TRAINED)
         return self.evaluate(state).metrics
 
