@@ -18,6 +18,10 @@ from optuna_merge.fitting._damping import (
 from optuna_merge.fitting._finetune_files import DefinedFinetunes, FinetuneFiles, Finetunes
 from optuna_merge.fitting._fit import finetune_store, fit
 from optuna_merge.fitting._fitted import FittedStudy
+from optuna_merge.fitting._given import (
+    given_parameters as given_parameters,
+    same_shapes as same_shapes,
+)
 from optuna_merge.fitting._units import FolderSharing, Sharing, Unit
 from optuna_merge.fitting._workbench import Measured, Report, Workbench
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from optuna_merge.definition import Runs, given_runs
 from optuna_merge.goals import Constraint, Score
 from optuna_merge.posteriors import PosteriorSettings
 from optuna_merge.trainers._fitted import FittedProgram, Wanted, fit_program
@@ -26,6 +27,8 @@ def from_trainer(
     posterior: PosteriorSettings | None = None,
     loss_average: LossAverage = "auto",
     num_rungs: int = 3,
+    runs: Runs | None = None,
+    anchor: Literal["uniform", "none"] = "uniform",
     progress: bool = True,
 ) -> FittedProgram:
     """Finetune each task alone by your own Trainer, and make what a study of it needs.
@@ -72,12 +75,20 @@ def from_trainer(
         loss_average: What the Trainer's loss is averaged over: "examples", or the label "tokens"
             of a batch; "auto": tokens, if labels are integers with more than one an example.
         num_rungs: How often a finetune is evaluated and saved, the end included.
+        runs: Checkpoints that are there already and stand for tasks' own runs, by task: folders,
+            LoRA adapters or safetensors files, or a `GivenRun`, which says where its curvature
+            comes from. They are evaluated, and cost nothing; the other tasks are trained.
+        anchor: "uniform": uniform weights are finetuned now, since every study needs that, and
+            correct all previews; "none": previews are merges alone, and with `runs` of all tasks
+            nothing is trained at all.
         progress: Show the Trainer's own progress bars in the task runs.
 
     Raises:
         TypeError: `make_trainer` gives no Trainer, or data without a length.
         ValueError: an argument of the Trainer that doesn't go with a study, empty data, a task
-            without validation data, an adapter that is not plain LoRA.
+            without validation data, an adapter that is not plain LoRA; a given checkpoint of
+            another base, or of no task.
+        FileNotFoundError: a given checkpoint isn't there.
         ProgramError: the Trainer's `evaluate` doesn't give the metric.
         NotFiniteError: a metric of a task run is NaN or infinite.
         DefinitionMismatchError: processes of one launch have different models, data or arguments.
@@ -94,10 +105,11 @@ def from_trainer(
         loss_average,
         num_rungs,
         posterior,
+        given := given_runs(runs, list(tasks)),
     )
     if not program.leads:
         program.follow()
     if greater_is_better is None:
         greater_is_better = not metric.endswith("loss")
     wanted = Wanted(score, constraints, greater_is_better)
-    return fit_program(program, wanted, folder, progress=progress)
+    return fit_program(program, wanted, folder, progress=progress, given=given, anchor=anchor)

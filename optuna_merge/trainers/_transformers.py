@@ -6,11 +6,12 @@ import gc
 import logging
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -21,16 +22,18 @@ from transformers import (
     set_seed,
 )
 
-from optuna_merge._base.files import canonical_json, sha256_text
+from optuna_merge._base.files import canonical_json, sha256_file, sha256_text
 from optuna_merge._base.tensors import content_hash, load_tensors, save_tensors
+from optuna_merge.definition import GivenRun
 from optuna_merge.exceptions import ProgramError
-from optuna_merge.fitting import Report
+from optuna_merge.fitting import Report, given_parameters
 from optuna_merge.posteriors import PosteriorSettings
 from optuna_merge.tasks import own_draws
 from optuna_merge.trainers._check_trainer import averaged_over, batch_size, check_trainer
 from optuna_merge.trainers._checkpoints import newest_checkpoint, remove_checkpoints
 from optuna_merge.trainers._curvature import squared_gradients
 from optuna_merge.trainers._data import check_data, describe_data, rows_of
+from optuna_merge.trainers._given_curvature import OPTIMIZER, from_file, from_optimizer
 from optuna_merge.trainers._labels import label_tokens, shifts_labels
 from optuna_merge.trainers._mixture import Mixture
 from optuna_merge.trainers._posteriors import (
@@ -38,6 +41,7 @@ from optuna_merge.trainers._posteriors import (
     make_previews,
     settled,
 )
+from optuna_merge.trainers._prepared import prepared
 from optuna_merge.trainers._program import Previews, Run
 from optuna_merge.trainers._ranks import Ranks
 from optuna_merge.trainers._units import WeightUnit
@@ -72,6 +76,7 @@ class TrainerProgram:
         loss_average: What the Trainer's loss is averaged over; "auto": looked up in the labels.
         num_rungs: How often a finetune is evaluated.
         posterior: How posteriors are made; None: by the diagonal, where that can be.
+        given: Checkpoints that stand for tasks' own runs.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class TrainerProgram:
         loss_average: LossAverage,
         num_rungs: int,
         posterior: PosteriorSettings | None,
+        given: Mapping[str, GivenRun],
     ) -> None:
         if loss_average not in ("auto", "examples", "tokens"):
             raise ValueError(
@@ -102,6 +108,7 @@ class TrainerProgram:
         self._kept: Any = None
         self._evaluation_works = False
         trainer = self._resident()
+        self._tasks = {task: prepared(trainer, task, data) for task, data in tasks.items()}
         args, model = trainer.args, trainer.model
         self._steps = int(args.max_steps)
         count = min(num_rungs, self._steps)
@@ -120,6 +127,8 @@ class TrainerProgram:
         if not self._names:
             raise ValueError("the Trainer's model has no parameter with requires_grad")
         self._posterior = settled(posterior, self._names)
+        self._given = given
+        self._check_given()
         self._described = {
             "trainer": type(trainer).__qualname__,
             "model": type(model).__qualname__,
@@ -138,7 +147,7 @@ class TrainerProgram:
                 "train": describe_data(data),
                 "validation": describe_data(trainer.eval_dataset[task]),
             }
-            for task, data in tasks.items()
+            for task, data in self._tasks.items()
         }
         self._ranks = Ranks(sha256_text(canonical_json([self._described, self._data])))
 
@@ -273,16 +282,57 @@ class TrainerProgram:
         trainer.state.log_history.clear()  # it would grow with every preview
         return found
 
+    def adopt(self, run: Run, path: Path) -> Mapping[str, float]:
+        """Keep the trained parameters of the checkpoint, and evaluate them."""
+        (task,) = (task for task, weight in run.weights.items() if weight)
+        with self._ranks.all_do("_resident"):
+            model = self._resident().model
+        state = given_parameters(task, path, model, self._names)
+        save_tensors(state, run.folder / _TRAINED)
+        return self.evaluate(state).metrics
+
+    def _check_given(self) -> None:
+        """See that all given checkpoints fit, before anything is trained."""
+        for task, run in self._given.items():
+            given_parameters(task, Path(run.path), self._resident().model, self._names)
+            if run.curvature != "loss" and self._posterior.family != "diagonal":
+                raise ValueError(
+                    f"runs: task {task!r}: curvature={str(run.curvature)!r}, but posteriors of "
+                    f"the family {self._posterior.family!r} need none; leave it out"
+                )
+
+    def describe_curvature(self, task: str, settings: PosteriorSettings) -> Sequence[Any]:
+        """The task's data and how they are used; of a given checkpoint its file of curvature."""
+        given = self._given.get(task)
+        if given is None or given.curvature == "loss":
+            return [self.describe_task(task), settings.examples, settings.seed]
+        if given.curvature == "optimizer":
+            state = Path(given.path) / OPTIMIZER
+            return [sha256_file(state) if state.is_file() else None, self._of_a_step(task)]
+        return [sha256_file(Path(given.curvature))]
+
+    def _of_a_step(self, task: str) -> float:
+        """Examples that a step of a given run averaged, or label tokens."""
+        examples = self._given[task].batch_size or batch_size(self._resident())
+        lengths = self._unit.label_tokens
+        return float(examples) if lengths is None else examples * float(np.mean(lengths[task]))
+
     def squared_gradients(
         self, task: str, parameters: Mapping[str, Tensor], settings: PosteriorSettings
     ) -> Mapping[str, Tensor]:
         """Of the Trainer's own loss, of examples that are chosen by the settings' seed.
 
-        Rank 0 alone takes it.
+        Of a given checkpoint it is taken from where it was said to come. Rank 0 alone takes it.
         """
         with self._ranks.all_do("_resident"):
             self._resident()
         trainer = self._loaded(parameters)
+        given = self._given.get(task)
+        if given is not None and given.curvature != "loss":
+            if given.curvature != "optimizer":
+                return from_file(task, Path(given.curvature), parameters)
+            scale = self._of_a_step(task)
+            return from_optimizer(task, Path(given.path), trainer, parameters, scale)
         generator = torch.Generator().manual_seed(settings.seed)
         data = self._tasks[task]
         rows = torch.randperm(len(data), generator=generator)[: settings.examples].tolist()

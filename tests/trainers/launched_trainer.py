@@ -1,6 +1,6 @@
 """What `test_ranks.py` launches in two processes: a study of a Trainer, or a finetune of it.
 
-torchrun --nproc-per-node 2 launched_trainer.py FOLDER [--model llama] [--fails WAY]
+torchrun --nproc-per-node 2 launched_trainer.py FOLDER [--model llama] [--fails WAY] [--runs JSON]
 """
 
 from __future__ import annotations
@@ -87,7 +87,14 @@ def without_dropout(model: Any) -> Any:
     return model
 
 
-def fitted(folder: Path, model: str, *, size: int, fails: str | None = None) -> FittedProgram:
+def fitted(
+    folder: Path,
+    model: str,
+    *,
+    size: int,
+    fails: str | None = None,
+    runs: Mapping[str, str] | None = None,
+) -> FittedProgram:
     """The same study, whether `size` micro-batches a step are in one process or in two."""
     if model == "bert":
         train, validation = classification_data("math", "math_hard")
@@ -118,6 +125,7 @@ def fitted(folder: Path, model: str, *, size: int, fails: str | None = None) -> 
         train,
         workdir=folder,
         posterior=om.PosteriorSettings(examples=9, damping=1e-3),
+        runs=runs,
         progress=False,
     )
 
@@ -152,10 +160,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="bert")
+    parser.add_argument("--runs", type=json.loads, default=None)
     parser.add_argument("--fails", choices=WAYS, default=None)
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     fails = None if RANK and given.fails in WAYS[:3] else given.fails  # rank 0 fails alone
-    bench = fitted(given.folder, given.model, size=1, fails=fails)
+    bench = fitted(given.folder, given.model, size=1, fails=fails, runs=given.runs)
     result = truth(bench) | {"states": search(given.folder, bench)}
     (given.folder / f"result-{RANK}.json").write_text(json.dumps(result))

@@ -45,6 +45,19 @@ def test_losses_by_tokens_are_averaged_over_the_processes(tmp_path: Path) -> Non
     check_that_two_do_what_one_does("llama", tmp_path)
 
 
+@pytest.mark.slow
+def test_a_given_checkpoint_is_evaluated_by_both(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    bench = launched.fitted(tmp_path / "one", "bert", size=2)
+    runs = {"math": str(bench.folder(bench.anchors[0]) / "model")}
+    done = launch(tmp_path / "two", "--runs", json.dumps(runs))
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "two" / "result-0.json").read_text())
+    expected = json.loads(json.dumps(launched.truth(bench)))
+    assert found["preview"] == pytest.approx(expected["preview"], rel=1e-4)
+
+
 def check_that_two_do_what_one_does(model: str, folder: Path) -> None:
     two, one = folder / "two", folder / "one"
     two.mkdir()
