@@ -45,6 +45,8 @@ def test_all_commands_on_a_program(folder: Path) -> None:
     (uniform,) = [run["given"] for run in runs if set(run["weights"].values()) == {0.5}]
     assert uniform == pytest.approx({"math": 1 / 3, "chat": 2 / 3})
     prints("report", "study.yaml")
+    search = ("replay", "study.yaml", "--general", "chat", "--n-trials", "4", "--seed", "0")
+    assert "How much chat beside math?" in prints(*search)
     assert len(load_study().trials) >= 5
     told = fails("export", "study.yaml", "--out", "best", "--weights", "math=1")
     assert "study.yaml is a study of a command" in told
