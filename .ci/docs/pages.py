@@ -16,6 +16,7 @@ from typing import Any
 import griffe
 
 ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
 PACKAGE = "optuna_merge"
 TEXTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "studies/DECISIONS.md")
 COMMAND_LINE = (f"{PACKAGE}.cli", f"{PACKAGE}.commands")  # has a page of its own
@@ -156,7 +157,7 @@ def example_page(folder: Path) -> str:
 def pages() -> dict[str, str]:
     """All pages: path on the site, as if it were one in the repository, and Markdown text."""
     made = {name: (ROOT / name).read_text() for name in (*TEXTS, *guides(), *studies())}
-    for folder in (ROOT / "examples", ROOT / "examples" / "cluster"):
+    for folder in (EXAMPLES, EXAMPLES / "cluster", EXAMPLES / "configured"):
         made[f"{folder.relative_to(ROOT).as_posix()}/README.md"] = example_page(folder)
     made["reference/command_line.md"] = command_page()
     for path, module in public_modules().items():
@@ -182,7 +183,13 @@ def on_config(config: Any) -> Any:
     config.nav = [
         {"Home": "README.md"},
         {"Guide": [{title(name): name} for name in guides()]},
-        {"Examples": ["examples/README.md", {"Cluster": "examples/cluster/README.md"}]},
+        {
+            "Examples": [
+                "examples/README.md",
+                {"Cluster": "examples/cluster/README.md"},
+                {"Configured trainers": "examples/configured/README.md"},
+            ]
+        },
         {"Command line": "reference/command_line.md"},
         {"Reference": [{Path(p).stem: p} if p != "reference/README.md" else p for p in reference]},
         {"Studies": [studies()[0], *({title(name): name} for name in studies()[1:])]},
