@@ -44,9 +44,22 @@ def studies() -> list[str]:
     ]
 
 
+def hub_packages() -> list[str]:
+    """The READMEs of the packages for OptunaHub."""
+    found = (ROOT / "examples" / "optunahub").glob("*/*/README.md")
+    return sorted(path.relative_to(ROOT).as_posix() for path in found)
+
+
+def tutorials() -> list[str]:
+    """The tutorials, the first one for beginners."""
+    found = sorted(path.name for path in (ROOT / "examples" / "tutorials").glob("*.md"))
+    return [f"examples/tutorials/{n}" for n in sorted(found, key=lambda n: n != "texts.md")]
+
+
 def title(name: str) -> str:
-    """What a page is called in the navigation: its heading up to a colon."""
-    return (ROOT / name).read_text().partition("\n")[0].lstrip("# ").partition(":")[0]
+    """What a page is called in the navigation: its title or heading up to a colon."""
+    found = re.search(r"^(?:title:|#) ([^:\n]*)", (ROOT / name).read_text(), re.M)
+    return found[1] if found else name
 
 
 @cache
@@ -156,7 +169,10 @@ def example_page(folder: Path) -> str:
 
 def pages() -> dict[str, str]:
     """All pages: path on the site, as if it were one in the repository, and Markdown text."""
-    made = {name: (ROOT / name).read_text() for name in (*TEXTS, *guides(), *studies())}
+    made = {
+        name: (ROOT / name).read_text()
+        for name in (*TEXTS, *tutorials(), *guides(), *studies(), *hub_packages())
+    }
     for folder in (EXAMPLES, EXAMPLES / "cluster", EXAMPLES / "configured"):
         made[f"{folder.relative_to(ROOT).as_posix()}/README.md"] = example_page(folder)
     made["reference/command_line.md"] = command_page()
@@ -182,12 +198,14 @@ def on_config(config: Any) -> Any:
     reference = [f"reference/{path.partition('.')[2] or 'README'}.md" for path in public_modules()]
     config.nav = [
         {"Home": "README.md"},
+        {"Tutorials": [{title(name): name} for name in tutorials()]},
         {"Guide": [{title(name): name} for name in guides()]},
         {
             "Examples": [
                 "examples/README.md",
                 {"Cluster": "examples/cluster/README.md"},
                 {"Configured trainers": "examples/configured/README.md"},
+                {"OptunaHub": [{title(name): name} for name in hub_packages()]},
             ]
         },
         {"Command line": "reference/command_line.md"},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optuna_merge.commands._definition import load_definition
+from optuna_merge.commands._definition import load_any
 from optuna_merge.commands._existing import existing_study
 from optuna_merge.commands._flags import ReplayFlags
 
@@ -55,7 +55,7 @@ def replay(
     if definition is None:
         told(existing_study(flags))
         return
-    found = load_definition(definition)
+    found = load_any(definition)
     own = own_task(found.names, general)
     from optuna_merge.commands._search import search
 
