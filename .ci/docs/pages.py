@@ -17,7 +17,7 @@ import griffe
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "optuna_merge"
-EXAMPLES = ("cluster", "language")
+EXAMPLES = ("cluster", "configured", "language")
 """Folders of examples that have a page."""
 TEXTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "studies/DECISIONS.md")
 COMMAND_LINE = (f"{PACKAGE}.cli", f"{PACKAGE}.commands")  # has a page of its own
