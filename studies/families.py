@@ -68,7 +68,7 @@ from studies.preview_quality import (
     write_csv,
     write_points,
 )
-from studies.weightings import scattered
+from studies.weightings import parse_drawn, scattered
 
 FAMILIES = (
     "isotropic",
@@ -420,18 +420,11 @@ def main(
             ),
             tuple(map(int, _listed(truth_rungs))),
             extend,
-            _pair(drawn),
+            parse_drawn(drawn),
         )
         typer.echo(table)
 
     guarded(debug, work)
-
-
-def _pair(text: str) -> tuple[int, int]:
-    parts = _listed(text)
-    if len(parts) != 2 or not all(part.isdigit() for part in parts):
-        raise ValueError(f"--drawn is two numbers of weights, as in 28,12; got {text!r}")
-    return int(parts[0]), int(parts[1])
 
 
 def _listed(text: str) -> list[str]:

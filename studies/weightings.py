@@ -51,6 +51,18 @@ def scattered(sizes: Sequence[int], *, inside: int, faces: int, seed: int = 0) -
     return list(dict.fromkeys(canonical_weights(_rounded(p)) for p in points))
 
 
+def parse_drawn(text: str) -> tuple[int, int]:
+    """How many weights are drawn inside and on faces, as a flag says it.
+
+    Raises:
+        ValueError: it isn't two numbers.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        raise ValueError(f"--drawn is two numbers of weights, as in 28,12; got {text!r}")
+    return int(parts[0]), int(parts[1])
+
+
 def _rounded(weights: Sequence[float]) -> list[float]:
     """To three digits: what is drawn is written down as it is finetuned."""
     return [round(w, 3) for w in weights] if max(weights) - min(weights) > 1e-6 else [*weights]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from studies.weightings import LEAST, scattered
+from studies.weightings import LEAST, parse_drawn, scattered
 
 
 def test_weights_of_simple_rules_stand_among_them() -> None:
@@ -37,3 +37,10 @@ def test_the_draw_is_the_seeds() -> None:
     assert one == again
     assert one != other
     assert all(sum(p) == 1.0 for p in one)
+
+
+@pytest.mark.parametrize("text", ["", "3", "3,x", "1,2,3", "-1,2"])
+def test_numbers_of_weights_are_two(text: str) -> None:
+    assert parse_drawn("28, 12") == (28, 12)
+    with pytest.raises(ValueError, match="--drawn is two numbers of weights, as in 28,12; got"):
+        parse_drawn(text)
