@@ -1,9 +1,9 @@
 """Sentences as a frozen MiniLM sees them, and an adapter that is trained on top.
 
-The features of a sentence are the mean of MiniLM-L6's last hidden states over its tokens, as the
-model was trained for, computed once and kept in the cache folder. What a study finetunes and
-merges is the adapter and a head, so that a finetune takes a second or two on one core and a table
-may have many task weights and seeds.
+The features of a sentence are the mean over its tokens of what the fifth of MiniLM-L6's six layers
+gives, computed once and kept in the cache folder. What a study finetunes and merges is the adapter
+and a head, in place of the last layer: a finetune takes a second on one core, and a table may
+have many task weights and seeds.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from studies.text.data import body_path
 
 WIDTH = 384
 """Of MiniLM's hidden states."""
+
+_LAYERS = 5
+"""Frozen ones. The sixth prepares sentences for comparison, and leaves tasks less to learn."""
 
 _HIDDEN = 96
 _BLOCKS = 2
@@ -94,8 +97,8 @@ class Adapter(nn.Module):
 
 
 def features(texts: Sequence[str], cache: Path, *, max_length: int = 40) -> Tensor:
-    """MiniLM's mean hidden states, a row a text; from the cache folder where they are there."""
-    joined = "\n".join([str(max_length), *texts])
+    """Mean hidden states, a row a text; from the cache folder where they are there."""
+    joined = "\n".join([f"{_LAYERS} {max_length}", *texts])
     key = hashlib.sha256(joined.encode()).hexdigest()[:24]
     path = cache / "sentences" / f"{key}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,6 +113,7 @@ def _computed(texts: Sequence[str], cache: Path, max_length: int) -> Tensor:
     folder = str(body_path(cache))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder).eval()
+    model.encoder.layer = model.encoder.layer[:_LAYERS]
     # Of like length together: what is padded costs as much as what is read.
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     found = torch.zeros(len(texts), WIDTH)
