@@ -55,9 +55,9 @@ def load_tasks(cache: Path) -> dict[str, dict[str, Dataset]]:
         FetchError: the archive is neither in `cache` nor downloadable.
         CorruptFileError: it has another SHA-256 than the pinned one.
     """
-    posts, later = (
-        list(unique_examples(newsgroup_posts(cache, part)).values()) for part in ("train", "test")
-    )
+    known, new = (unique_examples(newsgroup_posts(cache, part)) for part in ("train", "test"))
+    posts = list(known.values())
+    later = [post for key, post in new.items() if key not in known]  # of any task
     tasks = {}
     for task, size in SIZES.items():
         sizes = {"train": size, "validation": 300, "test": 400}
