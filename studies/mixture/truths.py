@@ -1,0 +1,280 @@
+"""Real finetunes of the mixture study, and previews of the same weights, as tables.
+
+    python studies/mixture/truths.py --workdir workdir/mixture
+
+The truths are at uniform weights, at each task alone, at weights in proportion to the data, at
+random weights of all tasks and of two to five of them in turn (`drawn_weights`), and at those that
+the doubling rule comes to, for the worst excess and for Italian. All have the seed 0. What chooses
+weights has the seed 1 and is judged by the others: the task runs and posteriors of the previews,
+the finetune at uniform weights that corrects anchored ones, and the doubling rule's finetunes. As
+many of the random weights as `--again` says have a finetune of seed 1, too.
+
+Writes truth.csv (a row a rung, on validation data), test.csv (the ends, on test data),
+previews.csv, cost.csv and run.json into `results` beside this file. Finetunes stay in the working
+folder: the command, started again, goes on from there. With `--seconds` it begins no other
+finetune after so long, ends with exit status 3, and wants to be started again.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+import typer
+
+from optuna_merge._base.files import write_json
+from optuna_merge.commands import Debug, guarded
+from optuna_merge.definition import StudyDefinition
+from optuna_merge.fitting import FittedStudy
+from optuna_merge.models import evaluate_tasks, task_batches
+from optuna_merge.trials import canonical_weights, uniform_weights
+from studies.extension import Known
+from studies.families import PACKAGES, cpu_name, find_truths, fit_family
+from studies.mixture.optimize import EXAMPLES, definition
+from studies.preview_quality import (
+    TRUTH,
+    Point,
+    Weights,
+    last_rungs,
+    point,
+    write_csv,
+    write_points,
+)
+from studies.simple_rules import doubled, proportional
+
+FAMILIES = (
+    "isotropic",
+    "diagonal",
+    "rows_columns",
+    "isotropic+anchor",
+    "diagonal+anchor",
+    "rows_columns+anchor",
+)
+CHOOSING = 1
+"""The seed of what chooses weights."""
+
+DOUBLINGS = 3
+"""Finetunes of the doubling rule after the one at uniform weights."""
+
+AGAIN = 3
+"""Exit status of a run that wants to be started again."""
+
+
+@dataclass
+class Turn:
+    """How long this run of the command may begin finetunes."""
+
+    seconds: float
+    started: float
+
+    def over(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() - self.started > self.seconds
+
+
+class NotYet(Exception):
+    """The time of this run was up before everything was there."""
+
+
+def drawn_weights(names: Sequence[str], inside: int, faces: int, seed: int = 0) -> list[Weights]:
+    """Random weights: of all tasks, and of two to all but one of them, in turn.
+
+    Each is uniform on the simplex of its tasks, rounded to thousandths.
+
+    Args:
+        names: Task names in order.
+        inside: How many give every task some weight.
+        faces: How many leave tasks out.
+        seed: Of the draw.
+    """
+    count = len(names)
+    inner, outer = (np.random.default_rng([seed, place]) for place in (0, 1))
+
+    def drawn(rng: np.random.Generator, size: int) -> Weights:
+        numbers = np.zeros(count)
+        numbers[rng.permutation(count)[:size]] = rng.dirichlet(np.ones(size))
+        thousandths = np.maximum(np.round(1000 * numbers), numbers > 0)
+        return canonical_weights((thousandths / thousandths.sum()).tolist())
+
+    found: list[Weights] = []
+    for i in range(max(inside, faces)):
+        if i < inside:
+            found.append(drawn(inner, count))
+        if i < faces:
+            found.append(drawn(outer, 2 + i % (count - 2)))
+    return found
+
+
+def fixed_weights(names: Sequence[str]) -> list[Weights]:
+    """Uniform weights, each task alone, and weights in proportion to the data."""
+    alone = np.eye(len(names)).tolist()
+    sizes = canonical_weights(proportional([EXAMPLES[name] for name in names]))
+    return [tuple(uniform_weights(names).values()), *map(canonical_weights, alone), sizes]
+
+
+class Finetunes:
+    """The real finetunes, made as they are asked for until the time is up."""
+
+    def __init__(self, fitted: FittedStudy, turn: Turn) -> None:
+        self.fitted = fitted
+        self._turn = turn
+
+    def at(self, weights: Weights, seed: int = 0) -> list[Point]:
+        """All rungs of the finetune.
+
+        Raises:
+            NotYet: it is not there, and the time is up.
+        """
+        base = self.fitted.definition.finetuning
+        settings = replace(base, seed=base.seed + seed)
+        fitted = replace(self.fitted, definition=replace(self._definition, finetuning=settings))
+        named = dict(zip(self.fitted.names, weights))
+        if self._turn.over() and self.fitted.store.find(named, settings) is None:
+            raise NotYet
+        return find_truths(fitted, [named], 1, False, Known())
+
+    @property
+    def _definition(self) -> StudyDefinition:
+        return self.fitted.definition
+
+    def doubling(self, worst: Callable[[Sequence[float]], int]) -> list[list[Point]]:
+        """Those that the doubling rule makes after uniform weights."""
+        weights = list(uniform_weights(self.fitted.names).values())
+        found = []
+        for _ in range(DOUBLINGS):
+            (end,) = last_rungs(self.at(canonical_weights(weights), CHOOSING))
+            weights = doubled(weights, worst(end.metrics))
+            found.append(self.at(canonical_weights(weights), CHOOSING))
+        return found
+
+    def on_test(self, truth: Point) -> Point:
+        """The end of a finetune on test data."""
+        base = self._definition.finetuning
+        named = dict(zip(self.fitted.names, truth.weights))
+        run = self.fitted.store.find(named, replace(base, seed=truth.seed))
+        assert run is not None, "it was made before"
+        model, tasks = self.fitted.model, self.fitted.tasks
+        model.reset()
+        model.load(run.parameters())
+        batches = task_batches(model, tasks, "test", batch_size=base.evaluation_batch_size)
+        found = evaluate_tasks(model, tasks, batches, "test")
+        return point(TRUTH, truth.seed, named, found, float("nan"), steps=truth.steps)
+
+
+def excess_of(fitted: FittedStudy) -> Callable[[Sequence[float]], int]:
+    """The task that is furthest behind its own run."""
+    alone = np.array([fitted.alone[name] for name in fitted.names])
+    return lambda metrics: int((np.array(metrics) - alone).argmax())
+
+
+def make(workdir: Path, results: Path, inside: int, faces: int, again: int, turn: Turn) -> None:
+    """Make everything and write the tables.
+
+    Raises:
+        NotYet: the time was up before; truth.csv has what there is.
+    """
+    study = definition()
+    names = study.names
+    fitted, _ = fit_family(study, "isotropic", 0, workdir)
+    finetunes = Finetunes(fitted, turn)
+    drawn = drawn_weights(names, inside, faces)
+    truths: list[Point] = []
+    uniform, *others = fixed_weights(names)
+    wanted = [(uniform, 0), (uniform, CHOOSING)]
+    wanted += [(w, CHOOSING) for w in others[:-1]] + [(w, 0) for w in (*others, *drawn)]
+    wanted += [(w, CHOOSING) for w in drawn[:again]]
+    late = False
+    try:
+        for weights, seed in wanted:
+            truths += finetunes.at(weights, seed)
+        italian = names.index("italian")
+        for rule in (excess_of(fitted), lambda metrics: italian):
+            for points in finetunes.doubling(rule):
+                truths += [*points, *finetunes.at(points[0].weights)]
+    except NotYet:
+        late = True
+    truths = list({(t.weights, t.seed, t.rung): t for t in truths}.values())
+    write_points(results / "truth.csv", truths, names)
+    print(f"{len(last_rungs(truths))} finetunes", flush=True)
+    if late:
+        raise NotYet
+    rows, costs = previews(study, [t.weights for t in last_rungs(truths)], workdir, turn)
+    write_points(results / "previews.csv", rows, names)
+    write_csv(results / "cost.csv", costs)
+    tested = [finetunes.on_test(t) for t in last_rungs(truths)]
+    write_points(results / "test.csv", tested, names)
+    write_json(results / "run.json", about(study))
+
+
+def previews(
+    study: StudyDefinition, weightings: Sequence[Weights], workdir: Path, turn: Turn
+) -> tuple[list[Point], list[list[object]]]:
+    """Previews of each family at the weights, and what its posteriors cost.
+
+    Raises:
+        NotYet: the time was up before a family was begun.
+    """
+    points: list[Point] = []
+    costs: list[list[object]] = [["family", "run_seconds", "posterior_seconds", "damping"]]
+    for family in FAMILIES:
+        fitted, cost = fit_family(study, family, CHOOSING, workdir)
+        damping = "" if cost.damping is None else f"{cost.damping:.4g}"
+        seconds = [f"{x:.4g}" for x in (cost.run_seconds, cost.posterior_seconds)]
+        costs.append([family, *seconds, damping])
+        for weights in dict.fromkeys(weightings):
+            named = dict(zip(study.names, weights))
+            made = fitted.previewer(named)
+            losses = {name: e.metric.value for name, e in made.evaluations.items()}
+            score = fitted.goal.score_of(losses)
+            points.append(
+                point(family, CHOOSING, named, made.evaluations, score, seconds=made.seconds)
+            )
+    return points, costs
+
+
+def about(study: StudyDefinition) -> dict[str, object]:
+    """What the tables were made of and with."""
+    return {
+        "command": " ".join(["python", "studies/mixture/truths.py"]),
+        "training_examples": EXAMPLES,
+        "machine": {"cores": os.cpu_count(), "cpu": cpu_name()},
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in PACKAGES},
+        "definition": study.describe(),
+    }
+
+
+def main(
+    workdir: Annotated[Path, typer.Option(help="Folder of finetunes.")] = Path("workdir/mixture"),
+    results: Annotated[Path, typer.Option(help="Folder of the tables.")] = (
+        Path(__file__).parent / "results"
+    ),
+    inside: Annotated[int, typer.Option(help="Random weights of all tasks.")] = 22,
+    faces: Annotated[int, typer.Option(help="Random weights of some tasks.")] = 18,
+    again: Annotated[int, typer.Option(help="Of these, how many have a second seed.")] = 9,
+    seconds: Annotated[float, typer.Option(help="After which to begin no finetune.")] = 1e9,
+    debug: Debug = False,
+) -> None:
+    """Make the tables of the mixture study."""
+
+    def work() -> None:
+        try:
+            make(workdir, results, inside, faces, again, Turn(seconds, time.monotonic()))
+        except NotYet:
+            raise typer.Exit(AGAIN) from None
+
+    guarded(debug, work)
+
+
+if __name__ == "__main__":
+    typer.run(main)
