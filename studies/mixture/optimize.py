@@ -27,10 +27,10 @@ from studies.fetch import default_cache
 from studies.mixture.body import language_tasks, pretrained_body
 from studies.mixture.data import TASKS, english_text, load_texts
 
-EXAMPLES = {task: 64 if task == "italian" else 640 for task in TASKS}
+EXAMPLES = {task: 32 if task == "italian" else 320 for task in TASKS}
 """Training windows by task."""
 
-JUDGED = 64
+JUDGED = 48
 """Windows of validation data of each task, and of test data."""
 
 
@@ -52,13 +52,13 @@ def definition() -> StudyDefinition:
         tasks=tasks,
         model=from_language_model(str(body), tasks),
         finetuning=FinetuneSettings(
-            steps=54,
+            steps=27,
             batch_size=4,
-            learning_rate=2e-3,
-            rung_steps=(6, 18, 54),
-            evaluation_batch_size=64,
+            learning_rate=3e-3,
+            rung_steps=(3, 9, 27),
+            evaluation_batch_size=48,
         ),
-        posterior=PosteriorSettings(family="diagonal", examples=256, damping_examples=48),
+        posterior=PosteriorSettings(family="diagonal", examples=128, damping_examples=24),
         score=WORST_EXCESS,
     )
 

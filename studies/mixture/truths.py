@@ -63,7 +63,7 @@ FAMILIES = (
 CHOOSING = 1
 """The seed of what chooses weights."""
 
-DOUBLINGS = 3
+DOUBLINGS = 2
 """Finetunes of the doubling rule after the one at uniform weights."""
 
 AGAIN = 3
