@@ -37,8 +37,7 @@ SHAPES: dict[str, dict[str, int]] = {
 """With 32,000 tokens and tied embeddings: 0.11, 1.09 and 2.94 billion parameters."""
 
 MINIATURES: dict[str, dict[str, int]] = {
-    "0.1 M": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2},
-    "1 M": {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 6},
+    "0.1 M": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 }
 
 Posterior = DiagonalGaussian | RowsColumnsGaussian

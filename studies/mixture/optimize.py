@@ -30,7 +30,7 @@ from studies.mixture.data import TASKS, english_text, load_texts
 EXAMPLES = {task: 32 if task == "italian" else 320 for task in TASKS}
 """Training windows by task."""
 
-JUDGED = 48
+JUDGED = 24
 """Windows of validation data of each task, and of test data."""
 
 

@@ -259,9 +259,9 @@ def main(
     results: Annotated[Path, typer.Option(help="Folder of the tables.")] = (
         Path(__file__).parent / "results"
     ),
-    inside: Annotated[int, typer.Option(help="Random weights of all tasks.")] = 22,
-    faces: Annotated[int, typer.Option(help="Random weights of some tasks.")] = 18,
-    again: Annotated[int, typer.Option(help="Of these, how many have a second seed.")] = 9,
+    inside: Annotated[int, typer.Option(help="Random weights of all tasks.")] = 16,
+    faces: Annotated[int, typer.Option(help="Random weights of some tasks.")] = 12,
+    again: Annotated[int, typer.Option(help="Of these, how many have a second seed.")] = 6,
     seconds: Annotated[float, typer.Option(help="After which to begin no finetune.")] = 1e9,
     debug: Debug = False,
 ) -> None:
