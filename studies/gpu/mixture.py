@@ -72,8 +72,7 @@ def texts_of(cache: Path | None) -> tuple[dict[str, Splits], str]:
     """Texts of four tasks, and where they are from."""
     if cache is not None:
         try:
-            every = load_texts(cache)
-            return {task: every[task] for task in TASKS}, "the mixture study's"
+            return load_texts(cache, TASKS), "the mixture study's"
         except OptunaMergeError as error:
             print(error, flush=True)
     library = Path(sysconfig.get_paths()["stdlib"])
@@ -177,7 +176,7 @@ def searched(found: Findings, definition: StudyDefinition, folder: Path, end: fl
         seconds[kind] = float(np.median([m.seconds for m in made]))
         fitted.previewer.release()
     truths: list[list[float]] = []
-    spent = []
+    spent: list[float] = []
     for weights in weightings:
         if truths and time.monotonic() > end - 1.5 * max(spent, default=0.0):
             break

@@ -96,7 +96,7 @@ def run_part(
             if done.returncode:
                 error = f"exit status {done.returncode}"
         except subprocess.TimeoutExpired as late:
-            spoken = late.stdout or b""
+            spoken: Any = late.stdout or b""  # bytes, also where text was asked for
             output = spoken if isinstance(spoken, str) else spoken.decode(errors="replace")
             error = f"stopped after {limit:g} s"
         result: dict[str, Any] = json.loads(found.read_text()) if found.is_file() else {}

@@ -83,9 +83,9 @@ def by_hand(posteriors: Sequence[DiagonalGaussian]) -> dict[str, Tensor]:
     """The diagonal merge as one would write it down."""
     merged = {}
     for name in posteriors[0].mean:
-        parts = [a * p.precision[name] for a, p in zip(WEIGHTS, posteriors)]
-        sums = sum(part * p.mean[name] for part, p in zip(parts, posteriors))
-        merged[name] = sums / sum(parts)  # type: ignore[operator]
+        parts: list[Any] = [a * p.precision[name] for a, p in zip(WEIGHTS, posteriors)]
+        sums: Any = sum(part * p.mean[name] for part, p in zip(parts, posteriors))
+        merged[name] = sums / sum(parts)
     return merged
 
 

@@ -167,6 +167,7 @@ def _pretrain(folder: Path, texts: Sequence[str], english: str) -> None:
     run = store.run(model, [task], {"english": 1.0}, PRETRAINING)
     model.load(run.parameters())
     ready = folder / "body-in-the-making"
-    model.body.save_pretrained(ready)
+    body: Any = model.body
+    body.save_pretrained(ready)
     tokenizer.save_pretrained(ready)
     ready.rename(folder / "body")

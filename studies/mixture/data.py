@@ -22,7 +22,7 @@ import gzip
 import hashlib
 import re
 import sysconfig
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from studies.fetch import Archive, fetch, read_member
@@ -54,22 +54,28 @@ _FEWEST = 60
 """Characters of a paragraph that is no heading and no command."""
 
 
-def load_texts(cache: Path) -> dict[str, Splits]:
+def load_texts(cache: Path, tasks: Sequence[str] = TASKS) -> dict[str, Splits]:
     """Return task -> "train", "validation", "test" -> one long text.
+
+    Args:
+        cache: Where the archives are, or are downloaded to; only those of the tasks.
+        tasks: Names from `TASKS`.
 
     Raises:
         FetchError: an archive is neither in `cache` nor downloadable.
         CorruptFileError: an archive has another SHA-256 than the pinned one.
     """
-    texts = {
-        task: _book(_paragraphs(_reference(cache, code)), translated)
-        for task, code in _LANGUAGES.items()
-    }
-    texts["python"] = by_hash(_modules())
-    posts = {str(i): post for i, (post, _) in enumerate(newsgroup_posts(cache, "train"))}
-    later = [post for post, _ in newsgroup_posts(cache, "test")]
-    texts["talk"] = by_hash(posts) | {"test": "\n".join(later)}
-    return {task: texts[task] for task in TASKS}
+    return {task: _text(cache, task) for task in tasks}
+
+
+def _text(cache: Path, task: str) -> Splits:
+    if task == "python":
+        return by_hash(_modules())
+    if task == "talk":
+        posts = {str(i): post for i, (post, _) in enumerate(newsgroup_posts(cache, "train"))}
+        later = [post for post, _ in newsgroup_posts(cache, "test")]
+        return by_hash(posts) | {"test": "\n".join(later)}
+    return _book(_paragraphs(_reference(cache, _LANGUAGES[task])), translated)
 
 
 def english_text(cache: Path) -> str:
