@@ -32,7 +32,7 @@ from studies.gpu.findings import Findings, findings_of_command
 from studies.gpu.speed import peak, reset_peak
 from studies.mixture.body import language_tasks, make_tokenizer
 from studies.mixture.data import Splits, by_hash, load_texts
-from studies.mixture.truths import drawn_weights
+from studies.mixture.weights import drawn_weights
 from studies.preview_quality import spearman
 
 TASKS = ("python", "german", "french", "italian")

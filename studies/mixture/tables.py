@@ -36,7 +36,9 @@ import numpy.typing as npt
 import typer
 
 from optuna_merge.calibration._estimates import LEVEL, RESAMPLES, bootstrap_counts, spearman
-from studies.mixture.truths import CHOOSING, drawn_weights, fixed_weights
+from studies.mixture.optimize import EXAMPLES
+from studies.mixture.truths import CHOOSING
+from studies.mixture.weights import drawn_weights, fixed_weights
 from studies.preview_quality import FINETUNE, Point, Weights, last_rungs, read_points
 from studies.simple_rules import beyond_own_weight, explained_by_own_weight, own_weight_curves
 
@@ -80,7 +82,9 @@ class Tables:
         families = dict.fromkeys(p.family for p in made)
         ends = last_rungs(points)
         known = by_weights(ends, 0)
-        wanted = {rounded(w) for w in (fixed_weights(names)[-1], *drawn_weights(names, 99, 99))}
+        wanted = {
+            rounded(w) for w in (fixed_weights(names, EXAMPLES)[-1], *drawn_weights(names, 99, 99))
+        }
         return cls(
             names,
             {seed: by_weights(ends, seed) for seed in (0, CHOOSING)},
@@ -92,7 +96,7 @@ class Tables:
     @property
     def fixed(self) -> list[Weights]:
         """Uniform weights and each task alone, as the tables have them."""
-        wanted = [rounded(w) for w in fixed_weights(self.names)[:-1]]
+        wanted = [rounded(w) for w in fixed_weights(self.names, EXAMPLES)[:-1]]
         return sorted(
             (w for w in self.truths[0] if rounded(w) in wanted),
             key=lambda w: wanted.index(rounded(w)),
@@ -259,7 +263,7 @@ def regrets(tables: Tables, score: Judged) -> dict[str, str]:
 
 def place_of_proportional(tables: Tables) -> int:
     """Where among the drawn weights those in proportion to the data are."""
-    wanted = rounded(fixed_weights(tables.names)[-1])
+    wanted = rounded(fixed_weights(tables.names, EXAMPLES)[-1])
     return [rounded(w) for w in tables.drawn].index(wanted)
 
 

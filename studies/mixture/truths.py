@@ -41,6 +41,7 @@ from optuna_merge.trials import canonical_weights, uniform_weights
 from studies.extension import Known
 from studies.families import PACKAGES, cpu_name, find_truths, fit_family
 from studies.mixture.optimize import EXAMPLES, definition
+from studies.mixture.weights import drawn_weights, fixed_weights
 from studies.preview_quality import (
     TRUTH,
     Point,
@@ -50,7 +51,7 @@ from studies.preview_quality import (
     write_csv,
     write_points,
 )
-from studies.simple_rules import doubled, proportional
+from studies.simple_rules import doubled
 
 FAMILIES = (
     "isotropic",
@@ -62,9 +63,6 @@ FAMILIES = (
 )
 CHOOSING = 1
 """The seed of what chooses weights."""
-
-DOUBLINGS = 2
-"""Finetunes of the doubling rule after the one at uniform weights."""
 
 AGAIN = 3
 """Exit status of a run that wants to be started again."""
@@ -82,44 +80,18 @@ class Turn:
         return time.monotonic() - self.started > self.seconds
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """How many truths there are; see the flags."""
+
+    inside: int
+    faces: int
+    again: int
+    doublings: int
+
+
 class NotYet(Exception):
     """The time of this run was up before everything was there."""
-
-
-def drawn_weights(names: Sequence[str], inside: int, faces: int, seed: int = 0) -> list[Weights]:
-    """Random weights: of all tasks, and of two to all but one of them, in turn.
-
-    Each is uniform on the simplex of its tasks, rounded to thousandths.
-
-    Args:
-        names: Task names in order.
-        inside: How many give every task some weight.
-        faces: How many leave tasks out.
-        seed: Of the draw.
-    """
-    count = len(names)
-    inner, outer = (np.random.default_rng([seed, place]) for place in (0, 1))
-
-    def drawn(rng: np.random.Generator, size: int) -> Weights:
-        numbers = np.zeros(count)
-        numbers[rng.permutation(count)[:size]] = rng.dirichlet(np.ones(size))
-        thousandths = np.maximum(np.round(1000 * numbers), numbers > 0)
-        return canonical_weights((thousandths / thousandths.sum()).tolist())
-
-    found: list[Weights] = []
-    for i in range(max(inside, faces)):
-        if i < inside:
-            found.append(drawn(inner, count))
-        if i < faces:
-            found.append(drawn(outer, 2 + i % (count - 2)))
-    return found
-
-
-def fixed_weights(names: Sequence[str]) -> list[Weights]:
-    """Uniform weights, each task alone, and weights in proportion to the data."""
-    alone = np.eye(len(names)).tolist()
-    sizes = canonical_weights(proportional([EXAMPLES[name] for name in names]))
-    return [tuple(uniform_weights(names).values()), *map(canonical_weights, alone), sizes]
 
 
 class Finetunes:
@@ -147,11 +119,11 @@ class Finetunes:
     def _definition(self) -> StudyDefinition:
         return self.fitted.definition
 
-    def doubling(self, worst: Callable[[Sequence[float]], int]) -> list[list[Point]]:
-        """Those that the doubling rule makes after uniform weights."""
+    def doubling(self, worst: Callable[[Sequence[float]], int], count: int) -> list[list[Point]]:
+        """Those that the doubling rule makes, so many after the one at uniform weights."""
         weights = list(uniform_weights(self.fitted.names).values())
         found = []
-        for _ in range(DOUBLINGS):
+        for _ in range(count):
             (end,) = last_rungs(self.at(canonical_weights(weights), CHOOSING))
             weights = doubled(weights, worst(end.metrics))
             found.append(self.at(canonical_weights(weights), CHOOSING))
@@ -177,7 +149,7 @@ def excess_of(fitted: FittedStudy) -> Callable[[Sequence[float]], int]:
     return lambda metrics: int((np.array(metrics) - alone).argmax())
 
 
-def make(workdir: Path, results: Path, inside: int, faces: int, again: int, turn: Turn) -> None:
+def make(workdir: Path, results: Path, sizes: Sizes, turn: Turn) -> None:
     """Make everything and write the tables.
 
     Raises:
@@ -187,19 +159,19 @@ def make(workdir: Path, results: Path, inside: int, faces: int, again: int, turn
     names = study.names
     fitted, _ = fit_family(study, "isotropic", 0, workdir)
     finetunes = Finetunes(fitted, turn)
-    drawn = drawn_weights(names, inside, faces)
+    drawn = drawn_weights(names, sizes.inside, sizes.faces)
     truths: list[Point] = []
-    uniform, *others = fixed_weights(names)
+    uniform, *others = fixed_weights(names, EXAMPLES)
     wanted = [(uniform, 0), (uniform, CHOOSING)]
     wanted += [(w, CHOOSING) for w in others[:-1]] + [(w, 0) for w in (*others, *drawn)]
-    wanted += [(w, CHOOSING) for w in drawn[:again]]
+    wanted += [(w, CHOOSING) for w in drawn[: sizes.again]]
     late = False
     try:
         for weights, seed in wanted:
             truths += finetunes.at(weights, seed)
         italian = names.index("italian")
         for rule in (excess_of(fitted), lambda metrics: italian):
-            for points in finetunes.doubling(rule):
+            for points in finetunes.doubling(rule, sizes.doublings):
                 truths += [*points, *finetunes.at(points[0].weights)]
     except NotYet:
         late = True
@@ -262,6 +234,7 @@ def main(
     inside: Annotated[int, typer.Option(help="Random weights of all tasks.")] = 16,
     faces: Annotated[int, typer.Option(help="Random weights of some tasks.")] = 12,
     again: Annotated[int, typer.Option(help="Of these, how many have a second seed.")] = 6,
+    doublings: Annotated[int, typer.Option(help="Steps of the doubling rule.")] = 2,
     seconds: Annotated[float, typer.Option(help="After which to begin no finetune.")] = 1e9,
     debug: Debug = False,
 ) -> None:
@@ -269,7 +242,8 @@ def main(
 
     def work() -> None:
         try:
-            make(workdir, results, inside, faces, again, Turn(seconds, time.monotonic()))
+            sizes = Sizes(inside, faces, again, doublings)
+            make(workdir, results, sizes, Turn(seconds, time.monotonic()))
         except NotYet:
             raise typer.Exit(AGAIN) from None
 

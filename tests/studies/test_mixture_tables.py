@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from studies.mixture.data import TASKS
-from studies.mixture.optimize import WORST_EXCESS
+from studies.mixture.optimize import EXAMPLES, WORST_EXCESS
 from studies.mixture.tables import Ranks, Tables, regrets, report, scores
-from studies.mixture.truths import CHOOSING, drawn_weights, fixed_weights
+from studies.mixture.truths import CHOOSING
+from studies.mixture.weights import drawn_weights, fixed_weights
 from studies.preview_quality import TRUTH, Point, write_points
 
 NAMES = list(TASKS)
@@ -28,7 +29,7 @@ def test_drawn_weights_are_of_all_tasks_and_of_some_in_turn() -> None:
 
 
 def test_fixed_weights() -> None:
-    uniform, *alone, sizes = fixed_weights(NAMES)
+    uniform, *alone, sizes = fixed_weights(NAMES, EXAMPLES)
     assert max(uniform) - min(uniform) < 1e-12
     assert [w.index(1.0) for w in alone] == list(range(6))
     italian = NAMES.index("italian")
@@ -58,7 +59,7 @@ def made_point(family: str, seed: int, weights: tuple[float, ...], noise: float)
 
 @pytest.fixture
 def tables(tmp_path: Path) -> Tables:
-    fixed, drawn = fixed_weights(NAMES), drawn_weights(NAMES, 12, 8)
+    fixed, drawn = fixed_weights(NAMES, EXAMPLES), drawn_weights(NAMES, 12, 8)
     truths = [made_point(TRUTH, 0, w, 0.001) for w in (*fixed, *drawn)]
     truths += [made_point(TRUTH, CHOOSING, w, 0.001) for w in (*fixed[:-1], *drawn[:6])]
     doubled = (1 / 7, 1 / 7, 1 / 7, 1 / 7, 2 / 7, 1 / 7)
