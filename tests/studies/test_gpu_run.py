@@ -7,11 +7,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from helpers import toy_definition
 
-from studies.gpu import run as gpu_run
+from optuna_merge.definition import StudyDefinition
+from optuna_merge.fitting import fit
+from studies.gpu import mixture as gpu_mixture, run as gpu_run
 from studies.gpu.cuda_tests import outcomes
 from studies.gpu.findings import Findings
 from studies.gpu.mixture import quality, texts_of
@@ -150,6 +154,25 @@ def test_quality_leaves_uniform_weights_out() -> None:
     assert quality(previews, truths[:1]) == {}
 
 
+def test_posteriors_that_fail_leave_the_other_kinds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit_some(definition: StudyDefinition, *more: Any, **options: Any) -> Any:
+        if definition.posterior.family == "diagonal":
+            raise ValueError("no curvature here")
+        return fit(definition, *more, **options)
+
+    monkeypatch.setattr(gpu_mixture, "fit", fit_some)
+    fits, errors = gpu_mixture.fits_of(toy_definition(), tmp_path)
+    assert list(fits) == ["isotropic"]
+    assert errors == dict.fromkeys(
+        ["diagonal", "diagonal+anchor"], "ValueError: no curvature here"
+    )
+    monkeypatch.setattr(gpu_mixture, "KINDS", {"diagonal": False})
+    with pytest.raises(RuntimeError, match="no curvature here"):
+        gpu_mixture.fits_of(toy_definition(), tmp_path)
+
+
 def test_outcomes_of_tests_are_read(tmp_path: Path) -> None:
     report = tmp_path / "report.xml"
     report.write_text(
@@ -184,6 +207,7 @@ def test_the_miniature_runs_everything(tmp_path: Path) -> None:
     assert (lora["trained"], every["trained"]) == ("LoRA", "all layers")
     assert lora["trained_parameters"] < every["trained_parameters"]
     for search in (lora, every):
+        assert not search["errors_of_kinds"]
         assert len(search["truths"]) == len(search["weights"]) == 4
         uniform = search["previews"]["diagonal+anchor"][0]
         assert uniform == pytest.approx(search["truths"][0], abs=1e-4), "the anchor is exact"
