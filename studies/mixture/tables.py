@@ -38,7 +38,7 @@ import typer
 from optuna_merge.calibration._estimates import LEVEL, RESAMPLES, bootstrap_counts, spearman
 from studies.mixture.optimize import EXAMPLES
 from studies.mixture.truths import CHOOSING
-from studies.mixture.weights import drawn_weights, fixed_weights
+from studies.mixture.weights import drawn_weights, fixed_weights, rounded
 from studies.preview_quality import FINETUNE, Point, Weights, last_rungs, read_points
 from studies.simple_rules import beyond_own_weight, explained_by_own_weight, own_weight_curves
 
@@ -106,11 +106,6 @@ class Tables:
         """The own-weight curve's losses."""
         uniform, *alone = (self.truths[CHOOSING][w] for w in self.fixed)
         return own_weight_curves(np.array(alone), uniform, np.array(weights))
-
-
-def rounded(weights: Sequence[float]) -> Weights:
-    """To the digits that tell weights apart in the tables."""
-    return tuple(round(float(w), 5) for w in weights)
 
 
 @dataclass(frozen=True)

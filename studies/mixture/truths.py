@@ -41,13 +41,14 @@ from optuna_merge.trials import canonical_weights, uniform_weights
 from studies.extension import Known
 from studies.families import PACKAGES, cpu_name, find_truths, fit_family
 from studies.mixture.optimize import EXAMPLES, definition
-from studies.mixture.weights import drawn_weights, fixed_weights
+from studies.mixture.weights import drawn_weights, fixed_weights, rounded
 from studies.preview_quality import (
     TRUTH,
     Point,
     Weights,
     last_rungs,
     point,
+    read_points,
     write_csv,
     write_points,
 )
@@ -194,7 +195,7 @@ def previews(
     """Previews of each family at the weights, and what its posteriors cost.
 
     Raises:
-        NotYet: the time was up before a family was begun.
+        NotYet: the time was up before; the next run finds those that there are.
     """
     points: list[Point] = []
     costs: list[list[object]] = [["family", "run_seconds", "posterior_seconds", "damping"]]
@@ -203,15 +204,28 @@ def previews(
         damping = "" if cost.damping is None else f"{cost.damping:.4g}"
         seconds = [f"{x:.4g}" for x in (cost.run_seconds, cost.posterior_seconds)]
         costs.append([family, *seconds, damping])
-        for weights in dict.fromkeys(weightings):
-            named = dict(zip(study.names, weights))
-            made = fitted.previewer(named)
-            losses = {name: e.metric.value for name, e in made.evaluations.items()}
-            score = fitted.goal.score_of(losses)
-            points.append(
-                point(family, CHOOSING, named, made.evaluations, score, seconds=made.seconds)
-            )
+        path = workdir / f"previews-{fitted.fingerprint[:16]}.csv"
+        known = {p.weights: p for p in read_points(path)[0]} if path.is_file() else {}
+        found = {rounded(weights): p for weights, p in known.items()}
+        try:
+            for weights in dict.fromkeys(weightings):
+                if rounded(weights) not in found:
+                    if turn.over():
+                        raise NotYet
+                    found[rounded(weights)] = preview(fitted, family, weights)
+        finally:
+            write_points(path, list(found.values()), study.names)
+        points += [found[rounded(weights)] for weights in dict.fromkeys(weightings)]
     return points, costs
+
+
+def preview(fitted: FittedStudy, family: str, weights: Weights) -> Point:
+    """What the merge at the weights is worth."""
+    named = dict(zip(fitted.names, weights))
+    made = fitted.previewer(named)
+    losses = {name: e.metric.value for name, e in made.evaluations.items()}
+    score = fitted.goal.score_of(losses)
+    return point(family, CHOOSING, named, made.evaluations, score, seconds=made.seconds)
 
 
 def about(study: StudyDefinition) -> dict[str, object]:

@@ -46,3 +46,8 @@ def fixed_weights(names: Sequence[str], examples: Mapping[str, int]) -> list[Wei
     alone = np.eye(len(names)).tolist()
     sizes = canonical_weights(proportional([examples[name] for name in names]))
     return [tuple(uniform_weights(names).values()), *map(canonical_weights, alone), sizes]
+
+
+def rounded(weights: Sequence[float]) -> Weights:
+    """To the digits that tell weights apart in the tables."""
+    return tuple(round(float(w), 5) for w in weights)
