@@ -15,14 +15,14 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from helpers import save_bert
-from language_helpers import TOKENIZER, save_language_model
+from language_helpers import TOKENIZER, chat_tokenizer, save_language_model, turns
 from trainer_helpers import MakeTrainer, classification_data
 from typer.main import get_command
 
 import optuna_merge
 import optuna_merge as om
 from optuna_merge.cli import app
-from optuna_merge.definition import load_yaml
+from optuna_merge.definition import CommandDefinition, load_yaml, read_definition
 
 
 def fenced(text: str, language: str = "") -> list[str]:
@@ -181,7 +181,20 @@ def own_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str
     return {"python evaluate.py": f"{sys.executable} evaluate.py", "=1000": "=30"}, {}
 
 
+def given_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], Any]:
+    """Checkpoints of a Trainer, the last of which keeps the state of Adam."""
+    train, validation = classification_data("math", "chat")
+    for path, task in (("checkpoints", "math"), ("run", "chat")):
+        trainer = MakeTrainer(validation)(str(folder / path))
+        trainer.train_dataset = train[task]
+        trainer.train()
+        trainer.save_model(str(folder / path / "math"))
+    (folder / "run" / "checkpoint-6").rename(folder / "run" / "checkpoint-500")
+    return {}, {"make_trainer": MakeTrainer(validation), **train}
+
+
 NEEDS = {
+    "GivenRun(": given_runs,
     "om.StudyDefinition(": own_study,
     "om.from_trainer(": own_trainer,
     "om.from_command(": own_command,
@@ -222,6 +235,34 @@ def test_the_yaml_of_readme_is_a_definition(tmp_path: Path) -> None:
     assert definition.finetuning.steps == 60
 
 
+def test_the_yaml_of_the_definitions_page(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    text = (ROOT / "optuna_merge" / "definition" / "README.md").read_text()
+    language, command, runs = fenced(text, "yaml")
+    save_language_model("llama", tmp_path / "llama")
+    chat_tokenizer().save_pretrained(tmp_path / "llama")
+    rows = {
+        "question": ["w1", "w2"] * 10,
+        "solution": ["w3", "w4"] * 10,
+        "text": ["w1 w2", "w2 w3"] * 10,
+        "messages": [turns("w1", "w2")] * 20,
+    }
+    table = Dataset.from_dict(rows)
+    for name in ("math.jsonl", "chat.jsonl"):
+        table.to_json(tmp_path / name)
+    table.to_parquet(tmp_path / "prose.parquet")
+    body = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert body in language
+    (tmp_path / "study.yaml").write_text(language.replace(body, "llama"))
+    assert load_yaml(tmp_path / "study.yaml").names == ("math", "chat", "prose")
+    for task in ("math", "chat"):
+        (tmp_path / "checkpoints" / task).mkdir(parents=True)
+    (tmp_path / "command.yaml").write_text(command + runs)
+    found = read_definition(tmp_path / "command.yaml")
+    assert isinstance(found, CommandDefinition)
+    assert found.runs.keys() == {"math", "chat"}
+
+
 def test_the_output_in_readme_is_that_of_a_stored_run() -> None:
     (block,) = (b for b in fenced((ROOT / "README.md").read_text()) if "Best task weights" in b)
     stored = (ROOT / "studies" / "text" / "results" / "own-data.txt").read_text().splitlines()
@@ -245,7 +286,7 @@ def test_files_that_a_page_names_are_there(name: str) -> None:
 
 @pytest.mark.parametrize("name", HOW_TO)
 def test_flags_that_a_page_names_are_there(name: str) -> None:
-    text = re.sub(r"`[^`]*(accelerate|chromium|pip|mkdocs)[^`]*`", "", (ROOT / name).read_text())
+    text = re.sub(r"`[^`]*(torchrun|chromium|pip|mkdocs)[^`]*`", "", (ROOT / name).read_text())
     group: Any = get_command(app)
     parameters = [p for command in group.commands.values() for p in command.params]
     flags = {flag for p in (*parameters, *group.params) for flag in (*p.opts, *p.secondary_opts)}
