@@ -43,6 +43,12 @@ def studies() -> list[str]:
     ]
 
 
+def example_folders() -> list[Path]:
+    """Folders of examples that have a page each."""
+    others = ("optunahub", "tiny", "tutorials")
+    return sorted(p for p in (ROOT / "examples").glob("[a-z]*/") if p.name not in others)
+
+
 def hub_packages() -> list[str]:
     """The READMEs of the packages for OptunaHub."""
     found = (ROOT / "examples" / "optunahub").glob("*/*/README.md")
@@ -172,7 +178,7 @@ def pages() -> dict[str, str]:
         name: (ROOT / name).read_text()
         for name in (*TEXTS, *tutorials(), *guides(), *studies(), *hub_packages())
     }
-    for folder in (ROOT / "examples", ROOT / "examples" / "cluster"):
+    for folder in (ROOT / "examples", *example_folders()):
         made[f"{folder.relative_to(ROOT).as_posix()}/README.md"] = example_page(folder)
     made["reference/command_line.md"] = command_page()
     for path, module in public_modules().items():
@@ -202,7 +208,10 @@ def on_config(config: Any) -> Any:
         {
             "Examples": [
                 "examples/README.md",
-                {"Cluster": "examples/cluster/README.md"},
+                *(
+                    {f.name.capitalize(): f"examples/{f.name}/README.md"}
+                    for f in example_folders()
+                ),
                 {"OptunaHub": [{title(name): name} for name in hub_packages()]},
             ]
         },
