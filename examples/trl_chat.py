@@ -47,13 +47,13 @@ def main() -> None:
         body = sys.argv[1] if len(sys.argv) > 1 else tiny_body("llama", Path(folder))
         tokenizer = AutoTokenizer.from_pretrained(body)
         tokenizer.chat_template = tokenizer.chat_template or TEMPLATE
-        train = {"copy": chats(0, 200), "next": chats(1, 200)}
-        validation = {"copy": chats(0, 60), "next": chats(1, 60)}
+        train = {"copy": chats(0, 60), "next": chats(1, 60)}
+        validation = {"copy": chats(0, 20), "next": chats(1, 20)}
 
         def make_trainer(folder: str) -> SFTTrainer:
             arguments = SFTConfig(
                 folder,
-                max_steps=20,
+                max_steps=12,
                 per_device_train_batch_size=16,
                 learning_rate=2e-2,
                 assistant_only_loss=True,

@@ -32,9 +32,10 @@ def fenced(text: str, language: str = "") -> list[str]:
 
 
 ROOT = Path(optuna_merge.__file__).resolve().parents[1]
+FOLDERS = ("studies", "optuna_merge", "examples", ".github")
 TEXTS = sorted(
     path.relative_to(ROOT).as_posix()
-    for folder, pattern in ((".", "*.md"), ("studies", "**/*.md"), ("optuna_merge", "**/*.md"))
+    for folder, pattern in ((".", "*.md"), *((f, "**/*.md") for f in FOLDERS))
     for path in (ROOT / folder).glob(pattern)
     if not {"workdir", ".cache"} & set(path.parts)
 )
@@ -42,6 +43,7 @@ EXAMPLES = sorted(
     path for path in (ROOT / "optuna_merge").rglob("*.py") if ">>> " in path.read_text()
 )
 GUIDES = [name for name in TEXTS if name == "README.md" or name.startswith("optuna_merge/")]
+HOW_TO = [*GUIDES, *(name for name in TEXTS if name.startswith("examples/tutorials/"))]
 BLOCKS = [
     pytest.param(block, id=f"{Path(name).parent.name or 'home'}-{number}")
     for name in GUIDES
@@ -274,7 +276,7 @@ def test_readme_is_short_and_leads_to_every_guide() -> None:
     assert {n for n in GUIDES if n != "README.md"} <= set(re.findall(r"\]\(([^)#]+)", text))
 
 
-@pytest.mark.parametrize("name", GUIDES)
+@pytest.mark.parametrize("name", HOW_TO)
 def test_files_that_a_page_names_are_there(name: str) -> None:
     named = re.findall(
         r"(?<![\w./-])(?:studies|tests|examples)/[\w./-]*\w", (ROOT / name).read_text()
@@ -282,9 +284,9 @@ def test_files_that_a_page_names_are_there(name: str) -> None:
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
-@pytest.mark.parametrize("name", GUIDES)
+@pytest.mark.parametrize("name", HOW_TO)
 def test_flags_that_a_page_names_are_there(name: str) -> None:
-    text = re.sub(r"`[^`]*(accelerate|chromium|pip|mkdocs)[^`]*`", "", (ROOT / name).read_text())
+    text = re.sub(r"`[^`]*(torchrun|chromium|pip|mkdocs)[^`]*`", "", (ROOT / name).read_text())
     group: Any = get_command(app)
     parameters = [p for command in group.commands.values() for p in command.params]
     flags = {flag for p in (*parameters, *group.params) for flag in (*p.opts, *p.secondary_opts)}

@@ -51,6 +51,12 @@ def hub_packages() -> list[str]:
     return sorted(path.relative_to(ROOT).as_posix() for path in found)
 
 
+def tutorials() -> list[str]:
+    """The tutorials, the first one for beginners."""
+    found = sorted(path.name for path in (ROOT / "examples" / "tutorials").glob("*.md"))
+    return [f"examples/tutorials/{n}" for n in sorted(found, key=lambda n: n != "texts.md")]
+
+
 def title(name: str) -> str:
     """What a page is called in the navigation: its title or heading up to a colon."""
     found = re.search(r"^(?:title:|#) ([^:\n]*)", (ROOT / name).read_text(), re.M)
@@ -166,7 +172,7 @@ def pages() -> dict[str, str]:
     """All pages: path on the site, as if it were one in the repository, and Markdown text."""
     made = {
         name: (ROOT / name).read_text()
-        for name in (*TEXTS, *guides(), *studies(), *hub_packages())
+        for name in (*TEXTS, *tutorials(), *guides(), *studies(), *hub_packages())
     }
     for folder in (ROOT / "examples", *(ROOT / "examples" / name for name in EXAMPLES)):
         made[f"{folder.relative_to(ROOT).as_posix()}/README.md"] = example_page(folder)
@@ -193,6 +199,7 @@ def on_config(config: Any) -> Any:
     reference = [f"reference/{path.partition('.')[2] or 'README'}.md" for path in public_modules()]
     config.nav = [
         {"Home": "README.md"},
+        {"Tutorials": [{title(name): name} for name in tutorials()]},
         {"Guide": [{title(name): name} for name in guides()]},
         {
             "Examples": [

@@ -27,28 +27,24 @@ def fit(
     from optuna_merge._base.files import check_writable
     from optuna_merge.commands._fitted import check_own_loop, opened, shared_among, workbench
     from optuna_merge.storages import create_storage
-    from optuna_merge.workers import process_group
 
     found = load_any(definition)
     check_own_loop(found, artifacts=artifacts)
-    with process_group(found) as leads:
-        if not leads:
-            return
-        check_writable(where.workdir)
-        sharing = None
-        if artifacts is not None:
-            study = opened(found, where.study_name, create_storage(where.storage))
-            sharing = shared_among(study, artifacts, where.workdir)
-        made = workbench(found, where.workdir, sharing)
-        if as_json:
-            typer.echo(json.dumps(_summary(made), indent=1))
-            return
-        for name, run in made.runs.items():
-            value = made.alone[name]
-            cost = f"{run.steps} steps, {run.seconds:.1f} s"
-            if run.given is not None:
-                cost = f"given: {run.given}"
-            typer.echo(f"{name}: {value:.4f} alone, {cost}")
+    check_writable(where.workdir)
+    sharing = None
+    if artifacts is not None:
+        study = opened(found, where.study_name, create_storage(where.storage))
+        sharing = shared_among(study, artifacts, where.workdir)
+    made = workbench(found, where.workdir, sharing)
+    if as_json:
+        typer.echo(json.dumps(_summary(made), indent=1))
+        return
+    for name, run in made.runs.items():
+        value = made.alone[name]
+        cost = f"{run.steps} steps, {run.seconds:.1f} s"
+        if run.given is not None:
+            cost = f"given: {run.given}"
+        typer.echo(f"{name}: {value:.4f} alone, {cost}")
 
 
 def _summary(fitted: FittedStudy | FittedProgram) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from optuna_merge.reports import Dashboard
 from optuna_merge.search import check_until, open_search
 from optuna_merge.storages import create_storage
 from optuna_merge.trainers import FittedProgram
-from optuna_merge.workers import Collector, check_keep_best, check_role, process_group, run_trials
+from optuna_merge.workers import Collector, check_keep_best, check_role, run_trials
 
 
 def search(
@@ -36,7 +36,7 @@ def search(
     csv: Path | None = None,
     told: Callable[[optuna.Study], None] | None = None,
 ) -> None:
-    """Fit, run trials, report: by the main process of a launch; the other ones train along.
+    """Fit, run trials, report.
 
     Args:
         definition: What the study is about.
@@ -45,14 +45,11 @@ def search(
         csv: Where the tables are written; None: nowhere.
         told: Tells the result in place of the report.
     """
-    with process_group(definition) as leads:
-        if not leads:
-            return
-        study, fit = _prepared(definition, flags)
-        report = partial(write_report, study, fit, flags.workdir, html, csv, flags.as_json)
-        if told is not None:
-            report = partial(told, study)
-        _run(study, fit, flags, report)
+    study, fit = _prepared(definition, flags)
+    report = partial(write_report, study, fit, flags.workdir, html, csv, flags.as_json)
+    if told is not None:
+        report = partial(told, study)
+    _run(study, fit, flags, report)
 
 
 def _prepared(

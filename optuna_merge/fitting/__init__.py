@@ -15,7 +15,7 @@ from optuna_merge.fitting._damping import (
     choose,
     trial_weightings,
 )
-from optuna_merge.fitting._fit import cached_tasks, finetune_store, fit
+from optuna_merge.fitting._fit import finetune_store, fit
 from optuna_merge.fitting._fitted import FittedStudy
 from optuna_merge.fitting._given import (
     given_parameters as given_parameters,
@@ -34,7 +34,6 @@ __all__ = [
     "Sharing",
     "Unit",
     "Workbench",
-    "cached_tasks",
     "candidates",
     "choose",
     "finetune_store",

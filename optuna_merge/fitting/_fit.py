@@ -22,7 +22,6 @@ from optuna_merge.finetuning import (
     FinishedRun,
     Given,
     Start,
-    current_group,
     training_device,
 )
 from optuna_merge.fitting._fitted import FittedStudy
@@ -76,10 +75,7 @@ def fit(
         model.to(training_device(definition.finetuning))
     parts = definition.describe()
     store = finetune_store(definition, workdir)
-    group = current_group()
-    if group is not None:
-        group.broadcast(["fit", str(workdir)])
-    tasks = cached_tasks(definition, workdir)
+    tasks = _cached_tasks(definition, workdir)
     if tasks != definition.tasks:
         _logger.info("the frozen layers' outputs for all data are kept in %s", workdir / "trunk")
     made: dict[tuple[str, int], _TaskRun] = {}
@@ -135,7 +131,7 @@ def fit(
 
 
 @models_turn()
-def cached_tasks(definition: StudyDefinition, workdir: Path) -> tuple[Task, ...]:
+def _cached_tasks(definition: StudyDefinition, workdir: Path) -> tuple[Task, ...]:
     """The tasks as they run: on the frozen trunk's output, kept in the folder, where that applies.
 
     For the process that fits, and those that train along with it.

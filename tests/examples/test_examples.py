@@ -13,6 +13,7 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NEEDS = {
     "image_folders.py": "timm",
+    "lightning_program.py": "lightning",
     "lm_eval_harness.py": "lm_eval",
     "lora_language_model.py": "peft",
     "mlflow_tracking.py": "mlflow",
