@@ -50,8 +50,15 @@ def test_all_commands_on_a_program(folder: Path) -> None:
     assert len(load_study().trials) >= 5
     told = fails("export", "study.yaml", "--out", "best", "--weights", "math=1")
     assert "study.yaml is a study of a command" in told
-    told = fails("optimize", "study.yaml", "--keep-best", "3")
-    assert "--keep-best is for studies of the own training loop" in told
+    flags = ("--seed", "0", "--keep-going", "--max-promotions", "2", "--keep-best", "1")
+    prints("optimize", "study.yaml", "--n-trials", "8", *flags)
+    models = sorted(folder.rglob("program-runs/*/model.safetensors"))
+    assert len(models) <= 4, "uniform weights, two tasks alone, and the best"
+    assert len(list(folder.rglob("finished.json"))) > len(models)
+    told = prints("gc", "study.yaml", "--keep-best", "1")
+    assert "0 files, 0 bytes removed" in told
+    assert sorted(folder.rglob("program-runs/*/model.safetensors")) == models
+    assert "nothing was fitted in" in fails("gc", "study.yaml", "--workdir", "elsewhere")
     assert "--artifacts is for" in fails("fit", "study.yaml", "--artifacts", "shared")
 
 
