@@ -16,8 +16,9 @@ from typing import Any
 import griffe
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ROOT / "examples"
 PACKAGE = "optuna_merge"
+EXAMPLES = ("cluster", "configured", "language")
+"""Folders of examples that have a page."""
 TEXTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "studies/DECISIONS.md")
 COMMAND_LINE = (f"{PACKAGE}.cli", f"{PACKAGE}.commands")  # has a page of its own
 
@@ -173,7 +174,7 @@ def pages() -> dict[str, str]:
         name: (ROOT / name).read_text()
         for name in (*TEXTS, *tutorials(), *guides(), *studies(), *hub_packages())
     }
-    for folder in (EXAMPLES, EXAMPLES / "cluster", EXAMPLES / "configured"):
+    for folder in (ROOT / "examples", *(ROOT / "examples" / name for name in EXAMPLES)):
         made[f"{folder.relative_to(ROOT).as_posix()}/README.md"] = example_page(folder)
     made["reference/command_line.md"] = command_page()
     for path, module in public_modules().items():
@@ -203,8 +204,7 @@ def on_config(config: Any) -> Any:
         {
             "Examples": [
                 "examples/README.md",
-                {"Cluster": "examples/cluster/README.md"},
-                {"Configured trainers": "examples/configured/README.md"},
+                *({name.capitalize(): f"examples/{name}/README.md"} for name in EXAMPLES),
                 {"OptunaHub": [{title(name): name} for name in hub_packages()]},
             ]
         },
