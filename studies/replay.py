@@ -28,11 +28,12 @@ import optuna_merge as om
 from optuna_merge.models import from_module
 from optuna_merge.surrogate import MetricCurve, keeping, replay
 from optuna_merge.trials import study_spending
-from studies.digits.optimize import HEAD, definition
+from studies.digits.optimize import HEAD, definition, fresh_vit, pretrain
+from studies.fetch import default_cache
 
 Array = npt.NDArray[np.float64]
 PAIRS = (("rotated", "upright"), ("mirrored", "upright"))
-GRID = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.9, 1.0)
 SWEEP = (0.1, 0.3, 0.5, 0.7, 0.9)
 KEEP, N_TRIALS, MAX_PROMOTIONS = 0.95, 30, 6
 FIRST_SEED = 100  # of the judge's finetunes
@@ -43,7 +44,9 @@ def pair_definition(own: str, general: str) -> om.StudyDefinition:
     """The digits' study of two of its tasks, as the command asks it."""
     whole = definition()
     tasks = [task for name in (own, general) for task in whole.tasks if task.name == name]
-    model = from_module(whole.model.body, tasks, heads={HEAD: whole.model.heads[HEAD]})
+    body, head = fresh_vit()
+    pretrain(body, head, default_cache())
+    model = from_module(body, tasks, heads={HEAD: head})
     constraints = (keeping(general, KEEP),)
     return replace(whole, tasks=tasks, model=model, score=f"target:{own}", constraints=constraints)
 
@@ -126,17 +129,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", type=Path, default=Path("workdir/replay"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--own", nargs="*", default=[own for own, _ in PAIRS])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/replay.json")
     args = parser.parse_args()
     rows = []
     for own, general in PAIRS:
+        if own not in args.own:
+            continue
         name = f"{own}-{general}"
         fitted = om.fit(pair_definition(own, general), args.workdir / name, progress=False)
         study = searched(fitted, name, f"sqlite:///{args.workdir / name / 'study.db'}")
         truths = dense(fitted, own, general, args.seeds)
         rows.append(judged(study, own, general, truths))
         print(json.dumps(rows[-1], indent=1), flush=True)
-    command = f"python studies/replay.py --seeds {args.seeds}"
+    command = f"python studies/replay.py --seeds {args.seeds} --own {' '.join(args.own)}"
     text = json.dumps({"command": command, "pairs": rows}, indent=1)
     args.out.write_text(text + "\n", encoding="utf-8")
 
