@@ -18,9 +18,11 @@ the finetune at uniform weights, of the task runs' seed, corrects the merges.
 With `--rungs` merges are also refined by so many training steps, and compared with as many steps
 from the pretrained body: see `studies/ladder.py`.
 
-Uniform weights are always among the weights, also where the grid lacks them (of four tasks there
-are no quarters among sixths). With `--extend` the tables that are in the folder stay, if they were
-made of the same tasks, body and settings, and only what they lack is made: another seed, say.
+With `--drawn 28,12` the weights are no grid but so many random ones inside and on faces, and those
+of simple rules. Uniform weights are always among the weights, also where the grid lacks them (of
+four tasks there are no quarters among sixths). With `--extend` the tables that are in the folder
+stay, if they were made of the same tasks, body and settings, and only what they lack is made:
+another seed, say.
 """
 
 from __future__ import annotations
@@ -66,6 +68,7 @@ from studies.preview_quality import (
     write_csv,
     write_points,
 )
+from studies.weightings import parse_drawn, scattered
 
 FAMILIES = (
     "isotropic",
@@ -216,6 +219,7 @@ def compare(
     ladder: Ladder | None = None,
     truth_rungs: tuple[int, ...] = (),
     extend: bool = False,
+    drawn: tuple[int, int] = (0, 0),
 ) -> str:
     """Make everything, or what the tables lack; write the files, and return the tables."""
     ladder = ladder or Ladder()
@@ -228,6 +232,9 @@ def compare(
     names = definition.names
     known = Known.read(results, definition) if extend else Known()
     points = with_uniform(grid(len(names), divisions))
+    if any(drawn):
+        sizes = [len(task.data("train")) for task in definition.tasks]
+        points = scattered(sizes, inside=drawn[0], faces=drawn[1])
     points = [w for w in points if min(w) > 0 or not interior]
     weightings = [dict(zip(names, weights)) for weights in points]
     base, _ = fit_family(definition, "isotropic", 0, workdir)
@@ -378,6 +385,13 @@ def main(
     extend: Annotated[
         bool, typer.Option(help="Keep the tables that are there; make only what they lack.")
     ] = False,
+    drawn: Annotated[
+        str,
+        typer.Option(
+            help="In place of a grid, so many random weights with some of every task, and so many "
+            "without: 28,12, say. What simple rules need is added; see weightings.py."
+        ),
+    ] = "0,0",
     debug: Debug = False,
 ) -> None:
     """Compare the previews of each posterior family with real finetunes.
@@ -406,6 +420,7 @@ def main(
             ),
             tuple(map(int, _listed(truth_rungs))),
             extend,
+            parse_drawn(drawn),
         )
         typer.echo(table)
 

@@ -26,6 +26,9 @@ for. Scores relative to the tasks alone are judged where the truths have these.
 The fourth table says how many previews it takes: the same regret, where only so many weightings
 drawn at random are previewed, by the merges of the lowest error, expected over the draws.
 
+Where test.csv stands beside truth.csv (`on_test.py`), the third table is there once more, what is
+chosen on validation data being judged on test data.
+
 Of several folders there is a last table: regrets in units of the noise, the mean over the scores
 of all folders with its standard error, for what all of them have.
 """
@@ -197,6 +200,7 @@ def judge_score(
     truths: Sequence[Point],
     previews: Sequence[Point],
     examples: Sequence[int] = (),
+    tests: Sequence[Point] = (),
 ) -> ScoreRow:
     """One score's row.
 
@@ -206,10 +210,15 @@ def judge_score(
         truths: Last rungs.
         previews: All kinds of them.
         examples: Training examples of each task, if these are known.
+        tests: The same finetunes on test data, if what is chosen is to be judged there.
     """
     ends = Truths.of(truths)
     sign = 1.0 if score.maximize else -1.0  # so that more is better
     each = sign * score.over(ends.metrics, alone)
+    chosen = _chosen_by_finetunes(score, alone, ends, each) if len(each) > 1 else {}
+    if tests:
+        on_test = alone_of(tests, list(alone)) or alone
+        each = sign * score.over(Truths.of(tests).metrics, on_test)
     expected = each.mean(0)
     best = expected.max()
     regrets = {RANDOM: float(best - expected.mean())}
@@ -218,11 +227,9 @@ def judge_score(
         regrets[UNIFORM] = float(best - expected[equal])
     if len(set(examples)) > 1:
         regrets[PROPORTIONAL] = float(best - expected[ends.nearest(proportional(examples))])
-    if len(each) > 1:
-        chosen = _chosen_by_finetunes(score, alone, ends, each)
-        for name, places in chosen.items():
-            others = [np.delete(each, seed, 0).mean(0)[place] for seed, place in places.items()]
-            regrets[name] = float(best - np.mean(others))
+    for name, places in chosen.items():
+        others = [np.delete(each, seed, 0).mean(0)[place] for seed, place in places.items()]
+        regrets[name] = float(best - np.mean(others))
     correlations = {}
     for kind, found in _stacked(inside(previews)).items():
         scores = [sign * score.over(metrics, alone) for metrics in found]
@@ -374,8 +381,17 @@ def judge(
     previews: Sequence[Point],
     tasks: Sequence[str],
     examples: Sequence[int] = (),
+    tests: Sequence[Point] = (),
 ) -> Verdict:
-    """All that the tables of a folder say; `examples` are each task's training examples."""
+    """All that the tables of a folder say.
+
+    Args:
+        truths: Of truth.csv.
+        previews: Of previews.csv.
+        tasks: Names in order.
+        examples: Each task's training examples.
+        tests: Of test.csv, if there is one.
+    """
     previews, truths = [*previews, *stopped(truths)], last_rungs(truths)
     check_grids(truths, previews)
     rows = qualities(truths, previews)
@@ -395,6 +411,10 @@ def judge(
         "",
         *_draws_table(best, scores, alone, truths, mine),
     ]
+    if tests:
+        check_grids(tests, previews)
+        judges = [judge_score(s, alone, truths, previews, examples, tests) for s in scores]
+        lines += ["", "On test data:", "", *_score_table(judges)]
     return Verdict("\n".join(lines), judged, best)
 
 
@@ -555,7 +575,9 @@ def main(
         for folder in results:
             truths, tasks = read_points(folder / "truth.csv")
             previews, _ = read_points(folder / "previews.csv")
-            verdicts.append(judge(truths, previews, tasks, _examples(folder)))
+            path = folder / "test.csv"
+            tests = read_points(path)[0] if path.exists() else []
+            verdicts.append(judge(truths, previews, tasks, _examples(folder), tests))
             title = [f"## {folder}", ""] if len(results) > 1 else []
             typer.echo("\n".join([*title, verdicts[-1].text, *title[1:]]))
         if len(verdicts) > 1:

@@ -1,6 +1,7 @@
 """Which model of the truth chooses best from what every study has, on stored tables.
 
     python studies/truth_model.py
+    python studies/truth_model.py film conflict --into studies/results/transfer
 
 From the finetunes of one seed at uniform weights and on each task alone, and from previews, a
 model predicts every task's metric at all weights of a table. The weights where the score is
@@ -59,6 +60,12 @@ SUITES = {
 }
 """By suite the previews' family and the folders, of which the later ones add weights."""
 
+UNUSED = {
+    "film": ("diagonal+heads0.01", "film/results"),
+    "conflict": ("diagonal+heads0.01", "conflict/results"),
+}
+"""Suites that have chosen no default, and are looked at only when they are named."""
+
 CASES = ((0, 0, 1), (0, 20, 3), (6, 0, 1), (10, 0, 1))
 """Truths (0: uniform weights and the tasks alone), previews (0: all) and random draws."""
 
@@ -81,7 +88,7 @@ class Suite:
     @classmethod
     def read(cls, name: str) -> Suite:
         """From the stored tables: the weights that have truths and previews of all seeds."""
-        family, *folders = SUITES[name]
+        family, *folders = (SUITES | UNUSED)[name]
         truths: dict[tuple[int, tuple[float, ...]], tuple[float, ...]] = {}
         previews: dict[tuple[int, tuple[float, ...]], tuple[float, ...]] = {}
         alone: dict[str, float] | None = None
@@ -376,7 +383,9 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def main(
-    suites: Annotated[list[str] | None, typer.Argument(help="Suites; none: all.")] = None,
+    suites: Annotated[
+        list[str] | None, typer.Argument(help="Suites; none: all that choose.")
+    ] = None,
     into: Annotated[Path, typer.Option(help="Folder of the tables.")] = STUDIES / "results",
     debug: Debug = False,
 ) -> None:
@@ -386,9 +395,10 @@ def main(
     """
 
     def work() -> None:
-        unknown = [name for name in suites or () if name not in SUITES]
+        known = SUITES | UNUSED
+        unknown = [name for name in suites or () if name not in known]
         if unknown:
-            raise ValueError(f"no suite {unknown[0]!r}; there are {', '.join(SUITES)}")
+            raise ValueError(f"no suite {unknown[0]!r}; there are {', '.join(known)}")
         torch.set_num_threads(1)
         means = measure(suites or list(SUITES))
         into.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,9 @@ import optuna
 
 from optuna_merge.artifacts import SharedFiles, open_artifact_store
 from optuna_merge.commands._display import fit_shown
+from optuna_merge.commands._existing import check_fitted
 from optuna_merge.definition import CommandDefinition, StudyDefinition
-from optuna_merge.fitting import FittedStudy, Sharing, fit
+from optuna_merge.fitting import DefinedFinetunes, Finetunes, FittedStudy, Sharing, fit
 from optuna_merge.pruners import PromotionPruner
 from optuna_merge.search import check_definition, open_study
 from optuna_merge.trainers import FittedProgram, WeightUnit, from_command
@@ -59,6 +60,27 @@ def workbench(
     if isinstance(definition, CommandDefinition):
         return _of_command(definition, workdir)
     return fitted(definition, workdir, sharing)
+
+
+def finetunes(fit: FittedStudy | FittedProgram, workdir: Path) -> Finetunes:
+    """Where the finetunes of either are."""
+    return DefinedFinetunes(fit.definition, workdir) if isinstance(fit, FittedStudy) else fit
+
+
+def existing_finetunes(
+    study: optuna.Study, definition: StudyDefinition | CommandDefinition, workdir: Path
+) -> Finetunes:
+    """Where the finetunes of a study are that was fitted here; nothing is trained.
+
+    Raises:
+        DefinitionMismatchError: the study has another definition.
+        ValueError: nothing was fitted here.
+    """
+    if isinstance(definition, StudyDefinition):
+        return DefinedFinetunes(definition, workdir)
+    check_definition(study, definition.describe())
+    check_fitted(workdir)
+    return _of_command(definition, workdir)
 
 
 def check_own_loop(definition: StudyDefinition | CommandDefinition, **flags: object) -> None:

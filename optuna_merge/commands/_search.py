@@ -14,7 +14,13 @@ import optuna
 
 from optuna_merge._base.files import check_writable
 from optuna_merge.commands._display import shown
-from optuna_merge.commands._fitted import check_own_loop, opened, shared_among, workbench
+from optuna_merge.commands._fitted import (
+    check_own_loop,
+    finetunes,
+    opened,
+    shared_among,
+    workbench,
+)
 from optuna_merge.commands._flags import SearchFlags
 from optuna_merge.commands._written import write_report
 from optuna_merge.definition import CommandDefinition, SearchSettings, StudyDefinition
@@ -58,7 +64,7 @@ def _prepared(
     """The study with its baselines, sampler and pruner, and its fit."""
     check_role(flags.role)
     check_keep_best(flags.keep_best)
-    check_own_loop(definition, keep_best=flags.keep_best, artifacts=flags.artifacts)
+    check_own_loop(definition, artifacts=flags.artifacts)
     check_writable(flags.workdir)
     budget: dict[str, Any] = {
         "fraction": flags.fraction,
@@ -97,8 +103,8 @@ def _run(
     """Run the trials; show, draw and clear away after each; report at their end."""
     role = check_role(flags.role)
     dashboard, collector = _dashboard(study, flags.workdir), None
-    if flags.keep_best is not None and isinstance(fit, FittedStudy):
-        collector = Collector(study, fit.definition, flags.workdir, keep_best=flags.keep_best)
+    if flags.keep_best is not None:
+        collector = Collector(study, finetunes(fit, flags.workdir), keep_best=flags.keep_best)
     with ExitStack() as screen:
         show = screen.enter_context(shown(study, flags.n_trials))
 

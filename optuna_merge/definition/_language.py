@@ -42,12 +42,13 @@ class LanguageBuilder(Builder[LanguageStudy]):
         config, tokenizer = self._config(body), self.tokenizer(body)
         tasks = []
         for index, (spec, (data, form, splits)) in enumerate(zip(specs, read)):
-            if config.is_encoder_decoder and form != "answers":
+            key = "chat" if data.chat else form
+            if config.is_encoder_decoder and key != "answers":
                 told = (
-                    f"task {spec.name!r}: {form} is for causal language models; of the "
+                    f"task {spec.name!r}: {key} is for causal language models; of the "
                     f"encoder-decoder {self.study.model.name!r} give prompt: and answer:"
                 )
-                raise self.fail(index)(form, told)
+                raise self.fail(index)(key, told)
             try:
                 tasks.append(_task(spec.name, data, form, splits, tokenizer, config))
             except Exception as error:  # of tokenizers and their templates
@@ -154,6 +155,18 @@ def _table(rows: Sequence[Row], data: LanguageData, form: Form) -> _Table:
     )
 
 
+def _as_turns(table: _Table) -> _Table:
+    """Prompts and answers as conversations of two turns."""
+    return _Table(
+        {
+            "messages": [
+                [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+                for prompt, answer in zip(table["prompt"], table["answer"])
+            ]
+        }
+    )
+
+
 def _task(
     name: str,
     data: LanguageData,
@@ -163,6 +176,8 @@ def _task(
     config: Any,
 ) -> Task:
     options: dict[str, Any] = {"metrics": (_METRICS[data.metric],)}
+    if form == "answers" and data.chat:
+        form, splits = "messages", {split: _as_turns(table) for split, table in splits.items()}
     if form == "messages":
         return chat_task(name, splits, tokenizer, max_length=data.max_length, **options)
     if form == "text":

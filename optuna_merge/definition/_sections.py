@@ -104,6 +104,7 @@ class LanguageData(Sources):
     messages: str | None = None
     text: str | None = None
     separator: str = "\n"
+    chat: bool = False
     max_length: Count = 1024
     max_prompt_length: Count = 256
     max_answer_length: Count = 128

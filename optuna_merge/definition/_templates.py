@@ -82,6 +82,7 @@ data:
   prompt: prompt                    # columns
   answer: answer
   # separator: "\\n"                 # between prompt and answer; causal models only
+  # chat: false                     # true: as turns, by the tokenizer's chat template
   # max_prompt_length: 256          # tokens kept, the last ones
   # max_answer_length: 128          # tokens kept, the first ones
   # metric: token_loss              # or perplexity, token_accuracy

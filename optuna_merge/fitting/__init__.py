@@ -15,6 +15,7 @@ from optuna_merge.fitting._damping import (
     choose,
     trial_weightings,
 )
+from optuna_merge.fitting._finetune_files import DefinedFinetunes, FinetuneFiles, Finetunes
 from optuna_merge.fitting._fit import finetune_store, fit
 from optuna_merge.fitting._fitted import FittedStudy
 from optuna_merge.fitting._given import (
@@ -27,6 +28,9 @@ from optuna_merge.fitting._workbench import Measured, Report, Workbench
 __all__ = [
     "MULTIPLES",
     "Damping",
+    "DefinedFinetunes",
+    "FinetuneFiles",
+    "Finetunes",
     "FittedStudy",
     "FolderSharing",
     "Measured",

@@ -131,6 +131,10 @@ class CommandProgram:
         if self._steps not in told:
             report(self._steps, self._evaluated(checkpoint, run.folder, run.converted))
 
+    def model(self, folder: Path) -> Path:
+        """The run's checkpoint."""
+        return folder / self._checkpoint
+
     def adopt(self, run: Run, path: Path) -> Mapping[str, float]:
         """Link the checkpoint into the folder, and evaluate it there."""
         checkpoint = run.folder / self._checkpoint

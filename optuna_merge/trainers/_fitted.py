@@ -20,6 +20,7 @@ from optuna_merge.definition import GivenRun, check_task_names, run_hash
 from optuna_merge.exceptions import NotFiniteError
 from optuna_merge.fitting import (
     Damping,
+    FinetuneFiles,
     FolderSharing,
     Measured,
     Report,
@@ -40,6 +41,7 @@ from optuna_merge.goals import (
     make_score,
 )
 from optuna_merge.tasks import Measurement
+from optuna_merge.trainers._checkpoints import checkpoints_in
 from optuna_merge.trainers._program import Previews, Program
 from optuna_merge.trainers._runs import FinishedRun, Runs
 
@@ -198,6 +200,11 @@ class FittedProgram:
         run = self._runs.run(weights, report, repeat=repeat, title=title)
         reused = counts_as_reused(run.reused, weights, self.anchors, repeat)
         return Measured(_measured(run.metrics, "the finetune"), run.seconds, reused)
+
+    def finetune_files(self, weights: Mapping[str, float], *, repeat: int = 0) -> FinetuneFiles:
+        """Where the finetune's model and its checkpoints `checkpoint-N` are, for a `Collector`."""
+        folder = self.folder(weights, repeat=repeat)
+        return FinetuneFiles(folder, self._program.model(folder), checkpoints_in(folder))
 
     def folder(self, weights: Mapping[str, float], *, repeat: int = 0) -> Path:
         """Where the finetune at these task weights is, or will be; its model is in `model`."""

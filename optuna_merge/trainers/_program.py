@@ -96,6 +96,9 @@ class Program(Protocol):
             ProgramError: the program ended otherwise than it should.
         """
 
+    def model(self, folder: Path) -> Path:
+        """The model of the run that trained in this folder, a file or a folder."""
+
     def adopt(self, run: Run, path: Path) -> Mapping[str, float]:
         """Take a checkpoint that is there as a task's own run, into the folder of this run.
 

@@ -52,7 +52,7 @@ _logger = logging.getLogger(__name__)
 MakeTrainer = Callable[[str], Any]
 LossAverage = Literal["auto", "examples", "tokens"]
 
-_TRAINED = "trained.safetensors"
+_MODEL, _TRAINED = "model", "trained.safetensors"
 _COUNTED = 512
 """Examples whose label tokens are counted."""
 
@@ -235,8 +235,8 @@ class TrainerProgram:
             if self.leads:
                 if run.makes_previews:
                     save_tensors(self._state(trainer), run.folder / _TRAINED)
-                shutil.rmtree(run.folder / "model", ignore_errors=True)
-            trainer.save_model(str(run.folder / "model"))
+                shutil.rmtree(run.folder / _MODEL, ignore_errors=True)
+            trainer.save_model(str(run.folder / _MODEL))
             if self.leads:
                 remove_checkpoints(run.folder)
             return None
@@ -249,6 +249,10 @@ class TrainerProgram:
                 f"evaluate or predict"
             )
         return self._evaluate(trainer).metrics
+
+    def model(self, folder: Path) -> Path:
+        """What `save_model` has saved."""
+        return folder / _MODEL
 
     def previews(self, runs: Mapping[str, Path], anchor: Path | None, folder: Path) -> Previews:
         """Of merges that are put into the Trainer's model that is kept."""

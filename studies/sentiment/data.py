@@ -24,7 +24,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from studies.fetch import fetch, read_member
-from studies.text.data import VADER, labelled_texts, plain_text, unique_examples
+from studies.text.data import VADER, Example, labelled_texts, plain_text, unique_examples
 
 _FILES = {
     "tweets": "tweets",
@@ -32,6 +32,7 @@ _FILES = {
     "movies": "movieReviewSnippets",
     "news": "nytEditorialSnippets",
 }
+CLASSES = ("negative", "positive")
 _ARCHIVE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
 
 
@@ -56,14 +57,15 @@ def load_tasks(
     sizes = {"validation": validation, "test": test, "train": train}
     return {
         task: {
-            part: labelled_texts(rows, ("negative", "positive"))
-            for part, rows in _split(task, cache, sizes).items()
+            part: labelled_texts(rows, CLASSES)
+            for part, rows in split_task(task, cache, sizes).items()
         }
         for task in _FILES
     }
 
 
-def _split(task: str, cache: Path, sizes: dict[str, int]) -> dict[str, list[tuple[str, int]]]:
+def split_task(task: str, cache: Path, sizes: dict[str, int]) -> dict[str, list[Example]]:
+    """One of the four domains in parts of these sizes, in their order."""
     source_of = {text: source for source, text, _ in _sentences(task, cache)}
     examples = unique_examples((text, label) for _, text, label in _sentences(task, cache))
     rows = sorted(

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import optuna
+import pytest
 from replay_helpers import SharesBench, searched
 
 from commands.command_line import DEFINITION, STORAGE, fails, load_study, prints
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SEARCH = ("replay", "toy.py", "--general", "blue", "--n-trials", "6", "--seed", "0")
 
 
@@ -33,6 +36,26 @@ def test_a_study_of_any_trainer_is_read(folder: Path) -> None:
     searched(SharesBench("mean", keep=None), 8, 1, storage=STORAGE)
     found = prints("replay", "--study-name", "shares", "--general", "general")
     assert "How much general beside own?" in found
+
+
+def test_replay_of_a_command_that_trains(folder: Path) -> None:
+    """The stand-in for a script samples; of ten steps each share has a point of its own."""
+    script = f"{sys.executable} {EXAMPLES / 'tiny' / 'command.py'}"
+    Path("study.yaml").write_text(f"""
+trainer:
+  kind: command
+  train: {script} train {{folder}} {{checkpoint}} {{weights}} {{seed}} {{steps}}
+  evaluate: {script} evaluate {{checkpoint}}
+  steps: 10
+  unit: {{kind: examples}}
+  checkpoint: model.safetensors
+tasks: [math, chat]
+""")
+    search = ("replay", "study.yaml", "--general", "chat", "--keep", "0.8", "--seed", "0")
+    found = json.loads(prints(*search, "--n-trials", "7", "--max-promotions", "1", "--json"))
+    assert found["own"]["task"] == "math"
+    assert found["bound"] == pytest.approx(0.8 * found["alone"])
+    assert len(found["finetuned"]) >= 3
 
 
 def test_what_can_not_be_asked_is_told_before_anything_is_trained(folder: Path) -> None:

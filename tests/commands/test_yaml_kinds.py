@@ -45,11 +45,20 @@ def test_all_commands_on_a_program(folder: Path) -> None:
     (uniform,) = [run["given"] for run in runs if set(run["weights"].values()) == {0.5}]
     assert uniform == pytest.approx({"math": 1 / 3, "chat": 2 / 3})
     prints("report", "study.yaml")
+    search = ("replay", "study.yaml", "--general", "chat", "--n-trials", "4", "--seed", "0")
+    assert "How much chat beside math?" in prints(*search)
     assert len(load_study().trials) >= 5
     told = fails("export", "study.yaml", "--out", "best", "--weights", "math=1")
     assert "study.yaml is a study of a command" in told
-    told = fails("optimize", "study.yaml", "--keep-best", "3")
-    assert "--keep-best is for studies of the own training loop" in told
+    flags = ("--seed", "0", "--keep-going", "--max-promotions", "2", "--keep-best", "1")
+    prints("optimize", "study.yaml", "--n-trials", "8", *flags)
+    models = sorted(folder.rglob("program-runs/*/model.safetensors"))
+    assert len(models) <= 4, "uniform weights, two tasks alone, and the best"
+    assert len(list(folder.rglob("finished.json"))) > len(models)
+    told = prints("gc", "study.yaml", "--keep-best", "1")
+    assert "0 files, 0 bytes removed" in told
+    assert sorted(folder.rglob("program-runs/*/model.safetensors")) == models
+    assert "nothing was fitted in" in fails("gc", "study.yaml", "--workdir", "elsewhere")
     assert "--artifacts is for" in fails("fit", "study.yaml", "--artifacts", "shared")
 
 

@@ -125,6 +125,17 @@ def test_an_encoder_decoder(folder: Path) -> None:
     same_study(load_yaml(written(folder, text)), expected)
 
 
+def test_prompts_and_answers_as_turns(folder: Path) -> None:
+    text = MODEL + DATA.replace("{", "{chat: true, max_length: 9, ") + TASKS
+    rows = [{"messages": turns(row["prompt"], row["answer"])} for row in ROWS]
+    task = chat_task(
+        "math", both(Dataset.from_list(rows)), chat_tokenizer(), max_length=9,
+        metrics=(token_loss,),
+    )  # fmt: skip
+    model = from_language_model(str(folder / "llama"), [task])
+    same_study(load_yaml(written(folder, text)), StudyDefinition(tasks=[task], model=model))
+
+
 def test_shares_and_missing_answers(folder: Path) -> None:
     rows: list[Any] = [
         {**row, "answer": row["answer"] if i % 4 else ""} for i, row in enumerate(ROWS)
@@ -199,6 +210,10 @@ def test_the_template_is_a_definition(folder: Path) -> None:
         (
             MODEL.replace("llama", "t5") + DATA + "tasks: [{name: math, text: prompt}]\n",
             "study.yaml:3:28: task 'math': text is for causal language models",
+        ),
+        (
+            MODEL.replace("llama", "t5") + DATA + "tasks: [{name: math, chat: true}]\n",
+            "study.yaml:3:28: task 'math': chat is for causal language models",
         ),
         (
             MODEL.replace("llama", "no-such-model") + DATA + TASKS,

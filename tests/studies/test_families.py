@@ -8,6 +8,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import toy_definition
 
@@ -27,6 +28,7 @@ from studies.preview_quality import (
     with_uniform,
     write_points,
 )
+from studies.weightings import scattered
 
 INSIDE = [(0.5, 0.5), (0.25, 0.75), (0.75, 0.25), (0.4, 0.6), (0.6, 0.4)]
 
@@ -210,6 +212,15 @@ def test_tables_are_extended_by_what_they_lack_and_by_no_others(tmp_path: Path) 
     with pytest.raises(ValueError, match="made with other finetuning than"):
         run("third", 3, 2, steps=9)
     assert read_points(path)[0] == previews
+
+
+def test_weights_may_be_drawn_in_place_of_a_grid(tmp_path: Path) -> None:
+    work, results = tmp_path / "work", tmp_path / "results"
+    compare(toy_definition(), work, results, ["isotropic"], 5, 1, 1, drawn=(2, 0))
+    sizes = [len(task.data("train")) for task in toy_definition().tasks]
+    wanted = scattered(sizes, inside=2, faces=0)
+    found = {p.weights for p in read_points(results / "truth.csv")[0]}
+    np.testing.assert_allclose(sorted(found), sorted(wanted), atol=1e-6)
 
 
 def _step(start: str, steps: int, batch_size: int, metric: float) -> Point:

@@ -89,6 +89,21 @@ def test_regret_is_what_the_previews_choice_loses() -> None:
     assert flat.regrets["turned"] == pytest.approx(0, abs=1e-9)
 
 
+def test_choices_are_made_on_validation_data_and_judged_on_test_data() -> None:
+    alone = alone_of(ENDS, TASKS)
+    assert alone is not None
+    target = next(score for score in scores_of(TASKS) if score.name == "target:a")
+    # On test data the less weight the better: what chooses by validation data loses all there is.
+    tests = [replace(p, metrics=p.metrics[::-1]) for p in ENDS]
+    row = judge_score(target, alone, ENDS, PREVIEWS, tests=tests)
+    assert row.regrets[FINETUNE] == pytest.approx(0.4)
+    assert row.regrets["good"] == pytest.approx(0.4)
+    assert row.regrets["turned"] == pytest.approx(0, abs=1e-12)
+    text = judge(TRUTHS, PREVIEWS, TASKS, tests=tests).text
+    assert text.startswith(judge(TRUTHS, PREVIEWS, TASKS).text)
+    assert "\nOn test data:\n" in text
+
+
 def test_regret_of_draws_is_that_of_all_draws() -> None:
     rng = np.random.default_rng(0)
     previews, truths = rng.normal(size=(2, 6))

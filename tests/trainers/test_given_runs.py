@@ -342,6 +342,18 @@ def test_adapters_are_given_runs(tmp_path: Path) -> None:
         fit({"math": whole})
 
 
+def test_bases_are_compared_by_hash_or_name(tmp_path: Path) -> None:
+    from optuna_merge.fitting._given import _same_base
+
+    for name, value in (("one", 1.0), ("copy", 1.0), ("other", 2.0)):
+        (tmp_path / name).mkdir()
+        save_file({"a": torch.full((2,), value)}, tmp_path / name / "model.safetensors")
+    assert _same_base(str(tmp_path / "one"), str(tmp_path / "copy"))
+    assert not _same_base(str(tmp_path / "one"), str(tmp_path / "other"))
+    assert _same_base("meta/Llama-8B", str(tmp_path / "nowhere" / "llama-8b"))
+    assert not _same_base("meta/Llama-8B", "meta/Llama-8B-Instruct")
+
+
 def based(trainer: Any) -> Any:
     """A Trainer whose adapter knows its base's name."""
     config = trainer.model.peft_config[trainer.model.active_adapter]
