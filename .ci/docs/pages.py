@@ -17,8 +17,6 @@ import griffe
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "optuna_merge"
-EXAMPLES = ("cluster", "configured", "language")
-"""Folders of examples that have a page."""
 TEXTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "studies/DECISIONS.md")
 COMMAND_LINE = (f"{PACKAGE}.cli", f"{PACKAGE}.commands")  # has a page of its own
 
@@ -43,6 +41,12 @@ def studies() -> list[str]:
         for path in sorted((ROOT / "studies").rglob("README.md"), key=lambda p: (len(p.parts), p))
         if not {"workdir", ".cache"} & set(path.parts)
     ]
+
+
+def example_folders() -> list[Path]:
+    """Folders of examples that have a page each."""
+    others = ("optunahub", "tiny", "tutorials")
+    return sorted(p for p in (ROOT / "examples").glob("[a-z]*/") if p.name not in others)
 
 
 def hub_packages() -> list[str]:
@@ -174,7 +178,7 @@ def pages() -> dict[str, str]:
         name: (ROOT / name).read_text()
         for name in (*TEXTS, *tutorials(), *guides(), *studies(), *hub_packages())
     }
-    for folder in (ROOT / "examples", *(ROOT / "examples" / name for name in EXAMPLES)):
+    for folder in (ROOT / "examples", *example_folders()):
         made[f"{folder.relative_to(ROOT).as_posix()}/README.md"] = example_page(folder)
     made["reference/command_line.md"] = command_page()
     for path, module in public_modules().items():
@@ -204,7 +208,10 @@ def on_config(config: Any) -> Any:
         {
             "Examples": [
                 "examples/README.md",
-                *({name.capitalize(): f"examples/{name}/README.md"} for name in EXAMPLES),
+                *(
+                    {f.name.capitalize(): f"examples/{f.name}/README.md"}
+                    for f in example_folders()
+                ),
                 {"OptunaHub": [{title(name): name} for name in hub_packages()]},
             ]
         },

@@ -303,14 +303,15 @@ class Results:
             with self._path.open("a", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerow(row)
 
-    def show(self, n_tasks: int, correlation: float) -> None:
-        """Medians and ninth deciles over all optima and seeds that there are."""
+    def show(self, n_tasks: int, correlation: float, seeds: int) -> None:
+        """Medians and ninth deciles over both kinds of optimum and so many seeds."""
         cells = []
         for method in METHODS:
             found = [
                 regret
-                for (tasks, _, by, _, name), regret in self._regrets.items()
+                for (tasks, _, by, seed, name), regret in self._regrets.items()
                 if tasks == str(n_tasks) and name == method and by in (ANY, str(correlation))
+                if int(seed) < seeds
             ]
             cells.append(
                 f"{np.median(found):.5f} ({np.quantile(found, 0.9):.4f})" if found else "-"
@@ -379,7 +380,7 @@ def main() -> None:
             for seed in range(args.seeds):
                 for sparse in (False, True):
                     measure(results, n_tasks, sparse, correlation, seed, args)
-            results.show(n_tasks, correlation)
+            results.show(n_tasks, correlation, args.seeds)
 
 
 if __name__ == "__main__":

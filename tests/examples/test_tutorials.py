@@ -11,10 +11,15 @@ import optuna
 import pytest
 import torch
 from commands.command_line import prints
+from datasets import Dataset
 from helpers import save_bert
-from language_helpers import TOKENIZER
+from language_helpers import TOKENIZER, save_language_model, word_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ m.content + ' : ' }}{% else %}"
+    "{% generation %}{{ m.content + ' [EOS]' }}{% endgeneration %}{% endif %}{% endfor %}"
+)
 TUTORIALS = ROOT / "examples" / "tutorials"
 
 
@@ -121,3 +126,41 @@ def test_checkpoints(
     assert min(evaluate(merged, task) for task in paths) == pytest.approx(
         found["study"].best_value
     )
+
+
+@pytest.mark.slow
+def test_chats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("trl")
+    monkeypatch.chdir(tmp_path)
+    body = save_language_model("llama", tmp_path / "body")
+    tokenizer = word_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(body)
+    chats = {
+        task: Dataset.from_list(
+            [
+                {
+                    "messages": [
+                        {"role": "user", "content": f"w{i % 6}"},
+                        {"role": "assistant", "content": f"w{(i + step) % 6}"},
+                    ]
+                }
+                for i in range(12)
+            ]
+        )
+        for step, task in enumerate(("copy", "next"))
+    }
+    found: dict[str, Any] = {"body": body, "train": chats, "validation": chats}
+    for block in blocks("chats.md", "python"):
+        for before, after in (
+            ("max_steps=200", "max_steps=4, bf16=False, use_cpu=True, report_to='none'"),
+            ("per_device_train_batch_size=16", "per_device_train_batch_size=4"),
+            ("n_trials=40", "n_trials=4"),
+        ):
+            block = block.replace(before, after)
+        exec(block, found)
+    assert "Best task weights: copy" in capsys.readouterr().out
+    (export,) = blocks("chats.md", "bash")
+    assert "fraction: " in ours(export)
