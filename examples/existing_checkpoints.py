@@ -1,129 +1,82 @@
-"""Finetuned checkpoints that are already there, merged with curvature from a data loader.
+"""Checkpoints that are there already: which weights of their merge are best? Nothing is trained.
 
-    python examples/existing_checkpoints.py
+    python examples/existing_checkpoints.py                     # tiny random BERTs
+    python examples/existing_checkpoints.py distilbert-base-uncased
 
-No study and no training: two Hugging Face checkpoints of one pretrained model become posteriors,
-and the weights of their merge are chosen on validation data. The checkpoints are tiny BERTs that
-this script makes first; with your own, only the paths and loaders differ. Runs in seconds.
+The checkpoints are made here first, by a Trainer. With your own only the paths differ: folders,
+LoRA adapters or safetensors files of one base. To see what the best merges are worth beside
+finetunes, leave out anchor="none", and search by `om.open_search` and `om.Objective(fitted)`.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from torch import Tensor
-from torch.func import functional_call
-from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
-from transformers import AutoModelForSequenceClassification, BertConfig
-
-from optuna_merge.merging import merge_into
-from optuna_merge.posteriors import (
-    DiagonalGaussian,
-    categorical_labels,
-    load_checkpoint,
-    squared_gradients,
+import optuna
+from own_trainer import accuracy, reviews
+from tiny import tiny_body
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainingArguments,
 )
+
+import optuna_merge as om
+from optuna_merge.definition import GivenRun
+from optuna_merge.trials import suggest_weights
+
+STEPS = 40
 
 
 def main() -> None:
-    """Merge the checkpoints at several weights and print what each merge is worth."""
-    torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as folder:
-        train, validation = make_loaders(256), make_loaders(200)
-        paths = make_checkpoints(Path(folder), train)
-        model = AutoModelForSequenceClassification.from_pretrained(paths["books"]).eval()
+    """Search the task weights of the merge for the best worst accuracy."""
+    with tempfile.TemporaryDirectory() as name:
+        body = sys.argv[1] if len(sys.argv) > 1 else tiny_body("bert", Path(name))
+        tokenizer = AutoTokenizer.from_pretrained(body)
+        train, validation = (
+            {
+                task: reviews(i, size).map(lambda row: tokenizer(row["text"]))
+                for i, task in enumerate(("films", "books", "games"))
+            }
+            for size in (200, 100)
+        )
 
-        def predict(parameters: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
-            """The model's logits with other parameters; what the estimators want."""
-            inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-            return functional_call(model, dict(parameters), kwargs=inputs).logits
-
-        curvature = {}
-        for task, path in paths.items():
-            mean = load_checkpoint(path)  # a LoRA adapter: load_checkpoint(path, base=...)
-            curvature[task] = DiagonalGaussian(
-                mean,
-                squared_gradients(
-                    predict,
-                    mean,
-                    train[task],
-                    loss=lambda outputs, labels: cross_entropy(outputs, labels, reduction="none"),
-                    sample_labels=categorical_labels,
-                    generator=torch.Generator().manual_seed(0),
-                ),
+        def make_trainer(folder: str) -> Trainer:
+            return Trainer(
+                AutoModelForSequenceClassification.from_pretrained(body, num_labels=2),
+                TrainingArguments(folder, max_steps=STEPS, learning_rate=3e-3),
+                data_collator=DataCollatorWithPadding(tokenizer),
+                eval_dataset=validation,
+                compute_metrics=accuracy,
             )
-        # The damping decides between Fisher merging (small) and averaging (large).
-        delta = sum(p.mean_curvature() for p in curvature.values()) / len(curvature)
-        posteriors = {task: found.damped(delta) for task, found in curvature.items()}
 
-        best, best_worst = {}, 0.0
-        for books in (0.0, 0.25, 0.5, 0.75, 1.0):
-            weights = {"books": books, "films": 1 - books}
-            merge_into(model, posteriors, weights)  # with batch norms: reestimate_batch_norm next
-            found = {task: accuracy(model, loader) for task, loader in validation.items()}
-            print(weights, {task: round(value, 3) for task, value in found.items()})
-            if min(found.values()) > best_worst:
-                best, best_worst = weights, min(found.values())
-        print(f"Best task weights: {best} (worst accuracy {best_worst:.3f})")
+        for task, data in train.items():  # what you have already
+            trainer = make_trainer(f"{name}/{task}")
+            trainer.train_dataset = data
+            trainer.train()
 
+        runs = {task: GivenRun(f"{name}/{task}/checkpoint-{STEPS}") for task in train}
+        # Adam has left a curvature that costs nothing; the others' is taken from their loss.
+        runs["games"] = GivenRun(runs["games"].path, curvature="optimizer")
+        fitted = om.from_trainer(
+            make_trainer, train, "eval_{task}_accuracy", f"{name}/work", runs=runs, anchor="none"
+        )
 
-def make_loaders(size: int) -> dict[str, DataLoader[dict[str, Tensor]]]:
-    """Reviews of 6 to 12 words; in each domain, other words are good and bad."""
-    loaders = {}
-    for domain, first in (("books", 10), ("films", 30)):
-        examples = []
-        for _ in range(size):
-            label = int(torch.randint(2, ()))
-            words = torch.randint(50, 100, (12,))
-            words[torch.randperm(6)[:2]] = torch.randint(0, 10, (2,)) + first + 10 * label
-            length = int(torch.randint(6, 13, ()))
-            mask = (torch.arange(12) < length).long()
-            examples.append(
-                {"input_ids": words * mask, "attention_mask": mask, "labels": torch.tensor(label)}
-            )
-        loaders[domain] = DataLoader(examples, batch_size=32)
-    return loaders
+        def worst(trial: optuna.Trial) -> float:
+            return min(fitted.preview(suggest_weights(trial, fitted.names)).values.values())
 
-
-def make_checkpoints(
-    folder: Path, loaders: Mapping[str, DataLoader[dict[str, Tensor]]]
-) -> dict[str, Path]:
-    """One tiny BERT, finetuned on each domain; what you have already."""
-    config = BertConfig(
-        vocab_size=100,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=16,
-    )
-    pretrained = AutoModelForSequenceClassification.from_config(config)
-    state = {name: tensor.clone() for name, tensor in pretrained.state_dict().items()}
-    for domain, loader in loaders.items():
-        pretrained.load_state_dict(state)
-        pretrained.train()
-        optimizer = torch.optim.AdamW(pretrained.parameters(), lr=3e-3)
-        for _ in range(8):
-            for batch in loader:
-                pretrained(**batch).loss.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-        pretrained.save_pretrained(folder / domain)
-    return {domain: folder / domain for domain in loaders}
-
-
-@torch.inference_mode()
-def accuracy(model: torch.nn.Module, loader: DataLoader[dict[str, Tensor]]) -> float:
-    """Fraction of examples that are classified correctly."""
-    right = [
-        (model(batch["input_ids"], batch["attention_mask"]).logits.argmax(1) == batch["labels"])
-        for batch in loader
-    ]
-    return float(torch.cat(right).float().mean())
+        study = optuna.create_study(
+            direction="maximize", sampler=optuna.samplers.TPESampler(seed=0)
+        )
+        study.optimize(worst, n_trials=20)
+        weights = suggest_weights(optuna.trial.FixedTrial(study.best_params), fitted.names)
+        print(f"Best task weights: {weights} (worst accuracy {study.best_value:.3f})")
+        model = make_trainer(f"{name}/merged").model
+        model.load_state_dict(fitted.merged(weights), strict=False)  # then: save_pretrained
 
 
 if __name__ == "__main__":

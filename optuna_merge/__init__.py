@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from optuna_merge.storages import create_storage
     from optuna_merge.tasks import Task
     from optuna_merge.trainers import from_command, from_trainer
-    from optuna_merge.workers import process_group, run_trials
+    from optuna_merge.workers import run_trials
 
 _PUBLIC = {
     "Constraint": "goals",
@@ -50,7 +50,6 @@ _PUBLIC = {
     "open_search": "search",
     "open_study": "search",
     "prepare_study": "search",
-    "process_group": "workers",
     "run_trials": "workers",
 }
 
@@ -77,7 +76,6 @@ __all__ = [
     "open_search",
     "open_study",
     "prepare_study",
-    "process_group",
     "run_trials",
 ]
 

@@ -13,6 +13,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from optuna_merge._base.lazy import need
 from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.fitting import Workbench
 from optuna_merge.pruners import PromotionPruner
@@ -96,9 +97,12 @@ def open_search(
         DefinitionMismatchError: the study has other directions or another definition; the message
             names the parts that differ.
         ValueError: an argument is out of its range.
+        ImportError: botorch is missing, which only several objectives need.
     """
     goal = workbench.goal
     check_until(until, is_pareto=goal.is_pareto)
+    if goal.is_pareto:
+        need("botorch", "pareto", "a search for a front")
     score = None if goal.is_pareto else goal.scores
     pruner = PromotionPruner(
         fraction=fraction,

@@ -46,7 +46,28 @@ def word_tokenizer() -> Any:
 
 
 TOKENIZER = word_tokenizer()
+TEMPLATE = (
+    "{% for m in messages %}{{ '[BOS] ' if m.role == 'user' }}{{ m.content }} [EOS] {% endfor %}"
+    "{% if add_generation_prompt %}: {% endif %}"
+)
+"""A chat template that asks for an answer by a colon, with which no answer begins."""
+ASKING = TEMPLATE.replace(
+    "{{ '[BOS] ' if m.role == 'user' }}", "{{ '[BOS] ' if m.role == 'user' else ': ' }}"
+)
+"""One whose answers begin as they are asked for."""
 SETTINGS = GenerationSettings(max_new_tokens=4)
+
+
+def chat_tokenizer(template: str | None = ASKING) -> Any:
+    tokenizer = word_tokenizer()
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def turns(*contents: str) -> list[dict[str, str]]:
+    """Messages of the user and the assistant in turn."""
+    roles = ("user", "assistant")
+    return [{"role": roles[i % 2], "content": text} for i, text in enumerate(contents)]
 
 
 def translations(step: int, size: int, seed: int) -> Dataset:

@@ -1,4 +1,4 @@
-"""What people read: docstrings and their examples, README's Python, links in Markdown files."""
+"""What people read: examples of docstrings; Python, output, flags and links of the pages."""
 
 from __future__ import annotations
 
@@ -15,23 +15,42 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from helpers import save_bert
-from language_helpers import TOKENIZER, save_language_model
+from language_helpers import TOKENIZER, chat_tokenizer, save_language_model, turns
+from PIL import Image
 from trainer_helpers import MakeTrainer, classification_data
+from typer.main import get_command
 
 import optuna_merge
 import optuna_merge as om
+from optuna_merge.cli import app
+from optuna_merge.definition import CommandDefinition, load_yaml, read_definition
+
+
+def fenced(text: str, language: str = "") -> list[str]:
+    """The blocks of a language in a Markdown text."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S)
+    return [block for word, block in blocks if word == language]
+
 
 ROOT = Path(optuna_merge.__file__).resolve().parents[1]
+FOLDERS = ("studies", "optuna_merge", "examples", ".github")
 TEXTS = sorted(
     path.relative_to(ROOT).as_posix()
-    for folder, pattern in ((".", "*.md"), ("studies", "**/*.md"), ("optuna_merge", "**/*.md"))
+    for folder, pattern in ((".", "*.md"), *((f, "**/*.md") for f in FOLDERS))
     for path in (ROOT / folder).glob(pattern)
     if not {"workdir", ".cache"} & set(path.parts)
 )
 EXAMPLES = sorted(
     path for path in (ROOT / "optuna_merge").rglob("*.py") if ">>> " in path.read_text()
 )
-BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+GUIDES = [name for name in TEXTS if name == "README.md" or name.startswith("optuna_merge/")]
+HOW_TO = [*GUIDES, *(name for name in TEXTS if name.startswith("examples/tutorials/"))]
+BLOCKS = [
+    pytest.param(block, id=f"{Path(name).parent.name or 'home'}-{number}")
+    for name in GUIDES
+    for number, block in enumerate(fenced((ROOT / name).read_text(), "python"))
+    if "adam_second_moments(" not in block  # tests/posteriors/test_adam.py runs these
+]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +109,7 @@ def test_the_examples_of_docstrings(path: Path) -> None:
 
 
 def own_study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], Any]:
-    """What stands in for the hub in the study of "Your own tasks and model"."""
+    """What stands in for the hub in the study of a definition in Python."""
     save_bert(folder / "body")
     TOKENIZER.save_pretrained(folder / "body")
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
@@ -117,6 +136,34 @@ def merging(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, st
     return {}, {"tasks": [({"w": torch.rand(2)}, {"w": torch.ones(2)}) for _ in range(2)]}
 
 
+def existing_checkpoint(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict[str, str], Any]:
+    from transformers import AutoModelForSequenceClassification
+
+    path = folder / "classifier"
+    body = save_bert(folder / "body")
+    AutoModelForSequenceClassification.from_pretrained(body).save_pretrained(path)
+    rows = torch.arange(12).reshape(4, 3) % 6
+    batch = {"input_ids": rows, "attention_mask": torch.ones_like(rows)}
+    return {}, {"path": path, "loader": [batch | {"labels": torch.tensor([0, 1, 0, 1])}]}
+
+
+def untied_base(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], Any]:
+    """An adapter of the output layer of a model whose embeddings are tied."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    path = save_language_model("llama", folder / "model")
+    model = AutoModelForCausalLM.from_pretrained(path)
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    model.save_pretrained(path)
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["lm_head"]))
+    adapted.save_pretrained(folder / "adapter", save_embedding_layers=False)
+    return {}, {"path": path, "adapter": folder / "adapter"}
+
+
 def own_trainer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], Any]:
     train, validation = classification_data("math", "chat")
     return {"n_trials=40": "n_trials=3"}, {"make_trainer": MakeTrainer(validation), **train}
@@ -135,18 +182,42 @@ def own_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str
     return {"python evaluate.py": f"{sys.executable} evaluate.py", "=1000": "=30"}, {}
 
 
+def given_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], Any]:
+    """Checkpoints of a Trainer, the last of which keeps the state of Adam."""
+    train, validation = classification_data("math", "chat")
+    for path, task in (("checkpoints", "math"), ("run", "chat")):
+        trainer = MakeTrainer(validation)(str(folder / path))
+        trainer.train_dataset = train[task]
+        trainer.train()
+        trainer.save_model(str(folder / path / "math"))
+    (folder / "run" / "checkpoint-6").rename(folder / "run" / "checkpoint-500")
+    return {}, {"make_trainer": MakeTrainer(validation), **train}
+
+
+def fitted_program(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], Any]:
+    train, validation = classification_data("math", "chat")
+    averaging = om.PosteriorSettings(family="isotropic")
+    fitted = om.from_trainer(MakeTrainer(validation), train, posterior=averaging, progress=False)
+    study = om.open_search(fitted, "mine", second_seed=False)
+    return {"n_trials=40": "n_trials=3"}, {"fitted": fitted, "study": study}
+
+
 NEEDS = {
+    "Collector(": fitted_program,
+    "GivenRun(": given_runs,
     "om.StudyDefinition(": own_study,
     "om.from_trainer(": own_trainer,
     "om.from_command(": own_command,
     "language_task(": language_tasks,
     "merge(": merging,
+    "squared_gradients(": existing_checkpoint,
+    "tie_word_embeddings": untied_base,
 }
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n")[-2][:30])
+@pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_the_python_of_readme(
+def test_the_python_of_the_pages(
     block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -158,6 +229,89 @@ def test_the_python_of_readme(
     exec(block, names | {"om": om})
     if prepare in (own_study, own_trainer):
         assert "Best task weights: " in capsys.readouterr().out
+
+
+def test_the_yaml_of_readme_is_a_definition(tmp_path: Path) -> None:
+    (block,) = fenced((ROOT / "README.md").read_text(), "yaml")
+    save_bert(tmp_path / "body", layers=2)
+    TOKENIZER.save_pretrained(tmp_path / "body")
+    body = "sentence-transformers/all-MiniLM-L6-v2"
+    assert body in block
+    (tmp_path / "study.yaml").write_text(block.replace(body, "body"))
+    rows = [f"w{i % 6} w{i % 5},{i % 2},{'ab'[i % 2]},{'xyz'[i % 3]}" for i in range(60)]
+    (tmp_path / "posts.csv").write_text("\n".join(["text,sentiment,author,topic", *rows, ""]))
+    definition = load_yaml(tmp_path / "study.yaml")
+    assert [task.name for task in definition.tasks] == ["sentiment", "author", "topic"]
+    assert definition.finetuning.steps == 60
+
+
+def test_the_yaml_of_the_definitions_page(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    text = (ROOT / "optuna_merge" / "definition" / "README.md").read_text()
+    images, language, command, runs = fenced(text, "yaml")
+    for task in ("fruits", "flags"):
+        for label in ("a", "b"):
+            (tmp_path / "images" / task / label).mkdir(parents=True)
+            for i in range(10):
+                picture = Image.new("RGB", (32, 32), (25 * i, 0, 0))
+                picture.save(tmp_path / "images" / task / label / f"{i}.png")
+    assert "resnet18.a1_in1k" in images
+    tiny = images.replace("resnet18.a1_in1k", "test_vit, pretrained: false")
+    (tmp_path / "images.yaml").write_text(tiny)
+    assert load_yaml(tmp_path / "images.yaml").names == ("fruits", "flags")
+    save_language_model("llama", tmp_path / "llama")
+    chat_tokenizer().save_pretrained(tmp_path / "llama")
+    rows = {
+        "question": ["w1", "w2"] * 10,
+        "solution": ["w3", "w4"] * 10,
+        "text": ["w1 w2", "w2 w3"] * 10,
+        "messages": [turns("w1", "w2")] * 20,
+    }
+    table = Dataset.from_dict(rows)
+    for name in ("math.jsonl", "chat.jsonl"):
+        table.to_json(tmp_path / name)
+    table.to_parquet(tmp_path / "prose.parquet")
+    body = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert body in language
+    (tmp_path / "study.yaml").write_text(language.replace(body, "llama"))
+    assert load_yaml(tmp_path / "study.yaml").names == ("math", "chat", "prose")
+    for task in ("math", "chat"):
+        (tmp_path / "checkpoints" / task).mkdir(parents=True)
+    (tmp_path / "command.yaml").write_text(command + runs)
+    found = read_definition(tmp_path / "command.yaml")
+    assert isinstance(found, CommandDefinition)
+    assert found.runs.keys() == {"math", "chat"}
+
+
+def test_the_output_in_readme_is_that_of_a_stored_run() -> None:
+    (block,) = (b for b in fenced((ROOT / "README.md").read_text()) if "Best task weights" in b)
+    stored = (ROOT / "studies" / "text" / "results" / "own-data.txt").read_text().splitlines()
+    for line in block.splitlines():
+        assert any(kept.startswith(line.removesuffix("...").rstrip()) for kept in stored), line
+
+
+def test_readme_is_short_and_leads_to_every_guide() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 200
+    assert {n for n in GUIDES if n != "README.md"} <= set(re.findall(r"\]\(([^)#]+)", text))
+
+
+@pytest.mark.parametrize("name", HOW_TO)
+def test_files_that_a_page_names_are_there(name: str) -> None:
+    named = re.findall(
+        r"(?<![\w./-])(?:studies|tests|examples)/[\w./-]*\w", (ROOT / name).read_text()
+    )
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("name", HOW_TO)
+def test_flags_that_a_page_names_are_there(name: str) -> None:
+    text = re.sub(r"`[^`]*(torchrun|chromium|pip|mkdocs)[^`]*`", "", (ROOT / name).read_text())
+    group: Any = get_command(app)
+    parameters = [p for command in group.commands.values() for p in command.params]
+    flags = {flag for p in (*parameters, *group.params) for flag in (*p.opts, *p.secondary_opts)}
+    flags |= {"--direction", "--install-completion", "--debug"}  # Optuna's, Typer's, any command's
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - flags == set()
 
 
 def anchors(path: Path) -> set[str]:

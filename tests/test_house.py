@@ -36,8 +36,8 @@ OF_OPTUNA: set[str] = set()
 
 OF_OTHERS = {
     "accelerate": {
-        "finetuning._group: _reset_state": "runs of one process differ in their precision",
-        "finetuning._group: _shared_state": "as above: whether a precision is held",
+        "finetuning._accelerator: _reset_state": "runs of one process differ in their precision",
+        "finetuning._accelerator: _shared_state": "as above: whether a precision is held",
     },
     "timm": {
         "exporting._formats: _model_args": "what `create_model` was given beside the name",

@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 import optuna_merge as om
 import optuna_merge.exceptions
 from optuna_merge.exceptions import DefinitionMismatchError
+from optuna_merge.fitting import DefinedFinetunes
 from optuna_merge.trials import (
     SCORE,
     fail_and_requeue,
@@ -111,7 +112,8 @@ def test_a_repeat_is_the_same_finetune_with_another_seed(
     assert findings.repeats(findings.uniform).mean(SCORE) == pytest.approx(mean)
     assert findings.best is not None and not findings.best.repeat
     again = om.fit(fitted.definition, tmp_path / "work", progress=False)
-    assert Collector(study, again.definition, tmp_path / "work", keep_best=1).find() == []
+    finetunes = DefinedFinetunes(again.definition, tmp_path / "work")
+    assert Collector(study, finetunes, keep_best=1).find() == []
 
 
 def test_baselines_are_finetuned_whatever_the_pruner_says(fitted: om.FittedStudy) -> None:
@@ -521,7 +523,8 @@ def test_enqueued_parameters_that_are_no_weights(
     report = om.make_report(study, fitted)
     assert [row["trial"] for row in report["failures"]] == [t.number for t in failed]
     assert "expected a number between 0 and 1" in om.format_report(report)
-    assert Collector(study, fitted.definition, tmp_path / "work", keep_best=1).find()
+    finetunes = DefinedFinetunes(fitted.definition, tmp_path / "work")
+    assert Collector(study, finetunes, keep_best=1).find()
     elsewhere = om.create_storage(f"sqlite:///{tmp_path}/copy.db")
     optuna.copy_study(from_study_name="enqueued", from_storage=here, to_storage=elsewhere)
     copied = optuna.load_study(study_name="enqueued", storage=elsewhere)

@@ -17,14 +17,7 @@ import griffe
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "optuna_merge"
-TEXTS = {
-    "README.md": "Home",
-    "studies/README.md": "Studies",
-    "studies/DECISIONS.md": "Decisions",
-    "optuna_merge/posteriors/README.md": "Posteriors",
-    "CONTRIBUTING.md": "Contributing",
-    "CHANGELOG.md": "Changelog",
-}
+TEXTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "studies/DECISIONS.md")
 COMMAND_LINE = (f"{PACKAGE}.cli", f"{PACKAGE}.commands")  # has a page of its own
 
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
@@ -32,6 +25,56 @@ LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 _CODE = re.compile(
     r"<(?P<tag>a|autoref|pre|h\d)\b.*?</(?P=tag)>|<code>(?P<name>[\w.]+)(?:\(\))?</code>", re.S
 )
+
+
+def in_order(page: str, names: list[str], after: str = "") -> list[str]:
+    """Names of files in the order in which a page links to them, then the others."""
+    folder, text = (ROOT / page).parent, (ROOT / page).read_text().partition(after or "# ")[2]
+    linked = [(folder / link).resolve() for link in LINK.findall(text)]
+    place = {path: i for i, path in reversed(list(enumerate(linked)))}
+    return sorted(names, key=lambda name: (place.get(ROOT / name, len(linked)), name))
+
+
+def guides() -> list[str]:
+    """READMEs of the package's rooms, in the order in which README links to them."""
+    found = (ROOT / PACKAGE).rglob("README.md")
+    names = [path.relative_to(ROOT).as_posix() for path in found]
+    return in_order("README.md", names, after="## Where to read on")
+
+
+def studies() -> list[str]:
+    """The READMEs of the studies, that of all first, in the order in which it links to them."""
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "studies").rglob("README.md")
+        if not {"workdir", ".cache"} & set(path.parts)
+    ]
+    first = "studies/README.md"
+    return [first, *in_order(first, [name for name in found if name != first])]
+
+
+def example_folders() -> list[Path]:
+    """Folders of examples that have a page each."""
+    others = ("optunahub", "tiny", "tutorials")
+    return sorted(p for p in (ROOT / "examples").glob("[a-z]*/") if p.name not in others)
+
+
+def hub_packages() -> list[str]:
+    """The READMEs of the packages for OptunaHub."""
+    found = (ROOT / "examples" / "optunahub").glob("*/*/README.md")
+    return sorted(path.relative_to(ROOT).as_posix() for path in found)
+
+
+def tutorials() -> list[str]:
+    """The tutorials, the first one for beginners."""
+    found = sorted(path.name for path in (ROOT / "examples" / "tutorials").glob("*.md"))
+    return [f"examples/tutorials/{n}" for n in sorted(found, key=lambda n: n != "texts.md")]
+
+
+def title(name: str) -> str:
+    """What a page is called in the navigation: its title or heading up to a colon."""
+    found = re.search(r"^(?:title:|#) ([^:\n]*)", (ROOT / name).read_text(), re.M)
+    return found[1] if found else name
 
 
 @cache
@@ -141,8 +184,11 @@ def example_page(folder: Path) -> str:
 
 def pages() -> dict[str, str]:
     """All pages: path on the site, as if it were one in the repository, and Markdown text."""
-    made = {name: (ROOT / name).read_text() for name in TEXTS}
-    for folder in (ROOT / "examples", ROOT / "examples" / "cluster"):
+    made = {
+        name: (ROOT / name).read_text()
+        for name in (*TEXTS, *tutorials(), *guides(), *studies(), *hub_packages())
+    }
+    for folder in (ROOT / "examples", *example_folders()):
         made[f"{folder.relative_to(ROOT).as_posix()}/README.md"] = example_page(folder)
     made["reference/command_line.md"] = command_page()
     for path, module in public_modules().items():
@@ -166,11 +212,23 @@ def on_config(config: Any) -> Any:
     """mkdocs: the order of the pages."""
     reference = [f"reference/{path.partition('.')[2] or 'README'}.md" for path in public_modules()]
     config.nav = [
-        {TEXTS["README.md"]: "README.md"},
-        {"Examples": ["examples/README.md", {"Cluster": "examples/cluster/README.md"}]},
+        {"Home": "README.md"},
+        {"Tutorials": [{title(name): name} for name in tutorials()]},
+        {"Guide": [{title(name): name} for name in guides()]},
+        {
+            "Examples": [
+                "examples/README.md",
+                *(
+                    {f.name.capitalize(): f"examples/{f.name}/README.md"}
+                    for f in example_folders()
+                ),
+                {"OptunaHub": [{title(name): name} for name in hub_packages()]},
+            ]
+        },
         {"Command line": "reference/command_line.md"},
         {"Reference": [{Path(p).stem: p} if p != "reference/README.md" else p for p in reference]},
-        *({title: name} for name, title in list(TEXTS.items())[1:]),
+        {"Studies": [studies()[0], *({title(name): name} for name in studies()[1:])]},
+        *({title(name): name} for name in ("studies/DECISIONS.md", *TEXTS[1:3])),
     ]
     return config
 

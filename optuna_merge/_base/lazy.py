@@ -1,8 +1,9 @@
-"""Names of a package that are imported when they are first used."""
+"""What is imported when it is first used: names of a package, and packages of extras."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,3 +17,13 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
         return getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
 
     return found
+
+
+def need(package: str, extra: str, what: str) -> None:
+    """Check that a package of an extra is installed.
+
+    Raises:
+        ImportError: it is not; the message says what needs it and how to install it.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise ImportError(f"{what} needs {package}: pip install 'optuna-merge[{extra}]'")

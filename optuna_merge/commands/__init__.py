@@ -9,10 +9,10 @@ from optuna_merge.commands._fit import fit
 from optuna_merge.commands._flags import Debug, Definition
 from optuna_merge.commands._gc import gc
 from optuna_merge.commands._init import init
-from optuna_merge.commands._mixture import mixture
 from optuna_merge.commands._optimize import optimize, script
+from optuna_merge.commands._replay import replay
 from optuna_merge.commands._report import report
 
 __all__ = ["COMMANDS", "Debug", "Definition", "command", "guarded", "load_definition", "script"]
 
-COMMANDS = (init, fit, optimize, report, diagnose, export, mixture, gc)
+COMMANDS = (init, fit, optimize, replay, report, diagnose, export, gc)

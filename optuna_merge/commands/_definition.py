@@ -9,16 +9,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optuna_merge.definition import StudyDefinition
+    from optuna_merge.definition import CommandDefinition, StudyDefinition
 
 YAML = (".yaml", ".yml")
 
 
 def load_definition(path: Path) -> StudyDefinition:
-    """Make the definition that a file describes.
+    """Make the definition of the own training loop that a file describes.
 
     Args:
         path: A YAML file, or a Python file with a function `definition() -> StudyDefinition`.
+
+    Raises:
+        ValueError: there is no such file, or it doesn't make one; the message names the line.
+    """
+    found = load_any(path)
+    from optuna_merge.definition import CommandDefinition
+
+    if isinstance(found, CommandDefinition):
+        raise ValueError(
+            f"{path} is a study of a command, whose models this command doesn't know; they are "
+            f"in the working folder, in program-runs"
+        )
+    return found
+
+
+def load_any(path: Path) -> StudyDefinition | CommandDefinition:
+    """Make the definition that a file describes, a program's included.
+
+    Args:
+        path: A YAML file, or a Python file with a function `definition()`.
 
     Raises:
         ValueError: there is no such file, or it doesn't make one; the message names the line.
@@ -29,16 +49,16 @@ def load_definition(path: Path) -> StudyDefinition:
             f"with a function definition()"
         )
     if path.suffix in YAML:
-        from optuna_merge.definition import load_yaml
+        from optuna_merge.definition import read_definition
 
-        return load_yaml(path)
+        return read_definition(path)
     try:
         found = _made_by(path)
     except Exception as error:
         raise ValueError(f"{_where(path, error)}: {_message(error)}") from error
-    from optuna_merge.definition import StudyDefinition
+    from optuna_merge.definition import CommandDefinition, StudyDefinition
 
-    if not isinstance(found, StudyDefinition):
+    if not isinstance(found, StudyDefinition | CommandDefinition):
         raise ValueError(
             f"{path}: definition() gave {type(found).__name__}, expected a StudyDefinition"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import traceback
 import warnings
 from collections.abc import Callable
@@ -31,10 +30,6 @@ def guarded(debug: bool, work: Callable[[], None]) -> None:
     for noisy in ("httpx", "filelock", "urllib3", "matplotlib", "fsspec", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        if "LOCAL_RANK" in os.environ:
-            from optuna_merge.workers import meet
-
-            meet()
         work()
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on from here", err=True)

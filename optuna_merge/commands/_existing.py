@@ -34,7 +34,7 @@ def existing_study(flags: StudyFlags) -> optuna.Study:
 
 def check_fitted(workdir: Path) -> None:
     """Raise `ValueError` unless tasks were finetuned in this working folder."""
-    if not (workdir / "finetunes").is_dir():
+    if not any((workdir / name).is_dir() for name in ("finetunes", "program-runs")):
         raise ValueError(
             f"nothing was fitted in the working folder {workdir}; give that of the study with "
             f"--workdir, or run optuna-merge fit first"

@@ -10,35 +10,90 @@ import typer
 
 from optuna_merge.commands._definition import load_definition
 from optuna_merge.commands._existing import check_fitted, existing_study
-from optuna_merge.commands._flags import AsJson, Definition, WorkFlags
+from optuna_merge.commands._flags import AsJson, WorkFlags
+from optuna_merge.commands._mixture import mixture as mixture_of_study
 from optuna_merge.commands._numbers import numbers_by_task
 
 
 def export(
-    definition: Definition,
-    out: Annotated[Path, typer.Option(help="Folder of the export; is made.")],
     where: WorkFlags,
+    definition: Annotated[
+        Path | None, typer.Argument(help="As for optimize; of a mixture it isn't needed.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the exported model; is made.")
+    ] = None,
+    mixture: Annotated[
+        str | None,
+        typer.Option(
+            help="Print the task weights as lines for another trainer's configuration: trl, "
+            "axolotl, llamafactory, torchtitan, datasets or json."
+        ),
+    ] = None,
     trial: Annotated[
         int | None, typer.Option(help="Number of a finetuned trial; default: the best one.")
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="TASK=WEIGHT,...: the merge at these weights, without training."),
+        typer.Option(
+            help="TASK=WEIGHT,...: the merge at these weights, without training; of a mixture "
+            "these weights, without a study."
+        ),
+    ] = None,
+    examples: Annotated[
+        str | None,
+        typer.Option(help="TASK=NUMBER,...: of a mixture, sizes of the training data."),
+    ] = None,
+    label_tokens: Annotated[
+        str | None,
+        typer.Option(
+            help="TASK=NUMBER,...: of a mixture, mean label tokens of an example, where the "
+            "trainer's loss is averaged over tokens."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a study's best model, or another, as a folder for transformers, timm, peft or torch.
 
+    With --mixture print its task weights in the words and units of another trainer instead.
+
     Example: optuna-merge export studies/text/optimize.py --workdir work --out best
     """
+    if trial is not None and weights is not None:
+        raise ValueError("give --trial or --weights, not both")
+    given = None if weights is None else numbers_by_task(weights, "--weights")
+    if mixture is not None:
+        if out is not None or as_json:
+            raise ValueError(
+                "give --mixture, which prints lines, or --out, which writes a model, not both"
+                if out is not None
+                else "give --mixture json in place of --json"
+            )
+        typer.echo(mixture_of_study(mixture, where, trial, given, examples, label_tokens))
+        return
+    if definition is None or out is None:
+        raise ValueError(
+            "a model is exported from the file of its definition into a folder: give both, the "
+            "latter with --out; or print the task weights with --mixture"
+        )
+    _write_model(definition, out, where, trial, given, force=force, as_json=as_json)
+
+
+def _write_model(
+    definition: Path,
+    out: Path,
+    where: WorkFlags,
+    trial: int | None,
+    given: dict[str, float] | None,
+    *,
+    force: bool,
+    as_json: bool,
+) -> None:
     from optuna_merge.commands._fitted import fitted
     from optuna_merge.exporting import check_free, export_model
 
-    if trial is not None and weights is not None:
-        raise ValueError("give --trial or --weights, not both")
     check_free(out, overwrite=force)
-    given = None if weights is None else numbers_by_task(weights, "--weights")
     study = None if given is not None else existing_study(where)
     check_fitted(where.workdir)  # else the tasks would be trained now
     fit = fitted(load_definition(definition), where.workdir)

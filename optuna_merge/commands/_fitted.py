@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import optuna
 
 from optuna_merge.artifacts import SharedFiles, open_artifact_store
 from optuna_merge.commands._display import fit_shown
-from optuna_merge.definition import StudyDefinition
-from optuna_merge.fitting import FittedStudy, Sharing, fit
+from optuna_merge.commands._existing import check_fitted
+from optuna_merge.definition import CommandDefinition, StudyDefinition
+from optuna_merge.fitting import DefinedFinetunes, Finetunes, FittedStudy, Sharing, fit
 from optuna_merge.pruners import PromotionPruner
 from optuna_merge.search import check_definition, open_study
+from optuna_merge.trainers import FittedProgram, WeightUnit, from_command
 from optuna_merge.workers import StudySharing
 
 
 def opened(
-    definition: StudyDefinition,
+    definition: StudyDefinition | CommandDefinition,
     name: str,
     storage: optuna.storages.BaseStorage,
     pruner: PromotionPruner | None = None,
@@ -46,3 +49,58 @@ def fitted(
     """`fit`, with what is seen of it in a terminal."""
     with fit_shown():
         return fit(definition, workdir, progress=sys.stderr.isatty(), sharing=sharing)
+
+
+def workbench(
+    definition: StudyDefinition | CommandDefinition,
+    workdir: Path,
+    sharing: Sharing | None = None,
+) -> FittedStudy | FittedProgram:
+    """The fit of either, with what is seen of it in a terminal."""
+    if isinstance(definition, CommandDefinition):
+        return _of_command(definition, workdir)
+    return fitted(definition, workdir, sharing)
+
+
+def finetunes(fit: FittedStudy | FittedProgram, workdir: Path) -> Finetunes:
+    """Where the finetunes of either are."""
+    return DefinedFinetunes(fit.definition, workdir) if isinstance(fit, FittedStudy) else fit
+
+
+def existing_finetunes(
+    study: optuna.Study, definition: StudyDefinition | CommandDefinition, workdir: Path
+) -> Finetunes:
+    """Where the finetunes of a study are that was fitted here; nothing is trained.
+
+    Raises:
+        DefinitionMismatchError: the study has another definition.
+        ValueError: nothing was fitted here.
+    """
+    if isinstance(definition, StudyDefinition):
+        return DefinedFinetunes(definition, workdir)
+    check_definition(study, definition.describe())
+    check_fitted(workdir)
+    return _of_command(definition, workdir)
+
+
+def check_own_loop(definition: StudyDefinition | CommandDefinition, **flags: object) -> None:
+    """Raise `ValueError` where a flag is given that a program's study has no use of."""
+    if isinstance(definition, CommandDefinition):
+        for name, value in flags.items():
+            if value is not None:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} is for studies of the own training loop, not for "
+                    f"those of a command; leave it out"
+                )
+
+
+def _of_command(definition: CommandDefinition, workdir: Path) -> FittedProgram:
+    given = {field.name: getattr(definition, field.name) for field in fields(definition)}
+    del given["search"]
+    if not isinstance(definition.unit, str):
+        unit = dict(definition.unit)
+        lengths = unit.pop("label_tokens", None)
+        if lengths is not None:
+            lengths = {task: [float(mean)] for task, mean in lengths.items()}
+        given["unit"] = WeightUnit(**unit, label_tokens=lengths)
+    return from_command(**given, workdir=workdir)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from optuna_merge.commands._definition import load_definition
+from optuna_merge.commands._definition import load_any
 from optuna_merge.commands._existing import existing_study
 from optuna_merge.commands._flags import Definition, KeepBest, WorkFlags
 
@@ -23,10 +23,12 @@ def gc(
 
     Example: optuna-merge gc studies/digits/optimize.py --workdir work --keep-best 5 --dry-run
     """
+    from optuna_merge.commands._fitted import existing_finetunes
     from optuna_merge.workers import Collector
 
-    found = load_definition(definition)
-    collector = Collector(existing_study(where), found, where.workdir, keep_best=keep_best)
+    found, study = load_any(definition), existing_study(where)
+    finetunes = existing_finetunes(study, found, where.workdir)
+    collector = Collector(study, finetunes, keep_best=keep_best)
     removed = collector.find() if dry_run else collector.remove()
     for garbage in removed:
         trials = f"trial{'s' * (len(garbage.trials) > 1)} {', '.join(map(str, garbage.trials))}"

@@ -1,12 +1,10 @@
-"""`optuna-merge mixture`."""
+"""Found task weights in the words of another trainer, for `optuna-merge export --mixture`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from optuna_merge.commands._existing import existing_study
 from optuna_merge.commands._flags import StudyFlags
@@ -19,33 +17,22 @@ Numbers = Mapping[str, float]
 
 
 def mixture(
-    form: Annotated[
-        str,
-        typer.Argument(
-            help="json, datasets, llamafactory, trl, axolotl or torchtitan: whose words."
-        ),
-    ],
+    form: str,
     where: StudyFlags,
-    trial: Annotated[
-        int | None, typer.Option(help="Number of a trial; default: the best finetune.")
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="TASK=WEIGHT,...: these, without a study.")
-    ] = None,
-    examples: Annotated[
-        str | None, typer.Option(help="TASK=NUMBER,...: sizes of the training data.")
-    ] = None,
-    label_tokens: Annotated[
-        str | None,
-        typer.Option(
-            help="TASK=NUMBER,...: mean label tokens of an example, where the loss is averaged "
-            "over tokens."
-        ),
-    ] = None,
-) -> None:
-    """Print a study's best task weights as lines for another trainer's configuration.
+    trial: int | None,
+    weights: Numbers | None,
+    examples: str | None,
+    label_tokens: str | None,
+) -> str:
+    """Lines for another trainer's configuration.
 
-    Example: optuna-merge mixture llamafactory --study-name mine --label-tokens math=310,chat=95
+    Args:
+        form: Whose words.
+        where: The study.
+        trial: Number of a trial; None: the best finetune.
+        weights: Task weights; None: those of the study, which is not looked at otherwise.
+        examples: Sizes of the training data, as a flag; None: as the study knows them.
+        label_tokens: Mean label tokens of an example, likewise.
     """
     from optuna_merge.trainers import mixture_lines
 
@@ -57,17 +44,14 @@ def mixture(
     if label_tokens is not None:
         tokens = numbers_by_task(label_tokens, "--label-tokens")
     if weights is not None:
-        if trial is not None:
-            raise ValueError("give --trial or --weights, not both")
-        given = numbers_by_task(weights, "--weights")
-        chosen = {task: weight / sum(given.values()) for task, weight in given.items()}
+        chosen = {task: weight / sum(weights.values()) for task, weight in weights.items()}
     else:
         study = existing_study(where)
         chosen = _weights(study, trial)
         known_sizes, known_tokens = _known(study)
         sizes, tokens = sizes or known_sizes, tokens or known_tokens
     whole = None if sizes is None else {task: int(number) for task, number in sizes.items()}
-    typer.echo(mixture_lines(chosen, form, label_tokens=tokens, examples=whole))
+    return mixture_lines(chosen, form, label_tokens=tokens, examples=whole)
 
 
 def _weights(study: optuna.Study, trial: int | None) -> Numbers:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from optuna_merge.commands._command import command
-from optuna_merge.commands._definition import load_definition
+from optuna_merge.commands._definition import load_any
 from optuna_merge.commands._flags import Definition, SearchFlags
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def optimize(definition: Definition, flags: SearchFlags) -> None:
     """
     from optuna_merge.commands._search import search
 
-    search(load_definition(definition), flags)
+    search(load_any(definition), flags)
 
 
 def script(

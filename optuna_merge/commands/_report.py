@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from optuna_merge.commands._definition import load_definition
+from optuna_merge.commands._definition import load_any
 from optuna_merge.commands._existing import check_fitted, existing_study
 from optuna_merge.commands._flags import AsJson, SearchFlags, WorkFlags
 
@@ -39,7 +39,7 @@ def report(
         write_page(study, html, csv)
         return
     check_fitted(where.workdir)
-    found = load_definition(definition)
+    found = load_any(definition)
     from optuna_merge.commands._search import search
 
     of_no_trials = SearchFlags(

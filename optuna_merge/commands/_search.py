@@ -14,39 +14,57 @@ import optuna
 
 from optuna_merge._base.files import check_writable
 from optuna_merge.commands._display import shown
-from optuna_merge.commands._fitted import fitted, opened, shared_among
+from optuna_merge.commands._fitted import (
+    check_own_loop,
+    finetunes,
+    opened,
+    shared_among,
+    workbench,
+)
 from optuna_merge.commands._flags import SearchFlags
 from optuna_merge.commands._written import write_report
-from optuna_merge.definition import SearchSettings, StudyDefinition
+from optuna_merge.definition import CommandDefinition, SearchSettings, StudyDefinition
 from optuna_merge.fitting import FittedStudy
 from optuna_merge.objective import Objective
 from optuna_merge.pruners import PromotionPruner
 from optuna_merge.reports import Dashboard
 from optuna_merge.search import check_until, open_search
 from optuna_merge.storages import create_storage
-from optuna_merge.workers import Collector, check_keep_best, check_role, process_group, run_trials
+from optuna_merge.trainers import FittedProgram
+from optuna_merge.workers import Collector, check_keep_best, check_role, run_trials
 
 
 def search(
-    definition: StudyDefinition,
+    definition: StudyDefinition | CommandDefinition,
     flags: SearchFlags,
     *,
     html: Path | None = None,
     csv: Path | None = None,
+    told: Callable[[optuna.Study], None] | None = None,
 ) -> None:
-    """Fit, run trials, report: by the main process of a launch; the other ones train along."""
-    with process_group(definition) as leads:
-        if not leads:
-            return
-        study, fit = _prepared(definition, flags)
-        report = partial(write_report, study, fit, flags.workdir, html, csv, flags.as_json)
-        _run(study, fit, flags, report)
+    """Fit, run trials, report.
+
+    Args:
+        definition: What the study is about.
+        flags: How it is searched.
+        html: Where the page is written; None: into the working folder.
+        csv: Where the tables are written; None: nowhere.
+        told: Tells the result in place of the report.
+    """
+    study, fit = _prepared(definition, flags)
+    report = partial(write_report, study, fit, flags.workdir, html, csv, flags.as_json)
+    if told is not None:
+        report = partial(told, study)
+    _run(study, fit, flags, report)
 
 
-def _prepared(definition: StudyDefinition, flags: SearchFlags) -> tuple[optuna.Study, FittedStudy]:
+def _prepared(
+    definition: StudyDefinition | CommandDefinition, flags: SearchFlags
+) -> tuple[optuna.Study, FittedStudy | FittedProgram]:
     """The study with its baselines, sampler and pruner, and its fit."""
     check_role(flags.role)
     check_keep_best(flags.keep_best)
+    check_own_loop(definition, artifacts=flags.artifacts)
     check_writable(flags.workdir)
     budget: dict[str, Any] = {
         "fraction": flags.fraction,
@@ -63,11 +81,13 @@ def _prepared(definition: StudyDefinition, flags: SearchFlags) -> tuple[optuna.S
     if flags.artifacts is not None:
         claims = flags.role != "preview"
         sharing = shared_among(study, flags.artifacts, flags.workdir, claims=claims)
-    fit = fitted(definition, flags.workdir, sharing)
+    fit = workbench(definition, flags.workdir, sharing)
     return open_search(fit, flags.study_name, storage, **budget, **asdict(settings)), fit
 
 
-def _settings(definition: StudyDefinition, flags: SearchFlags) -> SearchSettings:
+def _settings(
+    definition: StudyDefinition | CommandDefinition, flags: SearchFlags
+) -> SearchSettings:
     """Those of the definition, but for what is given as flags."""
     given = {field.name: getattr(flags, field.name) for field in fields(SearchSettings)}
     changes = {name: value for name, value in given.items() if value is not None}
@@ -75,13 +95,16 @@ def _settings(definition: StudyDefinition, flags: SearchFlags) -> SearchSettings
 
 
 def _run(
-    study: optuna.Study, fit: FittedStudy, flags: SearchFlags, report: Callable[[], None]
+    study: optuna.Study,
+    fit: FittedStudy | FittedProgram,
+    flags: SearchFlags,
+    report: Callable[[], None],
 ) -> None:
     """Run the trials; show, draw and clear away after each; report at their end."""
     role = check_role(flags.role)
     dashboard, collector = _dashboard(study, flags.workdir), None
     if flags.keep_best is not None:
-        collector = Collector(study, fit.definition, flags.workdir, keep_best=flags.keep_best)
+        collector = Collector(study, finetunes(fit, flags.workdir), keep_best=flags.keep_best)
     with ExitStack() as screen:
         show = screen.enter_context(shown(study, flags.n_trials))
 

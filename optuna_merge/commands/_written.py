@@ -10,13 +10,13 @@ import optuna
 import typer
 
 from optuna_merge._base.files import file_name, write_json
-from optuna_merge.fitting import FittedStudy
+from optuna_merge.fitting import Workbench
 from optuna_merge.reports import format_report, make_report, write_csv, write_html
 
 
 def write_report(
     study: optuna.Study,
-    fitted: FittedStudy,
+    fitted: Workbench,
     folder: Path,
     html: Path | None,
     csv: Path | None,

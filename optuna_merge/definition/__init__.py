@@ -5,25 +5,46 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from optuna_merge._base.lazy import lazy_names
-from optuna_merge.definition._template import TEMPLATE
+from optuna_merge.definition._templates import TEMPLATES
 
 if TYPE_CHECKING:
+    from optuna_merge.definition._command import CommandDefinition
     from optuna_merge.definition._definition import (
         PosteriorSettings,
         StudyDefinition,
         check_task_names as check_task_names,
     )
-    from optuna_merge.definition._load import load_yaml
+    from optuna_merge.definition._load import load_yaml, read_definition as read_definition
+    from optuna_merge.definition._runs import (
+        GivenRun,
+        Runs as Runs,
+        given_runs as given_runs,
+        run_hash as run_hash,
+    )
     from optuna_merge.definition._search_settings import SearchSettings
 
 _WITH_TORCH = {
+    "CommandDefinition": "_command",
+    "GivenRun": "_runs",
     "PosteriorSettings": "_definition",
+    "Runs": "_runs",
     "SearchSettings": "_search_settings",
     "StudyDefinition": "_definition",
     "check_task_names": "_definition",
+    "given_runs": "_runs",
     "load_yaml": "_load",
+    "read_definition": "_load",
+    "run_hash": "_runs",
 }
 
-__all__ = ["TEMPLATE", "PosteriorSettings", "SearchSettings", "StudyDefinition", "load_yaml"]
+__all__ = [
+    "TEMPLATES",
+    "CommandDefinition",
+    "GivenRun",
+    "PosteriorSettings",
+    "SearchSettings",
+    "StudyDefinition",
+    "load_yaml",
+]
 
-__getattr__ = lazy_names(__name__, _WITH_TORCH)  # the template needs no torch
+__getattr__ = lazy_names(__name__, _WITH_TORCH)  # the templates need no torch

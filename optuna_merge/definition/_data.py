@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from optuna_merge.definition._schema import Data
+from optuna_merge.definition._sections import Data, Sources
 from optuna_merge.definition._tables import (
     Row,
     label_order,
@@ -43,10 +43,7 @@ class Examples:
 def read_examples(
     task: str, data: Data, folder: Path, *, images: bool, fail: Callable[[str, str], ValueError]
 ) -> Examples:
-    """Read a task's splits.
-
-    A share for validation or test takes so many of the training rows, at random, but the same
-    ones for every task with the same file. Rows without a label are left out (after that).
+    """Read a task's splits, with labels. Rows without a label are left out.
 
     Args:
         task: The task's name.
@@ -55,52 +52,15 @@ def read_examples(
         images: Folders of images, a subfolder per class; else tables or a dataset of the hub.
         fail: Key and message to the error to be raised.
     """
-    if data.train is None and data.dataset is None:
-        raise fail("train", f"task {task!r} has no training data; give train: or dataset:")
-    if data.validation is None and data.dataset is None:
-        raise fail(
-            "validation",
-            f"task {task!r} has no validation data; give validation: a file, or a share of the "
-            f"training data such as 0.2",
-        )
     if images and data.dataset is not None:
         raise fail(
             "dataset",
             f"task {task!r}: dataset: is for models of kind: text; images are read from folders",
         )
+    text = (data.text,) if isinstance(data.text, str) else data.text
     column = "label" if images else data.label
-    parts: dict[str, list[Row]] = {}
-    names: tuple[str, ...] | None = None
-    for split in SPLITS:
-        source = getattr(data, split)
-        if data.dataset is not None and source is None and split != "test":
-            source = split
-        if not isinstance(source, str):
-            continue
-        key = split if data.dataset is None else "dataset"
-
-        def failed(told: str, key: str = key, split: str = split) -> ValueError:
-            return fail(key, f"task {task!r}, {split} data: {told}")
-
-        try:
-            if images:
-                parts[split] = _image_rows(folder / source)
-                continue
-            if data.dataset is not None:
-                rows, names = _hub_rows(data, source, folder)
-            else:
-                rows = read_table(folder / source)
-        except Exception as error:  # readers of many formats raise what they like
-            raise failed(reason_of(error)) from error
-        wanted = _columns(data)
-        if missing := [name for name in wanted if rows and name not in rows[0]]:
-            told = f"no column {missing[0]!r} among {list(rows[0])}"
-            raise failed(told, "label" if missing[0] == column else "text")
-        try:
-            parts[split] = present(rows, wanted)
-        except ValueError as error:
-            raise failed(f"{data.dataset or source}, {error}") from error
-    _take_shares(parts, data, lambda key, told: fail(key, f"task {task!r}: {told}"))
+    wanted = dict.fromkeys(text, "text") | {data.label: "label"}
+    parts, names = read_rows(task, data, folder, {} if images else wanted, fail, label=column)
     values = {split: [row[column] for row in rows] for split, rows in parts.items()}
     spelled = values if images or names is not None else spelled_labels(values)
     labels: dict[str, list[str]] = {}
@@ -121,17 +81,81 @@ def read_examples(
     return Examples(parts, labels, names or found, names is not None)
 
 
+def read_rows(
+    task: str,
+    data: Sources,
+    folder: Path,
+    columns: Mapping[str, str],
+    fail: Callable[[str, str], ValueError],
+    *,
+    label: str | None = None,
+    plain: bool = True,
+) -> tuple[dict[str, list[Row]], tuple[str, ...] | None]:
+    """Read a task's splits.
+
+    A share for validation or test takes so many of the training rows, at random, but the same
+    ones for every task with the same file.
+
+    Args:
+        task: The task's name.
+        data: Where they are.
+        folder: Paths are relative to it.
+        columns: Columns that must be there, with the keys that name them; none: folders of images.
+        fail: Key and message to the error to be raised.
+        label: Column of classes, whose names a dataset of the hub may know.
+        plain: Whether these columns hold texts and numbers alone.
+
+    Returns:
+        Rows by split, and the names of the classes, if the data say so themselves.
+    """
+    if data.train is None and data.dataset is None:
+        raise fail("train", f"task {task!r} has no training data; give train: or dataset:")
+    if data.validation is None and data.dataset is None:
+        raise fail(
+            "validation",
+            f"task {task!r} has no validation data; give validation: a file, or a share of the "
+            f"training data such as 0.2",
+        )
+    parts: dict[str, list[Row]] = {}
+    names: tuple[str, ...] | None = None
+    for split in SPLITS:
+        source = getattr(data, split)
+        if data.dataset is not None and source is None and split != "test":
+            source = split
+        if not isinstance(source, str):
+            continue
+        key = split if data.dataset is None else "dataset"
+
+        def failed(told: str, key: str = key, split: str = split) -> ValueError:
+            return fail(key, f"task {task!r}, {split} data: {told}")
+
+        try:
+            if not columns:
+                parts[split] = _image_rows(folder / source)
+                continue
+            if data.dataset is not None:
+                rows, names = _hub_rows(data, source, folder, label)
+            else:
+                rows = read_table(folder / source)
+        except Exception as error:  # readers of many formats raise what they like
+            raise failed(reason_of(error)) from error
+        if missing := [name for name in columns if rows and name not in rows[0]]:
+            told = f"no column {missing[0]!r} among {list(rows[0])}"
+            raise failed(told, columns[missing[0]])
+        try:
+            parts[split] = present(rows, tuple(columns)) if plain else rows
+        except ValueError as error:
+            raise failed(f"{data.dataset or source}, {error}") from error
+    _take_shares(parts, data, lambda key, told: fail(key, f"task {task!r}: {told}"))
+    return parts, names
+
+
 def common_names(tasks: Sequence[Examples]) -> tuple[str, ...]:
     """Names of the classes of tasks that share a head."""
     if len({task.names for task in tasks}) == 1:
         return tasks[0].names
     every = [name for task in tasks for name in task.names]
     return tuple(sorted(set(every), key=label_order(every)))
-
-
-def _columns(data: Data) -> tuple[str, ...]:
-    text = (data.text,) if isinstance(data.text, str) else data.text
-    return (*text, data.label)
 
 
 def reason_of(error: BaseException) -> str:
@@ -146,7 +170,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def _take_shares(
-    parts: dict[str, list[Row]], data: Data, fail: Callable[[str, str], ValueError]
+    parts: dict[str, list[Row]], data: Sources, fail: Callable[[str, str], ValueError]
 ) -> None:
     rows = parts["train"]
     order = np.random.default_rng(0).permutation(len(rows)).tolist()
@@ -164,20 +188,20 @@ def _take_shares(
         parts["train"] = [rows[i] for i in sorted(order[start:])]
 
 
-def _hub_rows(data: Data, split: str, folder: Path) -> tuple[list[Row], tuple[str, ...] | None]:
+def _hub_rows(
+    data: Sources, split: str, folder: Path, label: str | None
+) -> tuple[list[Row], tuple[str, ...] | None]:
     from datasets import load_dataset
 
     name = str(data.dataset)
     local = folder / name
     table = load_dataset(str(local) if local.exists() else name, data.config, split=split)
-    feature = table.features.get(data.label)
-    names = getattr(feature, "names", None)
+    names = None if label is None else getattr(table.features.get(label), "names", None)
     rows: list[Row] = [dict(row) for row in table]
-    if names is None:
+    if label is None or names is None:
         return rows, None
     named: list[Row] = [
-        {**row, data.label: None if row[data.label] in (None, -1) else names[row[data.label]]}
-        for row in rows
+        {**row, label: None if row[label] in (None, -1) else names[row[label]]} for row in rows
     ]
     return named, tuple(names)
 

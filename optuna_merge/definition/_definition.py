@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from optuna_merge.definition._runs import GivenRun, Runs, given_runs, run_hash
 from optuna_merge.definition._search_settings import SearchSettings
 from optuna_merge.finetuning import FinetuneSettings
 from optuna_merge.goals import (
@@ -42,6 +43,9 @@ class StudyDefinition:
             single-task metric that every task must keep, or a sequence of `Constraint`.
         preview: How previews are evaluated.
         search: How the commands search; no part of the study's fingerprint.
+        runs: Checkpoints that are there already and stand for tasks' own runs, by task; they cost
+            nothing. Of a language model a folder or an adapter of the same base; where tasks have
+            heads, a file of tensors with the names of this model.
 
     Raises:
         TypeError: constraints that are none.
@@ -59,6 +63,7 @@ class StudyDefinition:
     constraints: float | Sequence[Constraint] = ()
     preview: PreviewSettings = field(default_factory=PreviewSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
+    runs: Runs = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", check_tasks(self.tasks))
@@ -70,6 +75,7 @@ class StudyDefinition:
             )
         object.__setattr__(self, "constraints", make_constraints(self.constraints, self.names))
         self._check_posterior()
+        self._check_runs()
         senses = self.greater_is_better
         if self.is_pareto:
             if len(senses) < 2:
@@ -145,6 +151,8 @@ class StudyDefinition:
             more["constraints"] = [constraint.name for constraint in self.constraints]
         if preview := self.settled_preview.describe():
             more["preview"] = preview
+        if runs := self.given_runs:
+            more["runs"] = {task: run_hash(task, run) for task, run in runs.items()}
         return {
             "tasks": [task.describe() for task in self.tasks],
             "body": self.model.describe(),
@@ -154,6 +162,21 @@ class StudyDefinition:
             "direction": ", ".join(self.directions),
             **more,
         }
+
+    def _check_runs(self) -> None:
+        object.__setattr__(self, "runs", given_runs(self.runs, self.names))
+        for task, run in self.given_runs.items():
+            if run.curvature != "loss" or self.posterior.estimator == "ivon":
+                what = "estimator='ivon'" if run.curvature == "loss" else "curvature"
+                raise ValueError(
+                    f"runs: task {task!r}: {what} of a given run is not read here: of the own "
+                    f"training loop it is made from the loss (estimator='squared_gradients')"
+                )
+
+    @property
+    def given_runs(self) -> dict[str, GivenRun]:
+        """`runs`, each with its settings."""
+        return given_runs(self.runs, self.names)
 
     def _check_posterior(self) -> None:
         posterior = self.posterior

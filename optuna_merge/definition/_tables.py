@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-TABLES = "a .csv, .tsv, .json or .jsonl file"
+TABLES = "a .csv, .tsv, .json, .jsonl or .parquet file"
 
 Row = Mapping[str, Any]
 
@@ -35,8 +35,10 @@ def read_table(path: Path) -> list[Row]:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; expected {TABLES}")
     kind = path.suffix.lower()
-    if kind not in (".csv", ".tsv", ".json", ".jsonl"):
+    if kind not in (".csv", ".tsv", ".json", ".jsonl", ".parquet"):
         raise ValueError(f"can't read {path}; expected {TABLES}")
+    if kind == ".parquet":
+        return _parquet(path)
     text = _decoded(path)
     if kind in (".csv", ".tsv"):
         rows = _cells(path, text)
@@ -46,6 +48,18 @@ def read_table(path: Path) -> list[Row]:
         rows = _filled(list(_json_lines(path, text)), path)
     if not rows:
         raise ValueError(f"{path}: no rows{'' if text.strip() else ', the file is empty'}")
+    return rows
+
+
+def _parquet(path: Path) -> list[Row]:
+    from pyarrow import ArrowException, parquet  # type: ignore[import-untyped] # with datasets
+
+    try:
+        rows: list[Row] = parquet.read_table(path).to_pylist()
+    except ArrowException as error:
+        raise ValueError(f"{path} is damaged or not in the format Parquet: {error}") from error
+    if not rows:
+        raise ValueError(f"{path}: no rows")
     return rows
 
 

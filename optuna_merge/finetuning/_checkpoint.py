@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 
 from optuna_merge._base.tensors import load_tensors, save_tensors
 from optuna_merge.exceptions import CorruptFileError
-from optuna_merge.finetuning._shards import part_like
 
 _logger = logging.getLogger(__name__)
 
@@ -81,10 +80,7 @@ def load_checkpoint(path: Path, key: str) -> Checkpoint | None:
 
 
 def optimizer_moments(optimizer: Optimizer, names: list[str]) -> dict[str, Tensor]:
-    """The optimizer's state as named tensors; `names` are its parameters', in its order.
-
-    They are in shards where the parameters are.
-    """
+    """The optimizer's state as named tensors; `names` are its parameters', in its order."""
     state = optimizer.state_dict()["state"]
     return {
         f"{moment}.{names[index]}": value.detach()
@@ -94,15 +90,12 @@ def optimizer_moments(optimizer: Optimizer, names: list[str]) -> dict[str, Tenso
 
 
 def restore_moments(optimizer: Optimizer, names: list[str], moments: dict[str, Tensor]) -> None:
-    """The inverse of `optimizer_moments`, from whole tensors."""
+    """The inverse of `optimizer_moments`."""
     position = {name: index for index, name in enumerate(names)}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in moments.items():
         moment, _, name = key.partition(".")
-        index = position[name]
-        own = value if moment == "step" else part_like(value, parameters[index])
-        state.setdefault(index, {})[moment] = own
+        state.setdefault(position[name], {})[moment] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 

@@ -11,8 +11,6 @@ import torch
 from torch import Generator, Tensor
 from torch.optim import Optimizer
 
-from optuna_merge.finetuning._shards import part_like
-
 
 class IVON(Optimizer):
     """Improved variational online Newton (arXiv 2402.17641, algorithm 1), for averaged losses.
@@ -105,7 +103,6 @@ class IVON(Optimizer):
                     dtype=parameter.dtype,
                     device=parameter.device,
                 )
-                noise = part_like(noise, parameter)
                 noise /= (group["ess"] * (h + group["delta"])).sqrt()
                 drawn.append((parameter, parameter.detach().clone(), noise))
                 parameter.add_(noise)

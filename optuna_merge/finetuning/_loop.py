@@ -6,17 +6,13 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from optuna_merge._base.files import canonical_json, sha256_text
-from optuna_merge.exceptions import TrainingDivergedError
-from optuna_merge.finetuning._checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from optuna_merge.finetuning._group import Group, current_group, make_accelerator
+from optuna_merge.finetuning._checkpoint import load_checkpoint, save_checkpoint
 from optuna_merge.finetuning._optimizers import warn_if_constant
 from optuna_merge.finetuning._settings import FinetuneSettings
 from optuna_merge.finetuning._training import Training
@@ -71,9 +67,6 @@ def finetune(
     CPU bit for bit as if it had never stopped: data order, dropout and IVON's noise depend on the
     step alone.
 
-    Within `joined_group` the other processes take their shares of every batch, and gradients are
-    summed: without dropout that is the run of one process but for rounding.
-
     Args:
         model: Is reset, trained and left in evaluation mode.
         tasks: All tasks; the model's.
@@ -95,8 +88,7 @@ def finetune(
     active = [task for task in tasks if weights[task.name] > 0]
     key = sha256_text(canonical_json([key, dict(weights), settings.describe()]))
 
-    group = current_group()
-    training = Training(model, active, weights, settings, group, start)
+    training = Training(model, active, weights, settings, start)
 
     done, seconds, history = 0, 0.0, {}
     resumed = load_checkpoint(checkpoint, key) if checkpoint is not None else None
@@ -116,8 +108,6 @@ def finetune(
         model, tasks, batch_size=settings.evaluation_batch_size, device=training.device
     )
     started = time.perf_counter()
-    if group is not None:
-        group.broadcast(["finetune", dict(weights), settings.describe(), done])
     with (
         training.running(),
         told(RunInfo(progress, weights, settings.steps, done)) as watchers,
@@ -128,64 +118,21 @@ def finetune(
                 watcher.stepped(step + 1, loss)
             if step + 1 not in rungs:
                 continue
-            parameters, moments = training.collect()
-            with nullcontext() if group is None else group.verdict():
-                evaluations = evaluate_tasks(model, tasks, validation)
-                for watcher in watchers:
-                    watcher.evaluated(step + 1, evaluations)
-                history[step + 1] = {name: e.to_json() for name, e in evaluations.items()}
-                elapsed = seconds + time.perf_counter() - started
-                if checkpoint is not None:
-                    scaler = training.accelerator.scaler
-                    state = Checkpoint(
-                        step=step + 1,
-                        seconds=elapsed,
-                        parameters=parameters,
-                        moments=moments,
-                        evaluations=history,
-                        scaler=scaler.state_dict() if scaler else {},
-                    )
-                    save_checkpoint(checkpoint, key, state)
-                if on_rung is not None:
-                    on_rung(step + 1, evaluations)
-            training.stow()
+            evaluations = evaluate_tasks(model, tasks, validation)
+            for watcher in watchers:
+                watcher.evaluated(step + 1, evaluations)
+            history[step + 1] = {name: e.to_json() for name, e in evaluations.items()}
+            elapsed = seconds + time.perf_counter() - started
+            if checkpoint is not None:
+                save_checkpoint(checkpoint, key, training.checkpoint(step + 1, elapsed, history))
+            if on_rung is not None:
+                on_rung(step + 1, evaluations)
         curvature = training.curvature()
     model.eval()
     total_seconds = seconds + time.perf_counter() - started
     if curvature is not None:
         warn_if_constant({name: curvature[name] for name in model.shared_names()})
     return FinetuneResult(evaluations, settings.steps, total_seconds, done, curvature)
-
-
-def train_along(
-    model: MultitaskModel,
-    tasks: Sequence[Task],
-    weights: Mapping[str, float],
-    settings: FinetuneSettings,
-    done: int,
-    group: Group,
-) -> None:
-    """The part of the other processes in a `finetune` of the main one, from its step `done` on."""
-    active = [task for task in tasks if weights[task.name] > 0]
-    training = Training(model, active, weights, settings, group)
-    rungs = set(settings.rungs())
-    with training.running():
-        for step in range(done, settings.steps):
-            try:
-                training.step(step)
-            except TrainingDivergedError:  # the main process says so, too
-                return
-            if step + 1 in rungs:
-                training.collect()
-                if not group.broadcast():
-                    return
-        training.curvature()
-
-
-def training_device(settings: FinetuneSettings) -> torch.device:
-    """Where runs of these settings train, by accelerate's choice."""
-    device: torch.device = make_accelerator(settings.mixed_precision).device
-    return device
 
 
 def _check_weights(weights: Mapping[str, float], tasks: Mapping[str, Task]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
@@ -119,13 +119,3 @@ class FinetuneSettings:
     def describe(self) -> dict[str, Any]:
         """As JSON values, for the study's definition."""
         return asdict(self) | {"max_grad_norm": str(self.max_grad_norm)}
-
-    @classmethod
-    def of(cls, described: Mapping[str, Any]) -> FinetuneSettings:
-        """The settings that `describe` has described."""
-        rungs = described["rung_steps"]
-        changes = {
-            "max_grad_norm": float(described["max_grad_norm"]),
-            "rung_steps": None if rungs is None else tuple(rungs),
-        }
-        return cls(**{**described, **changes})

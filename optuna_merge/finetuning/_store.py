@@ -41,6 +41,7 @@ class FinishedRun:
         seconds: Time that they took.
         reused: It was there already: nothing was trained by this call.
         files: All that it is read from: `path`, and evaluations on such tasks.
+        given: Where the checkpoint is that was given for it; None: it was trained.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class FinishedRun:
     seconds: float
     reused: bool
     files: tuple[Path, ...]
+    given: str | None = None
 
     @property
     def evaluations(self) -> dict[str, Evaluation]:
@@ -94,6 +96,23 @@ class Start:
     parameters: Callable[[], Mapping[str, Tensor]]
 
 
+@dataclass(frozen=True)
+class Given:
+    """A checkpoint that stands for a task's own run.
+
+    Attributes:
+        path: Where it is.
+        key: Identifies its tensors.
+        settings: Those of the run that it stands for; with another seed it is trained.
+        parameters: Gives the trained parameters by name.
+    """
+
+    path: Path
+    key: str
+    settings: FinetuneSettings
+    parameters: Callable[[MultitaskModel], Mapping[str, Tensor]]
+
+
 class FinetuneStore:
     """A folder of finetunes, each under the hash of its tasks, settings and task weights.
 
@@ -108,11 +127,15 @@ class FinetuneStore:
     Args:
         folder: Where; is made.
         keys: By task, in order, what identifies the task, its data, and what it uses of the body.
+        given: By task, a checkpoint that stands for its own run, which is not trained then.
     """
 
-    def __init__(self, folder: Path, keys: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, keys: Mapping[str, str], given: Mapping[str, Given] | None = None
+    ) -> None:
         self._folder = folder
         self._keys = dict(keys)
+        self._given = dict(given or {})
 
     @property
     def folder(self) -> Path:
@@ -138,7 +161,17 @@ class FinetuneStore:
         keys = [[name, key] for name, key in self._keys.items() if name in numbers]
         described = [keys, numbers, settings.describe()]
         described += [] if start is None else [start.key]
+        given = self._given_at(weights, settings, start)
+        described += [] if given is None else [given.key]
         return self._folder / _short_hash(described) / "model.safetensors"
+
+    def _given_at(
+        self, weights: Mapping[str, float], settings: FinetuneSettings, start: Start | None
+    ) -> Given | None:
+        """The checkpoint that stands for this run; None: it is trained."""
+        active = [name for name, weight in weights.items() if weight != 0]
+        found = self._given.get(active[0]) if len(active) == 1 and start is None else None
+        return found if found is not None and found.settings == settings else None
 
     def test_path(self, run: FinishedRun) -> Path:
         """Where metrics of the run on the tasks' test data are kept, once they are known."""
@@ -184,7 +217,8 @@ class FinetuneStore:
             for step, evaluations in known.items()
             if step == steps or not added
         }
-        return FinishedRun(path, rungs, steps, seconds, True, tuple(files))
+        given = metadata.get("given")
+        return FinishedRun(path, rungs, steps, seconds, True, tuple(files), given)
 
     def _evaluation_path(self, path: Path, task: str) -> Path:
         return path.with_name(f"evaluation-{task}-{_short_hash(self._keys[task])}.safetensors")
@@ -218,6 +252,9 @@ class FinetuneStore:
                     if on_rung is not None:
                         on_rung(step, evaluations)
                 return found
+            given = self._given_at(weights, settings, start)
+            if given is not None:
+                return self._adopt(given, path, model, tasks, weights, on_rung)
             rungs: dict[int, dict[str, Evaluation]] = {}
 
             def remember(step: int, evaluations: dict[str, Evaluation]) -> None:
@@ -257,6 +294,39 @@ class FinetuneStore:
             save_tensors(tensors, path, metadata)
             checkpoint.unlink(missing_ok=True)
             return FinishedRun(path, rungs, result.steps, result.seconds, False, (path,))
+
+    def _adopt(
+        self,
+        given: Given,
+        path: Path,
+        model: MultitaskModel,
+        tasks: Sequence[Task],
+        weights: Mapping[str, float],
+        on_rung: OnRung | None,
+    ) -> FinishedRun:
+        """A finished run of the given checkpoint, which cost nothing."""
+        settings = given.settings
+        model.reset()
+        model.load(given.parameters(model), source=str(given.path))
+        batches = task_batches(model, tasks, batch_size=settings.evaluation_batch_size)
+        found = evaluate_tasks(model, tasks, batches)
+        rungs = {settings.steps: {name: e.to_json() for name, e in found.items()}}
+        metadata = {
+            "kind": "optuna_merge finetune",
+            "weights": json.dumps(dict(weights)),
+            "keys": json.dumps(self._keys),
+            "rungs": json.dumps(rungs),
+            "steps": str(settings.steps),
+            "seconds": "0.0",
+            "given": str(given.path.absolute()),
+        }
+        active = [name for name, weight in weights.items() if weight > 0]
+        save_tensors(model.state(model.trained_names(active)), path, metadata)
+        if on_rung is not None:
+            on_rung(settings.steps, found)
+        run = self._read(path)
+        assert run is not None
+        return run
 
     def _evaluated(
         self,

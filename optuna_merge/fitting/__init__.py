@@ -15,14 +15,22 @@ from optuna_merge.fitting._damping import (
     choose,
     trial_weightings,
 )
-from optuna_merge.fitting._fit import cached_tasks, finetune_store, fit
+from optuna_merge.fitting._finetune_files import DefinedFinetunes, FinetuneFiles, Finetunes
+from optuna_merge.fitting._fit import finetune_store, fit
 from optuna_merge.fitting._fitted import FittedStudy
+from optuna_merge.fitting._given import (
+    given_parameters as given_parameters,
+    same_shapes as same_shapes,
+)
 from optuna_merge.fitting._units import FolderSharing, Sharing, Unit
 from optuna_merge.fitting._workbench import Measured, Report, Workbench
 
 __all__ = [
     "MULTIPLES",
     "Damping",
+    "DefinedFinetunes",
+    "FinetuneFiles",
+    "Finetunes",
     "FittedStudy",
     "FolderSharing",
     "Measured",
@@ -30,7 +38,6 @@ __all__ = [
     "Sharing",
     "Unit",
     "Workbench",
-    "cached_tasks",
     "candidates",
     "choose",
     "finetune_store",

@@ -20,11 +20,12 @@ from optuna_merge.exceptions import TrainingDivergedError
 from optuna_merge.finetuning import (
     FinetuneStore,
     FinishedRun,
+    Given,
     Start,
-    current_group,
     training_device,
 )
 from optuna_merge.fitting._fitted import FittedStudy
+from optuna_merge.fitting._given import given_state
 from optuna_merge.fitting._posteriors import PosteriorMaker
 from optuna_merge.fitting._units import FolderSharing, Sharing, Unit
 from optuna_merge.models import MultitaskModel, cache_trunk
@@ -74,10 +75,7 @@ def fit(
         model.to(training_device(definition.finetuning))
     parts = definition.describe()
     store = finetune_store(definition, workdir)
-    group = current_group()
-    if group is not None:
-        group.broadcast(["fit", str(workdir)])
-    tasks = cached_tasks(definition, workdir)
+    tasks = _cached_tasks(definition, workdir)
     if tasks != definition.tasks:
         _logger.info("the frozen layers' outputs for all data are kept in %s", workdir / "trunk")
     made: dict[tuple[str, int], _TaskRun] = {}
@@ -104,10 +102,11 @@ def fit(
 
     settings = sha256_text(canonical_json([parts["finetuning"], parts["posterior"]]))
     components = range(definition.posterior.components)
+    given = parts.get("runs", {})
     units = [
         Unit(
             f"task {task.name}" + (f", seed {component}" if component else ""),
-            sha256_text(canonical_json([store.keys[task.name], settings, component]))[:24],
+            _unit_key(store.keys[task.name], settings, component, given.get(task.name)),
             partial(make, task, component),
         )
         for task in tasks
@@ -132,7 +131,7 @@ def fit(
 
 
 @models_turn()
-def cached_tasks(definition: StudyDefinition, workdir: Path) -> tuple[Task, ...]:
+def _cached_tasks(definition: StudyDefinition, workdir: Path) -> tuple[Task, ...]:
     """The tasks as they run: on the frozen trunk's output, kept in the folder, where that applies.
 
     For the process that fits, and those that train along with it.
@@ -152,7 +151,17 @@ def finetune_store(definition: StudyDefinition, workdir: Path) -> FinetuneStore:
         task["name"]: sha256_text(canonical_json([task, models[task["name"]]]))
         for task in definition.describe()["tasks"]
     }
-    return FinetuneStore(workdir / "finetunes", keys)
+    hashes = definition.describe().get("runs", {})
+    given = {
+        task: Given(
+            Path(run.path),
+            hashes[task],
+            definition.finetuning,
+            partial(given_state, task, Path(run.path)),
+        )
+        for task, run in definition.given_runs.items()
+    }
+    return FinetuneStore(workdir / "finetunes", keys, given)
 
 
 def merges_key(parts: Mapping[str, Any]) -> str:
@@ -161,6 +170,11 @@ def merges_key(parts: Mapping[str, Any]) -> str:
     if {"heads", "anchor"} & parts.get("preview", {}).keys():  # merges are not all
         made_of += [parts["preview"], parts.get("anchor")]
     return sha256_text(canonical_json(made_of))
+
+
+def _unit_key(task: str, settings: str, component: int, given: str | None) -> str:
+    made_of = [task, settings, component]
+    return sha256_text(canonical_json(made_of if given is None else [*made_of, given]))[:24]
 
 
 @dataclass(frozen=True)
@@ -187,7 +201,7 @@ def _task_run(
     run = store.run(model, tasks, alone, settings, progress=title)
     check_finite({task.name: run.evaluations[task.name]}, "its own finetune")
     metric = run.evaluations[task.name].metric.value
-    how = "found" if run.reused else f"trained in {run.seconds:.1f} s"
+    how = "given" if run.given else "found" if run.reused else f"trained in {run.seconds:.1f} s"
     _logger.info("task %s alone: %s %.4f, %s", task.name, task.metric.name, metric, how)
     state = run.parameters()
     folder = store.folder.parent / "posteriors"
@@ -237,7 +251,7 @@ def _assemble(
     }
     every = [run for of_task in runs.values() for run in of_task]
     costs = {
-        "task_run_steps": sum(run.steps for run in every),
+        "task_run_steps": sum(run.steps for run in every if run.given is None),
         "task_run_seconds": sum(run.seconds for run in every),
         "posterior_seconds": made.seconds,
     }

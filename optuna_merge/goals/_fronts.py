@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from optuna_merge._base.lazy import need
+
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
@@ -64,6 +66,7 @@ def hypervolume(points: Array, reference: Array) -> float:
         >>> hypervolume(np.array([[2.0, 1.0], [1.0, 2.0]]), np.zeros(2))
         3.0
     """
+    need("botorch", "pareto", "a hypervolume")
     import torch
     from botorch.utils.multi_objective.hypervolume import Hypervolume
 

@@ -6,12 +6,7 @@ from optuna_merge.models._language import from_language_model
 from optuna_merge.models._module import BodyAndHead as BodyAndHead, from_module
 from optuna_merge.models._multitask import BatchNorm, MultitaskModel
 from optuna_merge.models._timm import from_timm, timm_body as timm_body
-from optuna_merge.models._trainable import (
-    LastLayers,
-    Matching,
-    Trainable,
-    find_layers as find_layers,
-)
+from optuna_merge.models._trainable import LastLayers, Matching, Trainable
 from optuna_merge.models._transformers import from_transformers, quiet as quiet
 from optuna_merge.models._trunk import cache_trunk
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -303,17 +302,6 @@ class MultitaskModel(nn.Module):
         with torch.no_grad():
             for name, tensor in tensors.items():
                 parameters[name].copy_(tensor)
-
-    def hollow(self) -> MultitaskModel:
-        """A copy without values: parameters on the meta device, buffers as they are."""
-        known: dict[int, Any] = {
-            id(parameter): nn.Parameter(
-                torch.empty_like(parameter, device="meta"), parameter.requires_grad
-            )
-            for parameter in self.parameters()
-        }
-        known[id(self._initial)] = self._initial
-        return copy.deepcopy(self, known)
 
     def reset(self) -> None:
         """Back to the parameters that the model was made with: pretrained body, fresh heads."""

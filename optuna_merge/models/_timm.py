@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from optuna_merge._base.lazy import need
 from optuna_merge.models._module import from_module
 from optuna_merge.models._multitask import BatchNorm, MultitaskModel
 from optuna_merge.models._trainable import Trainable
@@ -18,8 +19,10 @@ def timm_body(name: str, *, pretrained: bool) -> Any:
     """A timm model without its classifier.
 
     Raises:
+        ImportError: timm is missing.
         ValueError: timm knows no model of this name.
     """
+    need("timm", "images", "a model of images")
     import timm
 
     try:

@@ -17,7 +17,7 @@ from optuna_merge.pruners._budget import FRACTION, WARMUP, Budget
 from optuna_merge.pruners._decision import Order, decide, duplicate_promotion, is_over_budget
 from optuna_merge.pruners._ledger import Candidate, Ledger
 from optuna_merge.pruners._pacing import is_time
-from optuna_merge.pruners._second_seeds import second_seeds_left, worth_repeating
+from optuna_merge.pruners._second_seeds import queue_second_seeds, second_seeds_left
 from optuna_merge.pruners._stopping import Stopping
 from optuna_merge.pruners._truth_order import (
     Aim,
@@ -27,12 +27,9 @@ from optuna_merge.pruners._truth_order import (
 from optuna_merge.trials import (
     BASELINE,
     BEGUN,
-    PREVIEW_SECONDS,
-    PREVIEW_TAKEN_FROM,
     PROMOTED_FROM,
     PROMOTION,
     QUEUED,
-    REPEAT,
     RUN,
     WITHDRAWN,
     History,
@@ -42,7 +39,6 @@ from optuna_merge.trials import (
     has_preview_runs,
     latest_view,
     lineage,
-    names_of_previews,
     read_trial,
     reference_point,
     retry_history,
@@ -292,7 +288,7 @@ class PromotionPruner(BasePruner):
         by_number = {trial.number: trial for trial in trials}
         kept = self._kept(study, ledger, budget)
         if kept and kept == budget.left(ledger):
-            if self._repeat(study, trials, history, ledger, budget, kept):
+            if queue_second_seeds(study, trials, history, ledger, budget, kept):
                 return
             kept = 0  # there is nothing to repeat
         if budget.is_automatic:
@@ -316,35 +312,13 @@ class PromotionPruner(BasePruner):
         ledger, budget = self._ledger(study, history), self._budget_of(study, history)
         kept = self._kept(study, ledger, budget)
         if kept and kept == budget.left(ledger):
-            self._repeat(study, trials, history, ledger, budget, kept)
+            queue_second_seeds(study, trials, history, ledger, budget, kept)
 
     def _kept(self, study: Study, ledger: Ledger, budget: Budget) -> int:
         """How many of the finetunes that are left are for second seeds."""
         if not self._second_seeds or len(study.directions) > 1:
             return 0
         return second_seeds_left(ledger, budget, self._second_seeds)
-
-    def _repeat(
-        self,
-        study: Study,
-        trials: Sequence[FrozenTrial],
-        history: History,
-        ledger: Ledger,
-        budget: Budget,
-        kept: int,
-    ) -> bool:
-        """Queue second seeds; whether there are some, or will be when finetunes have ended."""
-        by_number = {trial.number: trial for trial in trials}
-        again = worth_repeating(
-            history.records,
-            [_is_feasible(by_number[r.number]) for r in history.records],
-            maximize=study.direction == StudyDirection.MAXIMIZE,
-            n=min(kept, budget.free(ledger, ledger.claims)),
-        )
-        for record in again:
-            study.add_trial(_second_seed(by_number[record.number], history.tasks))
-            _logger.info("The weights of trial %d get a second seed.", record.number)
-        return bool(again or ledger.under_way or ledger.baselines_under_way)
 
     def _read(self, study: Study, trials: Sequence[FrozenTrial]) -> History:
         tasks = task_names(study, trials)
@@ -418,23 +392,3 @@ def _promoted_copy(trial: FrozenTrial) -> FrozenTrial:
         intermediate_values=trial.intermediate_values,
         user_attrs=attrs | {PROMOTED_FROM: lineage(trial), PROMOTION: QUEUED},
     )
-
-
-def _second_seed(trial: FrozenTrial, tasks: Sequence[str]) -> FrozenTrial:
-    """A queued finetune at the weights of a finished one, with the next seed and its preview."""
-    known = [name for name in names_of_previews(tasks) if name in trial.user_attrs]
-    attrs = {name: trial.user_attrs[name] for name in known}
-    seen = trial.intermediate_values.get(0)
-    return optuna.trial.create_trial(
-        state=TrialState.WAITING,
-        params=trial.params,
-        distributions=trial.distributions,
-        intermediate_values={} if seen is None else {0: seen},
-        user_attrs=attrs
-        | {PREVIEW_TAKEN_FROM: trial.number, PREVIEW_SECONDS: 0.0}
-        | {REPEAT: int(trial.user_attrs.get(REPEAT, 0)) + 1, PROMOTION: QUEUED},
-    )
-
-
-def _is_feasible(trial: FrozenTrial) -> bool:
-    return all(value <= 0 for value in trial.constraints.values())

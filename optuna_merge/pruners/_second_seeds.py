@@ -6,13 +6,28 @@ finetunes cost little of what the search finds and halve by how much its answer 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
-from optuna.trial import TrialState
+import optuna
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge.pruners._budget import Budget
 from optuna_merge.pruners._ledger import Ledger
-from optuna_merge.trials import WITHDRAWN, Record
+from optuna_merge.trials import (
+    PREVIEW_SECONDS,
+    PREVIEW_TAKEN_FROM,
+    PROMOTION,
+    QUEUED,
+    REPEAT,
+    WITHDRAWN,
+    History,
+    Record,
+    names_of_previews,
+)
+
+_logger = logging.getLogger(__name__)
 
 _SHARE = 3  # at most every third finetune of the budget
 
@@ -30,6 +45,37 @@ def second_seeds_left(ledger: Ledger, budget: Budget, wanted: int) -> int:
         return 0
     planned = min(wanted, (len(ledger.claims) + left) // _SHARE)
     return max(0, min(left, planned - len(ledger.repeats)))
+
+
+def queue_second_seeds(
+    study: Study,
+    trials: Sequence[FrozenTrial],
+    history: History,
+    ledger: Ledger,
+    budget: Budget,
+    kept: int,
+) -> bool:
+    """Queue second seeds; whether there are some, or will be when finetunes have ended.
+
+    Args:
+        study: The study.
+        trials: All its trials.
+        history: What they say.
+        ledger: Theirs.
+        budget: How many of them are free now.
+        kept: How many of the finetunes that are left are for second seeds.
+    """
+    by_number = {trial.number: trial for trial in trials}
+    again = worth_repeating(
+        history.records,
+        [_is_feasible(by_number[r.number]) for r in history.records],
+        maximize=study.direction == StudyDirection.MAXIMIZE,
+        n=min(kept, budget.free(ledger, ledger.claims)),
+    )
+    for record in again:
+        study.add_trial(_second_seed(by_number[record.number], history.tasks))
+        _logger.info("The weights of trial %d get a second seed.", record.number)
+    return bool(again or ledger.under_way or ledger.baselines_under_way)
 
 
 def worth_repeating(
@@ -61,3 +107,23 @@ def worth_repeating(
 def _stands(repeat: Record) -> bool:
     """Whether it was, or will be, finetuned; a repeat that failed is not tried by a new one."""
     return repeat.promotion != WITHDRAWN
+
+
+def _second_seed(trial: FrozenTrial, tasks: Sequence[str]) -> FrozenTrial:
+    """A queued finetune at the weights of a finished one, with the next seed and its preview."""
+    known = [name for name in names_of_previews(tasks) if name in trial.user_attrs]
+    attrs = {name: trial.user_attrs[name] for name in known}
+    seen = trial.intermediate_values.get(0)
+    return optuna.trial.create_trial(
+        state=TrialState.WAITING,
+        params=trial.params,
+        distributions=trial.distributions,
+        intermediate_values={} if seen is None else {0: seen},
+        user_attrs=attrs
+        | {PREVIEW_TAKEN_FROM: trial.number, PREVIEW_SECONDS: 0.0}
+        | {REPEAT: int(trial.user_attrs.get(REPEAT, 0)) + 1, PROMOTION: QUEUED},
+    )
+
+
+def _is_feasible(trial: FrozenTrial) -> bool:
+    return all(value <= 0 for value in trial.constraints.values())

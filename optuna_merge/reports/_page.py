@@ -74,9 +74,11 @@ def _costs(
     cost = reading.costs | ({} if report is None else report["cost"])
     findings, counts = reading.findings, reading.findings.counts
     steps = cost.get("task_run_steps", findings.task_run_steps or None)
+    given = {} if report is None else report["definition"].get("runs", {})
+    told = f" ({len(given)} of them given)" if given else ""
     posteriors = [] if report is None else [("posteriors", None, cost["posterior_seconds"])]
     return [
-        (f"{len(findings.tasks)} task runs", steps, cost.get("task_run_seconds")),
+        (f"{len(findings.tasks)} task runs{told}", steps, cost.get("task_run_seconds")),
         *posteriors,
         (f"{counts.previews:,} previews", None, cost["preview_seconds"] or None),
         (f"{counts.truths:,} finetunes", cost["finetune_steps"], cost["finetune_seconds"] or None),

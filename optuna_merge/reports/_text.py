@@ -21,7 +21,7 @@ def format_report(report: Json) -> str:
             *_told(report),
             "",
             *_counted(report),
-            *_costs(report["cost"]),
+            *_costs(report["cost"], report["definition"].get("runs", {})),
             f"Spent: {report['spent']['told']}.",
             "",
             "Previews against truths:",
@@ -125,7 +125,7 @@ def _counted(report: Json) -> list[str]:
     return lines
 
 
-def _costs(cost: Json) -> list[str]:
+def _costs(cost: Json, given: Json) -> list[str]:
     rows = (
         ("task runs", cost["task_run_steps"], cost["task_run_seconds"]),
         ("posteriors", "", cost["posterior_seconds"]),
@@ -134,6 +134,8 @@ def _costs(cost: Json) -> list[str]:
     )
     lines = [f"{'Cost':14} {'steps':>8} {'seconds':>9}"]
     lines += [f"{what:14} {steps:>8} {seconds:>9.1f}" for what, steps, seconds in rows]
+    if given:
+        lines.append(f"Given runs, which cost nothing: {', '.join(given)}")
     if cost["preview_to_finetune"] is not None:
         lines.append(
             f"One preview: {cost['seconds_per_preview']:.2f} s, one finetune: "

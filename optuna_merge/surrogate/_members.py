@@ -18,7 +18,6 @@ Where it isn't known whose metric it is (a score), there is no curve and no othe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -165,23 +164,19 @@ class Members:
     n_tasks: int
 
     @classmethod
-    def of(
-        cls, grid: Grid, n_tasks: int, *, with_preview: bool, noise: float | None = None
-    ) -> Members:
+    def of(cls, grid: Grid, n_tasks: int, *, with_preview: bool) -> Members:
         """All points of a grid.
 
         Args:
             grid: The grid.
             n_tasks: Number of tasks.
             with_preview: Whether there are previews.
-            noise: Variance of a truth's noise, where it is known.
         """
-        noises = grid.noises if noise is None else (max(noise, 1e-6),)
         parts = []
         for side in grid.sides:
             uses = side.slope != (0.0, 0.0)
             if not uses or with_preview:
-                parts.append(_part(side, grid, noises, uses))
+                parts.append(_part(side, grid, uses))
         *columns, log_prior = torch.cat(parts).unbind(1)
         named = dict(zip((f.name for f in fields(cls)), columns))
         log_prior = log_prior - torch.logsumexp(log_prior, 0)
@@ -237,7 +232,7 @@ class Members:
         return kernel
 
 
-def _part(side: Side, grid: Grid, noises: Sequence[float], uses: bool) -> Tensor:
+def _part(side: Side, grid: Grid, uses: bool) -> Tensor:
     """The points of the grid on a side, a row each."""
     curved = side.curve != (0.0, 0.0)
     amplitudes = [
@@ -246,7 +241,7 @@ def _part(side: Side, grid: Grid, noises: Sequence[float], uses: bool) -> Tensor
         if (uses or curved or a >= grid.least_alone) and (not curved or a <= grid.most_beside)
     ]
     saturations = grid.saturations if curved else (1.0,)
-    axes = (amplitudes, grid.lengths, noises, saturations)
+    axes = (amplitudes, grid.lengths, grid.noises, saturations)
     points = torch.cartesian_prod(*(torch.tensor(a, dtype=torch.float64) for a in axes))
     log_prior = -0.5 * (points[:, 1] / 2.0).log().square()
     log_prior -= 0.5 * ((points[:, 2] / 1e-4).log() / 4.0).square()

@@ -89,9 +89,8 @@ class TruthModel:
         y = torch.as_tensor((truths - self._location) / self._scale)
         if grid is None:
             grid = OF_A_SCORE if self._own is None else OF_A_METRIC
-        noise = None if series.truth_noise is None else (series.truth_noise / self._scale) ** 2
         with_preview = self._previews is not None
-        members = Members.of(grid, n_tasks, with_preview=with_preview, noise=noise)
+        members = Members.of(grid, n_tasks, with_preview=with_preview)
         if self._n > _SCREENED:  # some of the truths tell which members are worth the cost of all
             some = torch.as_tensor(spread_subset(self.truth_weights, truths, _SCREENED))
             log_weights, _ = self._weigh(members, y, p_variance, some)

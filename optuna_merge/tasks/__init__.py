@@ -1,5 +1,6 @@
 """Tasks: data, loss, metrics and head of each thing that the model is finetuned for."""
 
+from optuna_merge.tasks._chat import chat_task
 from optuna_merge.tasks._data import (
     DECODER as DECODER,
     LABELS as LABELS,
@@ -43,6 +44,7 @@ from optuna_merge.tasks._metrics import (
     squared_error,
     text_metric,
     token_accuracy,
+    token_loss,
     torchmetrics_metric,
 )
 from optuna_merge.tasks._pretrained import load_tokenizer as load_tokenizer, loading as loading
@@ -62,6 +64,7 @@ __all__ = [
     "TensorData",
     "accuracy",
     "bleu",
+    "chat_task",
     "check_tasks",
     "chrf",
     "cross_entropy",
@@ -82,5 +85,6 @@ __all__ = [
     "text_task",
     "token_accuracy",
     "token_cross_entropy",
+    "token_loss",
     "torchmetrics_metric",
 ]

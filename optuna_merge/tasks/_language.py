@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -55,7 +55,7 @@ def language_task(
         ValueError: a split or column that is missing, a tokenizer without an end token, an
             example without any token to predict from.
     """
-    tokenizer = _tokenizer(name, tokenizer)
+    tokenizer = tokenizer_of(name, tokenizer)
     columns = [target] if prompt is None else [prompt, target]
 
     def encoded(where: str, table: Any) -> TensorData:
@@ -79,10 +79,12 @@ def language_task(
                 )
             rows.append(row)
             labels.append([IGNORED] * (known - 1) + row[known:] + [IGNORED])
-        columns = _padded(tokenizer, rows) | {LABELS: _matrix(labels, IGNORED)}
-        return TensorData(columns, vocabulary=len(tokenizer))
+        return TensorData(
+            language_columns(tokenizer, rows, {LABELS: (labels, IGNORED)}),
+            vocabulary=len(tokenizer),
+        )
 
-    return _task(name, splits, columns, encoded, len(tokenizer), options)
+    return language_splits(name, splits, columns, encoded, len(tokenizer), options)
 
 
 def seq2seq_task(
@@ -118,7 +120,7 @@ def seq2seq_task(
         ValueError: a split or column that is missing, a tokenizer without an end token or, with
             no `start`, without a padding token.
     """
-    tokenizer = _tokenizer(name, tokenizer)
+    tokenizer = tokenizer_of(name, tokenizer)
     if start is None:
         start = tokenizer.pad_token_id
         if start is None:
@@ -131,16 +133,15 @@ def seq2seq_task(
         sources = tokenizer(list(table[source]), truncation=True, max_length=max_source_length)
         labels = _ended(tokenizer, table[target], max_target_length)
         before = [[start, *row[:-1]] for row in labels]
+        more = {LABELS: (labels, IGNORED), DECODER: (before, _padding(tokenizer))}
         return TensorData(
-            _padded(tokenizer, sources["input_ids"])
-            | {LABELS: _matrix(labels, IGNORED), DECODER: _matrix(before, _padding(tokenizer))},
-            vocabulary=len(tokenizer),
+            language_columns(tokenizer, sources["input_ids"], more), vocabulary=len(tokenizer)
         )
 
-    return _task(name, splits, [source, target], encoded, len(tokenizer), options)
+    return language_splits(name, splits, [source, target], encoded, len(tokenizer), options)
 
 
-def _task(
+def language_splits(
     name: str,
     splits: Any,
     columns: Sequence[str],
@@ -148,6 +149,19 @@ def _task(
     size: int,
     options: dict[str, Any],
 ) -> Task:
+    """A task of tables that are encoded, with the loss and metric of tokens.
+
+    Args:
+        name: The task's name.
+        splits: Tables by split.
+        columns: That each must have.
+        encoded: What the table is called in errors, and the table, to the task's data.
+        size: Number of tokens.
+        options: Further fields of `Task`.
+
+    Raises:
+        ValueError: a split or column is missing, or a table is empty.
+    """
     data: dict[str, TensorData] = {}
     for split in SPLITS:
         if split not in splits:
@@ -165,7 +179,8 @@ def _task(
     return Task(name, data["train"], data["validation"], size, test=data.get("test"), **fields)
 
 
-def _tokenizer(name: str, tokenizer: Any) -> Any:
+def tokenizer_of(name: str, tokenizer: Any) -> Any:
+    """The tokenizer, loaded where it is a name, and seen to have an end token."""
     tokenizer = load_tokenizer(tokenizer)
     if tokenizer.eos_token_id is None:
         raise ValueError(
@@ -190,9 +205,15 @@ def _padding(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id if padding is None else padding)
 
 
-def _padded(tokenizer: Any, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+def language_columns(
+    tokenizer: Any,
+    rows: Sequence[Sequence[int]],
+    more: Mapping[str, tuple[Sequence[Sequence[int]], int]],
+) -> dict[str, torch.Tensor]:
+    """Padded on the right: tokens, their mask, and more columns, each with what pads it."""
     mask = _matrix([[1] * len(row) for row in rows], 0)
-    return {"input_ids": _matrix(rows, _padding(tokenizer)), MASK: mask}
+    tokens = {"input_ids": _matrix(rows, _padding(tokenizer)), MASK: mask}
+    return tokens | {name: _matrix(found, padding) for name, (found, padding) in more.items()}
 
 
 def _matrix(rows: Sequence[Sequence[int]], padding: int) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,12 @@ from typing import Any
 from transformers import Trainer
 
 from optuna_merge.trainers._data import check_data
+
+_CUT_MODELS = {
+    "is_deepspeed_enabled": "DeepSpeed",
+    "is_fsdp_enabled": "FSDP",
+    "is_distributed_loading_by_transformers": "a device mesh",
+}
 
 
 def check_trainer(trainer: Any, folder: Path, tasks: Mapping[str, Any]) -> None:
@@ -39,12 +46,18 @@ def check_trainer(trainer: Any, folder: Path, tasks: Mapping[str, Any]) -> None:
                 f"the Trainer has {name}=True; leave it out: a finetune is its last step, and "
                 f"goes on from its checkpoints"
             )
-    if args.world_size > 1 or args.n_gpu > 1:
+    if args.n_gpu > 1:
         raise ValueError(
-            f"the Trainer runs in {args.world_size} processes on {args.n_gpu} GPUs each; here it "
-            f"is one process on one GPU so far: set CUDA_VISIBLE_DEVICES, and start several "
-            f"workers on one study instead"
+            f"the Trainer is one process on {args.n_gpu} GPUs; launch a process for each of them: "
+            f"torchrun --nproc-per-node {args.n_gpu} {Path(sys.argv[0]).name}, or set "
+            f"CUDA_VISIBLE_DEVICES, and start a worker on each"
         )
+    for attribute, name in _CUT_MODELS.items():
+        if getattr(trainer, attribute, False):
+            raise ValueError(
+                f"the Trainer cuts its model by {name}, but its parameters must be whole in every "
+                f"process; leave it out, or study your launch by om.from_command"
+            )
     evaluated = trainer.eval_dataset
     if not isinstance(evaluated, Mapping):
         raise ValueError(
@@ -62,10 +75,14 @@ def check_trainer(trainer: Any, folder: Path, tasks: Mapping[str, Any]) -> None:
 
 def averaged_over(trainer: Any) -> int:
     """Examples that one average of the loss is over."""
-    counts_all = trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None
-    return batch_size(trainer) if counts_all else int(trainer.args.train_batch_size)
+    args = trainer.args
+    if not trainer.model_accepts_loss_kwargs and trainer.compute_loss_func is None:
+        return int(args.train_batch_size)
+    everywhere = args.average_tokens_across_devices
+    return batch_size(trainer) if everywhere else batch_size(trainer) // int(args.world_size)
 
 
 def batch_size(trainer: Any) -> int:
-    """Examples of one optimizer step."""
-    return int(trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps)
+    """Examples of one optimizer step, in all processes together."""
+    args = trainer.args
+    return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+from optuna_merge._base.files import remove
 
 _STATE = "trainer_state.json"
 """What a Trainer writes last into a checkpoint."""
@@ -30,8 +31,13 @@ def newest_checkpoint(folder: Path) -> tuple[int, Path] | None:
 
 def remove_checkpoints(folder: Path) -> None:
     """Remove what only a run that goes on would need."""
-    for _, path in list(_checkpoints(folder)):
-        shutil.rmtree(path)
+    for path in checkpoints_in(folder):
+        remove(path)
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """All of them, whole or not."""
+    return [path for _, path in sorted(_checkpoints(folder))]
 
 
 def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:

@@ -11,7 +11,11 @@ from typing import Any
 from optuna_merge.fitting import Report
 from optuna_merge.trainers._anchored import ANCHOR, factors
 from optuna_merge.trainers._lines import MetricLines, by_task, last_object
-from optuna_merge.trainers._merged_checkpoints import checkpoint_hash, merge_checkpoints
+from optuna_merge.trainers._merged_checkpoints import (
+    check_alike,
+    checkpoint_hash,
+    merge_checkpoints,
+)
 from optuna_merge.trainers._process import follow, output_of
 from optuna_merge.trainers._program import Previews, Run
 from optuna_merge.trainers._template import Template
@@ -127,6 +131,24 @@ class CommandProgram:
         if self._steps not in told:
             report(self._steps, self._evaluated(checkpoint, run.folder, run.converted))
 
+    def model(self, folder: Path) -> Path:
+        """The run's checkpoint."""
+        return folder / self._checkpoint
+
+    def adopt(self, run: Run, path: Path) -> Mapping[str, float]:
+        """Link the checkpoint into the folder, and evaluate it there."""
+        checkpoint = run.folder / self._checkpoint
+        if path.is_file() != (checkpoint.suffix == ".safetensors"):
+            raise ValueError(
+                f"runs: {path} is a {'file' if path.is_file() else 'folder'}, but the command's "
+                f"checkpoints are called {self._checkpoint!r}; expected files if that ends with "
+                f".safetensors, else folders"
+            )
+        checkpoint_hash(path)  # to know now that it is one
+        checkpoint.unlink(missing_ok=True)  # of a call that was killed
+        checkpoint.symlink_to(path.resolve(), target_is_directory=path.is_dir())
+        return self._evaluated(checkpoint, run.folder, run.converted)
+
     def previews(self, runs: Mapping[str, Path], anchor: Path | None, folder: Path) -> Previews:
         """Of averages of the task runs' checkpoints, that the other command evaluates."""
         paths = {task: run / self._checkpoint for task, run in runs.items()}
@@ -135,6 +157,7 @@ class CommandProgram:
         if anchor is not None:
             paths[ANCHOR] = anchor / self._checkpoint
             known = checkpoint_hash(paths[ANCHOR])
+        check_alike(paths)
 
         def metrics(weights: Mapping[str, float]) -> Mapping[str, float]:
             self._scratch.mkdir(parents=True, exist_ok=True)

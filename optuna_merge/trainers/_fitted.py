@@ -9,16 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor
 
 from optuna_merge._base.files import canonical_json, check_writable, sha256_text
 from optuna_merge._base.turns import models_turn
-from optuna_merge.definition import check_task_names
+from optuna_merge.definition import GivenRun, check_task_names, run_hash
 from optuna_merge.exceptions import NotFiniteError
 from optuna_merge.fitting import (
     Damping,
+    FinetuneFiles,
     FolderSharing,
     Measured,
     Report,
@@ -39,6 +41,7 @@ from optuna_merge.goals import (
     make_score,
 )
 from optuna_merge.tasks import Measurement
+from optuna_merge.trainers._checkpoints import checkpoints_in
 from optuna_merge.trainers._program import Previews, Program
 from optuna_merge.trainers._runs import FinishedRun, Runs
 
@@ -120,6 +123,11 @@ class FittedProgram:
         return {task: run.metrics[task] for task, run in self._alone.items()}
 
     @property
+    def runs(self) -> dict[str, FinishedRun]:
+        """Each task's own run."""
+        return dict(self._alone)
+
+    @property
     def anchors(self) -> tuple[dict[str, float], ...]:
         """Task weights whose truths make the previews: each task alone, and uniform ones."""
         return anchor_weights(self.names, uniform=self._previews.anchor is not None)
@@ -128,7 +136,9 @@ class FittedProgram:
     def costs(self) -> dict[str, float]:
         """Training steps and seconds before the first preview, by what they were spent on."""
         return {
-            "task_run_steps": float(sum(run.steps for run in self._alone.values())),
+            "task_run_steps": float(
+                sum(run.steps for run in self._alone.values() if run.given is None)
+            ),
             "task_run_seconds": sum(run.seconds for run in self._alone.values()),
             "posterior_seconds": self._previews.seconds,
         }
@@ -154,6 +164,23 @@ class FittedProgram:
         metrics = self._previews.metrics(weights)
         return Measured(_measured(metrics, "the merge"), time.perf_counter() - started)
 
+    @models_turn()
+    def merged(self, weights: Mapping[str, float]) -> dict[str, Tensor]:
+        """The trained parameters of the merge at these task weights, by the model's names.
+
+        `model.load_state_dict(fitted.merged(weights), strict=False)` makes the model of a preview.
+        Of LoRA adapters of which both factors are trained, they have the summed ranks.
+
+        Raises:
+            ValueError: the program is a command, whose merges are files.
+        """
+        if self._previews.merged is None:
+            raise ValueError(
+                "merges of a command are made from file to file; optuna_merge.merging.merge_files "
+                "writes that of the checkpoints in fitted.folder(weights of one task alone)"
+            )
+        return dict(self._previews.merged(weights))
+
     def finetune(
         self,
         weights: Mapping[str, float],
@@ -174,13 +201,24 @@ class FittedProgram:
         reused = counts_as_reused(run.reused, weights, self.anchors, repeat)
         return Measured(_measured(run.metrics, "the finetune"), run.seconds, reused)
 
+    def finetune_files(self, weights: Mapping[str, float], *, repeat: int = 0) -> FinetuneFiles:
+        """Where the finetune's model and its checkpoints `checkpoint-N` are, for a `Collector`."""
+        folder = self.folder(weights, repeat=repeat)
+        return FinetuneFiles(folder, self._program.model(folder), checkpoints_in(folder))
+
     def folder(self, weights: Mapping[str, float], *, repeat: int = 0) -> Path:
         """Where the finetune at these task weights is, or will be; its model is in `model`."""
         return self._runs.folder(weights, repeat)
 
 
 def fit_program(
-    program: Program, wanted: Wanted, workdir: str | Path, *, progress: bool = True
+    program: Program,
+    wanted: Wanted,
+    workdir: str | Path,
+    *,
+    progress: bool = True,
+    given: Mapping[str, GivenRun] | None = None,
+    anchor: Literal["uniform", "none"] = "uniform",
 ) -> FittedProgram:
     """Run each task alone, and uniform weights, and make previews; what is there is not repeated.
 
@@ -192,6 +230,8 @@ def fit_program(
         wanted: Score and constraints.
         workdir: The working folder; is made. Workers that fit at once share the tasks out.
         progress: Show progress bars.
+        given: Checkpoints that stand for tasks' own runs, which then cost nothing.
+        anchor: "uniform": uniform weights are finetuned now, and correct all merges; "none".
 
     Raises:
         ValueError: names that can't be tasks', a score or constraint that doesn't fit.
@@ -202,9 +242,16 @@ def fit_program(
     _goal(wanted, dict.fromkeys(program.names, True), dict.fromkeys(program.names, 1.0))
     workdir = Path(workdir)
     check_writable(workdir)
+    if anchor not in ("uniform", "none"):
+        raise ValueError(f"anchor: uniform or none, got {anchor!r}")
+    known = {task: (Path(run.path), run_hash(task, run)) for task, run in (given or {}).items()}
     parts = _parts(program, wanted)
+    if known:
+        parts["runs"] = {task: of_tensors for task, (_, of_tensors) in known.items()}
     _logger.info("%s", program.unit)
-    runs = Runs(program, workdir / "program-runs")
+    for task, (path, _) in known.items():
+        _logger.info("task %s: its run is given, %s, and costs nothing", task, path)
+    runs = Runs(program, workdir / "program-runs", known)
     alone: dict[str, FinishedRun] = {}
 
     def train(task: str) -> list[Path]:
@@ -229,7 +276,7 @@ def fit_program(
         Unit(f"task {task}", sha256_text(canonical_json([parts, task]))[:24], partial(train, task))
         for task in program.names
     ]
-    if len(program.names) > 1:
+    if len(program.names) > 1 and anchor == "uniform":
         key = sha256_text(canonical_json([parts, "uniform"]))[:24]
         units.append(Unit("uniform weights", key, train_uniform))
     FolderSharing(workdir).work_off(units)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from optuna_merge.definition import Runs, given_runs
 from optuna_merge.goals import Constraint, Score
 from optuna_merge.trainers._command import CommandProgram
 from optuna_merge.trainers._fitted import FittedProgram, Wanted, fit_program
+from optuna_merge.trainers._merged_checkpoints import check_alike
 from optuna_merge.trainers._units import Kind, WeightUnit
 
 
@@ -29,6 +31,8 @@ def from_command(
     time_limit: float | None = None,
     grace: float = 30.0,
     about: Mapping[str, Any] | None = None,
+    runs: Runs | None = None,
+    anchor: Literal["uniform", "none"] = "uniform",
 ) -> FittedProgram:
     """Run a training command on each task alone, and make what a study of it needs.
 
@@ -74,14 +78,29 @@ def from_command(
         grace: Seconds between SIGTERM and SIGKILL.
         about: What else its numbers depend on, such as a version of the data, as JSON values:
             where it changes, all is trained anew.
+        runs: Checkpoints that are there already and stand for tasks' own runs, by task, of the
+            form that the command leaves. They are evaluated, and cost nothing; the other tasks
+            are trained.
+        anchor: "uniform": uniform weights are finetuned now, since every study needs that, and
+            correct all previews; "none": previews are averages alone.
 
     Raises:
-        ValueError: a placeholder of no task, or none that is needed; an unknown unit.
+        ValueError: a placeholder of no task, or none that is needed; an unknown unit; given
+            checkpoints that are not of one base, or of no task.
+        FileNotFoundError: a given checkpoint isn't there.
         ProgramError: a command ended with an exit code, a signal or its time limit, without a
             checkpoint, or without a task's metric.
         NotFiniteError: a metric of a task run is NaN or infinite.
     """
     folder = Path(workdir).resolve()
+    given = given_runs(runs, tasks)
+    for task, run in given.items():
+        if run.curvature != "loss":
+            raise ValueError(
+                f"runs: task {task!r}: curvature={str(run.curvature)!r}, but previews of a "
+                f"command are averages, which need none; leave it out"
+            )
+    check_alike({task: Path(run.path) for task, run in given.items()})
     program = CommandProgram(
         train,
         evaluate,
@@ -96,4 +115,10 @@ def from_command(
         about=about or {},
         scratch=folder / "merged",
     )
-    return fit_program(program, Wanted(score, constraints, greater_is_better), folder)
+    return fit_program(
+        program,
+        Wanted(score, constraints, greater_is_better),
+        folder,
+        given=given,
+        anchor=anchor,
+    )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from optuna_merge.definition import Runs, given_runs
 from optuna_merge.goals import Constraint, Score
 from optuna_merge.posteriors import PosteriorSettings
 from optuna_merge.trainers._fitted import FittedProgram, Wanted, fit_program
@@ -26,6 +27,8 @@ def from_trainer(
     posterior: PosteriorSettings | None = None,
     loss_average: LossAverage = "auto",
     num_rungs: int = 3,
+    runs: Runs | None = None,
+    anchor: Literal["uniform", "none"] = "uniform",
     progress: bool = True,
 ) -> FittedProgram:
     """Finetune each task alone by your own Trainer, and make what a study of it needs.
@@ -39,6 +42,19 @@ def from_trainer(
     pruner says so, and go on from their newest whole checkpoint after a kill. Previews are
     evaluated by one Trainer that is kept. What the Trainer is made with stays as it is: optimizer,
     precision, accumulation, collator, callbacks.
+
+    The examples of a run are drawn before it begins: a task for each place, independently by the
+    shares, and of its data a fresh permutation every epoch. The Trainer's own sampler orders them,
+    and accelerate deals them out, so that each is trained on once, in one process or in several.
+
+    Launched as several processes (`torchrun --nproc-per-node 2 optimize.py`, `accelerate launch`),
+    they train each finetune together, as the Trainer does (data parallelism), and evaluate it and
+    the previews. Rank 0 alone returns from this call, opens the study, previews, decides and
+    reports. The others follow it, and exit when it does: what comes after the call is rank 0's.
+    The working folder must be one that all of them see. Of equal batches (all processes together)
+    and micro-batches the study is the same on any number of processes; losses on validation data
+    whose last batches are not full are so by a few examples, which the Trainer takes twice there.
+    DeepSpeed, FSDP and other ways to cut a model are refused.
 
     Args:
         make_trainer: Takes a folder, and gives a new `transformers.Trainer` (or a subclass of it)
@@ -59,14 +75,24 @@ def from_trainer(
         loss_average: What the Trainer's loss is averaged over: "examples", or the label "tokens"
             of a batch; "auto": tokens, if labels are integers with more than one an example.
         num_rungs: How often a finetune is evaluated and saved, the end included.
+        runs: Checkpoints that are there already and stand for tasks' own runs, by task: folders,
+            LoRA adapters or safetensors files, or a `GivenRun`, which says where its curvature
+            comes from. They are evaluated, and cost nothing; the other tasks are trained.
+        anchor: "uniform": uniform weights are finetuned now, since every study needs that, and
+            correct all previews; "none": previews are merges alone, and with `runs` of all tasks
+            nothing is trained at all.
         progress: Show the Trainer's own progress bars in the task runs.
 
     Raises:
         TypeError: `make_trainer` gives no Trainer, or data without a length.
         ValueError: an argument of the Trainer that doesn't go with a study, empty data, a task
-            without validation data, an adapter that is not plain LoRA.
+            without validation data, an adapter that is not plain LoRA; a given checkpoint of
+            another base, or of no task.
+        FileNotFoundError: a given checkpoint isn't there.
         ProgramError: the Trainer's `evaluate` doesn't give the metric.
         NotFiniteError: a metric of a task run is NaN or infinite.
+        DefinitionMismatchError: processes of one launch have different models, data or arguments.
+        SystemExit: this process has followed rank 0, which has ended.
     """
     from optuna_merge.trainers._transformers import TrainerProgram  # a matter of seconds
 
@@ -79,8 +105,11 @@ def from_trainer(
         loss_average,
         num_rungs,
         posterior,
+        given := given_runs(runs, list(tasks)),
     )
+    if not program.leads:
+        program.follow()
     if greater_is_better is None:
         greater_is_better = not metric.endswith("loss")
     wanted = Wanted(score, constraints, greater_is_better)
-    return fit_program(program, wanted, folder, progress=progress)
+    return fit_program(program, wanted, folder, progress=progress, given=given, anchor=anchor)

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from optuna_merge._base.checkpoint_files import ADAPTER_CONFIG, ADAPTERS, find_files
 from optuna_merge._base.files import canonical_json, sha256_file, sha256_text
-from optuna_merge.exceptions import ProgramError
+from optuna_merge.exceptions import CorruptFileError, ProgramError
 from optuna_merge.merging import merge_files
 from optuna_merge.trainers._adapters import has_products, merge_products
 
@@ -68,6 +69,56 @@ def merge_checkpoints(
         _merge_adapters(used, weights, output)
     else:
         merge_files(used, {task: weights[task] for task in used}, output)
+
+
+def check_alike(paths: Mapping[str, Path]) -> None:
+    """See that checkpoints can be merged: of one kind, with equal names and shapes of tensors.
+
+    Raises:
+        ValueError: they can't; the message names two tasks and what differs.
+        ProgramError: an adapter of another form than plain LoRA.
+    """
+    if len(paths) < 2:
+        return
+    (first, path), *others = paths.items()
+    kind, shapes = is_adapter(path), _shapes(path)
+    for task, other in others:
+        where = f"task {task!r} ({other})"
+        if is_adapter(other) != kind:
+            words = ("no adapter", "an adapter")
+            raise ValueError(
+                f"{where} is {words[not kind]}, but that of task {first!r} is {words[kind]}; "
+                f"checkpoints of one kind are merged"
+            )
+        if kind:
+            one, two = _plain_config(path), _plain_config(other)
+            if differs := [name for name in one if one[name] != two[name]]:
+                name = differs[0]
+                raise ValueError(
+                    f"{where} is an adapter with {name} {two[name]!r}, but that of task {first!r} "
+                    f"has {one[name]!r}; adapters of one base and one configuration are merged"
+                )
+        found = _shapes(other)
+        for name in shapes | found:
+            if found.get(name) != shapes.get(name):
+                told = [str(of.get(name, "missing")) for of in (found, shapes)]
+                raise ValueError(
+                    f"{where}: {name!r} is {told[0]}, but {told[1]} in that of task {first!r}; "
+                    f"are they finetuned from one base?"
+                )
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    files = [path / ADAPTERS[0]] if is_adapter(path) else find_files(path, pickles=False)[0]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118
+                    shapes[name] = tuple(opened.get_slice(name).get_shape())
+        except SafetensorError as error:
+            raise CorruptFileError(f"{file} is truncated or damaged: {error}") from error
+    return shapes
 
 
 def _merge_adapters(paths: Mapping[str, Path], weights: Mapping[str, float], output: Path) -> None:

@@ -30,7 +30,8 @@ def mixture_lines(
         label_tokens: By task, mean label tokens of an example; needed where the loss is averaged
             over label tokens, as language models' is in transformers, TRL, axolotl and
             LLaMA-Factory. None: over examples.
-        examples: By task, the size of its training data; needed for "trl" and "axolotl".
+        examples: By task, the size of its training data; needed for "axolotl", and told of by
+            "trl": how many rows are used, since nothing is repeated there.
 
     Raises:
         ValueError: an unknown form, or sizes or label tokens of a task that are missing.
@@ -52,8 +53,10 @@ def mixture_lines(
         return json.dumps({"task_weights": dict(weights), "shares_of_examples": shares}, indent=1)
     if form == "torchtitan":
         return _torchtitan(active)
-    if form in ("trl", "axolotl"):
-        return (_trl if form == "trl" else _axolotl)(_parts(shares, examples, form))
+    if form == "trl":
+        return _trl(shares, examples)
+    if form == "axolotl":
+        return _axolotl(_parts(shares, examples, form))
     return (_datasets if form == "datasets" else _llamafactory)(shares)
 
 
@@ -86,18 +89,23 @@ def _llamafactory(shares: Shares) -> str:
     )
 
 
-def _trl(parts: Shares) -> str:
-    note = ", and the first rows are taken: shuffle the data sets before."
-    return _cut_sets(parts, "fraction", note)
+def _trl(shares: Shares, examples: Mapping[str, int] | None) -> str:
+    notes = ["# Nothing is repeated, and the first rows are taken: shuffle the data sets before."]
+    if examples is not None:
+        parts = _parts(shares, examples, "trl")
+        used = (f"{t} {round(part * examples[t])} of {examples[t]}" for t, part in parts.items())
+        notes.append(f"# Rows that are used: {', '.join(used)}.")
+    return _data_sets(notes, shares, "fraction")
 
 
 def _axolotl(parts: Shares) -> str:
-    return _cut_sets(parts, "weight", ": the data sets are cut to the shares.")
+    notes = ["# Nothing is repeated: the data sets are cut to the shares."]
+    return _data_sets(notes, parts, "weight")
 
 
-def _cut_sets(parts: Shares, word: str, note: str) -> str:
-    lines = [f"# Nothing is repeated{note}", "datasets:"]
-    lines += [f"  - path: {task}\n    {word}: {_number(part)}" for task, part in parts.items()]
+def _data_sets(notes: list[str], numbers: Shares, word: str) -> str:
+    lines = [*notes, "datasets:"]
+    lines += [f"  - path: {task}\n    {word}: {_number(part)}" for task, part in numbers.items()]
     return "\n".join(lines)
 
 

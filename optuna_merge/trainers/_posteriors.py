@@ -49,8 +49,8 @@ class Evaluated:
 class Resident(Protocol):
     """A model in memory that takes any parameters."""
 
-    def describe_task(self, task: str) -> Any:
-        """What the curvature depends on of one task, as JSON values."""
+    def describe_curvature(self, task: str, settings: PosteriorSettings) -> Sequence[Any]:
+        """What the curvature of one task depends on besides its parameters, as JSON values."""
 
     def parameters(self, folder: Path) -> Mapping[str, Tensor]:
         """The trained parameters of a task's own run, by name."""
@@ -127,12 +127,14 @@ def make_previews(
     truth = None if anchor is None else dict(program.parameters(anchor))
     known = None if truth is None else content_hash(truth, {})
     if settings.family == "isotropic":
-        averaged = _averages(program, means, truth)
-        return Previews(averaged, {"family": settings.family}, hashes, known)
+        averaged = _averages(means, truth)
+        metrics = _evaluated(program, averaged)
+        about = {"family": settings.family}
+        return Previews(metrics, about, hashes, known, merged=averaged)
     undamped: dict[str, DiagonalGaussian] = {}
     seconds = 0.0
     for task, mean in means.items():
-        made_of = [hashes[task], program.describe_task(task), settings.examples, settings.seed]
+        made_of = [hashes[task], *program.describe_curvature(task, settings)]
         key = sha256_text(canonical_json(made_of))[:24]
         squares, about = _curvature(
             program, task, mean, settings, folder / f"curvature-{task}-{key}.safetensors"
@@ -142,46 +144,57 @@ def make_previews(
         hashes[task] = sha256_text(hashes[task] + about[HASH])
     damping = _damping(program, undamped, settings, folder, sorted(hashes.items()))
     damped = {task: each.damped(damping.value) for task, each in undamped.items()}
-    merged = _merges(program, damped, truth)
-    return Previews(merged, asdict(settings), hashes, known, damping, seconds + damping.seconds)
+    merged = _merges(damped, truth)
+    return Previews(
+        _evaluated(program, merged),
+        asdict(settings),
+        hashes,
+        known,
+        damping,
+        seconds + damping.seconds,
+        merged,
+    )
 
 
-def _averages(
-    program: Resident, means: Mapping[str, State], truth: State | None
+Merge = Callable[[Mapping[str, float]], State]
+
+
+def _evaluated(
+    program: Resident, merged: Merge
 ) -> Callable[[Mapping[str, float]], Mapping[str, float]]:
+    return lambda weights: program.evaluate(merged(weights)).metrics
+
+
+def _averages(means: Mapping[str, State], truth: State | None) -> Merge:
     """Means of the parameters; of LoRA adapters of which both factors were trained, of updates."""
     states = dict(means) if truth is None else {**means, ANCHOR: truth}
     products = has_products(list(next(iter(means.values()))))
     gaussians = {name: IsotropicGaussian(dict(state)) for name, state in states.items()}
 
-    def metrics(weights: Mapping[str, float]) -> Mapping[str, float]:
+    def merged(weights: Mapping[str, float]) -> State:
         each = factors(weights, anchored=truth is not None)
         if products:
-            merged = merge_products(list(states.values()), [each[name] for name in states])
-        else:
-            merged = merge(gaussians, each)
-        return program.evaluate(merged).metrics
+            return merge_products(list(states.values()), [each[name] for name in states])
+        return merge(gaussians, each)
 
-    return metrics
+    return merged
 
 
-def _merges(
-    program: Resident, posteriors: Mapping[str, Gaussian], truth: State | None
-) -> Callable[[Mapping[str, float]], Mapping[str, float]]:
+def _merges(posteriors: Mapping[str, Gaussian], truth: State | None) -> Merge:
     """Modes of the merged posteriors, with a share of what the one at uniform weights misses."""
     missing: dict[str, Tensor] = {}
     if truth is not None:
         uniform = merge(dict(posteriors), dict.fromkeys(posteriors, 1 / len(posteriors)))
         missing = {name: tensor - uniform[name] for name, tensor in truth.items()}
 
-    def metrics(weights: Mapping[str, float]) -> Mapping[str, float]:
-        merged = merge(dict(posteriors), weights)
+    def merged(weights: Mapping[str, float]) -> State:
+        found = merge(dict(posteriors), weights)
         share = anchor_share(weights.values())
         for name, tensor in missing.items():
-            merged[name].add_(tensor, alpha=share)
-        return program.evaluate(merged).metrics
+            found[name].add_(tensor, alpha=share)
+        return found
 
-    return metrics
+    return merged
 
 
 def _curvature(

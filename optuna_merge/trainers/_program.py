@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from optuna_merge.fitting import Damping, Report
 from optuna_merge.trainers._units import WeightUnit
 
@@ -47,6 +49,8 @@ class Previews:
         anchor: Of the finetune at uniform weights that corrects them; None: there is none.
         damping: What was added to curvature; None for averaging.
         seconds: What it took to make them.
+        merged: Task weights to the trained parameters of the merge, by name; None: they are in
+            files alone.
     """
 
     metrics: Callable[[Mapping[str, float]], Mapping[str, float]]
@@ -55,6 +59,7 @@ class Previews:
     anchor: str | None = None
     damping: Damping | None = None
     seconds: float = 0.0
+    merged: Callable[[Mapping[str, float]], Mapping[str, Tensor]] | None = None
 
 
 class Program(Protocol):
@@ -89,6 +94,19 @@ class Program(Protocol):
 
         Raises:
             ProgramError: the program ended otherwise than it should.
+        """
+
+    def model(self, folder: Path) -> Path:
+        """The model of the run that trained in this folder, a file or a folder."""
+
+    def adopt(self, run: Run, path: Path) -> Mapping[str, float]:
+        """Take a checkpoint that is there as a task's own run, into the folder of this run.
+
+        Returns:
+            Its metrics, by task.
+
+        Raises:
+            ValueError: it doesn't fit; the message says why.
         """
 
     def previews(self, runs: Mapping[str, Path], anchor: Path | None, folder: Path) -> Previews:

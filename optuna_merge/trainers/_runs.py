@@ -37,6 +37,7 @@ class FinishedRun:
         steps: Training steps.
         seconds: What they took, evaluations included, over all calls.
         reused: Nothing was trained by this call.
+        given: Where the checkpoint is that was given for it; None: it was trained.
     """
 
     folder: Path
@@ -44,6 +45,7 @@ class FinishedRun:
     steps: int
     seconds: float
     reused: bool
+    given: str | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -60,10 +62,16 @@ class Runs:
     Args:
         program: What trains.
         folder: Where the runs are.
+        given: Checkpoints that stand for tasks' own runs, with hashes of their tensors.
     """
 
-    def __init__(self, program: Program, folder: Path) -> None:
-        self._program, self._folder = program, folder
+    def __init__(
+        self,
+        program: Program,
+        folder: Path,
+        given: Mapping[str, tuple[Path, str]] | None = None,
+    ) -> None:
+        self._program, self._folder, self._given = program, folder, dict(given or {})
         self._tasks = {task: program.describe_task(task) for task in program.names}
         self._described = program.describe()
 
@@ -71,7 +79,14 @@ class Runs:
         """Where the run at these weights is, or will be."""
         numbers = {task: float(weights[task]) for task in self._program.names}
         made_of = [self._described, self._tasks, self._program.unit.describe(), numbers, repeat]
+        if (given := self._given_at(weights, repeat)) is not None:
+            made_of.append(given[1])
         return self._folder / sha256_text(canonical_json(made_of))[:24]
+
+    def _given_at(self, weights: Mapping[str, float], repeat: int) -> tuple[Path, str] | None:
+        """The checkpoint that stands for the run at these weights; None: it is trained."""
+        alone = [task for task, weight in weights.items() if weight == 1]
+        return self._given.get(alone[0]) if alone and not repeat else None
 
     @models_turn()
     def run(
@@ -96,7 +111,24 @@ class Runs:
                     if report is not None:
                         report(step, metrics)
                 return found
+            if (given := self._given_at(weights, repeat)) is not None:
+                return self._adopt(weights, folder, given[0], report)
             return self._train(weights, folder, report, repeat, title)
+
+    def _adopt(
+        self, weights: Mapping[str, float], folder: Path, path: Path, report: Report | None
+    ) -> FinishedRun:
+        program = self._program
+        found = program.adopt(Run(weights, program.unit.converted(weights), folder), path)
+        metrics = {task: float(found[task]) for task in program.names}
+        about = {
+            "weights": dict(weights), "checkpoint": str(path.absolute()), "steps": program.steps,
+            "rungs": {program.steps: _numbers(metrics)}, "seconds": 0.0,
+        }  # fmt: skip
+        write_json(folder / _FINISHED, about)
+        if report is not None:
+            report(program.steps, metrics)
+        return _read(folder)
 
     def _train(
         self,
@@ -128,10 +160,7 @@ class Runs:
                 f"{program.steps} ({reported}); they are asked for there"
             )
         seconds = _seconds(folder)
-        numbers = {
-            step: {task: value if math.isfinite(value) else None for task, value in row.items()}
-            for step, row in rungs.items()
-        }
+        numbers = {step: _numbers(row) for step, row in rungs.items()}
         about: dict[str, Any] = {
             "weights": dict(weights), "given": dict(converted), "unit": str(program.unit),
             "repeat": repeat, "rungs": numbers, "steps": program.steps, "seconds": seconds,
@@ -146,7 +175,13 @@ def _read(folder: Path) -> FinishedRun:
         int(step): {task: math.nan if value is None else value for task, value in row.items()}
         for step, row in about["rungs"].items()
     }
-    return FinishedRun(folder, rungs, about["steps"], about["seconds"], True)
+    steps, seconds, given = about["steps"], about["seconds"], about.get("checkpoint")
+    return FinishedRun(folder, rungs, steps, seconds, True, given)
+
+
+def _numbers(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """As JSON values, of which NaN and infinity are none."""
+    return {task: v if math.isfinite(v) else None for task, v in metrics.items()}
 
 
 def _seconds(folder: Path) -> float:

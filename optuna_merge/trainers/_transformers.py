@@ -6,11 +6,12 @@ import gc
 import logging
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
@@ -20,23 +21,29 @@ from transformers import (
     set_seed,
 )
 
+from optuna_merge._base.files import canonical_json, sha256_file, sha256_text
 from optuna_merge._base.tensors import content_hash, load_tensors, save_tensors
+from optuna_merge.definition import GivenRun
 from optuna_merge.exceptions import ProgramError
-from optuna_merge.fitting import Report
+from optuna_merge.fitting import Report, given_parameters
 from optuna_merge.posteriors import PosteriorSettings
 from optuna_merge.tasks import own_draws
 from optuna_merge.trainers._check_trainer import averaged_over, batch_size, check_trainer
 from optuna_merge.trainers._checkpoints import newest_checkpoint, remove_checkpoints
 from optuna_merge.trainers._curvature import squared_gradients
 from optuna_merge.trainers._data import check_data, describe_data, rows_of
-from optuna_merge.trainers._labels import label_tokens, shifts_labels
+from optuna_merge.trainers._evaluation import evaluate_tasks, label_lengths, one_by_one
+from optuna_merge.trainers._given_curvature import OPTIMIZER, from_file, from_optimizer
+from optuna_merge.trainers._labels import shifts_labels
 from optuna_merge.trainers._mixture import Mixture
 from optuna_merge.trainers._posteriors import (
     Evaluated,
     make_previews,
     settled,
 )
+from optuna_merge.trainers._prepared import prepared
 from optuna_merge.trainers._program import Previews, Run
+from optuna_merge.trainers._ranks import Ranks
 from optuna_merge.trainers._units import WeightUnit
 from optuna_merge.trainers._watch import RungWatch
 
@@ -45,10 +52,7 @@ _logger = logging.getLogger(__name__)
 MakeTrainer = Callable[[str], Any]
 LossAverage = Literal["auto", "examples", "tokens"]
 
-_TRAINED = "trained.safetensors"
-_COUNTED = 512
-"""Examples whose label tokens are counted."""
-
+_MODEL, _TRAINED = "model", "trained.safetensors"
 _ARGUMENTS = (
     "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
     "optim", "optim_args", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
@@ -69,6 +73,7 @@ class TrainerProgram:
         loss_average: What the Trainer's loss is averaged over; "auto": looked up in the labels.
         num_rungs: How often a finetune is evaluated.
         posterior: How posteriors are made; None: by the diagonal, where that can be.
+        given: Checkpoints that stand for tasks' own runs.
     """
 
     def __init__(
@@ -80,6 +85,7 @@ class TrainerProgram:
         loss_average: LossAverage,
         num_rungs: int,
         posterior: PosteriorSettings | None,
+        given: Mapping[str, GivenRun],
     ) -> None:
         if loss_average not in ("auto", "examples", "tokens"):
             raise ValueError(
@@ -94,16 +100,22 @@ class TrainerProgram:
             raise ValueError("tasks is empty; expected a training data set by task")
         for task, data in tasks.items():
             check_data(task, "training", data)
+        Ranks.refuse_a_second()
         self._make, self._tasks, self._metric, self._folder = make_trainer, tasks, metric, folder
         self._kept: Any = None
         self._evaluation_works = False
         trainer = self._resident()
+        self._tasks = {task: prepared(trainer, task, data) for task, data in tasks.items()}
         args, model = trainer.args, trainer.model
         self._steps = int(args.max_steps)
         count = min(num_rungs, self._steps)
         self._rungs = [math.ceil(self._steps * rung / count) for rung in range(1, count + 1)]
         self._shifts = shifts_labels(model)
-        lengths = None if loss_average == "examples" else self._label_tokens(trainer)
+        lengths = (
+            None
+            if loss_average == "examples"
+            else label_lengths(trainer, self._tasks, shifts=self._shifts)
+        )
         if loss_average == "tokens" and lengths is None:
             raise ValueError(
                 "loss_average='tokens', but the batches have no integer labels of several tokens "
@@ -116,6 +128,8 @@ class TrainerProgram:
         if not self._names:
             raise ValueError("the Trainer's model has no parameter with requires_grad")
         self._posterior = settled(posterior, self._names)
+        self._given = given
+        self._check_given()
         self._described = {
             "trainer": type(trainer).__qualname__,
             "model": type(model).__qualname__,
@@ -134,8 +148,9 @@ class TrainerProgram:
                 "train": describe_data(data),
                 "validation": describe_data(trainer.eval_dataset[task]),
             }
-            for task, data in tasks.items()
+            for task, data in self._tasks.items()
         }
+        self._ranks = Ranks(sha256_text(canonical_json([self._described, self._data])))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -160,16 +175,33 @@ class TrainerProgram:
         """Hashes of the task's data."""
         return self._data[task]
 
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0 of a launch, or the only process."""
+        return self._ranks.leads
+
+    def follow(self) -> NoReturn:
+        """Train and evaluate along with rank 0, until it ends; see `Ranks.follow`."""
+        self._ranks.follow(lambda command, *arguments: getattr(self, command)(*arguments))
+
     def train(self, run: Run, report: Report) -> None:
         """Train by a fresh Trainer, or one that goes on from the newest whole checkpoint."""
+        with self._ranks.all_do("_train", run):
+            stopped_by = self._train(run, report)
+        if stopped_by is not None:
+            raise stopped_by
+
+    def _train(self, run: Run, report: Report | None = None) -> BaseException | None:
+        """What the report has raised, or None; in all processes."""
+        if not self._evaluation_works:  # to know it before the training is paid for
+            with _draws():  # by another Trainer: one that has evaluated would train in no DDP
+                evaluate_tasks(self._resident(), self._tasks, self._metric)
+            self._evaluation_works = True
         self._release()
         with _draws():
             trainer = self._made(run.folder)
             if run.title is None:
                 _remove_callbacks(trainer, (ProgressCallback, PrinterCallback))
-            if not self._evaluation_works:  # to know it before the training is paid for
-                self._evaluate(trainer)
-                self._evaluation_works = True
             args = trainer.args
             args.seed += run.repeat
             if args.data_seed is not None:
@@ -178,27 +210,50 @@ class TrainerProgram:
             size = self._steps * batch_size(trainer)
             trainer.train_dataset = Mixture(self._tasks, run.converted, size, seed)
             watch = RungWatch(
-                self._rungs, lambda: self._evaluate(trainer).metrics, report, run.folder
+                self._rungs,
+                lambda: self._at_rung(trainer),
+                report or _tell_nobody,
+                run.folder,
+                self._ranks,
             )
             trainer.add_callback(watch)
-            step, checkpoint = newest_checkpoint(run.folder) or (0, None)
-            watch.go_on_from(step)
-            if checkpoint is not None:
+            step, checkpoint = self._ranks.tell(newest_checkpoint(run.folder) or (0, None))
+            if (stopped_by := watch.go_on_from(step)) is not None:
+                return stopped_by
+            if checkpoint is not None and self.leads:
                 _logger.info("going on from %s", checkpoint)
             set_seed(args.seed)
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-            watch.raise_again()
+            if watch.stopped_by is not None:
+                return watch.stopped_by
             if trainer.state.global_step < self._steps:
                 raise ProgramError(
                     f"the Trainer in {run.folder} has stopped after step "
                     f"{trainer.state.global_step} of {self._steps}; did a callback stop it? "
                     f"Finetunes are of equal length: leave out early stopping"
                 )
-            if run.makes_previews:
-                save_tensors(self._state(trainer), run.folder / _TRAINED)
-            shutil.rmtree(run.folder / "model", ignore_errors=True)
-            trainer.save_model(str(run.folder / "model"))
-            remove_checkpoints(run.folder)
+            self._ranks.meet()  # the others need no checkpoint any more
+            if self.leads:
+                if run.makes_previews:
+                    save_tensors(self._state(trainer), run.folder / _TRAINED)
+                shutil.rmtree(run.folder / _MODEL, ignore_errors=True)
+            trainer.save_model(str(run.folder / _MODEL))
+            if self.leads:
+                remove_checkpoints(run.folder)
+            return None
+
+    def _at_rung(self, trainer: Any) -> Mapping[str, float]:
+        if self._ranks.size > 1 and trainer.model_wrapped is trainer.model:
+            raise ProgramError(
+                f"the {self._ranks.size} processes train apart, each a model of its own, as a "
+                f"Trainer does that has evaluated before its training; make_trainer must not call "
+                f"evaluate or predict"
+            )
+        return evaluate_tasks(trainer, self._tasks, self._metric).metrics
+
+    def model(self, folder: Path) -> Path:
+        """What `save_model` has saved."""
+        return folder / _MODEL
 
     def previews(self, runs: Mapping[str, Path], anchor: Path | None, folder: Path) -> Previews:
         """Of merges that are put into the Trainer's model that is kept."""
@@ -210,60 +265,87 @@ class TrainerProgram:
 
     def evaluate(self, parameters: Mapping[str, Tensor], limit: int | None = None) -> Evaluated:
         """By the Trainer that is kept, with these parameters put into its model."""
+        with self._ranks.all_do("_evaluate_kept", limit):
+            return self._evaluate_kept(limit, parameters)
+
+    def _evaluate_kept(
+        self, limit: int | None, parameters: Mapping[str, Tensor] | None = None
+    ) -> Evaluated:
+        """With rank 0's parameters; the other processes have none."""
+        shapes = self._ranks.tell(parameters and {n: p.shape for n, p in parameters.items()})
+        if parameters is None:
+            parameters = {name: torch.empty(shape) for name, shape in shapes.items()}
         trainer = self._loaded(parameters)
-        found = self._evaluate(trainer, limit)
+        own = dict(trainer.model.named_parameters())
+        for name in self._names:
+            own[name].data = self._ranks.shared(own[name].data)
+        found = evaluate_tasks(trainer, self._tasks, self._metric, limit)
         trainer.state.log_history.clear()  # it would grow with every preview
         return found
+
+    def adopt(self, run: Run, path: Path) -> Mapping[str, float]:
+        """Keep the trained parameters of the checkpoint, and evaluate them."""
+        (task,) = (task for task, weight in run.weights.items() if weight)
+        with self._ranks.all_do("_resident"):
+            model = self._resident().model
+        state = given_parameters(task, path, model, self._names)
+        save_tensors(state, run.folder / _TRAINED)
+        return self.evaluate(state).metrics
+
+    def _check_given(self) -> None:
+        """See that all given checkpoints fit, before anything is trained."""
+        for task, run in self._given.items():
+            given_parameters(task, Path(run.path), self._resident().model, self._names)
+            if run.curvature != "loss" and self._posterior.family != "diagonal":
+                raise ValueError(
+                    f"runs: task {task!r}: curvature={str(run.curvature)!r}, but posteriors of "
+                    f"the family {self._posterior.family!r} need none; leave it out"
+                )
+
+    def describe_curvature(self, task: str, settings: PosteriorSettings) -> Sequence[Any]:
+        """The task's data and how they are used; of a given checkpoint its file of curvature."""
+        given = self._given.get(task)
+        if given is None or given.curvature == "loss":
+            return [self.describe_task(task), settings.examples, settings.seed]
+        if given.curvature == "optimizer":
+            state = Path(given.path) / OPTIMIZER
+            return [sha256_file(state) if state.is_file() else None, self._of_a_step(task)]
+        return [sha256_file(Path(given.curvature))]
+
+    def _of_a_step(self, task: str) -> float:
+        """Examples that a step of a given run averaged, or label tokens."""
+        examples = self._given[task].batch_size or batch_size(self._resident())
+        lengths = self._unit.label_tokens
+        return float(examples) if lengths is None else examples * float(np.mean(lengths[task]))
 
     def squared_gradients(
         self, task: str, parameters: Mapping[str, Tensor], settings: PosteriorSettings
     ) -> Mapping[str, Tensor]:
-        """Of the Trainer's own loss, of examples that are chosen by the settings' seed."""
+        """Of the Trainer's own loss, of examples that are chosen by the settings' seed.
+
+        Of a given checkpoint it is taken from where it was said to come. Rank 0 alone takes it.
+        """
+        with self._ranks.all_do("_resident"):
+            self._resident()
         trainer = self._loaded(parameters)
+        given = self._given.get(task)
+        if given is not None and given.curvature != "loss":
+            if given.curvature != "optimizer":
+                return from_file(task, Path(given.curvature), parameters)
+            scale = self._of_a_step(task)
+            return from_optimizer(task, Path(given.path), trainer, parameters, scale)
         generator = torch.Generator().manual_seed(settings.seed)
         data = self._tasks[task]
         rows = torch.randperm(len(data), generator=generator)[: settings.examples].tolist()
         with _draws():
             return squared_gradients(
                 trainer,
-                _one_by_one(trainer, rows_of(data, rows)),
+                one_by_one(trainer, rows_of(data, rows)),
                 self._names,
                 seed=settings.seed,
                 shifts=self._shifts,
                 per_token=self._per_token,
             )
-
-    def _evaluate(self, trainer: Any, limit: int | None = None) -> Evaluated:
-        metrics, losses = {}, {}
-        for task in self._tasks:  # one by one: names that begin alike can't be mixed up
-            data = trainer.eval_dataset[task]
-            if limit is not None and limit < len(data):
-                data = rows_of(data, range(limit))
-            found = trainer.evaluate(data, metric_key_prefix=f"eval_{task}")
-            key = self._metric.replace("{task}", task)
-            if key not in found:
-                raise ProgramError(
-                    f"task {task!r}: the Trainer's evaluate gives {sorted(found)}, but no "
-                    f"{key!r}; expected the metric there: look at metric= and compute_metrics"
-                )
-            metrics[task] = float(found[key])
-            if (loss := found.get(f"eval_{task}_loss")) is not None:
-                losses[task] = float(loss)
-        return Evaluated(metrics, losses if len(losses) == len(metrics) else {})
-
-    def _label_tokens(self, trainer: Any) -> dict[str, list[float]] | None:
-        lengths: dict[str, list[float]] = {}
-        for task, data in self._tasks.items():
-            count = min(len(data), _COUNTED)
-            some = rows_of(data, [place * len(data) // count for place in range(count)])
-            counted: list[float] = []
-            for batch in _one_by_one(trainer, some):
-                found = label_tokens(batch, shifts=self._shifts)
-                if found is None:
-                    return None
-                counted.append(float(found.sum()))
-            lengths[task] = counted
-        return lengths
 
     def _resident(self) -> Any:
         if self._kept is None:
@@ -297,22 +379,6 @@ class TrainerProgram:
         return trainer
 
 
-def _one_by_one(trainer: Any, data: Any) -> Iterator[dict[str, Any]]:
-    """Batches of one example, as the Trainer puts them together, on the model's device."""
-    before = trainer.args.per_device_eval_batch_size
-    trainer.args.per_device_eval_batch_size = 1
-    try:
-        loader = trainer.get_eval_dataloader(data)
-    finally:
-        trainer.args.per_device_eval_batch_size = before
-    device = next(trainer.model.parameters()).device
-    for batch in loader:
-        yield {
-            key: value.to(device) if isinstance(value, Tensor) else value
-            for key, value in batch.items()
-        }
-
-
 def _remove_callbacks(trainer: Any, kinds: Any = (), but: Any = ()) -> None:
     for callback in list(trainer.callback_handler.callbacks):
         if isinstance(callback, kinds) or (but and not isinstance(callback, but)):
@@ -325,6 +391,10 @@ def _draws() -> Iterator[None]:
     name = "cuda" if torch.cuda.is_available() else "cpu"
     with own_draws(torch.device(name)):
         yield
+
+
+def _tell_nobody(step: int, metrics: Mapping[str, float]) -> None:
+    """The report of a process that follows."""
 
 
 def _qualname(thing: Any) -> str | None:

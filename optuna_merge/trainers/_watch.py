@@ -10,19 +10,24 @@ from typing import Any
 from transformers import TrainerCallback
 
 from optuna_merge.fitting import Report
+from optuna_merge.trainers._ranks import Ranks
 
 
 class RungWatch(TrainerCallback):  # type: ignore[misc]
     """Evaluates all tasks after each rung's step, and reports once its checkpoint is there.
 
     An exception of the report stops the training by `control.should_training_stop`, so that the
-    Trainer ends as it always does, and is raised again by `raise_again`.
+    Trainer ends as it always does, in all processes of its launch. Rank 0 alone reports.
 
     Args:
         rungs: Steps.
         evaluate: Gives the tasks' metrics.
         report: Is told the step and the metrics.
         folder: Keeps the metrics as JSON lines.
+        ranks: The processes that train.
+
+    Attributes:
+        stopped_by: What the report of a step has raised; None: nothing.
     """
 
     def __init__(
@@ -31,18 +36,23 @@ class RungWatch(TrainerCallback):  # type: ignore[misc]
         evaluate: Callable[[], Mapping[str, float]],
         report: Report,
         folder: Path,
+        ranks: Ranks,
     ) -> None:
         self._rungs, self._evaluate, self._report = set(rungs), evaluate, report
+        self._ranks = ranks
         self._path = folder / "metrics.jsonl"
         self._known: dict[int, Mapping[str, float]] = {}
-        self._stopped_by: BaseException | None = None
+        self.stopped_by: BaseException | None = None
 
-    def go_on_from(self, step: int) -> None:
+    def go_on_from(self, step: int) -> BaseException | None:
         """Report what an earlier call has found up to this step; forget what came after it.
 
-        Raises:
-            BaseException: what the report raises.
+        Returns:
+            What the report has raised, or None.
         """
+        return self._ranks.decided(lambda: self._report_again(step))
+
+    def _report_again(self, step: int) -> None:
         lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
         for line in lines:
             try:
@@ -61,8 +71,9 @@ class RungWatch(TrainerCallback):  # type: ignore[misc]
         step = state.global_step
         if step in self._rungs:
             self._known[step] = self._evaluate()
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(_line(step, self._known[step]))
+            if self._ranks.leads:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(_line(step, self._known[step]))
             control.should_save = True
         return control
 
@@ -71,17 +82,11 @@ class RungWatch(TrainerCallback):  # type: ignore[misc]
         step = state.global_step
         if step in self._rungs:
             self._rungs.discard(step)  # a Trainer may save twice at its end
-            try:
-                self._report(step, self._known[step])
-            except BaseException as error:
-                self._stopped_by = error
+            self._ranks.meet()  # all have saved their part
+            self.stopped_by = self._ranks.decided(lambda: self._report(step, self._known[step]))
+            if self.stopped_by is not None:
                 control.should_training_stop = True
         return control
-
-    def raise_again(self) -> None:
-        """Raise what the report has raised, if it has."""
-        if self._stopped_by is not None:
-            raise self._stopped_by
 
 
 def _line(step: int, metrics: Mapping[str, float]) -> str:

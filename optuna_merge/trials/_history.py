@@ -37,7 +37,6 @@ class Series:
         own: The task whose metric this is; None for what is no task's own, as a score.
         anchored: Whether each truth is one that previews equal by construction, `m`. None: of a
             task's metric those of a task alone are, where a merge is that task's own finetune.
-        truth_noise: Standard deviation of a finetune between seeds; None where it is unknown.
     """
 
     preview_weights: Array
@@ -49,7 +48,6 @@ class Series:
     sign: float = 1.0
     own: int | None = None
     anchored: Mask | None = None
-    truth_noise: float | None = None
 
     @property
     def equal_by_construction(self) -> Mask:

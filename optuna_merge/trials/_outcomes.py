@@ -29,6 +29,7 @@ from optuna_merge.trials._attributes import (
 )
 from optuna_merge.trials._lineage import lineage, retry_history
 from optuna_merge.trials._outcome import SCORE, Outcome, Repeats, repeated_finetunes
+from optuna_merge.trials._spending import study_costs
 from optuna_merge.trials._study import (
     finetune_steps,
     reference_point,
@@ -74,7 +75,8 @@ class Findings:
         counts: How many there are of what.
         reference_point: By task, what hypervolumes are measured from; None where not known.
         task_run_steps: Training steps of the tasks' own finetunes, which come before the first
-            preview: one finetune per task, as the definition says; 0 without a definition.
+            preview, as the study notes them, or else one finetune per task, as the definition
+            says; 0 without a definition.
     """
 
     tasks: tuple[str, ...]
@@ -188,7 +190,7 @@ def read_study(study: optuna.Study) -> Findings:
         front=tuple(o for o in outcomes if o.is_truth and o.feasible and o.trial in front),
         counts=_counts(trials, outcomes),
         reference_point=None if corner is None else dict(zip(names, corner.tolist())),
-        task_run_steps=steps * len(names),
+        task_run_steps=int(study_costs(study).get("task_run_steps", steps * len(names))),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from optuna_merge.workers._distributed import meet, process_group
 from optuna_merge.workers._garbage import Collector, Garbage, check_keep_best
 from optuna_merge.workers._roles import Role, check_role, is_finetune_work, is_promoted
 from optuna_merge.workers._running import run_trials, runs_folder
@@ -17,8 +16,6 @@ __all__ = [
     "check_role",
     "is_finetune_work",
     "is_promoted",
-    "meet",
-    "process_group",
     "run_trials",
     "runs_folder",
 ]

@@ -12,29 +12,29 @@ from filelock import FileLock, Timeout
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_merge.definition import StudyDefinition
-from optuna_merge.fitting import finetune_store
+from optuna_merge._base.files import remove
+from optuna_merge.fitting import FinetuneFiles, Finetunes
 from optuna_merge.search import baseline_weights, check_definition
 from optuna_merge.trials import BASELINE, DEFINITION, REPEAT, known_params, trial_weights
 from optuna_merge.workers._roles import is_promoted
 
 _logger = logging.getLogger(__name__)
 
-_MODEL, _CHECKPOINT = "model.safetensors", "checkpoint.safetensors"
-
 
 @dataclass(frozen=True)
 class Garbage:
-    """A file that the study does not need.
+    """A file or folder that the study does not need.
 
     Attributes:
-        path: The file.
+        path: The file or folder.
+        folder: Of the finetune that it belongs to.
         size: Its bytes.
         what: "finetune" or "checkpoint".
         trials: Numbers of the trials that it was made for.
     """
 
     path: Path
+    folder: Path
     size: int
     what: str
     trials: tuple[int, ...]
@@ -52,12 +52,14 @@ class Collector:
     trials, and what no trial of this study has made. Of a constrained study the best are those
     that violate least, then those of the best score; of a Pareto study the front is kept whole.
     What a worker holds the lock of is left alone, and what was removed and is wanted again is
-    trained again.
+    trained again. (Of a finished finetune by your own trainer the metrics stay, and are found.)
+
+        collector = Collector(study, fitted, keep_best=3)  # fitted: from_trainer, from_command
+        study.optimize(om.Objective(fitted), callbacks=[lambda *_: collector.remove()])
 
     Args:
         study: The study; other studies of the same definition with the same folder are not asked.
-        definition: Its definition.
-        workdir: The working folder.
+        finetunes: Those of its definition: a `FittedProgram`, or `DefinedFinetunes`.
         keep_best: How many of the best finetunes keep their models; None: all.
 
     Raises:
@@ -68,48 +70,45 @@ class Collector:
     def __init__(
         self,
         study: optuna.Study,
-        definition: StudyDefinition,
-        workdir: Path,
+        finetunes: Finetunes,
         *,
         keep_best: int | None = None,
     ) -> None:
         check_keep_best(keep_best)
-        check_definition(study, definition.describe())
+        check_definition(study, finetunes.parts)
         if DEFINITION not in study.user_attrs:
             raise ValueError(
                 f"study {study.study_name!r} has no definition yet, so nothing is known of its "
                 f"files; run optuna-merge optimize first"
             )
         self._study = study
-        self._names = definition.names
+        self._finetunes = finetunes
         self._keep_best = keep_best
-        self._store = finetune_store(definition, workdir)
-        self._finetuning = definition.finetuning
         # A task alone is also its own run.
-        baselines = baseline_weights(self._names).values()
-        self._protected = {self._store.path(weights, self._finetuning) for weights in baselines}
+        baselines = baseline_weights(finetunes.names).values()
+        self._protected = {finetunes.finetune_files(weights).folder for weights in baselines}
 
     def find(self) -> list[Garbage]:
         """What could be removed now, in the order of the trials."""
         made: dict[Path, list[FrozenTrial]] = {}
+        there: dict[Path, FinetuneFiles] = {}
         trials = self._study.get_trials(deepcopy=False)
         for trial in trials:
-            weights = trial_weights(known_params(trial), self._names)
+            weights = trial_weights(known_params(trial), self._finetunes.names)
             if weights is not None:
                 repeat = int(trial.user_attrs.get(REPEAT, 0))
-                path = self._store.path(weights, self._finetuning.repeated(repeat))
-                made.setdefault(path, []).append(trial)
+                files = self._finetunes.finetune_files(weights, repeat=repeat)
+                there[files.folder] = files
+                made.setdefault(files.folder, []).append(trial)
         best = self._best(trials)
         found: list[Garbage] = []
-        for path, makers in made.items():
-            if path in self._protected or not path.parent.is_dir():
+        for folder, makers in made.items():
+            if folder in self._protected or not folder.is_dir():
                 continue
             numbers = tuple(trial.number for trial in makers)
-            for name in _superfluous(makers, best):
-                file = path.with_name(name)
-                if file.is_file():
-                    kind = "checkpoint" if name == _CHECKPOINT else "finetune"
-                    found.append(Garbage(file, file.stat().st_size, kind, numbers))
+            for path, what in _superfluous(there[folder], makers, best):
+                if path.exists():
+                    found.append(Garbage(path, folder, _size(path), what, numbers))
         return found
 
     def remove(self) -> list[Garbage]:
@@ -117,14 +116,14 @@ class Collector:
         removed = []
         states = self._states()
         found = self.find()
-        for folder in sorted({garbage.path.parent for garbage in found}):
+        for folder in sorted({garbage.folder for garbage in found}):
             try:
                 with FileLock(folder / "lock", timeout=0):
                     if (now := self._states()) != states:  # a trial may have begun here
                         states, found = now, self.find()
                     for garbage in found:
-                        if garbage.path.parent == folder:
-                            garbage.path.unlink(missing_ok=True)
+                        if garbage.folder == folder:
+                            remove(garbage.path)
                             removed.append(garbage)
             except Timeout:
                 _logger.info("left alone, a worker holds it: %s", folder)
@@ -154,13 +153,21 @@ class Collector:
         return {trial.number for trial in (*front, *kept)}
 
 
-def _superfluous(makers: Sequence[FrozenTrial], best: set[int]) -> list[str]:
-    """Which files of a finetune that these trials made are needed no more."""
+def _superfluous(
+    files: FinetuneFiles, makers: Sequence[FrozenTrial], best: set[int]
+) -> list[tuple[Path, str]]:
+    """What of a finetune that these trials made is needed no more, and what it is."""
     if not _have_ended(makers) or any(BASELINE in trial.user_attrs for trial in makers):
         return []
+    checkpoints = [(path, "checkpoint") for path in files.checkpoints]
     if any(trial.number in best for trial in makers):
-        return [_CHECKPOINT]
-    return [_MODEL, _CHECKPOINT]
+        return checkpoints
+    return [(files.model, "finetune"), *checkpoints]
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    return sum(file.stat().st_size for file in files)
 
 
 def check_keep_best(keep_best: int | None) -> None:

@@ -209,6 +209,7 @@ def best_previews(tables: Tables, score: str, seed: int, budget: float) -> Finet
         seen[workbench.point(weights)] = value
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     finetunes = workbench.finetunes
+    _make_anchor(tables, finetunes)
     for point in sorted(seen, key=lambda p: (-seen[p], p)):
         if finetunes.is_over:
             break
@@ -224,6 +225,7 @@ def quadratic_previews(tables: Tables, score: str, seed: int, budget: float) -> 
     2406.07529), whose method, a Pareto front of merges, this is not.
     """
     finetunes = TableWorkbench(tables, score, seed, budget).finetunes
+    _make_anchor(tables, finetunes)
     rng = np.random.default_rng([seed, 1])
     previews = tables.previews[seed % len(tables.previews)]
     n_tasks = len(tables.tasks)
@@ -254,6 +256,12 @@ def ours(
     while not workbench.finetunes.is_over and stop_reason(study) is None:
         study.optimize(objective, n_trials=1)
     return workbench.finetunes
+
+
+def _make_anchor(tables: Tables, finetunes: Finetunes) -> None:
+    """Pay for the finetune at uniform weights where it corrects the previews; it is a truth."""
+    if tables.anchored:
+        finetunes.begin(finetunes.nearest(uniform(len(tables.tasks)))).train()
 
 
 METHODS: dict[str, Method] = {

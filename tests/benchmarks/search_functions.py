@@ -11,6 +11,8 @@ earnest.
 Methods, all with the same number of truths:
     ours         60 previews by PreviewSampler, of which PromotionPruner promotes a fourth
     simplex GP   PreviewSampler on truths alone: no previews
+    truths, T more   the same, with a truth more for each task: what the task runs cost that
+                 previews need
     GPSampler    Optuna's, on truths alone, weights = parameters / sum
     TPE          likewise
     previews     60 previews by PreviewSampler that never sees a truth; the best is the answer
@@ -183,23 +185,25 @@ def previews_only(problem: Problem, seed: int, n_previews: int) -> float:
 def without_previews(
     problem: Problem, method: str, seed: int, n_truths: int, baselines: bool
 ) -> float:
-    """The regret of the simplex GP, GPSampler, TPE or random search."""
+    """The regret of a method that sees no preview."""
     n_tasks = len(problem.tasks)
     uniform = np.random.default_rng(seed).dirichlet(np.ones(n_tasks), n_truths)
     start, n_all = uniform[:6], n_truths
     if baselines:
         start, n_all = baseline_points(n_tasks), n_truths + n_tasks + 1
+    if method == CHARGED:
+        n_all += n_tasks
     if method == "random":
         return problem.regret(uniform, [problem.see_truth(w[None]) for w in uniform])
     sampler: optuna.samplers.BaseSampler
-    if method == "simplex GP":
+    if method in ("simplex GP", CHARGED):
         # Vertices are rarely good: it starts from spread points, like the others.
         sampler = PreviewSampler(problem.tasks, seed=seed, n_startup_trials=6)
     elif method == "GPSampler":
         sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=6)
     else:
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=6)
-    given = baselines or method == "simplex GP"
+    given = baselines or method in ("simplex GP", CHARGED)
     return truths_alone(problem, sampler, n_all, start if given else start[:0])
 
 
@@ -266,7 +270,8 @@ def composite_table(args: Arguments) -> None:
             )
 
 
-METHODS = ("ours", "previews", "simplex GP", "GPSampler", "TPE", "random")
+CHARGED = "truths, T more"
+METHODS = ("ours", "previews", "simplex GP", CHARGED, "GPSampler", "TPE", "random")
 FIELDS = ("tasks", "optimum", "correlation", "seed", "method", "regret")
 ANY = "any"
 """The correlation of methods that see no preview."""
@@ -298,16 +303,19 @@ class Results:
             with self._path.open("a", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerow(row)
 
-    def show(self, n_tasks: int, correlation: float) -> None:
-        """Medians and ninth deciles over all optima and seeds that there are."""
+    def show(self, n_tasks: int, correlation: float, seeds: int) -> None:
+        """Medians and ninth deciles over both kinds of optimum and so many seeds."""
         cells = []
         for method in METHODS:
             found = [
                 regret
-                for (tasks, _, by, _, name), regret in self._regrets.items()
+                for (tasks, _, by, seed, name), regret in self._regrets.items()
                 if tasks == str(n_tasks) and name == method and by in (ANY, str(correlation))
+                if int(seed) < seeds
             ]
-            cells.append(f"{np.median(found):.5f} ({np.quantile(found, 0.9):.4f})")
+            cells.append(
+                f"{np.median(found):.5f} ({np.quantile(found, 0.9):.4f})" if found else "-"
+            )
         print(
             f"T={n_tasks:<3d} correlation {correlation:<5}" + "".join(f"{c:>20s}" for c in cells),
             flush=True,
@@ -372,7 +380,7 @@ def main() -> None:
             for seed in range(args.seeds):
                 for sparse in (False, True):
                     measure(results, n_tasks, sparse, correlation, seed, args)
-            results.show(n_tasks, correlation)
+            results.show(n_tasks, correlation, args.seeds)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from optuna_merge.definition._data import Examples, read_examples
-from optuna_merge.definition._schema import Data
+from optuna_merge.definition._sections import Data
 
 ROWS = [{"text": f"w{i}", "label": i % 2} for i in range(40)]
 
@@ -187,8 +187,12 @@ CSV = table(ROWS[:30])
         ("a.tsv", (CSV + "caf\xe9,1\n").encode("latin-1"), "a.tsv is not UTF-8 (at"),
         ("a.jsonl", (GOOD + '{"text": "caf\xe9"}').encode("latin-1"), "a.jsonl, line 31: "),
         ("a.json", ("[" + GOOD + "\xe9").encode("latin-1"), "a.json, line 31: "),
-        ("a.csv.gz", b"\x1f\x8b", "a.csv.gz; expected a .csv, .tsv, .json or .jsonl file"),
-        ("a.parquet", b"PAR1", "a.parquet; expected a .csv, .tsv, .json or .jsonl file"),
+        (
+            "a.csv.gz",
+            b"\x1f\x8b",
+            "a.csv.gz; expected a .csv, .tsv, .json, .jsonl or .parquet file",
+        ),
+        ("a.parquet", b"PAR1", "a.parquet is damaged or not in the format Parquet: "),
     ],
 )
 def test_tables_that_can_not_be_read_are_named(

@@ -14,6 +14,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from helpers import save_bert
 from language_helpers import TOKENIZER
+from yaml_helpers import same_study, written
 
 from optuna_merge import (
     Constraint,
@@ -22,7 +23,7 @@ from optuna_merge import (
     PreviewSettings,
     StudyDefinition,
 )
-from optuna_merge.definition import TEMPLATE, load_yaml
+from optuna_merge.definition import TEMPLATES, load_yaml
 from optuna_merge.definition._document import read_document
 from optuna_merge.definition._schema import check
 from optuna_merge.models import LastLayers, Matching, from_timm, from_transformers
@@ -53,11 +54,6 @@ def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
         writer.writerows(rows)
 
 
-def written(folder: Path, text: str) -> Path:
-    (folder / "study.yaml").write_text(text)
-    return folder / "study.yaml"
-
-
 def splits(rows: dict[str, list[dict[str, str]]], label: str, names: list[str]) -> dict[str, Any]:
     """As a user would make them in Python."""
     features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
@@ -68,14 +64,6 @@ def splits(rows: dict[str, list[dict[str, str]]], label: str, names: list[str]) 
         )
         for split, part in rows.items()
     }
-
-
-def same_study(first: StudyDefinition, second: StudyDefinition) -> None:
-    assert first.describe() == second.describe()
-    assert first.names == second.names
-    assert [t.label_names for t in first.tasks] == [t.label_names for t in second.tasks]
-    assert first.finetuning == second.finetuning
-    assert first.constraints == second.constraints
 
 
 def test_texts_with_heads_of_their_own(folder: Path) -> None:
@@ -324,12 +312,12 @@ def test_images_are_of_no_dataset_of_the_hub(shades: Path) -> None:
 
 
 def test_the_template_is_a_definition(folder: Path) -> None:
-    study = check(read_document(written(folder, TEMPLATE)))
+    study = check(read_document(written(folder, TEMPLATES["text"])))
     assert [task.name for task in study.tasks] == ["topic", "tone"]
     # So are the lines that are optional.
     uncommented = [
         line.replace("# ", "", 1) if line.lstrip().startswith("# ") and ":" in line else line
-        for line in TEMPLATE.splitlines()
+        for line in TEMPLATES["text"].splitlines()
         if not line.startswith(("# A study", "# Every", "# optional", "# For", "# At"))
     ]
     text = "\n".join(uncommented).replace("constraints: [{", "ignored: [{")

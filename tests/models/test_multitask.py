@@ -97,28 +97,6 @@ def test_a_model_is_reset_to_what_it_was_made_with() -> None:
     assert same(model.state(), before)
 
 
-def test_a_hollow_copy_is_like_the_model_but_for_its_values(bert_folder: str) -> None:
-    tasks = token_task("red", 1), token_task("blue", 2, classes=3)
-    model = bert_model(bert_folder, tasks)
-    copy = model.hollow()
-    parameters, hollow = dict(model.named_parameters()), dict(copy.named_parameters())
-    assert all(parameter.is_meta for parameter in hollow.values())
-    assert not any(parameter.is_meta for parameter in parameters.values())
-    described = [
-        {name: (p.shape, p.requires_grad) for name, p in each.items()}
-        for each in (parameters, hollow)
-    ]
-    assert described[0] == described[1]
-    assert same(dict(copy.named_buffers()), dict(model.named_buffers()))
-    buffers = {name: buffer.clone() for name, buffer in copy.named_buffers()}
-    copy.to_empty(device="cpu")
-    copy.load(parameters)
-    for name, buffer in copy.named_buffers():
-        buffer.copy_(buffers[name])
-    batch = tasks[1].data("train")[[0, 1]]
-    assert torch.equal(copy.eval()(batch, "blue"), model.eval()(batch, "blue"))
-
-
 @pytest.mark.parametrize(
     "name, tensor, message",
     [

@@ -1,4 +1,4 @@
-"""Whether previews are still worth what studies/README.md says: digits, made anew, in seconds."""
+"""Whether previews are still worth what the studies' pages say: digits, made anew, in seconds."""
 
 from __future__ import annotations
 

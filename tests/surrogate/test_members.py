@@ -34,11 +34,6 @@ def test_prior_odds_are_those_of_the_sides(grid: Grid, own: int | None) -> None:
     assert alone.log_prior.exp().sum().item() == pytest.approx(1.0)
 
 
-def test_a_known_noise_is_the_only_one() -> None:
-    members = Members.of(OF_A_METRIC, 3, with_preview=True, noise=0.04)
-    assert torch.unique(members.noise).tolist() == [0.04]
-
-
 @pytest.mark.parametrize("n_tasks", [1, 2, 4, 16])
 @pytest.mark.parametrize("own", [0, None])
 def test_prior_covariances_are_positive_and_agree_with_variances(

@@ -289,28 +289,18 @@ def test_truths_that_previews_equal_by_construction_do_not_speak_for_them() -> N
     assert TruthModel.fit(replace(many, anchored=at)).trust < 0.75
 
 
-@pytest.mark.parametrize("known", [None, 0.05])
-def test_repeated_finetunes_tell_the_mean(known: float | None) -> None:
+def test_repeated_finetunes_tell_the_mean() -> None:
     of = observed(3, 6, previews="good")
     noise = 0.05 * np.random.default_rng(2).standard_normal(8)
     weights = np.concatenate([of.truth_weights, np.full((8, 3), 1 / 3)])
     truths = np.concatenate([of.truths, metric(np.full((8, 3), 1 / 3), 0) + noise])
-    once = TruthModel.fit(replace(of, truth_noise=known))
-    model = TruthModel.fit(replace(of, truth_weights=weights, truths=truths, truth_noise=known))
+    once = TruthModel.fit(of)
+    model = TruthModel.fit(replace(of, truth_weights=weights, truths=truths))
     uniform = np.full((1, 3), 1 / 3)
     mean, std = model.predict(uniform)
     assert abs(mean[0] - metric(uniform, 0)[0]) < 0.05
     assert std[0] < 0.05
     assert np.isfinite(once.predict(uniform)[1]).all()
-
-
-def test_a_known_noise_is_not_taken_for_signal() -> None:
-    rng = np.random.default_rng(0)
-    w = rng.dirichlet(np.ones(3), 12)
-    noisy = Series(np.empty((0, 3)), np.empty(0), w, 0.7 + 0.1 * rng.standard_normal(12), own=0)
-    told = TruthModel.fit(replace(noisy, truth_noise=0.1)).predict(GRID)[0].std()
-    wrong = TruthModel.fit(replace(noisy, truth_noise=0.001)).predict(GRID)[0].std()
-    assert told < 0.5 * wrong
 
 
 def test_score_model() -> None:

@@ -44,6 +44,9 @@ class Counting:
         for step in self.rungs:
             report(step, {t: math.nan if is_broken else w for t, w in run.weights.items()})
 
+    def adopt(self, run: Run, path: Path) -> Mapping[str, float]:
+        return {task: weight * float(path.read_text()) for task, weight in run.weights.items()}
+
     def previews(self, runs: Mapping[str, Path], anchor: Path | None, folder: Path) -> Previews:
         known = None if anchor is None else anchor.name
         hashes = {task: run.name for task, run in runs.items()}

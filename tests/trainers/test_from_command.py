@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import optuna_merge as om
+from optuna_merge.definition import GivenRun
 from optuna_merge.exceptions import ProgramError
 from optuna_merge.trainers import FittedProgram, WeightUnit
 from optuna_merge.trainers._command import CommandProgram
@@ -263,3 +264,41 @@ def test_bad_input_is_refused_before_anything_is_started(message: str, tmp_path:
     with pytest.raises(ValueError, match=message.replace("{", r"\{")):
         fitted(tmp_path, **BAD[message])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_given_checkpoints_are_task_runs(bench: FittedProgram, tmp_path: Path) -> None:
+    runs = {t: bench.folder(w) / "model.safetensors" for t, w in zip(bench.names, bench.anchors)}
+    given = fitted(tmp_path, runs=runs, anchor="none", train=SLEEPING)
+    assert given.costs["task_run_steps"] == given.costs["task_run_seconds"] == 0
+    assert given.alone == pytest.approx(bench.alone)
+    assert given.parts["runs"].keys() == {"math", "chat"}
+    averaged = given.preview(WEIGHTS).values
+    assert averaged != pytest.approx(bench.preview(WEIGHTS).values), "that one is corrected"
+    assert len(given.anchors) == 2
+    again = fitted(tmp_path, runs=runs, anchor="none", train=SLEEPING)
+    assert again.fingerprint == given.fingerprint
+
+
+def test_given_checkpoints_that_do_not_fit_are_told(bench: FittedProgram, tmp_path: Path) -> None:
+    path = bench.folder(bench.anchors[0]) / "model.safetensors"
+    save_file({"point": np.zeros(4)}, tmp_path / "wide.safetensors")
+    save_file({"places": np.zeros(3)}, tmp_path / "named.safetensors")
+    (tmp_path / "folder").mkdir()
+    for other, error, told in (
+        ("wide.safetensors", ValueError, r"'point' is \(4,\), but \(3,\) in that of task 'math'"),
+        (
+            "named.safetensors",
+            ValueError,
+            "'point' is missing, but .* are they finetuned from one",
+        ),
+        ("folder", FileNotFoundError, r"has no model.safetensors"),
+        ("nowhere", FileNotFoundError, "task 'chat': there is no checkpoint"),
+    ):
+        with pytest.raises(error, match=told):
+            fitted(tmp_path / "work", runs={"math": path, "chat": tmp_path / other})
+    with pytest.raises(ValueError, match="no task is called 'maths'; did you mean 'math'"):
+        fitted(tmp_path / "work", runs={"maths": path})
+    with pytest.raises(ValueError, match="averages, which need none; leave it out"):
+        fitted(tmp_path / "work", runs={"math": GivenRun(path, "optimizer")})
+    with pytest.raises(ValueError, match="is a file, but the command's checkpoints are called"):
+        fitted(tmp_path / "work", runs={"math": path}, checkpoint="model")

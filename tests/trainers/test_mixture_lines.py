@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import yaml
@@ -38,19 +39,42 @@ def test_shares_of_examples_are_converted_where_losses_are_over_tokens() -> None
     assert math_share / chat_share == pytest.approx(0.2 / 300 / (0.8 / 100), rel=1e-2)
 
 
-@pytest.mark.parametrize(("form", "key"), [("trl", "fraction"), ("axolotl", "weight")])
-def test_parts_of_data_sets_have_the_shares_and_one_is_whole(form: str, key: str) -> None:
+def test_parts_of_data_sets_have_the_shares_and_one_is_whole() -> None:
     examples = {"math": 1000, "chat": 500}
-    found = yaml.safe_load(mixture_lines(WEIGHTS, form, examples=examples))["datasets"]
-    parts = {row["path"]: row[key] for row in found}
+    found = yaml.safe_load(mixture_lines(WEIGHTS, "axolotl", examples=examples))["datasets"]
+    parts = {row["path"]: row["weight"] for row in found}
     assert parts.keys() == {"math", "chat"}
     assert max(parts.values()) == 1 and min(parts.values()) > 0
     rows = {task: parts[task] * size for task, size in examples.items()}
     assert rows["math"] / sum(rows.values()) == pytest.approx(0.2, rel=1e-3)
     with pytest.raises(ValueError, match="number of training examples of chat"):
-        mixture_lines(WEIGHTS, form, examples={"math": 10})
+        mixture_lines(WEIGHTS, "axolotl", examples={"math": 10})
     with pytest.raises(ValueError, match="number of training examples of math, chat"):
-        mixture_lines(WEIGHTS, form)
+        mixture_lines(WEIGHTS, "axolotl")
+
+
+def test_trl_takes_shares_and_tells_how_many_rows_it_uses() -> None:
+    text = mixture_lines(WEIGHTS, "trl", examples={"math": 1000, "chat": 500})
+    assert "Rows that are used: math 125 of 1000, chat 500 of 500." in text
+    rows = yaml.safe_load(text)["datasets"]
+    assert rows == [{"path": "math", "fraction": 0.2}, {"path": "chat", "fraction": 0.8}]
+    assert yaml.safe_load(mixture_lines(WEIGHTS, "trl"))["datasets"] == rows
+
+
+def test_trl_mixes_by_these_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its command `trl sft --config FILE` reads them and its data."""
+    trl = pytest.importorskip("trl")
+    sizes = {"math": 1000, "chat": 500}
+    for name, size in sizes.items():
+        Path(tmp_path, name).mkdir()
+        Dataset.from_dict({"text": [name] * size}).to_json(tmp_path / name / "train.jsonl")
+    Path(tmp_path, "mixture.yaml").write_text(mixture_lines(WEIGHTS, "trl", examples=sizes))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    parser = trl.TrlParser([trl.DatasetMixtureConfig])
+    (config,) = parser.parse_args_and_config(["--config", "mixture.yaml"])
+    found = Counter(trl.get_dataset(config)["train"]["text"])
+    assert found == {"math": 125, "chat": 500}
 
 
 def test_packed_tokens_are_shared_by_the_task_weights() -> None:

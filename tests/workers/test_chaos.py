@@ -3,7 +3,7 @@
 Real worker processes on a real PostgreSQL and two working folders ("machines") of one study. What
 is injected, and what became of the trials that it hit, is printed as a table:
 
-    python -m pytest tests/test_chaos.py -m slow -n 0 -s
+    python -m pytest tests/workers/test_chaos.py -m slow -n 0 -s
 """
 
 from __future__ import annotations

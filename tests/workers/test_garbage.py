@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import optuna_merge as om
 from optuna_merge.cli import app
 from optuna_merge.exceptions import DefinitionMismatchError
-from optuna_merge.fitting import FittedStudy
+from optuna_merge.fitting import DefinedFinetunes, FittedStudy
 from optuna_merge.pruners import PromotionPruner
 from optuna_merge.storages import create_storage
 from optuna_merge.trials import fail_and_requeue
@@ -78,7 +78,7 @@ def test_what_goes_and_what_stays(tmp_path: Path) -> None:
     assert stopped and len(truths) > 5
     before = files_below(tmp_path)
 
-    collector = Collector(study, fitted.definition, tmp_path)
+    collector = Collector(study, DefinedFinetunes(fitted.definition, tmp_path))
     checkpoints = {file_of(fitted, t).with_name("checkpoint.safetensors") for t in stopped}
     assert {garbage.path for garbage in collector.find()} == checkpoints
     assert files_below(tmp_path) == before, "find only looks"
@@ -90,7 +90,7 @@ def test_what_goes_and_what_stays(tmp_path: Path) -> None:
     best = sorted((t for t in truths), key=lambda t: -t.value)[:2]
     kept = {file_of(fitted, t) for t in best}
     kept |= {file_of(fitted, t) for t in truths if "baseline" in t.user_attrs}
-    Collector(study, fitted.definition, tmp_path, keep_best=2).remove()
+    Collector(study, DefinedFinetunes(fitted.definition, tmp_path), keep_best=2).remove()
     models = set((tmp_path / "finetunes").glob("*/model.safetensors"))
     assert models == kept
     untouched = {name: time for name, time in before.items() if "finetunes" not in name}
@@ -106,7 +106,7 @@ def test_what_goes_and_what_stays(tmp_path: Path) -> None:
 
 def test_what_is_wanted_or_held_stays(tmp_path: Path) -> None:
     fitted, study = studied(tmp_path, 13)
-    collector = Collector(study, fitted.definition, tmp_path, keep_best=1)
+    collector = Collector(study, DefinedFinetunes(fitted.definition, tmp_path), keep_best=1)
     garbage = collector.find()
     assert len(garbage) > 2
     held, wanted, failed, *others = sorted({g.path.parent for g in garbage})
@@ -149,25 +149,25 @@ def test_the_checkpoint_of_a_finetune_that_failed_stays(tmp_path: Path) -> None:
     assert (preview.state, copy.state) == (TrialState.PRUNED, TrialState.FAIL)
     checkpoint = file_of(fitted, copy).with_name("checkpoint.safetensors")
     assert checkpoint.exists()
-    Collector(study, fitted.definition, tmp_path).remove()
+    Collector(study, DefinedFinetunes(fitted.definition, tmp_path)).remove()
     assert checkpoint.exists()
 
 
 def test_a_front_is_kept_whole(tmp_path: Path) -> None:
     fitted, study = studied(tmp_path, 8, score="pareto")
-    Collector(study, fitted.definition, tmp_path, keep_best=1).remove()
+    Collector(study, DefinedFinetunes(fitted.definition, tmp_path), keep_best=1).remove()
     assert all(file_of(fitted, trial).exists() for trial in study.best_trials)
 
 
 def test_another_definition_is_refused(tmp_path: Path) -> None:
     fitted, study = studied(tmp_path, 1)
     with pytest.raises(DefinitionMismatchError):
-        Collector(study, toy_definition(score="worst"), tmp_path)
+        Collector(study, DefinedFinetunes(toy_definition(score="worst"), tmp_path))
     with pytest.raises(ValueError, match="keep_best is 0"):
-        Collector(study, fitted.definition, tmp_path, keep_best=0)
+        Collector(study, DefinedFinetunes(fitted.definition, tmp_path), keep_best=0)
     fresh = optuna.create_study()
     with pytest.raises(ValueError, match="has no definition yet"):
-        Collector(fresh, fitted.definition, tmp_path)
+        Collector(fresh, DefinedFinetunes(fitted.definition, tmp_path))
 
 
 def test_while_another_process_runs(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_while_another_process_runs(tmp_path: Path) -> None:
                 study = optuna.load_study(
                     study_name="optuna_merge", storage=create_storage(storage)
                 )
-                collector = Collector(study, definition, work, keep_best=1)
+                collector = Collector(study, DefinedFinetunes(definition, work), keep_best=1)
             except (KeyError, ValueError):  # not begun yet
                 continue
             collector.remove()

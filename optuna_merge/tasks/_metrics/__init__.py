@@ -6,7 +6,7 @@ from optuna_merge.tasks._metrics._metric import Measurement, Metric, ModelMeasur
 from optuna_merge.tasks._metrics._regression import negative_squared_error, pearson, squared_error
 from optuna_merge.tasks._metrics._standard_errors import mean_measurement
 from optuna_merge.tasks._metrics._texts import bleu, chrf, text_metric
-from optuna_merge.tasks._metrics._tokens import perplexity, token_accuracy
+from optuna_merge.tasks._metrics._tokens import perplexity, token_accuracy, token_loss
 from optuna_merge.tasks._metrics._torchmetrics import torchmetrics_metric
 
 __all__ = [
@@ -26,5 +26,6 @@ __all__ = [
     "squared_error",
     "text_metric",
     "token_accuracy",
+    "token_loss",
     "torchmetrics_metric",
 ]

@@ -47,6 +47,13 @@ L_i the sum of example i's token losses, n_i its labelled tokens and R = sum(L) 
 method gives it the influence exp(R) (L_i - R n_i) / mean(n).
 """
 
+token_loss = Metric("token_loss", _per_token, greater_is_better=False, condense=_losses)
+"""Mean cross-entropy over all labelled tokens of all examples together; smaller is better.
+
+As `perplexity`, without the exponential: with L_i the sum of example i's token losses, n_i its
+labelled tokens and R = sum(L) / sum(n), its influence is (L_i - R n_i) / mean(n).
+"""
+
 token_accuracy = Metric("token_accuracy", _per_token, condense=_hits)
 """Share of the labelled tokens, of all examples together, whose largest output is the label.
 

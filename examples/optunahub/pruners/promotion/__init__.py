@@ -1,0 +1,4 @@
+from .pruner import PromotionPruner
+
+
+__all__ = ["PromotionPruner"]

@@ -1,0 +1,4 @@
+from .sampler import SimplexGPSampler
+
+
+__all__ = ["SimplexGPSampler"]

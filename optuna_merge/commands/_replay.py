@@ -1,0 +1,86 @@
+"""`optuna-merge replay`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from optuna_merge.commands._definition import load_any
+from optuna_merge.commands._existing import existing_study
+from optuna_merge.commands._flags import ReplayFlags
+
+if TYPE_CHECKING:
+    import optuna
+
+
+def replay(
+    flags: ReplayFlags,
+    general: Annotated[str, typer.Option(help="Name of the task that is the general set.")],
+    definition: Annotated[
+        Path | None,
+        typer.Argument(
+            help="As for optimize, of two tasks: own data and a general set. Without it an "
+            "existing study is read, and nothing is trained."
+        ),
+    ] = None,
+    keep: Annotated[
+        float,
+        typer.Option(
+            help="Share of the general metric to keep, of what the general set alone reaches; of "
+            "a loss at most 1/KEEP of it is allowed."
+        ),
+    ] = 0.95,
+    picture: Annotated[
+        Path | None,
+        typer.Option(help="Write the curves there, as HTML; needs plotly (extra dashboard)."),
+    ] = None,
+) -> None:
+    """Tell how much of a general set to mix into own data: both metrics over its share.
+
+    The best own metric is searched under the constraint that the general metric is kept.
+
+    Example: optuna-merge replay study.yaml --general chat --keep 0.95 --picture replay.html
+    """
+    from optuna_merge.surrogate import keeping, own_task
+
+    constraint = keeping(general, keep)
+
+    def told(study: optuna.Study) -> None:
+        _tell(study, general, keep, picture, flags.as_json)
+
+    if definition is None:
+        told(existing_study(flags))
+        return
+    found = load_any(definition)
+    own = own_task(found.names, general)
+    from optuna_merge.commands._search import search
+
+    search(replace(found, score=f"target:{own}", constraints=(constraint,)), flags, told=told)
+
+
+def _tell(
+    study: optuna.Study, general: str, keep: float, picture: Path | None, as_json: bool
+) -> None:
+    """Print the answer; draw it where that is asked for."""
+    from optuna_merge import surrogate
+    from optuna_merge.reports import format_replay
+
+    found = surrogate.replay(study, general, keep)
+    typer.echo(json.dumps(asdict(found), indent=1) if as_json else format_replay(found))
+    if found.best is not None and not as_json:
+        weights = f"{found.own.task}={1 - found.best.share:.2f},{general}={found.best.share:.2f}"
+        typer.echo(
+            f"\nFor another trainer: optuna-merge export --mixture FORM --weights {weights}"
+        )
+    if picture is not None:
+        from optuna_merge._base.files import atomic_path
+        from optuna_merge.visualization import plot_replay
+
+        figure = plot_replay(study, general, keep)
+        with atomic_path(picture) as temporary:
+            figure.write_html(temporary)
+        typer.echo(f"As a picture: {picture}", err=True)

@@ -1,0 +1,74 @@
+"""What a study of a training program is about, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from optuna_merge.definition._search_settings import SearchSettings
+from optuna_merge.goals import PARETO, Constraint, Direction
+
+
+@dataclass(frozen=True)
+class CommandDefinition:
+    """A program that trains, its tasks, and what is looked for; commands take it.
+
+    All but `search` are arguments of `optuna_merge.from_command`.
+
+    Attributes:
+        train: The command that trains, with placeholders.
+        evaluate: The command that evaluates a checkpoint.
+        tasks: The tasks' names.
+        steps: Training steps of one finetune.
+        unit: What the program's weights are: a kind, or fields of a `WeightUnit`.
+        metric: Key of a task's metric in what the commands tell.
+        checkpoint: Name of the checkpoint in a run's folder.
+        seed: Of a finetune.
+        time_limit: Seconds that one call may take; None: no limit.
+        grace: Seconds between SIGTERM and SIGKILL.
+        greater_is_better: Whether the metric is to be maximised.
+        about: What else its numbers depend on.
+        runs: Checkpoints that are there already, by task.
+        score: As in a `StudyDefinition`.
+        constraints: The same.
+        search: How the commands search.
+    """
+
+    train: str | Sequence[str]
+    evaluate: str | Sequence[str]
+    tasks: Sequence[str]
+    steps: int
+    unit: str | Mapping[str, Any]
+    metric: str = "{task}"
+    checkpoint: str = "model"
+    seed: int = 0
+    time_limit: float | None = None
+    grace: float = 30.0
+    greater_is_better: bool = True
+    about: Mapping[str, Any] = field(default_factory=dict)
+    runs: Mapping[str, Path] = field(default_factory=dict)
+    score: str = "mean"
+    constraints: float | Sequence[Constraint] = ()
+    search: SearchSettings = field(default_factory=SearchSettings)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Task names, in order."""
+        return tuple(self.tasks)
+
+    @property
+    def is_pareto(self) -> bool:
+        """Whether each task is an objective of its own."""
+        return self.score == PARETO
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        """Directions of the study, one per objective."""
+        one: Direction = "maximize" if self.greater_is_better else "minimize"
+        return (one,) * (len(self.tasks) if self.is_pareto else 1)
+
+    def describe(self) -> dict[str, Any]:
+        """What can be compared with a study before anything runs, as JSON values."""
+        return {"score": self.score, "greater_is_better": self.greater_is_better}

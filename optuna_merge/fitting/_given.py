@@ -1,0 +1,223 @@
+"""The parameters of a given checkpoint as those of the model that is trained, or why not."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from optuna_merge._base.checkpoint_files import ADAPTER_CONFIG, ADAPTERS, find_files, naming_hint
+from optuna_merge._base.files import sha256_file
+from optuna_merge.models import MultitaskModel
+from optuna_merge.posteriors import load_checkpoint
+
+_logger = logging.getLogger(__name__)
+
+_RIGHT_ANGLE = 0.1
+"""Cosine below which two matrices count as unrelated."""
+_BODY = "body."
+_WRAPPED = "base_model.model."
+_OTHER_BASE = "is it a checkpoint of another base?"
+_SCALING = ("lora_alpha", "use_rslora", "alpha_pattern", "rank_pattern", "use_dora", "lora_bias")
+
+
+def given_parameters(task: str, path: Path, model: Any, names: Sequence[str]) -> dict[str, Tensor]:
+    """The trained parameters of a given checkpoint, by the names of the model.
+
+    What the model keeps frozen must be equal in the checkpoint, as far as it is in there. Of a
+    whole model whose matrices all look unrelated to the base's a warning is logged.
+
+    Args:
+        task: For errors.
+        path: A folder, an adapter's folder, or a file of tensors.
+        model: Is trained; isn't changed here. It has the base's parameters, or a finetune's.
+        names: Of its trained parameters.
+
+    Raises:
+        ValueError: the checkpoint is of another base: other names, shapes or frozen parameters;
+            an adapter for a whole model or the other way round; one with another scaling.
+        FileNotFoundError, CorruptFileError: there is no checkpoint, or it can't be read.
+    """
+    where = f"runs: task {task!r}: {path}"
+    adapted = getattr(model, "peft_config", None) is not None
+    is_adapter = (path / ADAPTER_CONFIG).is_file()
+    if is_adapter != adapted:
+        raise ValueError(
+            f"{where} is an adapter, but the model that is trained has none; train one of the "
+            f"same LoraConfig, or give the model with the adapter in it: "
+            f"model.merge_and_unload().save_pretrained(...)"
+            if is_adapter
+            else f"{where} is no adapter's folder (it has no {ADAPTER_CONFIG}), but an adapter is "
+            f"trained"
+        )
+    own = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    if adapted:
+        found = _of_adapter(where, path, model)
+    else:
+        found = load_checkpoint(path)
+        known = model.state_dict().keys()
+        if unknown := next((name for name in found if name not in known), None):
+            raise ValueError(
+                f"{where}: the model that is trained has no {unknown!r}"
+                f"{naming_hint(unknown, known)}; {_OTHER_BASE}"
+            )
+    for name in names:
+        if name not in found:
+            raise ValueError(f"{where} has no {name!r}{naming_hint(name, found)}; {_OTHER_BASE}")
+    for name, tensor in found.items():
+        if name not in own:
+            continue
+        if tensor.shape != own[name].shape:
+            raise ValueError(
+                f"{where}: {name!r} is {tuple(tensor.shape)}, but {tuple(own[name].shape)} in the "
+                f"model that is trained; {_OTHER_BASE}"
+            )
+        if name not in names and not torch.equal(tensor.to(own[name].dtype), own[name].cpu()):
+            told = _OTHER_BASE
+            if re.search(r"\.lora_(embedding_)?A\.", name):
+                told = (
+                    "all runs share one factor A here. Adapters that have their own are given to "
+                    "from_trainer(..., runs=...) with a model of which both factors are trained"
+                )
+            raise ValueError(
+                f"{where}: {name!r} is not that of the model that is trained, which keeps it "
+                f"frozen; {told}"
+            )
+    if not adapted and _are_unrelated(found, own):
+        _logger.warning(
+            "%s: its matrices have nothing in common with those of the model that is trained; %s",
+            where,
+            _OTHER_BASE,
+        )
+    return {name: found[name].to(own[name].dtype) for name in names}
+
+
+def _are_unrelated(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    """Whether half of the matrices are at right angles, as those of two random starts are."""
+    angles = [
+        float(cosine_similarity(tensor.flatten().float(), own[name].flatten().float().cpu(), 0))
+        for name, tensor in found.items()
+        if tensor.ndim > 1 and name in own
+    ]
+    return bool(angles) and median(angles) < _RIGHT_ANGLE
+
+
+def given_state(task: str, path: Path, model: MultitaskModel) -> dict[str, Tensor]:
+    """The trained parameters of a task's own run, from a given checkpoint of the own loop's model.
+
+    Args:
+        task: The task.
+        path: A checkpoint of the language model or its adapter; or a file of tensors that have
+            the names of the multitask model, such as a finetune in another working folder.
+        model: The multitask model; isn't changed.
+
+    Raises:
+        ValueError: as `given_parameters`; a whole model's checkpoint where tasks have heads.
+        FileNotFoundError, CorruptFileError: there is no checkpoint, or it can't be read.
+    """
+    names = model.trained_names([task])
+    if path.is_file():
+        tensors = load_checkpoint(path)
+        if any(name in tensors for name in names):
+            where = f"runs: task {task!r}: {path}"
+            parameters = dict(model.named_parameters())
+            return same_shapes(where, tensors, {name: parameters[name] for name in names})
+    if heads := [name for name in names if not name.startswith(_BODY)]:
+        raise ValueError(
+            f"runs: task {task!r}: {path} has no {heads[0]!r}: where tasks have heads, a given "
+            f"run of the own training loop is a file with the names of this model, such as "
+            f"finetunes/.../model.safetensors of another working folder; classifiers of "
+            f"transformers are given to from_trainer(..., runs=...)"
+        )
+    places = {name.removeprefix(_BODY): name for name in names}
+    found = given_parameters(task, path, model.body, list(places))
+    return {places[name]: tensor for name, tensor in found.items()}
+
+
+def _of_adapter(where: str, path: Path, model: Any) -> dict[str, Tensor]:
+    """The tensors of an adapter's file, by the names that they have in the model."""
+    from peft import get_peft_model_state_dict
+
+    wrapped = hasattr(model, "get_base_model")  # a PeftModel, and no body with layers injected
+    name = model.active_adapter if wrapped else next(iter(model.peft_config))
+    _check_config(where, path, model.peft_config[name])
+    found = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    expected = found if wrapped else {_WRAPPED + key: tensor for key, tensor in found.items()}
+    places = {p.data_ptr(): name for name, p in model.named_parameters() if p.numel()}
+    file = path / ADAPTERS[0]
+    if not file.is_file():
+        raise FileNotFoundError(f"{where} has no {ADAPTERS[0]}")
+    tensors = load_file(file)
+    for key in expected:
+        if key not in tensors:
+            raise ValueError(
+                f"{where} has no {key!r}{naming_hint(key, tensors)}; was it made by another "
+                f"LoraConfig, or {_OTHER_BASE}"
+            )
+    if more := sorted(tensors.keys() - expected.keys()):
+        raise ValueError(
+            f"{where}: the adapter that is trained has no {more[0]!r}"
+            f"{naming_hint(more[0], expected)}; was it made by another LoraConfig, or "
+            f"{_OTHER_BASE}"
+        )
+    return {places[tensor.data_ptr()]: tensors[key] for key, tensor in expected.items()}
+
+
+def _check_config(where: str, path: Path, config: Any) -> None:
+    """See that an adapter is of the same base, and that its factors mean the same."""
+    about = json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    for name in _SCALING:
+        one, other = about.get(name), getattr(config, name, None)
+        if (one or None) != (other or None):
+            raise ValueError(
+                f"{where}: {name} is {one}, but {other} in the adapter that is trained, so that "
+                f"its factors mean something else; train one of the same LoraConfig"
+            )
+    one, other = about.get("base_model_name_or_path"), config.base_model_name_or_path
+    if one and other and not _same_base(str(one), str(other)):
+        raise ValueError(
+            f"{where}: its base is {one!r}, but {other!r} is that of the adapter that is "
+            f"trained; is it an adapter of another base? Where both are the same model, write "
+            f"its name into {ADAPTER_CONFIG}"
+        )
+
+
+def _same_base(one: str, other: str) -> bool:
+    """By the files' hashes where both are folders, else by the last part of the name."""
+    if one == other:
+        return True
+    if Path(one).is_dir() and Path(other).is_dir():
+        return _hashes(Path(one)) == _hashes(Path(other))
+    return Path(one).name.lower() == Path(other).name.lower()
+
+
+def _hashes(folder: Path) -> list[str]:
+    return [sha256_file(file) for file in find_files(folder, pickles=True)[0]]
+
+
+def same_shapes(
+    what: str, found: Mapping[str, Tensor], parameters: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Tensors of the parameters' names and shapes, and none that is missing.
+
+    Raises:
+        ValueError: names the first that is missing or has another shape.
+    """
+    for name, parameter in parameters.items():
+        if name not in found:
+            raise ValueError(f"{what} has no {name!r}{naming_hint(name, found)}")
+        if found[name].shape != parameter.shape:
+            raise ValueError(
+                f"{what}: {name!r} is {tuple(found[name].shape)}, but the parameter "
+                f"{tuple(parameter.shape)}"
+            )
+    return {name: found[name] for name in parameters}

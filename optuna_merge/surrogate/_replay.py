@@ -1,0 +1,298 @@
+"""How much replay: what own data and a general set are worth at every share of the latter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+from scipy.special import ndtr, ndtri
+
+from optuna_merge.calibration import Noise, finetune_noise
+from optuna_merge.goals import Constraint
+from optuna_merge.surrogate._truth import TruthModel
+from optuna_merge.trials import Findings, TrialReader, read_study
+
+Array = npt.NDArray[np.float64]
+
+COVERED = 0.9
+"""Probability that the intervals cover, and that the cautious share keeps the bound with."""
+_STEPS = 100  # of the curve
+_CLOSE = 0.5  # shares of a finetune's noise by which the own metric may be worse, to be as good
+
+
+@dataclass(frozen=True)
+class MetricCurve:
+    """One task's true metric over the share of the general set.
+
+    Attributes:
+        task: The task's name.
+        greater_is_better: Whether larger is better.
+        mean: The expected metric at each share.
+        low: Lower end of the interval that covers the expected metric with 90 %: how little is
+            known, not the noise of a finetune.
+        high: Its upper end.
+        noise: Of one finetune's metric.
+    """
+
+    task: str
+    greater_is_better: bool
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    noise: Noise
+
+
+@dataclass(frozen=True)
+class Share:
+    """What is expected at one share of the general set.
+
+    Attributes:
+        share: Task weight of the general set.
+        own: Expected own metric.
+        own_std: Standard deviation of it, without the noise of a finetune.
+        general: Expected general metric.
+        general_std: Likewise.
+        chance: Probability that a finetune's general metric keeps the bound, its noise included.
+    """
+
+    share: float
+    own: float
+    own_std: float
+    general: float
+    general_std: float
+    chance: float
+
+
+@dataclass(frozen=True)
+class FinetunedShare:
+    """A share that was really finetuned, by the means over its seeds.
+
+    Attributes:
+        share: Task weight of the general set.
+        trial: Number of the first of its trials.
+        name: Of a baseline, or None.
+        seeds: How many finetunes the means are of.
+        own: Own metric.
+        general: General metric.
+        keeps: Whether the general metric keeps the bound.
+    """
+
+    share: float
+    trial: int
+    name: str | None
+    seeds: int
+    own: float
+    general: float
+    keeps: bool
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The answer to "how much replay?".
+
+    Attributes:
+        keep: Share of the general set's metric that is to be kept.
+        alone: The general metric of the finetune on the general set alone.
+        bound: What the general metric must reach: `keep` times `alone`, or of a metric that is to
+            be minimised at most `alone / keep`.
+        shares: Of the curves, from 0 to 1.
+        own: Curve of the own data's metric.
+        general: Curve of the general set's.
+        best: The share with the best expected own metric where the expected general metric keeps
+            the bound; None: no share is expected to.
+        close: The smallest and the largest share around the best one of which the expected own
+            metric is worse by at most half the noise of a finetune, the bound kept.
+        cautious: As `best`, where one finetune keeps the bound with a probability of .9.
+        finetuned: All that were finetuned, by rising share.
+        finetuned_best: The best of those that keep the bound.
+    """
+
+    keep: float
+    alone: float
+    bound: float
+    shares: tuple[float, ...]
+    own: MetricCurve
+    general: MetricCurve
+    best: Share | None
+    close: tuple[float, float] | None
+    cautious: Share | None
+    finetuned: tuple[FinetunedShare, ...]
+    finetuned_best: FinetunedShare | None
+
+
+def replay(study: optuna.Study, general: str, keep: float = 0.95) -> Replay:
+    """Read from a study of two tasks how much of the general set is best.
+
+    Curves are the posteriors of the truth, by all previews and finetunes so far, whatever the
+    study's score. The study isn't changed.
+
+    Args:
+        study: A study of two tasks: own data, and the general set that is replayed.
+        general: The general task's name.
+        keep: The share of the general metric that must be kept: of what the finetune on the
+            general set alone reaches.
+
+    Raises:
+        ValueError: not two tasks, no such task, `keep` outside of (0, 1], or the general set has
+            not been finetuned alone yet, or with a metric that isn't above zero.
+    """
+    findings = read_study(study)
+    own = own_task(findings.tasks, general)
+    constraint = keeping(general, keep)
+    alone = _alone(findings, general)
+    upwards = {task: findings.maximize[task] for task in findings.tasks}
+    sense, bound = constraint.limit({general: alone}, greater_is_better=upwards[general])
+    noise = finetune_noise(study, findings)
+    shares = np.linspace(0.0, 1.0, _STEPS + 1)
+    weights = np.stack([1 - shares, shares], 1)
+    if findings.tasks[0] == general:
+        weights = weights[:, ::-1]
+    curves = {
+        task: (*_expected(study, findings, task, weights), noise[task]) for task in (own, general)
+    }
+    able = _kept(sense * (curves[general][0] - bound))
+    chances = _chances(*curves[general], sense, bound)
+    points = [_share(s, i, curves[own], curves[general], chances) for i, s in enumerate(shares)]
+    sign = findings.sign(own)
+    best = _best(points, able, sign)
+    finetuned = _finetuned(findings, own, general, sense, bound)
+    kept = [of for of in finetuned if of.keeps]
+    return Replay(
+        keep=keep,
+        alone=alone,
+        bound=bound,
+        shares=tuple(shares.tolist()),
+        own=_curve(own, upwards[own], *curves[own]),
+        general=_curve(general, upwards[general], *curves[general]),
+        best=best,
+        close=None if best is None else _close(points, able, best, sign, noise[own]),
+        cautious=_best(points, _kept(chances - COVERED), sign),
+        finetuned=finetuned,
+        finetuned_best=max(kept, key=lambda of: (sign * of.own, -of.trial), default=None),
+    )
+
+
+def own_task(tasks: Sequence[str], general: str) -> str:
+    """The other one of two tasks.
+
+    Raises:
+        ValueError: there are not two, or none is called so.
+    """
+    if general not in tasks:
+        raise ValueError(f"no task {general!r} among {list(tasks)}; which is the general set?")
+    if len(tasks) != 2:
+        raise ValueError(
+            f"how much replay is a question of two tasks, own data and a general set, and here "
+            f"are {len(tasks)}: {', '.join(tasks)}; put the own data together as one task, or "
+            f"search the weights of all by optimize"
+        )
+    return next(task for task in tasks if task != general)
+
+
+def keeping(general: str, keep: float) -> Constraint:
+    """The constraint that the general metric is kept.
+
+    Raises:
+        ValueError: `keep` is outside of (0, 1].
+    """
+    if not 0 < keep <= 1:
+        raise ValueError(
+            f"keep is {keep:g}; expected the share of the metric of {general} that is to be kept, "
+            f"above 0 and at most 1, such as 0.95"
+        )
+    return Constraint(general, of_alone=keep)
+
+
+def _alone(findings: Findings, general: str) -> float:
+    outcome = findings.alone.get(general)
+    value = None if outcome is None else findings.repeats(outcome).mean(general)
+    if value is None:
+        raise ValueError(
+            f"the general set {general!r} has not been finetuned alone in this study yet, and "
+            f"what is to be kept is a share of that; let the study run on"
+        )
+    return value
+
+
+def _expected(
+    study: optuna.Study, findings: Findings, task: str, weights: Array
+) -> tuple[Array, Array]:
+    """Mean and standard deviation of the true metric at task weights."""
+    trials = study.get_trials(deepcopy=False)
+    history = TrialReader(findings.tasks).read(study.study_name, trials)
+    series = history.metric(findings.tasks.index(task), findings.sign(task))
+    return TruthModel.fit(replace(series, pending=None)).predict(weights)
+
+
+def _kept(over: Array) -> Callable[[int], bool]:
+    """Whether a point of the curve is at the bound or beyond it, rounding aside."""
+    return lambda i: bool(over[i] >= -1e-12)
+
+
+def _chances(mean: Array, std: Array, noise: Noise, sense: float, bound: float) -> Array:
+    spread = np.sqrt(np.square(std) + (noise.std or 0.0) ** 2)
+    return np.asarray(ndtr(sense * (mean - bound) / np.maximum(spread, 1e-12)))
+
+
+Expected = tuple[Array, Array, Noise]
+
+
+def _share(share: float, i: int, own: Expected, general: Expected, chances: Array) -> Share:
+    numbers = (of[i] for of in (*own[:2], *general[:2], chances))
+    return Share(float(share), *map(float, numbers))
+
+
+def _curve(task: str, upwards: bool, mean: Array, std: Array, noise: Noise) -> MetricCurve:
+    reach = float(ndtri(0.5 + COVERED / 2)) * std
+    low, high = mean - reach, mean + reach
+    return MetricCurve(
+        task, upwards, tuple(mean.tolist()), tuple(low.tolist()), tuple(high.tolist()), noise
+    )
+
+
+def _best(points: Sequence[Share], able: Callable[[int], bool], sign: float) -> Share | None:
+    """Of equals that with the larger general share."""
+    kept = [point for i, point in enumerate(points) if able(i)]
+    return max(kept, key=lambda of: (sign * of.own, of.share), default=None)
+
+
+def _close(
+    points: Sequence[Share],
+    able: Callable[[int], bool],
+    best: Share,
+    sign: float,
+    noise: Noise,
+) -> tuple[float, float]:
+    """Ends of the unbroken range around the best share that is as good."""
+    allowed = _CLOSE * (noise.std or 0.0)
+    centre = points.index(best)
+    good = [able(i) and sign * (best.own - of.own) <= allowed for i, of in enumerate(points)]
+    low = high = centre
+    while low > 0 and good[low - 1]:
+        low -= 1
+    while high + 1 < len(points) and good[high + 1]:
+        high += 1
+    return points[low].share, points[high].share
+
+
+def _finetuned(
+    findings: Findings, own: str, general: str, sense: float, bound: float
+) -> tuple[FinetunedShare, ...]:
+    found = []
+    for of in findings.weightings:
+        mine, theirs = of.mean(own), of.mean(general)
+        if mine is None or theirs is None or not math.isfinite(mine + theirs):
+            continue
+        first = of.first
+        keeps = sense * (theirs - bound) >= -1e-12
+        seeds = len(of.finetunes)
+        found.append(
+            FinetunedShare(
+                first.weights[general], first.trial, first.name, seeds, mine, theirs, keeps
+            )
+        )
+    return tuple(sorted(found, key=lambda of: of.share))
