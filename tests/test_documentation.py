@@ -195,7 +195,16 @@ def given_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str,
     return {}, {"make_trainer": MakeTrainer(validation), **train}
 
 
+def fitted_program(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], Any]:
+    train, validation = classification_data("math", "chat")
+    averaging = om.PosteriorSettings(family="isotropic")
+    fitted = om.from_trainer(MakeTrainer(validation), train, posterior=averaging, progress=False)
+    study = om.open_search(fitted, "mine", second_seed=False)
+    return {"n_trials=40": "n_trials=3"}, {"fitted": fitted, "study": study}
+
+
 NEEDS = {
+    "Collector(": fitted_program,
     "GivenRun(": given_runs,
     "om.StudyDefinition(": own_study,
     "om.from_trainer(": own_trainer,

@@ -71,6 +71,11 @@ def _tell(
 
     found = surrogate.replay(study, general, keep)
     typer.echo(json.dumps(asdict(found), indent=1) if as_json else format_replay(found))
+    if found.best is not None and not as_json:
+        weights = f"{found.own.task}={1 - found.best.share:.2f},{general}={found.best.share:.2f}"
+        typer.echo(
+            f"\nFor another trainer: optuna-merge export --mixture FORM --weights {weights}"
+        )
     if picture is not None:
         from optuna_merge._base.files import atomic_path
         from optuna_merge.visualization import plot_replay

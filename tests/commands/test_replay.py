@@ -36,6 +36,8 @@ def test_a_study_of_any_trainer_is_read(folder: Path) -> None:
     searched(SharesBench("mean", keep=None), 8, 1, storage=STORAGE)
     found = prints("replay", "--study-name", "shares", "--general", "general")
     assert "How much general beside own?" in found
+    flags = found.rpartition("optuna-merge ")[2].replace("FORM", "json").split()
+    assert json.loads(prints(*flags))["task_weights"].keys() == {"own", "general"}
 
 
 def test_replay_of_a_command_that_trains(folder: Path) -> None:

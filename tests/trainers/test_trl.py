@@ -66,10 +66,11 @@ def fitted(folder: Path, make: Any = make_sft, **options: Any) -> FittedProgram:
 def test_chats_are_prepared_by_the_trainer_and_the_users_words_have_no_loss(
     tmp_path: Path,
 ) -> None:
-    bench = fitted(tmp_path)
+    few = om.PosteriorSettings(examples=8, damping=1e-2)
+    bench = fitted(tmp_path, posterior=few)
     # The words of the assistant and the end of the turn, and none of the user's.
     assert bench.parts["weights"]["mean_label_tokens"] == {"short": 3.0, "long": 6.0}
-    assert bench.damping is not None
+    assert bench.parts["posterior"]["family"] == "diagonal"
     preview = bench.preview({"short": 0.5, "long": 0.5})
     truth = bench.finetune({"short": 0.5, "long": 0.5}, lambda step, metrics: None)
     assert preview.values == pytest.approx(truth.values, rel=1e-4)
