@@ -10,7 +10,9 @@ truths themselves at an earlier rung: what stopping the very same finetunes earl
 
 The second table says what previews know beyond each task's own weight: the partial correlation of
 previews and truths given it (`beyond_own_weight`). Its first row is the share of the truths'
-variance that a smooth function of own weight explains, for which nobody needs a preview.
+variance that a smooth function of own weight explains, for which nobody needs a preview; the
+second the standard deviation of what it leaves, less the part of chance, in units of the noise of
+one finetune.
 
 The third table has a column for each score. It varies by the standard deviation of the truths
 (means over seeds) between weightings; its noise is that of one finetune between seeds. Then the
@@ -338,6 +340,12 @@ def beyond_table(
     lines = _head(["beyond own weight", *tasks])
     explained = [explained_by_own_weight(*column) for column in columns]
     lines.append(_line(["explained by own weight", *(f"{x:.0%}" for x in explained)]))
+    if len(ends.metrics) > 1:
+        noise = np.sqrt(ends.metrics.var(0, ddof=1).mean(0))
+        rest = expected.var(0, ddof=1) * (1 - np.array(explained))
+        rest = np.sqrt(np.maximum(rest - noise**2 / len(ends.metrics), 0))  # less what is chance
+        moved = np.divide(rest, noise, out=np.full(len(noise), math.nan), where=noise > 0)
+        lines.append(_line(["moved by others, in noises", *(_number(x, 1) for x in moved)]))
     kinds = {}
     if len(ends.metrics) > 1:
         rounds = [

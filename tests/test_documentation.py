@@ -16,6 +16,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from helpers import save_bert
 from language_helpers import TOKENIZER, chat_tokenizer, save_language_model, turns
+from PIL import Image
 from trainer_helpers import MakeTrainer, classification_data
 from typer.main import get_command
 
@@ -193,7 +194,16 @@ def given_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str,
     return {}, {"make_trainer": MakeTrainer(validation), **train}
 
 
+def fitted_program(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], Any]:
+    train, validation = classification_data("math", "chat")
+    averaging = om.PosteriorSettings(family="isotropic")
+    fitted = om.from_trainer(MakeTrainer(validation), train, posterior=averaging, progress=False)
+    study = om.open_search(fitted, "mine", second_seed=False)
+    return {"n_trials=40": "n_trials=3"}, {"fitted": fitted, "study": study}
+
+
 NEEDS = {
+    "Collector(": fitted_program,
     "GivenRun(": given_runs,
     "om.StudyDefinition(": own_study,
     "om.from_trainer(": own_trainer,
@@ -238,7 +248,17 @@ def test_the_yaml_of_readme_is_a_definition(tmp_path: Path) -> None:
 def test_the_yaml_of_the_definitions_page(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     text = (ROOT / "optuna_merge" / "definition" / "README.md").read_text()
-    language, command, runs = fenced(text, "yaml")
+    images, language, command, runs = fenced(text, "yaml")
+    for task in ("fruits", "flags"):
+        for label in ("a", "b"):
+            (tmp_path / "images" / task / label).mkdir(parents=True)
+            for i in range(10):
+                picture = Image.new("RGB", (32, 32), (25 * i, 0, 0))
+                picture.save(tmp_path / "images" / task / label / f"{i}.png")
+    assert "resnet18.a1_in1k" in images
+    tiny = images.replace("resnet18.a1_in1k", "test_vit, pretrained: false")
+    (tmp_path / "images.yaml").write_text(tiny)
+    assert load_yaml(tmp_path / "images.yaml").names == ("fruits", "flags")
     save_language_model("llama", tmp_path / "llama")
     chat_tokenizer().save_pretrained(tmp_path / "llama")
     rows = {

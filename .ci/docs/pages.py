@@ -27,20 +27,30 @@ _CODE = re.compile(
 )
 
 
+def in_order(page: str, names: list[str], after: str = "") -> list[str]:
+    """Names of files in the order in which a page links to them, then the others."""
+    folder, text = (ROOT / page).parent, (ROOT / page).read_text().partition(after or "# ")[2]
+    linked = [(folder / link).resolve() for link in LINK.findall(text)]
+    place = {path: i for i, path in reversed(list(enumerate(linked)))}
+    return sorted(names, key=lambda name: (place.get(ROOT / name, len(linked)), name))
+
+
 def guides() -> list[str]:
     """READMEs of the package's rooms, in the order in which README links to them."""
-    linked = LINK.findall((ROOT / "README.md").read_text())
-    found = {path.relative_to(ROOT).as_posix() for path in (ROOT / PACKAGE).rglob("README.md")}
-    return list(dict.fromkeys(link for link in [*linked, *sorted(found)] if link in found))
+    found = (ROOT / PACKAGE).rglob("README.md")
+    names = [path.relative_to(ROOT).as_posix() for path in found]
+    return in_order("README.md", names, after="## Where to read on")
 
 
 def studies() -> list[str]:
-    """The READMEs of the studies, that of all first."""
-    return [
+    """The READMEs of the studies, that of all first, in the order in which it links to them."""
+    found = [
         path.relative_to(ROOT).as_posix()
-        for path in sorted((ROOT / "studies").rglob("README.md"), key=lambda p: (len(p.parts), p))
+        for path in (ROOT / "studies").rglob("README.md")
         if not {"workdir", ".cache"} & set(path.parts)
     ]
+    first = "studies/README.md"
+    return [first, *in_order(first, [name for name in found if name != first])]
 
 
 def example_folders() -> list[Path]:

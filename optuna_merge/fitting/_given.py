@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from optuna_merge._base.checkpoint_files import ADAPTER_CONFIG, ADAPTERS, find_files, naming_hint
 from optuna_merge._base.files import sha256_file
 from optuna_merge.models import MultitaskModel
 from optuna_merge.posteriors import load_checkpoint
 
+_logger = logging.getLogger(__name__)
+
+_RIGHT_ANGLE = 0.1
+"""Cosine below which two matrices count as unrelated."""
 _BODY = "body."
 _WRAPPED = "base_model.model."
 _OTHER_BASE = "is it a checkpoint of another base?"
@@ -26,12 +33,13 @@ _SCALING = ("lora_alpha", "use_rslora", "alpha_pattern", "rank_pattern", "use_do
 def given_parameters(task: str, path: Path, model: Any, names: Sequence[str]) -> dict[str, Tensor]:
     """The trained parameters of a given checkpoint, by the names of the model.
 
-    What the model keeps frozen must be equal in the checkpoint, as far as it is in there.
+    What the model keeps frozen must be equal in the checkpoint, as far as it is in there. Of a
+    whole model whose matrices all look unrelated to the base's a warning is logged.
 
     Args:
         task: For errors.
         path: A folder, an adapter's folder, or a file of tensors.
-        model: Is trained; isn't changed here.
+        model: Is trained; isn't changed here. It has the base's parameters, or a finetune's.
         names: Of its trained parameters.
 
     Raises:
@@ -51,7 +59,7 @@ def given_parameters(task: str, path: Path, model: Any, names: Sequence[str]) ->
             else f"{where} is no adapter's folder (it has no {ADAPTER_CONFIG}), but an adapter is "
             f"trained"
         )
-    own = dict(model.named_parameters())
+    own = {name: parameter.detach() for name, parameter in model.named_parameters()}
     if adapted:
         found = _of_adapter(where, path, model)
     else:
@@ -84,7 +92,23 @@ def given_parameters(task: str, path: Path, model: Any, names: Sequence[str]) ->
                 f"{where}: {name!r} is not that of the model that is trained, which keeps it "
                 f"frozen; {told}"
             )
+    if not adapted and _are_unrelated(found, own):
+        _logger.warning(
+            "%s: its matrices have nothing in common with those of the model that is trained; %s",
+            where,
+            _OTHER_BASE,
+        )
     return {name: found[name].to(own[name].dtype) for name in names}
+
+
+def _are_unrelated(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    """Whether half of the matrices are at right angles, as those of two random starts are."""
+    angles = [
+        float(cosine_similarity(tensor.flatten().float(), own[name].flatten().float().cpu(), 0))
+        for name, tensor in found.items()
+        if tensor.ndim > 1 and name in own
+    ]
+    return bool(angles) and median(angles) < _RIGHT_ANGLE
 
 
 def given_state(task: str, path: Path, model: MultitaskModel) -> dict[str, Tensor]:

@@ -14,7 +14,6 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from transformers import (
     DefaultFlowCallback,
     PrinterCallback,
@@ -33,8 +32,9 @@ from optuna_merge.trainers._check_trainer import averaged_over, batch_size, chec
 from optuna_merge.trainers._checkpoints import newest_checkpoint, remove_checkpoints
 from optuna_merge.trainers._curvature import squared_gradients
 from optuna_merge.trainers._data import check_data, describe_data, rows_of
+from optuna_merge.trainers._evaluation import evaluate_tasks, label_lengths, one_by_one
 from optuna_merge.trainers._given_curvature import OPTIMIZER, from_file, from_optimizer
-from optuna_merge.trainers._labels import label_tokens, shifts_labels
+from optuna_merge.trainers._labels import shifts_labels
 from optuna_merge.trainers._mixture import Mixture
 from optuna_merge.trainers._posteriors import (
     Evaluated,
@@ -53,9 +53,6 @@ MakeTrainer = Callable[[str], Any]
 LossAverage = Literal["auto", "examples", "tokens"]
 
 _MODEL, _TRAINED = "model", "trained.safetensors"
-_COUNTED = 512
-"""Examples whose label tokens are counted."""
-
 _ARGUMENTS = (
     "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
     "optim", "optim_args", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
@@ -114,7 +111,11 @@ class TrainerProgram:
         count = min(num_rungs, self._steps)
         self._rungs = [math.ceil(self._steps * rung / count) for rung in range(1, count + 1)]
         self._shifts = shifts_labels(model)
-        lengths = None if loss_average == "examples" else self._label_tokens(trainer)
+        lengths = (
+            None
+            if loss_average == "examples"
+            else label_lengths(trainer, self._tasks, shifts=self._shifts)
+        )
         if loss_average == "tokens" and lengths is None:
             raise ValueError(
                 "loss_average='tokens', but the batches have no integer labels of several tokens "
@@ -194,7 +195,7 @@ class TrainerProgram:
         """What the report has raised, or None; in all processes."""
         if not self._evaluation_works:  # to know it before the training is paid for
             with _draws():  # by another Trainer: one that has evaluated would train in no DDP
-                self._evaluate(self._resident())
+                evaluate_tasks(self._resident(), self._tasks, self._metric)
             self._evaluation_works = True
         self._release()
         with _draws():
@@ -248,7 +249,7 @@ class TrainerProgram:
                 f"Trainer does that has evaluated before its training; make_trainer must not call "
                 f"evaluate or predict"
             )
-        return self._evaluate(trainer).metrics
+        return evaluate_tasks(trainer, self._tasks, self._metric).metrics
 
     def model(self, folder: Path) -> Path:
         """What `save_model` has saved."""
@@ -278,7 +279,7 @@ class TrainerProgram:
         own = dict(trainer.model.named_parameters())
         for name in self._names:
             own[name].data = self._ranks.shared(own[name].data)
-        found = self._evaluate(trainer, limit)
+        found = evaluate_tasks(trainer, self._tasks, self._metric, limit)
         trainer.state.log_history.clear()  # it would grow with every preview
         return found
 
@@ -339,45 +340,12 @@ class TrainerProgram:
         with _draws():
             return squared_gradients(
                 trainer,
-                _one_by_one(trainer, rows_of(data, rows)),
+                one_by_one(trainer, rows_of(data, rows)),
                 self._names,
                 seed=settings.seed,
                 shifts=self._shifts,
                 per_token=self._per_token,
             )
-
-    def _evaluate(self, trainer: Any, limit: int | None = None) -> Evaluated:
-        metrics, losses = {}, {}
-        for task in self._tasks:  # one by one: names that begin alike can't be mixed up
-            data = trainer.eval_dataset[task]
-            if limit is not None and limit < len(data):
-                data = rows_of(data, range(limit))
-            with _own_averages(trainer.args):
-                found = trainer.evaluate(data, metric_key_prefix=f"eval_{task}")
-            key = self._metric.replace("{task}", task)
-            if key not in found:
-                raise ProgramError(
-                    f"task {task!r}: the Trainer's evaluate gives {sorted(found)}, but no "
-                    f"{key!r}; expected the metric there: look at metric= and compute_metrics"
-                )
-            metrics[task] = float(found[key])
-            if (loss := found.get(f"eval_{task}_loss")) is not None:
-                losses[task] = float(loss)
-        return Evaluated(metrics, losses if len(losses) == len(metrics) else {})
-
-    def _label_tokens(self, trainer: Any) -> dict[str, list[float]] | None:
-        lengths: dict[str, list[float]] = {}
-        for task, data in self._tasks.items():
-            count = min(len(data), _COUNTED)
-            some = rows_of(data, [place * len(data) // count for place in range(count)])
-            counted: list[float] = []
-            for batch in _one_by_one(trainer, some):
-                found = label_tokens(batch, shifts=self._shifts)
-                if found is None:
-                    return None
-                counted.append(float(found.sum()))
-            lengths[task] = counted
-        return lengths
 
     def _resident(self) -> Any:
         if self._kept is None:
@@ -411,24 +379,6 @@ class TrainerProgram:
         return trainer
 
 
-def _one_by_one(trainer: Any, data: Any) -> Iterator[dict[str, Any]]:
-    """Batches of one example, as the Trainer puts them together, on the model's device."""
-    before = trainer.args.per_device_eval_batch_size
-    trainer.args.per_device_eval_batch_size = 1
-    try:
-        loader = trainer.get_eval_dataloader(data)
-    finally:
-        trainer.args.per_device_eval_batch_size = before
-    if trainer.args.world_size > 1:  # accelerate gives each process a part of the examples
-        loader = DataLoader(loader.dataset, collate_fn=loader.collate_fn)
-    device = next(trainer.model.parameters()).device
-    for batch in loader:
-        yield {
-            key: value.to(device) if isinstance(value, Tensor) else value
-            for key, value in batch.items()
-        }
-
-
 def _remove_callbacks(trainer: Any, kinds: Any = (), but: Any = ()) -> None:
     for callback in list(trainer.callback_handler.callbacks):
         if isinstance(callback, kinds) or (but and not isinstance(callback, but)):
@@ -441,21 +391,6 @@ def _draws() -> Iterator[None]:
     name = "cuda" if torch.cuda.is_available() else "cpu"
     with own_draws(torch.device(name)):
         yield
-
-
-@contextmanager
-def _own_averages(args: Any) -> Iterator[None]:
-    """Each process averages its own batches, as a process alone does.
-
-    Else a Trainer multiplies the losses by the number of processes, of a model too that has not
-    divided them by the label tokens of all.
-    """
-    before = args.average_tokens_across_devices
-    args.average_tokens_across_devices = False
-    try:
-        yield
-    finally:
-        args.average_tokens_across_devices = before
 
 
 def _tell_nobody(step: int, metrics: Mapping[str, float]) -> None:

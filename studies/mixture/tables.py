@@ -18,7 +18,7 @@ share of the truths' variance that own weight explains.
 
 The third table: regrets on validation and on test data, of losses, of what each rule chooses among
 the drawn weights, uniform ones and the tasks alone; of all truths the best on the same data has
-none. The doubling rule makes its own weights.
+none. The doubling rule makes its own weights. The last table has the best weights themselves.
 """
 
 from __future__ import annotations
@@ -256,6 +256,18 @@ def regrets(tables: Tables, score: Judged) -> dict[str, str]:
     return {rule: " / ".join(pair) for rule, pair in cells.items()}
 
 
+def best_table(tables: Tables) -> list[str]:
+    """Where each score is best among the finetunes of seed 0, on validation data."""
+    lines = [line(["best", "score", *tables.names]), line(["---"] * (len(tables.names) + 2))]
+    every = list(tables.truths[0])
+    for name, score in scores(tables).items():
+        values = score_of(tables, tables.truths[0], every, score)
+        best = int(values.argmin())
+        cells = [f"{w:.2f}" for w in every[best]]
+        lines.append(line([name, f"{values[best]:.4f}", *cells]))
+    return lines
+
+
 def place_of_proportional(tables: Tables) -> int:
     """Where among the drawn weights those in proportion to the data are."""
     wanted = rounded(fixed_weights(tables.names, EXAMPLES)[-1])
@@ -275,6 +287,7 @@ def report(tables: Tables) -> str:
         ranks_table(tables, tables.drawn, "all"),
         beyond_table(tables),
         regret_table(tables),
+        best_table(tables),
     ]
     return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
 

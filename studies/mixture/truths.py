@@ -214,7 +214,8 @@ def previews(
                         raise NotYet
                     found[rounded(weights)] = preview(fitted, family, weights)
         finally:
-            write_points(path, list(found.values()), study.names)
+            if found:
+                write_points(path, list(found.values()), study.names)
         points += [found[rounded(weights)] for weights in dict.fromkeys(weightings)]
     return points, costs
 

@@ -156,6 +156,19 @@ RING = grid(3, 8)
 NAMES = ["a", "b", "c"]
 
 
+def test_what_others_do_to_a_task_is_told_in_noises() -> None:
+    # Task a is what b and c leave of it, which its own weight does not say; b is its own weight.
+    def metrics(w: np.ndarray) -> np.ndarray:
+        return np.array([0.5 + w[1] * w[2], w[1], w[2]])
+
+    truths = [p for seed in (0, 1) for p in _ring("truth", seed, metrics, noise=0.01 * seed)]
+    text = judge(truths, _ring("same", 0, metrics), NAMES).text
+    row = next(line for line in text.splitlines() if line.startswith("| moved by others"))
+    a, b, c = map(float, row.strip("| ").split(" | ")[1:])
+    assert a > 3
+    assert max(b, c) < 0.5
+
+
 def _ring(family: str, seed: int, metrics: object, noise: float = 0.0) -> list[Point]:
     """Points at eighths of three tasks; `metrics` of the weights, noise of the seed on top."""
     rng = np.random.default_rng([seed, 7])

@@ -108,3 +108,9 @@ def test_regrets_are_of_what_each_rule_chooses(tables: Tables) -> None:
     text = report(tables)
     assert text.count("beyond own weight") == 1
     assert "diagonal less averaging" in text
+    (best,) = [line for line in text.split("\n") if line.startswith("| target: italian | ") and
+               line.count("|") == 9]  # fmt: skip
+    cells = [float(cell) for cell in best.strip("| ").split(" | ")[1:]]
+    chosen = min(tables.truths[0], key=lambda w: tables.truths[0][w][4])
+    assert cells[1:] == pytest.approx(chosen, abs=0.006)
+    assert cells[0] == pytest.approx(tables.truths[0][chosen][4], abs=1e-4)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from helpers import toy_columns, toy_definition, toy_model, toy_task
 
+from optuna_merge.fitting import FittedStudy
 from studies.families import fit_family
+from studies.mixture import truths
 from studies.mixture.truths import CHOOSING, Finetunes, NotYet, Turn, excess_of
-from studies.preview_quality import last_rungs
+from studies.preview_quality import Point, Weights, last_rungs
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +66,39 @@ def test_test_data_are_apart(finetunes: Finetunes) -> None:
     assert (tested.weights, tested.seed, tested.steps) == (end.weights, end.seed, end.steps)
     assert tested.losses != end.losses
     assert finetunes.on_test(end).losses == tested.losses
+
+
+def test_previews_are_made_once(
+    tmp_path: Path, finetunes: Finetunes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(truths, "FAMILIES", ("isotropic", "diagonal+anchor"))
+    made: list[tuple[str, Weights]] = []
+    preview = truths.preview
+
+    def counted(fitted: FittedStudy, family: str, weights: Weights) -> Point:
+        made.append((family, weights))
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return preview(fitted, family, weights)
+
+    monkeypatch.setattr(truths, "preview", counted)
+    study, weightings = finetunes.fitted.definition, [(0.25, 0.75), (0.6, 0.4), (0.25, 0.75)]
+    turn = Turn(1e9, time.monotonic())
+    with pytest.raises(KeyboardInterrupt):
+        truths.previews(study, weightings, tmp_path, turn)
+    points, costs = truths.previews(study, weightings, tmp_path, turn)
+    assert [family for family, _ in made] == ["isotropic"] * 2 + ["diagonal+anchor"] * 3
+    assert [(p.family, p.weights) for p in points] == [
+        (family, weights)
+        for family in ("isotropic", "diagonal+anchor")
+        for weights in ((0.25, 0.75), (0.6, 0.4))
+    ]
+    assert {p.seed for p in points} == {CHOOSING}
+    assert [row[0] for row in costs[1:]] == ["isotropic", "diagonal+anchor"]
+    late = Turn(0.0, time.monotonic() - 1)
+    again = truths.previews(study, weightings, tmp_path, late)[0]
+    assert [p.weights for p in again] == [p.weights for p in points]
+    for found, expected in zip(again, points):
+        assert found.losses == pytest.approx(expected.losses, abs=1e-6)
+    with pytest.raises(NotYet):
+        truths.previews(study, [(0.1, 0.9)], tmp_path, late)

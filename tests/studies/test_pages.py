@@ -48,6 +48,14 @@ def test_the_families_tables_are_stored() -> None:
     assert [row for row in shown if row not in stored] == []
 
 
+def test_the_table_of_all_suites_is_stored() -> None:
+    text = (STUDIES / "results" / "README.md").read_text()
+    shown = rows(text[: text.index("*What previews know beyond own weight.*")])
+    stored = rows((STUDIES / "results" / "judge.md").read_text())
+    assert len(shown) == 10
+    assert [row for row in shown if row not in stored] == []
+
+
 def test_the_regrets_of_searches_are_stored() -> None:
     text = (STUDIES / "search" / "README.md").read_text()
     assert text == replaced(text), "python studies/search/page.py --write"

@@ -262,6 +262,17 @@ def test_checkpoints_of_another_base_are_refused(
     assert not (tmp_path / "work" / "program-runs").exists(), "before anything is trained"
 
 
+def test_a_checkpoint_of_equal_shapes_that_is_unrelated_is_warned_of(
+    checkpoints: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fitted(tmp_path / "work", checkpoints)
+    assert "another base" not in caplog.text
+    torch.manual_seed(7)
+    bert().save_pretrained(tmp_path / "other")
+    fitted(tmp_path / "work", {"math": tmp_path / "other"})
+    assert "nothing in common with those of the model that is trained" in caplog.text
+
+
 def test_what_is_no_run_of_a_task_is_told(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     path = checkpoints["math"]
     with pytest.raises(ValueError, match="no task is called 'maht'; did you mean 'math'"):
