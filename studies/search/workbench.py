@@ -40,7 +40,7 @@ class TableWorkbench:
         self.anchors = anchor_weights(tables.tasks, uniform=tables.anchored)
         self.fingerprint = f"{tables.name}, {score}, seed {seed}"
         self.steps = tables.steps[-1]
-        self.parts: Mapping[str, Any] = {"finetuning": {"steps": self.steps}}
+        self.parts: Mapping[str, Any] = {"finetuning": {"steps": self.steps}, "score": score}
         alone = tables.alone or dict.fromkeys(tables.tasks, 1.0)
         up = dict.fromkeys(tables.tasks, True)
         self.goal = Goal(make_score(score, tables.tasks), up, alone)
