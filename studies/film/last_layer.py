@@ -2,7 +2,7 @@
 
     python studies/film/last_layer.py --n-trials 40
 
-A finetune takes about ten times as long; `sizes.py` shows that the target behaves alike.
+A finetune takes several times as long; `sizes.py` shows that the target behaves alike.
 """
 
 from __future__ import annotations
