@@ -6,6 +6,7 @@ import doctest
 import importlib.util
 import re
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -312,6 +313,13 @@ def test_flags_that_a_page_names_are_there(name: str) -> None:
     flags = {flag for p in (*parameters, *group.params) for flag in (*p.opts, *p.secondary_opts)}
     flags |= {"--direction", "--install-completion", "--debug"}  # Optuna's, Typer's, any command's
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - flags == set()
+
+
+def test_every_extra_is_told_of() -> None:
+    text = (ROOT / "optuna_merge" / "commands" / "README.md").read_text().partition("## Extras")[2]
+    told = set(re.findall(r"`([\w-]+)`", "\n".join(re.findall(r"^\| ([^|]*)\|", text, re.M))))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert told == set(project["optional-dependencies"])
 
 
 def anchors(path: Path) -> set[str]:

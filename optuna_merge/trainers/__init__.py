@@ -7,10 +7,11 @@ from optuna_merge.trainers._from_command import from_command
 from optuna_merge.trainers._from_trainer import from_trainer
 from optuna_merge.trainers._mixture_lines import FORMS as FORMS, mixture_lines
 from optuna_merge.trainers._posteriors import Evaluated, Resident, make_previews
-from optuna_merge.trainers._program import Previews, Program, Run
+from optuna_merge.trainers._program import AdoptingProgram, Previews, Program, Run
 from optuna_merge.trainers._units import WeightUnit
 
 __all__ = [
+    "AdoptingProgram",
     "Evaluated",
     "FittedProgram",
     "Previews",

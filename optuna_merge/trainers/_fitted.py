@@ -234,6 +234,7 @@ def fit_program(
         anchor: "uniform": uniform weights are finetuned now, and correct all merges; "none".
 
     Raises:
+        TypeError: checkpoints are given to a program that takes none.
         ValueError: names that can't be tasks', a score or constraint that doesn't fit.
         ProgramError: the program ended otherwise than it should.
         NotFiniteError: a metric of a task run is NaN or infinite.
@@ -244,6 +245,11 @@ def fit_program(
     check_writable(workdir)
     if anchor not in ("uniform", "none"):
         raise ValueError(f"anchor: uniform or none, got {anchor!r}")
+    if given and not hasattr(program, "adopt"):
+        raise TypeError(
+            f"{type(program).__name__} takes no given runs: it has no method adopt; see "
+            f"AdoptingProgram"
+        )
     known = {task: (Path(run.path), run_hash(task, run)) for task, run in (given or {}).items()}
     parts = _parts(program, wanted)
     if known:

@@ -99,6 +99,19 @@ class Program(Protocol):
     def model(self, folder: Path) -> Path:
         """The model of the run that trained in this folder, a file or a folder."""
 
+    def previews(self, runs: Mapping[str, Path], anchor: Path | None, folder: Path) -> Previews:
+        """Make what previews need of the tasks' own runs, or find it.
+
+        Args:
+            runs: Folder of each task's own run.
+            anchor: Folder of the finetune at uniform weights; None: merges stay as they are.
+            folder: Where what is made is kept.
+        """
+
+
+class AdoptingProgram(Program, Protocol):
+    """A program that takes checkpoints that are there already as tasks' own runs."""
+
     def adopt(self, run: Run, path: Path) -> Mapping[str, float]:
         """Take a checkpoint that is there as a task's own run, into the folder of this run.
 
@@ -107,13 +120,4 @@ class Program(Protocol):
 
         Raises:
             ValueError: it doesn't fit; the message says why.
-        """
-
-    def previews(self, runs: Mapping[str, Path], anchor: Path | None, folder: Path) -> Previews:
-        """Make what previews need of the tasks' own runs, or find it.
-
-        Args:
-            runs: Folder of each task's own run.
-            anchor: Folder of the finetune at uniform weights; None: merges stay as they are.
-            folder: Where what is made is kept.
         """

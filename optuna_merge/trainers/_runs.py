@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from filelock import FileLock
 
@@ -17,7 +17,7 @@ from optuna_merge._base.files import canonical_json, sha256_text, write_json
 from optuna_merge._base.turns import models_turn
 from optuna_merge.exceptions import ProgramError
 from optuna_merge.fitting import Report
-from optuna_merge.trainers._program import Program, Run
+from optuna_merge.trainers._program import AdoptingProgram, Program, Run
 
 _logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class Runs:
     def _adopt(
         self, weights: Mapping[str, float], folder: Path, path: Path, report: Report | None
     ) -> FinishedRun:
-        program = self._program
+        program = cast(AdoptingProgram, self._program)  # fit_program has seen to it
         found = program.adopt(Run(weights, program.unit.converted(weights), folder), path)
         metrics = {task: float(found[task]) for task in program.names}
         about = {

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import optuna_merge as om
+from optuna_merge.definition import GivenRun
 from optuna_merge.exceptions import NotFiniteError, ProgramError
 from optuna_merge.fitting import Report
 from optuna_merge.trainers import FittedProgram, Previews, Run, Wanted, WeightUnit, fit_program
@@ -120,6 +121,28 @@ def test_uniform_weights_that_fail_correct_nothing(tmp_path: Path, caplog: Any) 
     assert "anchor" not in fit.parts
     with pytest.raises(NotFiniteError):
         fit.finetune(om.fitting.uniform_weights(fit.names), ignore)
+
+
+def test_a_program_may_take_given_runs(tmp_path: Path) -> None:
+    path = tmp_path / "red.safetensors"
+    path.write_text("3")
+    program = Counting()
+    wanted = Wanted("mean", (), True)
+    fit = fit_program(program, wanted, tmp_path / "work", given={"red": GivenRun(path)})
+    assert fit.alone == {"red": 3.0, "blue": 1.0}
+    assert [run.weights["red"] for run in program.runs] == pytest.approx([0.0, 0.5])
+    assert json.loads((fit.runs["red"].folder / "finished.json").read_text())["seconds"] == 0
+
+    class Other:
+        """A program without `adopt`."""
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "adopt":
+                raise AttributeError
+            return getattr(program, name)
+
+    with pytest.raises(TypeError, match="Other takes no given runs: it has no method adopt"):
+        fit_program(Other(), wanted, tmp_path / "work", given={"red": GivenRun(path)})  # type: ignore[arg-type]
 
 
 def test_one_task_has_no_anchor(tmp_path: Path) -> None:
