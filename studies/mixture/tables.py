@@ -241,9 +241,10 @@ def regrets(tables: Tables, score: Judged) -> dict[str, str]:
     chosen["uniform"] = tables.fixed[0]
     chosen["proportional to data"] = tables.drawn[place_of_proportional(tables)]
     doubled = [w for w in tables.truths[CHOOSING] if w in tables.truths[0] and w not in choices]
-    seen = [tables.fixed[0], *doubled]
-    values = score_of(tables, tables.truths[CHOOSING], seen, score)
-    chosen[f"doubling rules, best of {len(seen)} finetunes"] = seen[int(values.argmin())]
+    if doubled:
+        seen = [tables.fixed[0], *doubled]
+        values = score_of(tables, tables.truths[CHOOSING], seen, score)
+        chosen[f"doubling rules, best of {len(seen)} finetunes"] = seen[int(values.argmin())]
     every = list(tables.truths[0])
     cells: dict[str, list[str]] = {}
     for known in (tables.truths[0], tables.tests[0]):

@@ -232,7 +232,7 @@ def preview(fitted: FittedStudy, family: str, weights: Weights) -> Point:
 def about(study: StudyDefinition) -> dict[str, object]:
     """What the tables were made of and with."""
     return {
-        "command": " ".join(["python", "studies/mixture/truths.py"]),
+        "command": " ".join(["python", *sys.argv]),
         "training_examples": EXAMPLES,
         "machine": {"cores": os.cpu_count(), "cpu": cpu_name()},
         "versions": {"python": platform.python_version()}

@@ -1,54 +1,50 @@
-"""Two data-parallel processes, a GPU each, do what one process does."""
+"""A Trainer in two processes, a GPU each, does what one process does."""
 
 from __future__ import annotations
 
+import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from _two_gpus import WEIGHTS, definition, finetuned
-
-from optuna_merge.fitting import finetune_store
 
 pytestmark = pytest.mark.gpu
 
-LAUNCHED = Path(__file__).with_name("_two_gpus.py")
+TRAINERS = Path(__file__).resolve().parents[1] / "trainers"
+ALONE = """
+import json, sys
+from pathlib import Path
+import launched_trainer as launched
+found = launched.truth(launched.fitted(Path(sys.argv[1]), "bert", size=2))
+Path(sys.argv[1], "result-0.json").write_text(json.dumps(found))
+"""
+"""One process takes twice the micro-batches."""
+
+
+def result(folder: Path, command: list[str], **environment: str) -> dict[str, object]:
+    folder.mkdir()
+    path = os.pathsep.join([str(TRAINERS), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", *command, str(folder)],
+        env=os.environ | {"PYTHONPATH": path} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, object] = json.loads((folder / "result-0.json").read_text())
+    return found
 
 
 def test_two_processes_do_what_one_does(two_devices: torch.device, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    workers = []
-    for rank in ("0", "1"):  # what torchrun sets
-        variables = {
-            "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-        }  # fmt: skip
-        if two_devices.type == "cpu":
-            variables |= {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
-        command = [sys.executable, "-W", "ignore", str(LAUNCHED), str(tmp_path / "two")]
-        workers.append(
-            subprocess.Popen(
-                command,
-                env=os.environ | variables,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-    outputs = [worker.communicate(timeout=120)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], outputs
-    if two_devices.type == "cuda":
-        assert {f"device cuda:{rank}" in outputs[rank] for rank in (0, 1)} == {True}
-    one = finetuned(definition(), tmp_path / "one")
-    store = finetune_store(definition(), tmp_path / "two")
-    found = store.find(WEIGHTS, one.definition.finetuning)
-    expected = one.store.find(WEIGHTS, one.definition.finetuning)
-    assert found is not None and expected is not None
-    for name, tensor in expected.parameters().items():
-        torch.testing.assert_close(found.parameters()[name], tensor, rtol=1e-3, atol=1e-5)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    two = result(tmp_path / "two", [*torchrun, str(TRAINERS / "launched_trainer.py")])
+    one = result(tmp_path / "one", ["-c", ALONE], CUDA_VISIBLE_DEVICES="0")
+    for step, metrics in one["rungs"].items():  # type: ignore[attr-defined]
+        assert two["rungs"][step] == pytest.approx(metrics, rel=1e-3)  # type: ignore[index]
+    assert two["preview"] == pytest.approx(one["preview"], rel=1e-3)
+    ends = [(tmp_path / "two" / f"ends-{rank}.jsonl").read_text() for rank in (0, 1)]
+    assert ends[0] == ends[1], "the same runs, steps and parameters"
