@@ -48,8 +48,9 @@ class PreviewSampler(BaseSampler):
     Where the study's pruner is a `PromotionPruner`, which finetunes the best of all previews, a
     trial is there for what its preview teaches: the suggestion is where it is expected to raise
     most what the next finetune promises (its expected improvement), be it that the weights are
-    better than all that were previewed. It is never within 0.03 of a preview that is there (the
-    largest difference of a weight), as long as there is anything else.
+    better than all that were previewed. It is never within 0.03 (the largest difference of a
+    weight) of a preview that is there and has an error (`preview_se_<task>`), as long as there is
+    anything else.
 
     With several objectives the expected hypervolume improvement is maximised (more than four:
     the improvement of a random Chebyshev scalarisation), from the study's `reference_point` if it
@@ -196,7 +197,7 @@ class PreviewSampler(BaseSampler):
                 previewed = None
                 if isinstance(study.pruner, PromotionPruner):
                     acquisition = surrogate.PreviewWorth(improvement, history.unpromoted())
-                    previewed = history.previewed()
+                    previewed = history.previewed(noisy=True)
                 return surrogate.maximise(
                     acquisition,
                     n_free,

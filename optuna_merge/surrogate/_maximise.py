@@ -43,8 +43,8 @@ def maximise(
         visited: Full weights not to be suggested again, `k x T`.
         n: Number of candidates.
         rng: Source of the candidates.
-        previewed: Full weights with a preview, `p x T`: within `NEAR` of these nothing is
-            suggested as long as there is anything else.
+        previewed: Full weights with a preview that has an error, `p x T`: within `NEAR` of these
+            nothing is suggested as long as there is anything else.
 
     Returns:
         Point of the simplex over the free weights, `F`.

@@ -242,10 +242,16 @@ class History:
         """Weights of all trials, failed and waiting ones included, `n x T`."""
         return self._columns.weights[self._columns.placed]
 
-    def previewed(self) -> Array:
-        """Weights of all previews, those of running trials included, `n x T`."""
+    def previewed(self, *, noisy: bool = False) -> Array:
+        """Weights of all previews, those of running trials included, `n x T`.
+
+        Args:
+            noisy: Only those that have an error, as their trials say.
+        """
         columns = self._columns
         known = ~np.isnan(columns.preview) | ~np.isnan(columns.preview_metrics).all(axis=1)
+        if noisy:
+            known &= (columns.preview_se > 0).any(axis=1)
         return columns.weights[columns.placed & columns.previewed & known]
 
     def unpromoted(self) -> Array:

@@ -40,6 +40,16 @@ def read(*trials: FrozenTrial) -> History:
     return TrialReader(TASKS).read("s", study.trials)
 
 
+def test_previews_that_have_an_error() -> None:
+    history = read(
+        make(TrialState.PRUNED, (0.5, 0.5), preview=0.1, preview_a=0.2, preview_se_a=0.01),
+        make(TrialState.PRUNED, (1.0, 3.0), preview=0.1, preview_a=0.2, preview_se_a=0.0),
+        make(TrialState.PRUNED, (3.0, 1.0), preview=0.1),
+    )
+    assert len(history.previewed()) == 3
+    np.testing.assert_array_equal(history.previewed(noisy=True), [[0.5, 0.5]])
+
+
 def test_fidelities_and_pending() -> None:
     history = read(
         make(TrialState.PRUNED, (0.5, 0.5), preview=0.1),
