@@ -49,7 +49,7 @@ class PreviewSampler(BaseSampler):
     trial is there for what its preview teaches: the suggestion is where it is expected to raise
     most what the next finetune promises (its expected improvement), be it that the weights are
     better than all that were previewed. It is never within 0.03 (the largest difference of a
-    weight) of a preview that is there and has an error (`preview_se_<task>`), as long as there is
+    weight) of a preview that is there and has an error (`preview_<task>_se`), as long as there is
     anything else.
 
     With several objectives the expected hypervolume improvement is maximised (more than four:

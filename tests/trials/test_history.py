@@ -42,8 +42,8 @@ def read(*trials: FrozenTrial) -> History:
 
 def test_previews_that_have_an_error() -> None:
     history = read(
-        make(TrialState.PRUNED, (0.5, 0.5), preview=0.1, preview_a=0.2, preview_se_a=0.01),
-        make(TrialState.PRUNED, (1.0, 3.0), preview=0.1, preview_a=0.2, preview_se_a=0.0),
+        make(TrialState.PRUNED, (0.5, 0.5), preview=0.1, preview_a=0.2, preview_a_se=0.01),
+        make(TrialState.PRUNED, (1.0, 3.0), preview=0.1, preview_a=0.2, preview_a_se=0.0),
         make(TrialState.PRUNED, (3.0, 1.0), preview=0.1),
     )
     assert len(history.previewed()) == 3
