@@ -34,7 +34,7 @@ def guarded(debug: bool, work: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on from here", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    except (typer.Exit, typer.Abort):  # no errors, but how typer ends
+    except (typer.Exit, typer.Abort, typer.BadParameter):  # how typer ends, that of usage with 2
         raise
     except Exception as error:
         if debug:

@@ -73,7 +73,7 @@ def export(
         typer.echo(mixture_of_study(mixture, where, trial, given, examples, label_tokens))
         return
     if definition is None or out is None:
-        raise ValueError(
+        raise typer.BadParameter(
             "a model is exported from the file of its definition into a folder: give both, the "
             "latter with --out; or print the task weights with --mixture"
         )

@@ -156,11 +156,15 @@ def vector(tensors: Tensors) -> Tensor:
     return torch.cat([tensor.double().flatten() for tensor in tensors.values()])
 
 
-def assert_close(merged: Tensors, expected: Tensors | Tensor, dtype: torch.dtype) -> None:
+def assert_close(
+    merged: Tensors, expected: Tensors | Tensor, dtype: torch.dtype, condition: float = 1.0
+) -> None:
+    """Equal but for rounding, of a solution of equations of this condition number in fp64."""
     expected = expected if isinstance(expected, Tensor) else vector(expected)
     assert all(tensor.dtype == dtype for tensor in merged.values())
     error = (vector(merged) - expected).abs().max() / expected.abs().max()
-    assert error < TOLERANCE[dtype], f"relative error {error:.2e}"
+    bound = max(TOLERANCE[dtype], 4 * torch.finfo(torch.float64).eps * condition)
+    assert error < bound, f"relative error {error:.2e}, expected less than {bound:.2e}"
 
 
 def assert_equal(one: Tensors, other: Tensors) -> None:
@@ -196,7 +200,8 @@ def test_quadratic_losses_are_exact_on_and_off_the_simplex(
     moment = sum(a * s @ m for a, s, m in terms)
     assert isinstance(precision, Tensor)
     assert isinstance(moment, Tensor)
-    assert_close(merged, torch.linalg.solve(precision, moment), maker.dtype)
+    condition = float(torch.linalg.cond(precision))
+    assert_close(merged, torch.linalg.solve(precision, moment), maker.dtype, condition)
 
 
 @pytest.mark.parametrize("family", NAMES)
@@ -207,6 +212,8 @@ def test_invariants(family: str, maker: Maker, weights: list[float], seed: int) 
     weights = normalised(weights)
     tasks = [maker.posterior(family) for _ in weights]
     merged = merge(tasks, weights)
+    precision = torch.stack([a * dense(task) for a, task in zip(weights, tasks)]).sum(0)
+    condition = float(torch.linalg.cond(precision))
 
     for t, task in enumerate(tasks):
         vertex = merge(tasks, [float(t == k) for k in range(len(tasks))])
@@ -218,7 +225,7 @@ def test_invariants(family: str, maker: Maker, weights: list[float], seed: int) 
     assert_close(merge(equal, weights), average, maker.dtype)
 
     backwards = merge(tasks[::-1], weights[::-1])
-    assert_close(backwards, merged, maker.dtype)
+    assert_close(backwards, merged, maker.dtype, condition)
 
     nan = {name: torch.full_like(tensor, math.nan) for name, tensor in tasks[0].mean.items()}
     broken = replace(tasks[0], mean=nan)
@@ -237,12 +244,12 @@ def test_invariants(family: str, maker: Maker, weights: list[float], seed: int) 
                 Mixture([task] * 3, torch.tensor([0.2, 0.3, 0.5]).log(), kind)  # type: ignore[arg-type]
                 for task in tasks
             ]
-            assert_close(merge(mixtures, weights), merged, maker.dtype)
+            assert_close(merge(mixtures, weights), merged, maker.dtype, condition)
 
     if tasks[0].coupling != "whole":
         layer = ["layer.weight", "layer.bias"]
         alone = merge([restrict(task, layer) for task in tasks], weights)
-        assert_close(alone, {name: merged[name] for name in layer}, maker.dtype)
+        assert_close(alone, {name: merged[name] for name in layer}, maker.dtype, condition)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
