@@ -22,7 +22,6 @@ def test_mixture_of_the_best_finetune(folder: Path) -> None:
         (("export", "--mixture", "axolotl"), "give the number of training examples of"),
         (("export", "--mixture", "json", "--out", "best"), "not both"),
         (("export", "--mixture", "json", "--json"), "--mixture json in place of --json"),
-        (("export",), "give both, the latter with --out; or print the task weights"),
         (
             ("export", "--mixture", "torchtune"),
             "mixture 'torchtune' is not known; expected one of json",
