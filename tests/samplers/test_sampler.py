@@ -216,10 +216,8 @@ def test_threads() -> None:
     study = optuna.create_study(sampler=PreviewSampler(TASKS, seed=0))
     study.optimize(objective, n_trials=16, n_jobs=3)
     # Of trials that begin within a millisecond two may take one point of the design: each counts
-    # those that are on their way to theirs, and these counts may differ. Seen once in 3 of 120
-    # runs, and twice in a run on a crowded machine. If threads took no notice of each other there
-    # would be six points.
-    assert len(set(params_of(study))) >= 13
+    # those that are on their way to theirs, and these counts may differ. Seen in 3 of 120 runs.
+    assert len(set(params_of(study))) >= 15
 
 
 def test_weights_that_are_half_written_are_still_to_come() -> None:
