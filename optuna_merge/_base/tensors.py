@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -96,3 +98,23 @@ def load_tensors(
     if expected_hash is not None and found != expected_hash:
         raise CorruptFileError(f"{path} has content hash {found}, expected {expected_hash}")
     return tensors, metadata
+
+
+def load_pickled(path: Path, *, where: str | None = None, advice: str = "") -> Any:
+    """What `torch.save` wrote, if it is tensors and plain containers; nothing is executed.
+
+    Args:
+        path: The file.
+        where: What errors call it; None: its path.
+        advice: What errors say to do.
+
+    Raises:
+        CorruptFileError: the file is damaged, or holds more than tensors.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise CorruptFileError(
+            f"{where or path} is damaged, or holds more than tensors, which is not "
+            f"executed{advice} ({str(error)[:80]})"
+        ) from error

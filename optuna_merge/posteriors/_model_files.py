@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -18,6 +16,7 @@ from optuna_merge._base.checkpoint_files import (
     find_files,
     is_pickle,
 )
+from optuna_merge._base.tensors import load_pickled
 from optuna_merge.exceptions import CorruptFileError
 
 _STATISTICS = (".running_mean", ".running_var")
@@ -92,13 +91,7 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_pickle(file: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise CorruptFileError(
-            f"{file} is damaged, or holds more than tensors, which is not executed: convert it to "
-            f"safetensors ({str(error)[:80]})"
-        ) from error
+    content = load_pickled(file, advice=": convert it to safetensors")
     for key in ("state_dict", "model", "module"):
         if isinstance(content, dict) and isinstance(content.get(key), Mapping):
             content = content[key]

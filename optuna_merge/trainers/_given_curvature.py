@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from optuna_merge._base.tensors import load_pickled
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.fitting import same_shapes
 from optuna_merge.posteriors import adam_second_moments
@@ -48,13 +47,7 @@ def from_optimizer(
             f"runs: task {task!r}: {folder} has no {OPTIMIZER}; expected a checkpoint-... folder "
             f"of a Trainer. Give curvature='loss', which needs none"
         )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise CorruptFileError(
-            f"{where} is damaged, or holds more than tensors, which is not executed "
-            f"({str(error)[:80]})"
-        ) from error
+    state = load_pickled(path, where=where)
     if not isinstance(state, dict) or not {"state", "param_groups"} <= state.keys():
         raise CorruptFileError(f"{where} is no optimizer's state")
     names = _names_in_order(where, state, trainer)
