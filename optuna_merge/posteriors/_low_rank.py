@@ -90,7 +90,7 @@ class LowRankGaussian(Coupled):
         diagonal = {name: _column(self.diagonal[name]) for name in point}
         shift = {name: _column(point[name]) - _column(self.mean[name]) for name in point}
         quadratic = sum(float((diagonal[name] * shift[name] ** 2).sum()) for name in point)
-        projected = torch.stack([v.T @ shift[name] for name, v in factors.items()]).sum(0)
+        projected = _project(factors, shift)
         inner = cholesky(_inner(factors, diagonal))
         log_determinant = sum(float(diagonal[name].log().sum()) for name in point)
         log_determinant += 2 * float(inner.diagonal().log().sum())
@@ -124,7 +124,7 @@ class LowRankSums:
             self.moment[name].add_(diagonal * shift[name], alpha=weight)
         if isinstance(term, LowRankGaussian):
             rows = {name: factor.double() for name, factor in term.rows().items()}
-            projected = torch.stack([u.T @ shift[name] for name, u in rows.items()]).sum(0)
+            projected = _project(rows, shift)
             for name in self.centre:
                 self.moment[name].add_(rows[name] @ projected, alpha=weight)
                 self.factors.setdefault(name, []).append(weight**0.5 * rows[name])
@@ -135,25 +135,45 @@ class LowRankSums:
         Raises:
             ValueError: the merged diagonal is not positive; the message names the tensor.
         """
-        scaled = {}
         for name, diagonal in self.diagonal.items():
             if bool((diagonal <= 0).any()):
                 raise ValueError(
                     f"the merged diagonal of {name!r} is not positive everywhere; low-rank "
                     f"posteriors need the prior's precision (damping) in their diagonals"
                 )
-            scaled[name] = self.moment[name] / diagonal
-        if self.factors:
+        if not self.factors:
+            shift = {name: self.moment[name] / d for name, d in self.diagonal.items()}
+        else:
             factors = {name: torch.cat(blocks, 1) for name, blocks in self.factors.items()}
-            inner = _inner(factors, self.diagonal)
-            projected = torch.stack([v.T @ scaled[name] for name, v in factors.items()]).sum(0)
-            core = torch.cholesky_solve(projected, cholesky(inner))
-            for name, diagonal in self.diagonal.items():
-                scaled[name] -= factors[name] @ core / diagonal
+            root = cholesky(_inner(factors, self.diagonal))
+            shift = self._woodbury(factors, root, self.moment)
+            # The identity cancels large terms; a second solve mends what rounding left.
+            projected = _project(factors, shift)
+            left = {
+                name: self.moment[name] - d * shift[name] - factors[name] @ projected
+                for name, d in self.diagonal.items()
+            }
+            for name, correction in self._woodbury(factors, root, left).items():
+                shift[name] += correction
         return {
-            name: (_column(tensor) + scaled[name]).view(tensor.shape)
+            name: (_column(tensor) + shift[name]).view(tensor.shape)
             for name, tensor in self.centre.items()
         }
+
+    def _woodbury(
+        self, factors: Mapping[str, Tensor], root: Tensor, target: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """(D + V V')^-1 target, with the Cholesky factor of I + V' D^-1 V."""
+        scaled = {name: target[name] / d for name, d in self.diagonal.items()}
+        core = torch.cholesky_solve(_project(factors, scaled), root)
+        for name, d in self.diagonal.items():
+            scaled[name] -= factors[name] @ core / d
+        return scaled
+
+
+def _project(factors: Mapping[str, Tensor], columns: Mapping[str, Tensor]) -> Tensor:
+    """V' x."""
+    return torch.stack([v.T @ columns[name] for name, v in factors.items()]).sum(0)
 
 
 def _inner(factors: Mapping[str, Tensor], diagonal: Mapping[str, Tensor]) -> Tensor:
