@@ -190,6 +190,7 @@ class PosteriorMaker:
         if loaded is not None:
             _check_shapes(task.name, path, loaded.mean, mean)
             return path, family.made(loaded), float(read_metadata(path)["seconds"])
+        _logger.info("task %s: estimating the curvature", task.name)
         started = time.perf_counter()
         # The curvature comes from the model's device, the mean and all files' tensors are here.
         with own_draws(self._model.device):
@@ -215,10 +216,10 @@ class PosteriorMaker:
         found = _load_sound(path, _load_damping)
         if found is not None:
             return path, found
+        tried = candidates(undamped)
+        _logger.info("choosing the damping: merges with each of %d on validation data", len(tried))
         started = time.perf_counter()
-        value, sweep = choose(
-            candidates(undamped), lambda delta: self._weighted_loss(undamped, delta)
-        )
+        value, sweep = choose(tried, lambda delta: self._weighted_loss(undamped, delta))
         if not math.isfinite(sweep[value]):
             raise NotFiniteError(
                 f"no merge of the tasks {[task.name for task in self._tasks]} has a finite loss "
