@@ -104,8 +104,8 @@ def _leave_out(
     """
     kept = [i for i, label in enumerate(labels[split]) if label not in unseen]
     _logger.warning(
-        "task %s: %d of %d rows of the %s data are left out, because the training data have no row "
-        "of their class: %s",
+        "task %s: %d of %d rows of the %s data are left out, because the training data have no "
+        "row of their class: %s",
         task,
         len(labels[split]) - len(kept),
         len(labels[split]),
