@@ -69,8 +69,8 @@ def _point(outcome: Outcome, quantities: Sequence[str | None]) -> list[Any]:
         [_short(outcome.seen(q)) for q in quantities],
         [_short(outcome.found(q)) for q in quantities],
         outcome.feasible,
-        outcome.previewed,
         outcome.at_anchor,
+        outcome.previewed,
     ]
 
 

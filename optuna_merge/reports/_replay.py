@@ -11,7 +11,16 @@ _ROWS = 10  # of the table of the curve
 
 def format_replay(found: Replay) -> str:
     """What `optuna_merge.surrogate.replay` gives, as plain text."""
-    lines = [_asked(found), "", *answer_told(found), "", *_finetuned(found), "", *_curve(found), ""]
+    lines = [
+        _asked(found),
+        "",
+        *answer_told(found),
+        "",
+        *_finetuned(found),
+        "",
+        *_curve(found),
+        "",
+    ]
     return "\n".join([*lines, *_noise(found)])
 
 

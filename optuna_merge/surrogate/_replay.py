@@ -170,13 +170,13 @@ def replays(
     weights = np.stack([1 - _SHARES, _SHARES], 1)
     if findings.tasks[0] == general:
         weights = weights[:, ::-1]
-    curves = []
+    curves: dict[str, Expected] = {}
     for task in (own, general):
         model = _model(study, findings, task) if models is None else models[task]
         if model is None:
             raise ValueError(f"nothing is known of task {task!r} in this study yet")
-        curves.append((*model.predict(weights), noise[task]))
-    return [_answer(findings, *curves, of, alone) for of in constraints]
+        curves[task] = (*model.predict(weights), noise[task])
+    return [_answer(findings, curves[own], curves[general], of, alone) for of in constraints]
 
 
 def _answer(

@@ -7,7 +7,7 @@ const Study = (() => {
   const tasks = data.tasks, several = data.score === null;
   const names = [data.score, ...tasks];
   const quantities = names.map((_, q) => q).filter((q) => q > 0 || !several);
-  const fields = ["trial", "kind", "baseline", "weights", "previews", "truths", "feasible", "previewed", "anchor"];
+  const fields = ["trial", "kind", "baseline", "weights", "previews", "truths", "feasible", "anchor", "previewed"];
   const points = data.points.map((p) => Object.fromEntries(fields.map((field, i) => [field, p[i]])));
   const truths = points.filter((p) => p.kind !== "preview");
   const models = data.models.map((m) => m && Surrogate.load(m));
