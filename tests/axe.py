@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from browser import REQUIRED
 
-RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+WCAG = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa")
+"""Tags of the rules of levels A and AA."""
+ALL = (*WCAG, "best-practice")
 
 
-def broken_rules(page: Any) -> list[str]:
-    """The rules of WCAG A and AA, and of good practice, that a page breaks, and where.
+def broken_rules(page: Any, tags: Sequence[str] = ALL) -> list[str]:
+    """The rules that a page breaks, and where.
 
     Without axe the test is skipped; where Chromium is required it fails instead.
     """
@@ -23,7 +26,7 @@ def broken_rules(page: Any) -> list[str]:
             pytest.fail(f"{REQUIRED}=1, but axe was not found: pip install axe-playwright-python")
         pytest.skip("axe was not found (pip install axe-playwright-python)")
     page.evaluate(AXE_SCRIPT)
-    options = {"runOnly": {"type": "tag", "values": RULES}, "resultTypes": ["violations"]}
+    options = {"runOnly": {"type": "tag", "values": list(tags)}, "resultTypes": ["violations"]}
     found = page.evaluate("options => axe.run(document, options)", options)
     assert len(found["passes"]) + len(found["violations"]) > 5, "the rules were run"
     return [
