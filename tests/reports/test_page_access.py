@@ -55,6 +55,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
 def test_no_rule_of_accessibility_is_broken(
     pages: Mapping[str, Path], open_page: Open, shots: Path, kind: str, width: int, dark: bool
 ) -> None:
+    assert ('class="headline">Flat' in pages[kind].read_text()) == (kind == "flat")
     tab = open_page(pages[kind].as_uri(), width=width, dark=dark, touch=width < 500)
     for closed in tab.page.locator("details").all():
         closed.evaluate("d => { d.open = true; }")
