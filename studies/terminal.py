@@ -3,7 +3,7 @@
     python studies/terminal.py FOLDER python studies/digits/optimize.py --n-trials 80 --seed 0
 
 runs the command in a terminal of its own and writes FOLDER/terminal-live.svg, the last moment at
-which rows of progress were seen, and FOLDER/terminal-end.svg.
+which rows of progress were seen (two of them, if ever), and FOLDER/terminal-end.svg.
 """
 
 from __future__ import annotations
@@ -116,11 +116,12 @@ def main(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     if not given.command:
         parser.error("give the command that is to be run")
-    shown = {}
+    shown, most = {}, 1
     for text in moments(given.command):
         shown["end"] = text
-        if _PROGRESS.search(re.sub(r"\x1b\[[\d;]*m", "", text)):
-            shown["live"] = text
+        rows = min(len(_PROGRESS.findall(re.sub(r"\x1b\[[\d;]*m", "", text))), 2)
+        if rows >= most:  # rather one of the trials with the finetune that is trained
+            shown["live"], most = text, rows
     given.folder.mkdir(parents=True, exist_ok=True)
     for name, text in shown.items():
         path = given.folder / f"terminal-{name}.svg"

@@ -23,12 +23,13 @@ def mixtures(reading: Reading) -> list[tuple[str, str, str]]:
     """
     from optuna_merge.trainers import study_mixture
 
-    if reading.findings.best is None:
+    best = reading.findings.best
+    if best is None:
         return []
     found = []
     for form, name in _NAMES.items():
         try:
-            lines = study_mixture(reading.study, form)
+            lines = study_mixture(reading.study, form, weights=best.weights)
         except ValueError as error:  # sizes that the study does not know
             lines = f"{error} (optuna-merge export --mixture {form} --examples TASK=NUMBER,...)"
         found.append((form, name, lines))

@@ -18,6 +18,7 @@ def study_mixture(
     study: optuna.Study,
     form: str,
     *,
+    weights: Numbers | None = None,
     trial: int | None = None,
     label_tokens: Numbers | None = None,
     examples: Mapping[str, int] | None = None,
@@ -27,14 +28,15 @@ def study_mixture(
     Args:
         study: The study.
         form: Whose words, see `mixture_lines`.
-        trial: Number of a trial; None: the best finetune.
+        weights: Task weights; None: those of a trial.
+        trial: Number of that trial; None: the best finetune.
         label_tokens: See `mixture_lines`; None: as the study's definition says.
         examples: Likewise.
 
     Raises:
         ValueError: the study has no best finetune or no such trial, or as `mixture_lines`.
     """
-    weights = _weights(study, trial)
+    weights = _weights(study, trial) if weights is None else weights
     known_sizes, known_tokens = _known(study)
     return mixture_lines(
         weights, form, label_tokens=label_tokens or known_tokens, examples=examples or known_sizes
