@@ -1,4 +1,4 @@
-"""Task runs on mixtures: the runs' weights are the wanted ones in all, and merges go through them."""
+"""Task runs on mixtures: their weights are the wanted ones in all; merges go through them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from optuna_merge.finetuning import FinetuneSettings
 from optuna_merge.fitting import fit
 from optuna_merge.previews import PreviewSettings
 from studies.anchors import SEED
-from studies.families import compare as make_tables
-from studies.families import fit_family
-from studies.shares import Recipe, Runs, compare, kinds_of, previews, prices, run_weights
+from studies.families import compare as make_tables, fit_family
+from studies.mixed_runs import Recipe, Runs, previews, run_weights
+from studies.shares import compare, kinds_of, prices
 
 WEIGHTS = [(0.3, 0.7), (0.5, 0.5), (0.8, 0.2)]
 
@@ -46,11 +46,8 @@ def test_near_a_corner_the_runs_weights_are_clipped_or_go_beyond() -> None:
     assert run_weights(corner, mixing) == pytest.approx([1, 0, 0, 0])
 
 
-@pytest.mark.parametrize("family", ["isotropic", "diagonal"])
-@pytest.mark.parametrize("heads", ["merged", "resolved"])
-def test_runs_alone_are_previewed_as_a_study_does(
-    tmp_path: Path, family: str, heads: str
-) -> None:
+@pytest.mark.parametrize(("family", "heads"), [("isotropic", "merged"), ("diagonal", "resolved")])
+def test_runs_alone_are_previewed_as_a_study_does(tmp_path: Path, family: str, heads: str) -> None:
     study = definition(heads)
     seeded = replace(study.finetuning, seed=5)
     posterior = replace(study.posterior, family=family, seed=5)
@@ -63,15 +60,14 @@ def test_runs_alone_are_previewed_as_a_study_does(
         assert row == pytest.approx([found[name].metric.value for name in fitted.names])
 
 
-@pytest.mark.parametrize("family", ["isotropic", "diagonal"])
-@pytest.mark.parametrize("heads", ["merged", "resolved"])
+@pytest.mark.parametrize(("family", "heads"), [("isotropic", "merged"), ("diagonal", "resolved")])
 def test_at_the_weights_of_a_run_the_preview_is_this_run(
     tmp_path: Path, family: str, heads: str
 ) -> None:
     study = definition(heads)
     fitted, _ = fit_family(study, "isotropic", 0, tmp_path)
     runs = Runs.make(fitted, Recipe(share=0.4))
-    posteriors = runs.undamped(family)
+    posteriors = runs.posteriors(family)
     previewer = runs.previewer(posteriors, settings=study.preview, states=runs.states)
     for row, state in zip(runs.mixing.tolist(), runs.states.values()):
         previewer.load(dict(zip(fitted.names, row)))
@@ -90,13 +86,13 @@ def test_recipes() -> None:
     assert prices(recipe, 4) == "1.3 / 1.3"
     assert prices(Recipe(), 4) == "4 / 1"
     assert len(kinds_of(recipe, "isotropic")) == 4 > len(kinds_of(recipe, "diagonal"))
-    with pytest.raises(ValueError, match="a recipe is one of .*, got 'a third'"):
+    with pytest.raises(ValueError, match=r"a recipe is one of .*, got 'a third'"):
         Recipe.of("a third")
 
 
 def test_a_whole_toy_comparison(tmp_path: Path) -> None:
     study, results = definition(), tmp_path / "results"
-    make_tables(study, tmp_path / "work", results, ["isotropic"], 4, 2, 1)
+    make_tables(study, tmp_path / "work", results, ["isotropic"], 3, 1, 1)
     recipes = ["alone", "share 0.2 + steps 1/3"]
     text = compare(study, results, tmp_path / "work", recipes, ["diagonal"], 2, ["red"])
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
