@@ -10,10 +10,10 @@ from typing import Any
 from transformers import Trainer
 
 from optuna_merge.trainers._data import check_data
+from optuna_merge.trainers._shards import check_shards
 
 _CUT_MODELS = {
     "is_deepspeed_enabled": "DeepSpeed",
-    "is_fsdp_enabled": "FSDP",
     "is_distributed_loading_by_transformers": "a device mesh",
 }
 
@@ -58,6 +58,7 @@ def check_trainer(trainer: Any, folder: Path, tasks: Mapping[str, Any]) -> None:
                 f"the Trainer cuts its model by {name}, but its parameters must be whole in every "
                 f"process; leave it out, or study your launch by om.from_command"
             )
+    check_shards(trainer)
     evaluated = trainer.eval_dataset
     if not isinstance(evaluated, Mapping):
         raise ValueError(
