@@ -1,4 +1,7 @@
-"""A Trainer that cuts its model into shards (FSDP) while it trains, and whole models besides."""
+"""A Trainer that cuts its model into shards while it trains, and whole models besides.
+
+FSDP cuts parameters, DeepSpeed's ZeRO 1 and 2 only what is kept of them besides.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,20 @@ def check_shards(trainer: Any) -> None:
     Raises:
         ValueError: they aren't; the message says what to set.
     """
-    if not trainer.is_fsdp_enabled:
-        return
-    plugin = trainer.accelerator.state.fsdp_plugin
+    if trainer.is_fsdp_enabled:
+        _check_fsdp(trainer, trainer.accelerator.state.fsdp_plugin)
+    how = None
+    if trainer.is_deepspeed_enabled and trainer.accelerator.state.deepspeed_plugin.zero_stage > 2:
+        how = "DeepSpeed's ZeRO 3; expected ZeRO 2 or 1, or FSDP"
+    if getattr(trainer, "is_distributed_loading_by_transformers", False):
+        how = "a device mesh when it is loaded; expected FSDP, by the Trainer's arguments"
+    if how is not None:
+        raise ValueError(
+            f"the Trainer cuts its model by {how}. Or study your launch by om.from_command"
+        )
+
+
+def _check_fsdp(trainer: Any, plugin: Any) -> None:
     if plugin.fsdp_version != 2:
         raise ValueError(
             f"the Trainer cuts its model by FSDP of version {plugin.fsdp_version}; expected "
@@ -30,13 +44,19 @@ def check_shards(trainer: Any) -> None:
             "empty model, but previews are evaluated in a whole one; set "
             "fsdp_config={'cpu_ram_efficient_loading': False}"
         )
+    if plugin.activation_checkpointing and getattr(trainer.model, "peft_config", None):
+        raise ValueError(
+            "the Trainer has FSDP's activation_checkpointing, under which PEFT saves adapters "
+            "without a tensor; set fsdp_config={'activation_checkpointing': False}, and the "
+            "training argument gradient_checkpointing=True"
+        )
 
 
 def keep_whole(trainer: Any) -> None:
     """Have a Trainer that will never train evaluate its model in one piece, in each process."""
-    if trainer.is_fsdp_enabled:
-        trainer.is_fsdp_enabled = False
-        trainer.model.to(trainer.args.device)  # a Trainer leaves that to FSDP
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        trainer.is_fsdp_enabled = trainer.is_deepspeed_enabled = False
+        trainer.model.to(trainer.args.device)  # a Trainer leaves that to who cuts the model
 
 
 def gathered(trainer: Any, names: Collection[str]) -> dict[str, Tensor]:

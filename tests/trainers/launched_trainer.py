@@ -1,7 +1,7 @@
 """What `test_ranks.py` launches in two processes: a study of a Trainer, or a finetune of it.
 
 torchrun --nproc-per-node 2 launched_trainer.py FOLDER [--model llama] [--fails WAY] [--runs JSON]
-    [--shards FULL_STATE_DICT]
+    [--shards FULL_STATE_DICT|SHARDED_STATE_DICT|zero2]
 """
 
 from __future__ import annotations
@@ -127,9 +127,15 @@ def fitted(
     else:
         train = validation = {"math": texts(2, 1), "math_hard": texts(8, 2)}
         make, more = llama, {"data_collator": pad}
-    layer = {"bert": "BertLayer", "llama": "LlamaDecoderLayer"}[model]
-    shape = {"state_dict_type": shards, "transformer_layer_cls_to_wrap": [layer]}
-    cut = {"fsdp": True, "fsdp_config": shape} if shards else {}
+    cut: dict[str, Any] = {}
+    if shards == "zero2":
+        sizes = ("train_batch_size", "train_micro_batch_size_per_gpu")
+        auto = dict.fromkeys((*sizes, "gradient_accumulation_steps"), "auto")
+        cut = {"deepspeed": {"zero_optimization": {"stage": 2}, **auto}}
+    elif shards is not None:
+        layer = {"bert": "BertLayer", "llama": "LlamaDecoderLayer"}[model]
+        shape = {"state_dict_type": shards, "transformer_layer_cls_to_wrap": [layer]}
+        cut = {"fsdp": True, "fsdp_config": shape}
     if fails == "differs":
         train = train | {"math": train["math"].select(range(20 + RANK))}
     callbacks: list[Any] = [Ends(), *([Fails(fails)] if fails in WAYS[:3] else [])]

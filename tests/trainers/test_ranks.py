@@ -68,6 +68,12 @@ def test_shards_come_to_what_whole_models_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_zero_2_comes_to_what_data_parallelism_does(tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    check_that_two_do_what_one_does("bert", tmp_path, "--shards", "zero2")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", ["FULL_STATE_DICT", "SHARDED_STATE_DICT"])
 def test_a_killed_run_in_shards_goes_on_from_its_checkpoint(shards: str, tmp_path: Path) -> None:
     two, one = tmp_path / "two", tmp_path / "one"
@@ -162,15 +168,18 @@ class OnTwoGpus(Trainer):  # type: ignore[misc]
         self.args._n_gpu = 2
 
 
-def sharded(version: int = 2, *, empty: bool = False) -> type[Trainer]:
+def sharded(version: int = 2, *, empty: bool = False, adapted: bool = False) -> type[Trainer]:
     """As a Trainer is that was launched for FSDP."""
-    plugin = SimpleNamespace(fsdp_version=version, cpu_ram_efficient_loading=empty)
+    plugin = SimpleNamespace(
+        fsdp_version=version, cpu_ram_efficient_loading=empty, activation_checkpointing=True
+    )
 
     class Sharded(Trainer):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.is_fsdp_enabled = True
             self.accelerator = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin))
+            self.model.peft_config = {"default": None} if adapted else None
 
     return Sharded
 
@@ -183,13 +192,25 @@ class OnAMesh(Trainer):  # type: ignore[misc]
         self.is_distributed_loading_by_transformers = True
 
 
+class InZero3(Trainer):  # type: ignore[misc]
+    """As a Trainer is that was launched for DeepSpeed's ZeRO 3."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.is_deepspeed_enabled = True
+        plugin = SimpleNamespace(zero_stage=3)
+        self.accelerator = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin))
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
         (OnTwoGpus, r"one process on 2 GPUs; .*torchrun --nproc-per-node 2"),
-        (OnAMesh, r"cuts its model by a device mesh, .*om\.from_command"),
+        (OnAMesh, r"cuts its model by a device mesh .*om\.from_command"),
+        (InZero3, r"cuts its model by DeepSpeed's ZeRO 3; expected ZeRO 2 or 1, or FSDP"),
         (sharded(1), r"FSDP of version 1; expected version 2: fsdp_config={'version': 2}"),
         (sharded(empty=True), r"set fsdp_config={'cpu_ram_efficient_loading': False}"),
+        (sharded(adapted=True), r"PEFT saves adapters without a tensor; set fsdp_config={'activ"),
     ],
 )
 def test_other_ways_to_use_several_gpus_are_refused(
