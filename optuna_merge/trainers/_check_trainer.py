@@ -12,6 +12,7 @@ from transformers import Trainer
 from optuna_merge.trainers._data import check_data
 from optuna_merge.trainers._shards import check_shards
 
+
 def check_trainer(trainer: Any, folder: Path, tasks: Mapping[str, Any]) -> None:
     """See that a Trainer can do what is asked of it.
 

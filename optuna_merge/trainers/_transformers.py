@@ -293,14 +293,16 @@ class TrainerProgram:
         (task,) = (task for task, weight in run.weights.items() if weight)
         with self._ranks.all_do("_resident"):
             model = self._resident().model
-        state = given_parameters(task, path, model, self._names)
+        any_base = self._given[task].any_base
+        state = given_parameters(task, path, model, self._names, any_base=any_base)
         save_tensors(state, run.folder / _TRAINED)
         return self.evaluate(state).metrics
 
     def _check_given(self) -> None:
         """See that all given checkpoints fit, before anything is trained."""
         for task, run in self._given.items():
-            given_parameters(task, Path(run.path), self._resident().model, self._names)
+            model, path = self._resident().model, Path(run.path)
+            given_parameters(task, path, model, self._names, any_base=run.any_base)
             if run.curvature != "loss" and self._posterior.family != "diagonal":
                 raise ValueError(
                     f"runs: task {task!r}: curvature={str(run.curvature)!r}, but posteriors of "
