@@ -424,7 +424,11 @@ def optimizer(trainer: Trainer) -> str:
         ("torch", {"gradient_checkpointing": True}, lambda t: t.model.is_gradient_checkpointing),
         ("torch", {"bf16": True}, lambda t: t.accelerator.mixed_precision == "bf16"),
         ("torch", {"optim": "adafactor"}, lambda t: optimizer(t).endswith("Adafactor")),
-        ("bitsandbytes", {"optim": "adamw_8bit"}, lambda t: optimizer(t).startswith("bitsandbytes")),
+        (
+            "bitsandbytes",
+            {"optim": "adamw_8bit"},
+            lambda t: optimizer(t).startswith("bitsandbytes"),
+        ),
         pytest.param(  # it compiles for minutes
             "torchao",
             {"optim": "adamw_torch_8bit"},
