@@ -53,7 +53,7 @@ def finetuned(model: nn.Module, losses: Loss, rate: float, steps: int = STEPS) -
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.1)
     schedule = get_cosine_schedule_with_warmup(optimizer, steps // 10, steps)
     for _, loss in zip(range(steps), losses(model)):
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

@@ -70,7 +70,7 @@ def gathered(trainer: Any, names: Collection[str]) -> dict[str, Tensor]:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-    state = get_model_state_dict(trainer.model, options=options)
+    state: dict[str, Any] = get_model_state_dict(trainer.model, options=options)
     return {name: state[name] for name in names if name in state}
 
 
