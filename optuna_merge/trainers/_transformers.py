@@ -293,8 +293,8 @@ class TrainerProgram:
         (task,) = (task for task, weight in run.weights.items() if weight)
         with self._ranks.all_do("_resident"):
             model = self._resident().model
-        any_base = self._given[task].any_base
-        state = given_parameters(task, path, model, self._names, any_base=any_base)
+        # _check_given has looked at the base, which the model has no longer.
+        state = given_parameters(task, path, model, self._names, any_base=True)
         save_tensors(state, run.folder / _TRAINED)
         return self.evaluate(state).metrics
 
