@@ -6,6 +6,7 @@ The processes are as real as others: with memory, files and signals of their own
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -98,6 +99,7 @@ def _run(arguments: list[str], environment: dict[str, str], own: tuple[Connectio
     os.environ.clear()
     os.environ.update(environment)
     warnings.simplefilter("ignore")
+    gc.freeze()  # as `helpers` does: every finetune ends with a garbage collection
     script, *rest = arguments
     if script == "-c":
         code, *rest = rest

@@ -15,7 +15,10 @@ import torch
 
 def seed_draws(seed: int) -> None:
     """Seed the generators of torch, `random` and NumPy, all that transforms are known to use."""
-    torch.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:  # which would note the stack for each device that may yet come: as long as a small step
+        torch.default_generator.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % (1 << 32))  # noqa: NPY002 - the generator that transforms use
 
