@@ -99,7 +99,7 @@ def _run(arguments: list[str], environment: dict[str, str], own: tuple[Connectio
     os.environ.clear()
     os.environ.update(environment)
     warnings.simplefilter("ignore")
-    gc.freeze()  # as `helpers` does: every finetune ends with a garbage collection
+    gc.freeze()  # as `conftest` does: every finetune ends with a garbage collection
     script, *rest = arguments
     if script == "-c":
         code, *rest = rest
