@@ -9,6 +9,7 @@ have many task weights and seeds.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from optuna_merge._base.tensors import load_tensors, save_tensors
 from optuna_merge.models import MultitaskModel, from_module
 from optuna_merge.tasks import Task
 from studies.text.data import body_path
+
+_logger = logging.getLogger(__name__)
 
 WIDTH = 384
 """Of MiniLM's hidden states."""
@@ -104,6 +107,7 @@ def features(texts: Sequence[str], cache: Path, *, max_length: int = 40) -> Tens
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
+            _logger.info("reading %d texts with MiniLM, once for all studies", len(texts))
             save_tensors({_INPUT: _computed(texts, cache, max_length)}, path)
     return load_tensors(path)[0][_INPUT]
 

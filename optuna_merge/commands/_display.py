@@ -81,8 +81,8 @@ class Tally:
         return ", ".join(part for part in parts if part)
 
     def time_left(self) -> str:
-        """About how long it will take; empty where that is unknown."""
-        if self._total is None or not self.trials:
+        """About how long it will take; empty where that is unknown, and at the end."""
+        if self._total is None or not 0 < self.trials < self._total:
             return ""
         seconds = (self._clock() - self._started) / self.trials * (self._total - self.trials)
         if seconds < 90:

@@ -11,6 +11,7 @@ import optuna
 from optuna_merge.artifacts import SharedFiles, open_artifact_store
 from optuna_merge.commands._display import fit_shown
 from optuna_merge.commands._existing import check_fitted
+from optuna_merge.commands._threads import one_thread_if_small
 from optuna_merge.definition import CommandDefinition, StudyDefinition
 from optuna_merge.fitting import DefinedFinetunes, Finetunes, FittedStudy, Sharing, fit
 from optuna_merge.pruners import PromotionPruner
@@ -47,6 +48,7 @@ def fitted(
     definition: StudyDefinition, workdir: Path, sharing: Sharing | None = None
 ) -> FittedStudy:
     """`fit`, with what is seen of it in a terminal."""
+    one_thread_if_small(definition.model)
     with fit_shown():
         return fit(definition, workdir, progress=sys.stderr.isatty(), sharing=sharing)
 
