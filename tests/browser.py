@@ -55,8 +55,17 @@ def open_page(chromium: Any) -> Iterator[Callable[..., Tab]]:
     """Opens a URL, without network unless told otherwise."""
     contexts = []
 
-    def open_(url: str, *, width: int = 1280, dark: bool = False, offline: bool = True) -> Tab:
+    def open_(
+        url: str,
+        *,
+        width: int = 1280,
+        dark: bool = False,
+        offline: bool = True,
+        touch: bool = False,
+    ) -> Tab:
         context = chromium.new_context(
+            has_touch=touch,
+            is_mobile=touch,
             viewport={"width": width, "height": 900},
             color_scheme="dark" if dark else "light",
             offline=offline,

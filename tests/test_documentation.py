@@ -284,11 +284,16 @@ def test_the_yaml_of_the_definitions_page(tmp_path: Path) -> None:
     assert found.runs.keys() == {"math", "chat"}
 
 
-def test_the_output_in_readme_is_that_of_a_stored_run() -> None:
-    (block,) = (b for b in fenced((ROOT / "README.md").read_text()) if "Best task weights" in b)
-    stored = (ROOT / "studies" / "text" / "results" / "own-data.txt").read_text().splitlines()
-    for line in block.splitlines():
-        assert any(kept.startswith(line.removesuffix("...").rstrip()) for kept in stored), line
+@pytest.mark.parametrize(
+    ("study", "stored"), [("desks", "seed-0.txt"), ("text", "own-data.txt")], ids=str
+)
+def test_the_outputs_in_readme_are_those_of_stored_runs(study: str, stored: str) -> None:
+    blocks = [b for b in fenced((ROOT / "README.md").read_text()) if "Best task weights" in b]
+    assert len(blocks) == 2
+    shown = blocks[study == "text"]
+    lines = (ROOT / "studies" / study / "results" / stored).read_text().splitlines()
+    for line in shown.splitlines():
+        assert any(kept.startswith(line.removesuffix("...").rstrip()) for kept in lines), line
 
 
 def test_readme_is_short_and_leads_to_every_guide() -> None:

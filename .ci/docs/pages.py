@@ -18,6 +18,8 @@ import griffe
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "optuna_merge"
 TEXTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "studies/DECISIONS.md")
+HIDDEN = {".github/SECURITY.md": "SECURITY.md"}
+"""Texts in folders that mkdocs leaves out, and where they are on the site."""
 COMMAND_LINE = (f"{PACKAGE}.cli", f"{PACKAGE}.commands")  # has a page of its own
 
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
@@ -188,6 +190,7 @@ def pages() -> dict[str, str]:
         name: (ROOT / name).read_text()
         for name in (*TEXTS, *tutorials(), *guides(), *studies(), *hub_packages())
     }
+    made |= {place: (ROOT / name).read_text() for name, place in HIDDEN.items()}
     for folder in (ROOT / "examples", *example_folders()):
         made[f"{folder.relative_to(ROOT).as_posix()}/README.md"] = example_page(folder)
     made["reference/command_line.md"] = command_page()
@@ -205,7 +208,7 @@ def linked_files(texts: dict[str, str]) -> set[str]:
             path = (ROOT / page).parent.joinpath(target).resolve()
             if path.is_file():
                 found.add(path.relative_to(ROOT).as_posix())
-    return found - texts.keys()
+    return found - texts.keys() - HIDDEN.keys()
 
 
 def on_config(config: Any) -> Any:
@@ -229,6 +232,7 @@ def on_config(config: Any) -> Any:
         {"Reference": [{Path(p).stem: p} if p != "reference/README.md" else p for p in reference]},
         {"Studies": [studies()[0], *({title(name): name} for name in studies()[1:])]},
         *({title(name): name} for name in ("studies/DECISIONS.md", *TEXTS[1:3])),
+        *({title(name): place} for name, place in HIDDEN.items()),
     ]
     return config
 
@@ -244,6 +248,8 @@ def on_files(files: Any, config: Any) -> Any:
         File.generated(config, name, abs_src_path=str(ROOT / name))
         for name in sorted(linked_files(made))
     ]
+    style = Path(__file__).with_name("extra.css")
+    found.append(File.generated(config, style.name, abs_src_path=str(style)))
     return Files(found)
 
 
@@ -263,6 +269,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
     def to_page(link: re.Match[str]) -> str:
         path = (ROOT / page.file.src_uri).parent / link[1]
+        if link[1] in HIDDEN:
+            return HIDDEN[link[1]]
         return f"{link[1].rstrip('/')}/README.md" if path.is_dir() else link[1]
 
     return LINK.sub(to_page, markdown)
@@ -276,6 +284,11 @@ def on_page_content(html: str, **_: Any) -> str:
         return f'<autoref identifier="{target}">{code[0]}</autoref>' if target else code[0]
 
     return _CODE.sub(linked, html)
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """mkdocs: the theme's search has a name for screen readers."""
+    return output.replace('role="dialog"', 'role="dialog" aria-label="Search"', 1)
 
 
 @cache

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
 
 from optuna_merge.commands._existing import existing_study
 from optuna_merge.commands._flags import StudyFlags
 from optuna_merge.commands._numbers import numbers_by_task
-
-if TYPE_CHECKING:
-    import optuna
 
 Numbers = Mapping[str, float]
 
@@ -34,49 +29,17 @@ def mixture(
         examples: Sizes of the training data, as a flag; None: as the study knows them.
         label_tokens: Mean label tokens of an example, likewise.
     """
-    from optuna_merge.trainers import mixture_lines
+    from optuna_merge.trainers import mixture_lines, study_mixture
 
-    sizes: Numbers | None = None
+    sizes: Mapping[str, int] | None = None
     tokens: Numbers | None = None
-    chosen: Numbers
     if examples is not None:
-        sizes = numbers_by_task(examples, "--examples")
+        given = numbers_by_task(examples, "--examples")
+        sizes = {task: int(number) for task, number in given.items()}
     if label_tokens is not None:
         tokens = numbers_by_task(label_tokens, "--label-tokens")
     if weights is not None:
         chosen = {task: weight / sum(weights.values()) for task, weight in weights.items()}
-    else:
-        study = existing_study(where)
-        chosen = _weights(study, trial)
-        known_sizes, known_tokens = _known(study)
-        sizes, tokens = sizes or known_sizes, tokens or known_tokens
-    whole = None if sizes is None else {task: int(number) for task, number in sizes.items()}
-    return mixture_lines(chosen, form, label_tokens=tokens, examples=whole)
-
-
-def _weights(study: optuna.Study, trial: int | None) -> Numbers:
-    """Task weights of a trial, or of the best finetune."""
-    from optuna_merge.trials import read_study
-
-    findings = read_study(study)
-    if trial is None:
-        if findings.best is None:
-            raise ValueError(
-                "the study has no best finetune (yet, or it has a Pareto front); give --trial"
-            )
-        return findings.best.weights
-    for outcome in findings.outcomes:
-        if outcome.trial == trial:
-            return outcome.weights
-    raise ValueError(f"no trial {trial} with task weights of its own in this study")
-
-
-def _known(study: optuna.Study) -> tuple[Numbers | None, Numbers | None]:
-    """Sizes of training data and label tokens, where the study's definition says them."""
-    from optuna_merge.trials import stored_definition
-
-    definition: Mapping[str, Any] = stored_definition(study)
-    sizes = None
-    with suppress(KeyError, TypeError):  # of another kind of study, which has no sizes there
-        sizes = {t["name"]: int(t["data"]["train"]["examples"]) for t in definition["tasks"]}
-    return sizes, definition.get("weights", {}).get("mean_label_tokens")
+        return mixture_lines(chosen, form, label_tokens=tokens, examples=sizes)
+    study = existing_study(where)
+    return study_mixture(study, form, trial=trial, label_tokens=tokens, examples=sizes)

@@ -58,8 +58,14 @@ def replay(
     found = load_any(definition)
     own = own_task(found.names, general)
     from optuna_merge.commands._search import search
+    from optuna_merge.commands._written import page_of, write_page
 
-    search(replace(found, score=f"target:{own}", constraints=(constraint,)), flags, told=told)
+    def told_and_written(study: optuna.Study) -> None:
+        told(study)
+        write_page(study, page_of(study, flags.workdir), None)
+
+    goal = replace(found, score=f"target:{own}", constraints=(constraint,))
+    search(goal, flags, told=told_and_written)
 
 
 def _tell(

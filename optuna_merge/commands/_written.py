@@ -24,13 +24,18 @@ def write_report(
 ) -> None:
     """Print the report as a table or as JSON, and write it into the folder as JSON and a page."""
     report = make_report(study, fitted)
-    path = folder / f"report-{file_name(study.study_name)}.json"
+    path = page_of(study, folder).with_suffix(".json")
     write_json(path, report)
     typer.echo(json.dumps(report, indent=1) if as_json else format_report(report))
     if not as_json:
         typer.echo(f"\nThe same as JSON: {path}")
     if report["counts"]["previews"] or report["counts"]["truths"]:
         write_page(study, html or path.with_suffix(".html"), csv, report)
+
+
+def page_of(study: optuna.Study, folder: Path) -> Path:
+    """Where the page of a study is in a working folder."""
+    return folder / f"report-{file_name(study.study_name)}.html"
 
 
 def write_page(

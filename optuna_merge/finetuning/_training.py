@@ -78,7 +78,8 @@ class Training:
             with own_draws(self.device):
                 yield
         finally:
-            self.accelerator.free_memory()
+            if self.device.type != "cpu":  # there it would only collect garbage, which takes long
+                self.accelerator.free_memory()
 
     def step(self, step: int) -> Tensor:
         """Take the step of this number, counted from 0.

@@ -29,6 +29,9 @@ _logger = logging.getLogger(__name__)
 MAX_BYTES = 100_000
 """A figure in a study is no larger: the dashboard loads all of them at every refresh."""
 
+_MOST_TIME = 0.05
+"""Share of a worker's time that updates may take."""
+
 _MAX_POINTS = 500
 _DIGITS = 5
 
@@ -39,7 +42,8 @@ class Dashboard:
     Args:
         study: The study.
         workdir: Working folder; workers there take turns.
-        every: Seconds between two updates at least; the first is made at once.
+        every: Seconds between two updates at least, more where updates would take over a twentieth
+            of the time; the first is made at once.
 
     Raises:
         ImportError: optuna-dashboard or plotly is missing; `pip install optuna-merge[dashboard]`.
@@ -52,15 +56,14 @@ class Dashboard:
         self._study = study
         self._lock = FileLock(workdir / "dashboard.lock")
         self._every = every
-        self._last = -math.inf
+        self._due = -math.inf
 
     def __call__(self, trial: FrozenTrial) -> None:
-        """After a trial: update if it was finetuned and the last update is not just made.
+        """After a trial: update if it was finetuned and the last update was not just made.
 
         What goes wrong is logged: no worker ends because of a figure.
         """
-        due = time.monotonic() - self._last >= self._every
-        if trial.state == TrialState.COMPLETE and due:
+        if trial.state == TrialState.COMPLETE and time.monotonic() >= self._due:
             try:
                 self.update()
             except Exception:
@@ -68,12 +71,14 @@ class Dashboard:
 
     def update(self) -> None:
         """Update now, unless another worker is doing so."""
+        start = time.monotonic()
         try:
             with self._lock.acquire(timeout=0):
                 update_dashboard(self._study)
         except Timeout:
             return
-        self._last = time.monotonic()
+        now = time.monotonic()
+        self._due = now + max(self._every, (now - start) / _MOST_TIME)
 
 
 def update_dashboard(study: optuna.Study) -> None:

@@ -12,10 +12,16 @@ import optuna
 
 from optuna_merge._base.files import atomic_path
 from optuna_merge._version import __version__
+from optuna_merge.reports._grid import grid_told
+from optuna_merge.reports._page_costs import cost_rows
 from optuna_merge.reports._page_data import page_data
+from optuna_merge.reports._page_mixture import mixtures
 from optuna_merge.reports._reading import Reading
 
-_SCRIPTS = ("surrogate.js", "charts.js", "page.js")
+_SCRIPTS = [
+    f"{name}.js"
+    for name in ("surrogate", "charts", "study", "figures", "shares", "explorer", "page")
+]
 
 
 def write_html(
@@ -58,8 +64,11 @@ def _render(reading: Reading, report: Mapping[str, Any] | None) -> str:
         kinds=("preview", "truth", "test") if any(known) else ("preview", "truth"),
         # What only the working folder knows of the constraints is in the report alone.
         verdict=asdict(reading.verdict) if report is None else report["verdict"],
-        costs=_costs(reading, report),
+        costs=cost_rows(reading, report),
         spent=reading.spent if report is None else report["spent"]["told"],
+        grid=grid_told(reading.grids),
+        anchored=_anchored(reading),
+        mixtures=mixtures(reading),
         data=page_data(reading, report),
         version=__version__,
         style=(folder / "page.css").read_text("utf-8"),
@@ -67,22 +76,10 @@ def _render(reading: Reading, report: Mapping[str, Any] | None) -> str:
     )
 
 
-def _costs(
-    reading: Reading, report: Mapping[str, Any] | None
-) -> list[tuple[str, int | None, float | None]]:
-    """(what, training steps or None, seconds or None)."""
-    cost = reading.costs | ({} if report is None else report["cost"])
-    findings, counts = reading.findings, reading.findings.counts
-    steps = cost.get("task_run_steps", findings.task_run_steps or None)
-    given = {} if report is None else report["definition"].get("runs", {})
-    told = f" ({len(given)} of them given)" if given else ""
-    posteriors = [] if report is None else [("posteriors", None, cost["posterior_seconds"])]
-    return [
-        (f"{len(findings.tasks)} task runs{told}", steps, cost.get("task_run_seconds")),
-        *posteriors,
-        (f"{counts.previews:,} previews", None, cost["preview_seconds"] or None),
-        (f"{counts.truths:,} finetunes", cost["finetune_steps"], cost["finetune_seconds"] or None),
-    ]
+def _anchored(reading: Reading) -> bool | None:
+    """Whether a finetune between the tasks alone corrects the previews; None: none is there."""
+    between = [o for o in reading.findings.truths if max(o.weights.values()) < 1]
+    return any(o.at_anchor for o in between) if between else None
 
 
 def _number(value: float | None, style: str = ".4f") -> str:

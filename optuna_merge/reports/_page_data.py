@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from optuna_merge.reports._page_shares import shares
 from optuna_merge.reports._reading import Json, Reading
 from optuna_merge.surrogate import estimated_front, export_model
 from optuna_merge.trials import SCORE, Outcome
@@ -47,6 +48,7 @@ def page_data(reading: Reading, report: Mapping[str, Any] | None) -> Json:
         "front": _front(reading),
         "bars": {name: [_short(row.get(task)) for task in names] for name, row in bars.items()},
         "limits": _limits(names, report),
+        "shares": shares(reading),
         "models": [None if model is None else export_model(model) for model in models],
         "noise": [None if of is None else [_short(of.std), of.told] for of in noise],
     }
@@ -67,6 +69,7 @@ def _point(outcome: Outcome, quantities: Sequence[str | None]) -> list[Any]:
         [_short(outcome.seen(q)) for q in quantities],
         [_short(outcome.found(q)) for q in quantities],
         outcome.feasible,
+        outcome.at_anchor,
         outcome.previewed,
     ]
 

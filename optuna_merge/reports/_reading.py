@@ -19,6 +19,7 @@ from optuna_merge.calibration import (
     study_calibration,
 )
 from optuna_merge.pruners import PromotionPruner, Prospect, prospect
+from optuna_merge.reports._grid import Grid, grids, time_told
 from optuna_merge.reports._models import Models, truth_models
 from optuna_merge.reports._verdict import Gain, Tested, Verdict, gain, judge
 from optuna_merge.trials import (
@@ -116,7 +117,14 @@ class Reading:
         """What the study has cost, in words, and what is left of its pruner's budget."""
         pruner = self.study.pruner
         budget = pruner.budget if isinstance(pruner, PromotionPruner) else None
-        return f"{self.spending.said(budget)} ({self.spending.told})"
+        spent = self.spending
+        taken = f", {time_told(spent.total * spent.seconds)} in all" if spent.seconds else ""
+        return f"{spent.said(budget)}{taken} ({spent.told})"
+
+    @cached_property
+    def grids(self) -> list[Grid]:
+        """What grids of finetunes would have cost in place of the study."""
+        return grids(len(self.findings.tasks), self.spending.seconds)
 
     @cached_property
     def spending(self) -> Spending:

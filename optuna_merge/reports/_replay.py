@@ -11,7 +11,16 @@ _ROWS = 10  # of the table of the curve
 
 def format_replay(found: Replay) -> str:
     """What `optuna_merge.surrogate.replay` gives, as plain text."""
-    lines = [_asked(found), "", *_answer(found), "", *_finetuned(found), "", *_curve(found), ""]
+    lines = [
+        _asked(found),
+        "",
+        *answer_told(found),
+        "",
+        *_finetuned(found),
+        "",
+        *_curve(found),
+        "",
+    ]
     return "\n".join([*lines, *_noise(found)])
 
 
@@ -27,7 +36,8 @@ def _asked(found: Replay) -> str:
     )
 
 
-def _answer(found: Replay) -> list[str]:
+def answer_told(found: Replay) -> list[str]:
+    """The best and the cautious share, in sentences."""
     best, own, general = found.best, found.own.task, found.general.task
     if best is None:
         return [f"No share of {general} is expected to keep it, that of {general} alone neither."]
@@ -87,13 +97,14 @@ def _curve(found: Replay) -> list[str]:
         "Expected of the truth, by all previews and finetunes:",
         head,
         *(
-            f"{found.shares[i]:7.2f}" + "".join(f"  {_interval(c, i):>30}" for c in curves)
+            f"{found.shares[i]:7.2f}" + "".join(f"  {interval_told(c, i):>30}" for c in curves)
             for i in rows
         ),
     ]
 
 
-def _interval(curve: MetricCurve, i: int) -> str:
+def interval_told(curve: MetricCurve, i: int) -> str:
+    """The expected value at a point of the curve, with its interval."""
     return f"{curve.mean[i]:.4f} ({curve.low[i]:.4f} to {curve.high[i]:.4f})"
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 from optuna_merge.reports._failures import failures
+from optuna_merge.reports._grid import grid_told
 from optuna_merge.reports._reading import Json, Reading
 from optuna_merge.reports._test_data import metrics_on_test
 from optuna_merge.trials import SCORE, Findings, Outcome, read_study
@@ -33,7 +34,8 @@ def make_report(study: optuna.Study, fitted: Workbench, *, test: bool = True) ->
         `baselines`, `counts` (see `Counts`), `verdict` (gains, of which positive ones are better
         whatever is minimised, and what is said of them), `maximize` (of the score and each task,
         whether larger is better), `noise` (of one finetune; see `Noise`), `failures` (weightings
-        that were given up), `cost`, `spent` (in finetunes; see `Spending`), `calibration` (of the
+        that were given up), `cost`, `spent` (in finetunes, see `Spending`, and
+        what grids of finetunes would cost), `calibration` (of the
         score and of each task; see `Calibration`), `definition`.
     """
     findings = read_study(study)
@@ -68,7 +70,9 @@ def make_report(study: optuna.Study, fitted: Workbench, *, test: bool = True) ->
 
 def _spent(reading: Reading) -> Json:
     spent = reading.spending
-    return asdict(spent) | {"total": spent.total, "told": reading.spent}
+    sums = {"total": spent.total, "told": reading.spent}
+    compared = {"grids": list(map(asdict, reading.grids)), "grid_told": grid_told(reading.grids)}
+    return asdict(spent) | sums | compared
 
 
 def _by_name(found: Mapping[str | None, Any]) -> Json:

@@ -23,6 +23,7 @@ def format_report(report: Json) -> str:
             *_counted(report),
             *_costs(report["cost"], report["definition"].get("runs", {})),
             f"Spent: {report['spent']['told']}.",
+            *filter(None, [report["spent"]["grid_told"]]),
             "",
             "Previews against truths:",
             format_calibration(report["calibration"]),
@@ -127,8 +128,8 @@ def _counted(report: Json) -> list[str]:
 
 def _costs(cost: Json, given: Json) -> list[str]:
     rows = (
-        ("task runs", cost["task_run_steps"], cost["task_run_seconds"]),
-        ("posteriors", "", cost["posterior_seconds"]),
+        ("task runs", cost.get("task_run_steps", ""), cost.get("task_run_seconds", 0.0)),
+        ("posteriors", "", cost.get("posterior_seconds", 0.0)),
         ("previews", "", cost["preview_seconds"]),
         ("finetunes", cost["finetune_steps"], cost["finetune_seconds"]),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from optuna_merge.calibration import Calibration, GainEstimate, Noise
 from optuna_merge.pruners import Prospect
+from optuna_merge.reports._headline import headline
 from optuna_merge.trials import SCORE, Findings, Outcome
 
 Tested = Mapping[int, Mapping[str | None, float]]
@@ -42,6 +43,7 @@ class Verdict:
             the best; None where the noise is not known, or uniform weights are the best.
         flat: Whether nothing above half the noise is expected, of another finetune either.
         gain_over_alone: By task, of the best truth over the task finetuned alone.
+        headline: The gain with its error in one line; empty where there is nothing to compare.
         answer: The sentences that answer what was asked.
         warnings: What a reader must know before believing them.
     """
@@ -50,6 +52,7 @@ class Verdict:
     expected_gain: GainEstimate | None = None
     flat: bool = False
     gain_over_alone: Mapping[str, Gain] = field(default_factory=dict)
+    headline: str = ""
     answer: Sequence[str] = ()
     warnings: Sequence[str] = ()
 
@@ -112,7 +115,8 @@ def judge(
     if best is None:
         return Verdict(answer=_without_best(findings, hypervolumes), warnings=warnings)
     tested = {} if tested is None else tested
-    over_uniform, answer = None, []
+    over_uniform, answer, first = None, [], ""
+    flat = prospect is not None and prospect.is_flat
     if findings.uniform is not None:
         over_uniform = gain(findings, SCORE, best, findings.uniform, tested)
         answer.append(_over_uniform(findings, findings.uniform, over_uniform))
@@ -122,7 +126,8 @@ def judge(
             answer.append(_expected(estimate))
         if gains:
             warnings += _doubts(findings, over_uniform, noise, estimate)
-    flat = prospect is not None and prospect.is_flat
+        if findings.uniform.feasible and len(findings.tasks) > 1:
+            first = headline(over_uniform.validation, over_uniform.test, estimate, flat=flat)
     if prospect is not None and flat:
         answer.append(f"The score is flat: {prospect.told}.")
     alone = findings.alone if len(findings.tasks) > 1 else {}
@@ -130,7 +135,7 @@ def judge(
     if over_alone:
         parts = [f"{_named(findings, name)} {found}" for name, found in over_alone.items()]
         answer.append(f"Gain over each task finetuned alone: {'; '.join(parts)}.")
-    return Verdict(over_uniform, estimate, flat, over_alone, answer, warnings)
+    return Verdict(over_uniform, estimate, flat, over_alone, first, answer, warnings)
 
 
 def _without_best(findings: Findings, hypervolumes: tuple[float, float] | None) -> list[str]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         keeping,
         own_task,
         replay,
+        replays,
     )
     from optuna_merge.surrogate._score import ScoreModel
     from optuna_merge.surrogate._truth import TruthModel
@@ -55,6 +56,7 @@ _WITH_TORCH = {
     "maximise": "_maximise",
     "own_task": "_replay",
     "replay": "_replay",
+    "replays": "_replay",
 }
 
 __all__ = [
@@ -78,6 +80,7 @@ __all__ = [
     "own_task",
     "raised",
     "replay",
+    "replays",
     "spread_subset",
     "startup_design",
     "startup_size",

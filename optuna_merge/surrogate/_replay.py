@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,10 +17,12 @@ from optuna_merge.surrogate._truth import TruthModel
 from optuna_merge.trials import Findings, TrialReader, read_study
 
 Array = npt.NDArray[np.float64]
+Expected = tuple[Array, Array, Noise]
+"""Of a metric the expected value and its error at each share, and the noise of a finetune."""
 
 COVERED = 0.9
 """Probability that the intervals cover, and that the cautious share keeps the bound with."""
-_STEPS = 100  # of the curve
+_SHARES = np.linspace(0.0, 1.0, 101)  # of the curve
 _CLOSE = 0.5  # shares of a finetune's noise by which the own metric may be worse, to be as good
 
 
@@ -140,36 +142,66 @@ def replay(study: optuna.Study, general: str, keep: float = 0.95) -> Replay:
         ValueError: not two tasks, no such task, `keep` outside of (0, 1], or the general set has
             not been finetuned alone yet, or with a metric that isn't above zero.
     """
+    return replays(study, general, [keep])[0]
+
+
+def replays(
+    study: optuna.Study,
+    general: str,
+    keeps: Sequence[float],
+    models: Mapping[str | None, TruthModel | None] | None = None,
+) -> list[Replay]:
+    """The same at several bounds, from one pair of curves.
+
+    Args:
+        study: As for `replay`.
+        general: The general task's name.
+        keeps: Shares of the general metric that must be kept.
+        models: By task the posteriors of its truth, where they are there already.
+
+    Raises:
+        ValueError: as `replay`.
+    """
     findings = read_study(study)
     own = own_task(findings.tasks, general)
-    constraint = keeping(general, keep)
+    constraints = [keeping(general, keep) for keep in keeps]
     alone = _alone(findings, general)
-    upwards = {task: findings.maximize[task] for task in findings.tasks}
-    sense, bound = constraint.limit({general: alone}, greater_is_better=upwards[general])
     noise = finetune_noise(study, findings)
-    shares = np.linspace(0.0, 1.0, _STEPS + 1)
-    weights = np.stack([1 - shares, shares], 1)
+    weights = np.stack([1 - _SHARES, _SHARES], 1)
     if findings.tasks[0] == general:
         weights = weights[:, ::-1]
-    curves = {
-        task: (*_expected(study, findings, task, weights), noise[task]) for task in (own, general)
-    }
-    able = _kept(sense * (curves[general][0] - bound))
-    chances = _chances(*curves[general], sense, bound)
-    points = [_share(s, i, curves[own], curves[general], chances) for i, s in enumerate(shares)]
-    sign = findings.sign(own)
+    curves: dict[str, Expected] = {}
+    for task in (own, general):
+        model = _model(study, findings, task) if models is None else models[task]
+        if model is None:
+            raise ValueError(f"nothing is known of task {task!r} in this study yet")
+        curves[task] = (*model.predict(weights), noise[task])
+    return [_answer(findings, curves[own], curves[general], of, alone) for of in constraints]
+
+
+def _answer(
+    findings: Findings, own: Expected, general: Expected, constraint: Constraint, alone: float
+) -> Replay:
+    """What the curves say under one constraint."""
+    names = (own_task(findings.tasks, constraint.task), constraint.task)
+    upwards, sign = [findings.maximize[task] for task in names], findings.sign(names[0])
+    sense, bound = constraint.limit({constraint.task: alone}, greater_is_better=upwards[1])
+    able = _kept(sense * (general[0] - bound))
+    chances = _chances(*general, sense, bound)
+    points = [_share(s, i, own, general, chances) for i, s in enumerate(_SHARES)]
     best = _best(points, able, sign)
-    finetuned = _finetuned(findings, own, general, sense, bound)
+    finetuned = _finetuned(findings, *names, sense, bound)
     kept = [of for of in finetuned if of.keeps]
+    assert constraint.of_alone is not None
     return Replay(
-        keep=keep,
+        keep=constraint.of_alone,
         alone=alone,
         bound=bound,
-        shares=tuple(shares.tolist()),
-        own=_curve(own, upwards[own], *curves[own]),
-        general=_curve(general, upwards[general], *curves[general]),
+        shares=tuple(_SHARES.tolist()),
+        own=_curve(names[0], upwards[0], *own),
+        general=_curve(names[1], upwards[1], *general),
         best=best,
-        close=None if best is None else _close(points, able, best, sign, noise[own]),
+        close=None if best is None else _close(points, able, best, sign, own[2]),
         cautious=_best(points, _kept(chances - COVERED), sign),
         finetuned=finetuned,
         finetuned_best=max(kept, key=lambda of: (sign * of.own, -of.trial), default=None),
@@ -218,14 +250,12 @@ def _alone(findings: Findings, general: str) -> float:
     return value
 
 
-def _expected(
-    study: optuna.Study, findings: Findings, task: str, weights: Array
-) -> tuple[Array, Array]:
-    """Mean and standard deviation of the true metric at task weights."""
+def _model(study: optuna.Study, findings: Findings, task: str) -> TruthModel:
+    """The posterior of a task's true metric."""
     trials = study.get_trials(deepcopy=False)
     history = TrialReader(findings.tasks).read(study.study_name, trials)
     series = history.metric(findings.tasks.index(task), findings.sign(task))
-    return TruthModel.fit(replace(series, pending=None)).predict(weights)
+    return TruthModel.fit(replace(series, pending=None))
 
 
 def _kept(over: Array) -> Callable[[int], bool]:
@@ -236,9 +266,6 @@ def _kept(over: Array) -> Callable[[int], bool]:
 def _chances(mean: Array, std: Array, noise: Noise, sense: float, bound: float) -> Array:
     spread = np.sqrt(np.square(std) + (noise.std or 0.0) ** 2)
     return np.asarray(ndtr(sense * (mean - bound) / np.maximum(spread, 1e-12)))
-
-
-Expected = tuple[Array, Array, Noise]
 
 
 def _share(share: float, i: int, own: Expected, general: Expected, chances: Array) -> Share:

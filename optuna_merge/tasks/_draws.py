@@ -17,7 +17,7 @@ def seed_draws(seed: int) -> None:
     """Seed the generators of torch, `random` and NumPy, all that transforms are known to use."""
     if torch.accelerator.is_available():
         torch.manual_seed(seed)
-    else:  # which would note the stack for each device that may yet come: as long as a small step
+    else:  # the same, but for a traceback that torch keeps each time for when CUDA begins
         torch.default_generator.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % (1 << 32))  # noqa: NPY002 - the generator that transforms use

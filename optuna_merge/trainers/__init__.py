@@ -8,6 +8,7 @@ from optuna_merge.trainers._from_trainer import from_trainer
 from optuna_merge.trainers._mixture_lines import FORMS as FORMS, mixture_lines
 from optuna_merge.trainers._posteriors import Evaluated, Resident, make_previews
 from optuna_merge.trainers._program import AdoptingProgram, Previews, Program, Run
+from optuna_merge.trainers._study_mixture import study_mixture
 from optuna_merge.trainers._units import WeightUnit
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "from_trainer",
     "make_previews",
     "mixture_lines",
+    "study_mixture",
 ]

@@ -44,6 +44,7 @@ class Outcome:
         steps: Training steps of its finetune; 0 for one that was found finished.
         started: When its latest trial began.
         ended: When that ended.
+        at_anchor: Whether the truth at its weights made the preview, which then proves nothing.
     """
 
     trial: int
@@ -66,6 +67,7 @@ class Outcome:
     steps: int
     started: datetime.datetime | None
     ended: datetime.datetime | None
+    at_anchor: bool = False
 
     @property
     def label(self) -> str:

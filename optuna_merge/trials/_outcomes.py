@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_merge.trials._attributes import (
     BASELINE,
     PREVIEW,
+    PREVIEW_AT_ANCHOR,
     PREVIEW_SE,
     PREVIEW_SECONDS,
     PREVIEW_TAKEN_FROM,
@@ -257,6 +258,7 @@ def _outcome(
         steps=0 if reused else _steps(trial, steps),
         started=trial.datetime_start,
         ended=trial.datetime_complete,
+        at_anchor=bool(attrs.get(PREVIEW_AT_ANCHOR, max(weights.values()) == 1.0)),
     )
 
 

@@ -159,6 +159,26 @@ def test_it_is_updated_after_finetunes_and_not_too_often(tmp_path: Path) -> None
     assert get_note(study) != ""
 
 
+def test_slow_updates_are_rare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = study_by_hand(("red", "blue"), 8, 5)
+    made: list[float] = []
+    now = 0.0
+
+    def update(study: optuna.Study) -> None:
+        nonlocal now
+        now += 10.0
+        made.append(now)
+
+    module = "optuna_merge.reports._dashboard"
+    monkeypatch.setattr(f"{module}.update_dashboard", update)
+    monkeypatch.setattr(f"{module}.time.monotonic", lambda: now)
+    dashboard = Dashboard(study, tmp_path, every=30)
+    for _ in range(500):
+        dashboard(study.trials[0])
+        now += 1.0
+    assert made == [10.0, 220.0, 430.0]
+
+
 def test_no_worker_ends_because_of_a_figure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
