@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from optuna_merge._base.files import canonical_json, sha256_text
+from optuna_merge._base.files import short_hash
 from optuna_merge._base.tensors import HASH, content_hash, read_metadata
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.fitting._curvature import estimate
@@ -102,7 +102,7 @@ class PosteriorMaker:
             + [content_hash(curvature, {}) for curvature in curvatures.get(t.name, [])]
             for t in tasks
         }
-        self._key = _short_hash([self._made_from, asdict(self._settings), _DAMPED])
+        self._key = short_hash([self._made_from, asdict(self._settings), _DAMPED])
 
     def make(self) -> MadePosteriors:
         """Make what is missing, one process at a time, and load all."""
@@ -198,7 +198,7 @@ class PosteriorMaker:
         settings = self._settings
         reads = [getattr(settings, name) for name in curvature.reads]
         made_of = [curvature.name, *reads, settings.examples, settings.seed]
-        key = _short_hash([self._made_from[task][index], made_of])
+        key = short_hash([self._made_from[task][index], made_of])
         return self._folder / f"curvature-{task}-{key}.safetensors"
 
     def _damping(self, undamped: Mapping[str, Posterior]) -> tuple[Path, Damping]:
@@ -227,10 +227,6 @@ def _only_cheap(task: Task) -> Task:
     if left == task.metrics:
         return task
     return replace(task, metrics=left or (_NOTHING,))
-
-
-def _short_hash(value: object) -> str:
-    return sha256_text(canonical_json(value))[:24]
 
 
 def _check_shapes(

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from filelock import FileLock
 from torch import Tensor
 
-from optuna_merge._base.files import canonical_json, sha256_text
+from optuna_merge._base.files import sha256_text, short_hash
 from optuna_merge._base.tensors import HASH, content_hash, load_tensors, save_tensors
 from optuna_merge.fitting import Damping, Losses, check_curvature, noted_damping
 from optuna_merge.merging import merge
@@ -132,7 +132,7 @@ def make_previews(
     seconds = 0.0
     for task, mean in means.items():
         made_of = [hashes[task], *program.describe_curvature(task, settings)]
-        key = sha256_text(canonical_json(made_of))[:24]
+        key = short_hash(made_of)
         squares, about = _curvature(
             program, task, mean, settings, folder / f"curvature-{task}-{key}.safetensors"
         )
@@ -218,7 +218,7 @@ def _damping(
 ) -> Damping:
     if settings.damping is not None:
         return Damping(settings.damping, {}, 0.0)
-    key = sha256_text(canonical_json([made_from, settings.damping_examples]))[:24]
+    key = short_hash([made_from, settings.damping_examples])
     path = folder / f"damping-{key}.json"
 
     def losses(delta: float) -> Losses:
