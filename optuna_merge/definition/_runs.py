@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from optuna_merge._base.checkpoint_files import ADAPTER_CONFIG, ADAPTERS, find_files
-from optuna_merge._base.files import canonical_json, sha256_file, sha256_text
+from optuna_merge._base.files import json_hash, sha256_file
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,6 @@ def run_hash(task: str, run: GivenRun) -> str:
     adapter = (path / ADAPTER_CONFIG).is_file()
     try:
         files = [path / ADAPTERS[0]] if adapter else find_files(path, pickles=True)[0]
-        return sha256_text(canonical_json([sha256_file(file) for file in files]))
+        return json_hash([sha256_file(file) for file in files])
     except (OSError, ValueError) as error:
         raise ValueError(f"runs: task {task!r}: {path} is no checkpoint: {error}") from error

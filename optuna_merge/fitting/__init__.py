@@ -11,8 +11,8 @@ from optuna_merge.fitting._anchors import (
 from optuna_merge.fitting._damping import (
     MULTIPLES,
     Damping,
-    candidates,
-    choose,
+    Losses as Losses,
+    noted_damping as noted_damping,
     trial_weightings,
 )
 from optuna_merge.fitting._finetune_files import DefinedFinetunes, FinetuneFiles, Finetunes
@@ -26,6 +26,7 @@ from optuna_merge.fitting._nearness import (
     UNRELATED as UNRELATED,
     median_cosine as median_cosine,
 )
+from optuna_merge.fitting._sound import check_curvature as check_curvature
 from optuna_merge.fitting._units import FolderSharing, Sharing, Unit
 from optuna_merge.fitting._workbench import Measured, Report, Workbench
 
@@ -42,8 +43,6 @@ __all__ = [
     "Sharing",
     "Unit",
     "Workbench",
-    "candidates",
-    "choose",
     "finetune_store",
     "fit",
     "trial_weightings",

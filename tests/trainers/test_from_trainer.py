@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,8 +43,16 @@ def model_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> FittedProgram:
-    return fitted(tmp_path_factory.mktemp("bench"))
+def task_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with task runs and nothing else, to be copied."""
+    folder = tmp_path_factory.mktemp("runs")
+    fitted(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bench(task_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> FittedProgram:
+    return fitted(shutil.copytree(task_runs, tmp_path_factory.mktemp("bench") / "work"))
 
 
 def test_all_weight_on_one_task_is_its_own_run_and_its_own_preview(bench: FittedProgram) -> None:
@@ -155,6 +164,7 @@ def test_a_killed_finetune_goes_on_from_its_checkpoint(
     saved: bool,
     before: int | None,
     bench: FittedProgram,
+    task_runs: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -162,7 +172,7 @@ def test_a_killed_finetune_goes_on_from_its_checkpoint(
     expected: dict[int, Mapping[str, float]] = {}
     bench.finetune(weights, expected.__setitem__)
     make = MakeTrainer(VALIDATION)
-    other = fitted(tmp_path, make)
+    other = fitted(shutil.copytree(task_runs, tmp_path / "work"), make)
     make.more["callbacks"] = [KillAt(step, saved=saved)]
     killed(lambda: other.finetune(weights, ignore))
     make.more["callbacks"] = []
@@ -179,10 +189,10 @@ def test_a_killed_finetune_goes_on_from_its_checkpoint(
 
 
 def test_a_pruned_finetune_stops_at_its_rung_and_goes_on_when_it_is_wanted_again(
-    bench: FittedProgram, tmp_path: Path
+    bench: FittedProgram, task_runs: Path, tmp_path: Path
 ) -> None:
     weights = {"math": 0.45, "math_hard": 0.55}
-    other = fitted(tmp_path)
+    other = fitted(shutil.copytree(task_runs, tmp_path / "work"))
 
     def prune(step: int, metrics: Mapping[str, float]) -> None:
         if step == 4:
