@@ -107,6 +107,17 @@ class Tally:
 
 
 @contextmanager
+def optunas_lines_left_out() -> Iterator[None]:
+    """Within this block Optuna logs warnings only."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(verbosity, optuna.logging.WARNING))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+@contextmanager
 def shown(
     study: optuna.Study, total: int | None, *, every: float = 60.0, console: Console | None = None
 ) -> Iterator[AfterTrial]:
@@ -122,18 +133,14 @@ def shown(
         every: Seconds between two lines where there is no terminal.
         console: Where to draw; default: standard error.
     """
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(max(verbosity, optuna.logging.WARNING))
     tally = Tally(study, total)
     console = console or Console(stderr=True)
-    try:
+    with optunas_lines_left_out():
         if console.is_terminal:
             with _live(console, total, tally) as after_trial:
                 yield after_trial
         else:
             yield _logging(tally, total, every)
-    finally:
-        optuna.logging.set_verbosity(verbosity)
 
 
 def _logging(tally: Tally, total: int | None, every: float) -> AfterTrial:
