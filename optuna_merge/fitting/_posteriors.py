@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,8 @@ _NOTHING = Metric(
     lambda outputs, labels: Measurement(math.nan, math.nan),
     condense=lambda outputs, labels: (labels[:, :0], labels[:, :0]),
 )
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
