@@ -34,6 +34,8 @@ from optuna_merge.posteriors import (
 from optuna_merge.previews import Previewer
 from optuna_merge.tasks import Measurement, Metric, Task, own_draws
 
+_logger = logging.getLogger(__name__)
+
 _DAMPED = "factors one by one"
 """How `damped` works, part of the key: posteriors that an older version damped are made again."""
 

@@ -55,7 +55,7 @@ def with_drawn_labels(
         return dict(batch)
     shifted = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if shifted is not None and "decoder_input_ids" not in batch:
-        # A decoder would read the drawn labels, and be another model than what they are drawn from.
+        # Else a decoder would read the drawn labels, and not be what they were drawn from.
         batch = {**batch, "decoder_input_ids": shifted(labels=labels)}
     with torch.no_grad():
         outputs = model(**batch)
