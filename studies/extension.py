@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from optuna_merge.definition import StudyDefinition
-from studies.preview_quality import TRUTH, Point, Weights, read_points
+from studies.preview_quality import TRUTH, Point, Weights, as_written, read_points
 
 MADE_OF = ("tasks", "body", "finetuning", "posterior")
 """Parts of a definition that the tables depend on."""
@@ -24,7 +24,7 @@ class Known:
     """What is in a folder of tables; nothing, if the tables are made anew.
 
     Attributes:
-        points: By kind (`TRUTH` for finetunes), seed and rounded weights.
+        points: By kind (`TRUTH` for finetunes), seed and weights as written.
         costs: The rows of cost.csv by family and posterior seed.
         about: run.json.
     """
@@ -51,7 +51,7 @@ class Known:
         points = defaultdict(list)
         for name in ("truth.csv", "previews.csv"):
             for p in read_points(folder / name)[0]:
-                points[_kind(p), p.seed, _rounded(p.weights)].append(p)
+                points[_kind(p), p.seed, as_written(p.weights)].append(p)
         with (folder / "cost.csv").open(encoding="utf-8", newline="") as file:
             _, *rows = csv.reader(file)
         costs: dict[tuple[str, int], list[object]] = {
@@ -63,14 +63,14 @@ class Known:
         self, kind: str, seed: int, weightings: Sequence[TaskWeights]
     ) -> list[TaskWeights]:
         """The weightings at which there is no point of this kind and seed."""
-        return [w for w in weightings if (kind, seed, _rounded(w.values())) not in self.points]
+        return [w for w in weightings if (kind, seed, as_written(w.values())) not in self.points]
 
     def truths(self, new: Sequence[Point], weightings: Sequence[TaskWeights]) -> list[Point]:
         """Old and new finetunes, weights by weights."""
         place = _places(weightings)
         old = self._old(lambda kind: kind == TRUTH)
         return sorted(
-            [*old, *new], key=lambda p: (place.get(_rounded(p.weights), -1), p.seed, p.rung)
+            [*old, *new], key=lambda p: (place.get(as_written(p.weights), -1), p.seed, p.rung)
         )
 
     def previews(self, new: Sequence[Point], weightings: Sequence[TaskWeights]) -> list[Point]:
@@ -80,7 +80,7 @@ class Known:
         kinds = list(dict.fromkeys(p.kind for p in every))
         return sorted(
             every,
-            key=lambda p: (kinds.index(p.kind), p.seed, place.get(_rounded(p.weights), -1)),
+            key=lambda p: (kinds.index(p.kind), p.seed, place.get(as_written(p.weights), -1)),
         )
 
     def _old(self, wanted: Callable[[str], bool]) -> list[Point]:
@@ -92,9 +92,4 @@ def _kind(p: Point) -> str:
 
 
 def _places(weightings: Sequence[TaskWeights]) -> dict[Weights, int]:
-    return {_rounded(w.values()): i for i, w in enumerate(weightings)}
-
-
-def _rounded(weights: Iterable[float]) -> Weights:
-    """To the digits that a table keeps."""
-    return tuple(round(float(w), 6) for w in weights)
+    return {as_written(w.values()): i for i, w in enumerate(weightings)}

@@ -25,6 +25,7 @@ from studies.families import fit_family
 from studies.preview_quality import (
     TRUTH,
     Point,
+    as_written,
     last_rungs,
     point,
     read_points,
@@ -43,11 +44,11 @@ def tested(
     Raises:
         ValueError: a finetune is not in the working folder.
     """
-    there = {(p.seed, _rounded(p.weights)): p for p in known}
-    exact = {_rounded(tuple(w.values())): w for w in weightings}
+    there = {(p.seed, as_written(p.weights)): p for p in known}
+    exact = {as_written(tuple(w.values())): w for w in weightings}
     found = []
     for truth in last_rungs(truths):
-        key = (truth.seed, _rounded(truth.weights))
+        key = (truth.seed, as_written(truth.weights))
         if key not in there:
             settings = replace(base.definition.finetuning, seed=truth.seed)
             weights = exact.get(key[1])
@@ -76,10 +77,6 @@ def tested(
             )
         found.append(there[key])
     return found
-
-
-def _rounded(weights: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(round(w, 6) for w in weights)
 
 
 def main(

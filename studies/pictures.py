@@ -31,7 +31,10 @@ _SIDE = 150.0  # of a triangle
 _GAP = 26.0
 _LETTER = 6.3  # of the names of rows, on average
 _PANEL = 170.0
-_TASK_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+_TASK_COLOURS = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7"),
+    *("#56b4e9", "#e69f00", "#f0e442", "#000000"),
+)
 _SCALE = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 
 Table = Mapping[Weights, Sequence[float]]

@@ -9,7 +9,7 @@ import csv
 import io
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -218,6 +218,15 @@ def format_qualities(
     return "\n".join(lines)
 
 
+def as_written(weights: Iterable[float]) -> Weights:
+    """Weights as the tables have them, which tell those that are read from others."""
+    return tuple(float(_written(weight)) for weight in weights)
+
+
+def _written(number: float) -> str:
+    return f"{number:.7g}"
+
+
 def write_points(path: Path, points: Sequence[Point], tasks: Sequence[str]) -> None:
     """Write truths, or previews, as CSV."""
     truths = all(p.family == TRUTH for p in points)
@@ -230,8 +239,8 @@ def write_points(path: Path, points: Sequence[Point], tasks: Sequence[str]) -> N
     header += [f"loss_{t}" for t in tasks] + [f"metric_{t}" for t in tasks]
     rows = [header]
     for p in points:
-        weights = [f"{value:.7g}" for value in p.weights]
-        numbers = [f"{value:.7g}" for value in (p.score, *p.losses, *p.metrics)]
+        weights = [*map(_written, p.weights)]
+        numbers = [*map(_written, (p.score, *p.losses, *p.metrics))]
         if truths:
             labels: list[object] = [*weights, p.seed, p.rung]
         else:

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 
 from optuna_merge._base.files import check_writable
-from optuna_merge.commands._display import shown
+from optuna_merge.commands._display import optunas_lines_left_out, shown
 from optuna_merge.commands._fitted import (
     check_own_loop,
     finetunes,
@@ -82,7 +82,8 @@ def _prepared(
         claims = flags.role != "preview"
         sharing = shared_among(study, flags.artifacts, flags.workdir, claims=claims)
     fit = workbench(definition, flags.workdir, sharing)
-    return open_search(fit, flags.study_name, storage, **budget, **asdict(settings)), fit
+    with optunas_lines_left_out():  # the study was opened before, and Optuna has said so
+        return open_search(fit, flags.study_name, storage, **budget, **asdict(settings)), fit
 
 
 def _settings(

@@ -26,6 +26,8 @@ class GivenRun:
             parameter.
         batch_size: Of "optimizer": examples of one optimizer step of that run; None: as many as
             the Trainer here takes.
+        any_base: Take it even if its matrices have nothing in common with the model's, which is
+            refused otherwise.
 
     Raises:
         ValueError: a batch size below 1, or for curvature that has none.
@@ -34,6 +36,7 @@ class GivenRun:
     path: str | os.PathLike[str]
     curvature: str | os.PathLike[str] = "loss"
     batch_size: int | None = None
+    any_base: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and (self.curvature != "optimizer" or self.batch_size < 1):

@@ -22,6 +22,10 @@ from optuna_merge.fitting._given import (
     given_parameters as given_parameters,
     same_shapes as same_shapes,
 )
+from optuna_merge.fitting._nearness import (
+    UNRELATED as UNRELATED,
+    median_cosine as median_cosine,
+)
 from optuna_merge.fitting._sound import check_curvature as check_curvature
 from optuna_merge.fitting._units import FolderSharing, Sharing, Unit
 from optuna_merge.fitting._workbench import Measured, Report, Workbench

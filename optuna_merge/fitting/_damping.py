@@ -95,9 +95,11 @@ def noted_damping(
     found = load_sound(path, _read)
     if found is not None:
         return found
+    tried = candidates(undamped)
+    _logger.info("choosing the damping: merges with each of %d on validation data", len(tried))
     started = time.perf_counter()
     tasks = list(undamped)
-    value, sweep = choose(candidates(undamped), lambda delta: _weighted(tasks, losses(delta)))
+    value, sweep = choose(tried, lambda delta: _weighted(tasks, losses(delta)))
     if not math.isfinite(sweep[value]):
         raise NotFiniteError(
             f"no merge of the tasks {tasks} has a finite loss on validation data, whatever the "

@@ -157,7 +157,7 @@ def finetune_store(definition: StudyDefinition, workdir: Path) -> FinetuneStore:
             Path(run.path),
             hashes[task],
             definition.finetuning,
-            partial(given_state, task, Path(run.path)),
+            partial(given_state, task, Path(run.path), any_base=run.any_base),
         )
         for task, run in definition.given_runs.items()
     }

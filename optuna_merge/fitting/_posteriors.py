@@ -183,6 +183,7 @@ class PosteriorMaker:
         if loaded is not None:
             _check_shapes(task.name, path, loaded.mean, mean)
             return path, family.made(loaded), float(read_metadata(path)["seconds"])
+        _logger.info("task %s: estimating the curvature", task.name)
         started = time.perf_counter()
         # The curvature comes from the model's device, the mean and all files' tensors are here.
         with own_draws(self._model.device):

@@ -38,8 +38,8 @@ import typer
 from optuna_merge.calibration._estimates import LEVEL, RESAMPLES, bootstrap_counts, spearman
 from studies.mixture.optimize import EXAMPLES
 from studies.mixture.truths import CHOOSING
-from studies.mixture.weights import drawn_weights, fixed_weights, rounded
-from studies.preview_quality import FINETUNE, Point, Weights, last_rungs, read_points
+from studies.mixture.weights import drawn_weights, fixed_weights
+from studies.preview_quality import FINETUNE, Point, Weights, as_written, last_rungs, read_points
 from studies.simple_rules import beyond_own_weight, explained_by_own_weight, own_weight_curves
 
 Array = npt.NDArray[np.float64]
@@ -83,23 +83,24 @@ class Tables:
         ends = last_rungs(points)
         known = by_weights(ends, 0)
         wanted = {
-            rounded(w) for w in (fixed_weights(names, EXAMPLES)[-1], *drawn_weights(names, 99, 99))
+            as_written(w)
+            for w in (fixed_weights(names, EXAMPLES)[-1], *drawn_weights(names, 99, 99))
         }
         return cls(
             names,
             {seed: by_weights(ends, seed) for seed in (0, CHOOSING)},
             {seed: by_weights(tested, seed) for seed in (0, CHOOSING)},
             {f: by_weights([p for p in made if p.family == f], CHOOSING) for f in families},
-            [w for w in known if rounded(w) in wanted],
+            [w for w in known if as_written(w) in wanted],
         )
 
     @property
     def fixed(self) -> list[Weights]:
         """Uniform weights and each task alone, as the tables have them."""
-        wanted = [rounded(w) for w in fixed_weights(self.names, EXAMPLES)[:-1]]
+        wanted = [as_written(w) for w in fixed_weights(self.names, EXAMPLES)[:-1]]
         return sorted(
-            (w for w in self.truths[0] if rounded(w) in wanted),
-            key=lambda w: wanted.index(rounded(w)),
+            (w for w in self.truths[0] if as_written(w) in wanted),
+            key=lambda w: wanted.index(as_written(w)),
         )
 
     def curve(self, weights: Sequence[Weights]) -> Array:
@@ -271,8 +272,8 @@ def best_table(tables: Tables) -> list[str]:
 
 def place_of_proportional(tables: Tables) -> int:
     """Where among the drawn weights those in proportion to the data are."""
-    wanted = rounded(fixed_weights(tables.names, EXAMPLES)[-1])
-    return [rounded(w) for w in tables.drawn].index(wanted)
+    wanted = as_written(fixed_weights(tables.names, EXAMPLES)[-1])
+    return [as_written(w) for w in tables.drawn].index(wanted)
 
 
 def line(cells: Sequence[str]) -> str:

@@ -41,11 +41,12 @@ from optuna_merge.trials import canonical_weights, uniform_weights
 from studies.extension import Known
 from studies.families import PACKAGES, cpu_name, find_truths, fit_family
 from studies.mixture.optimize import EXAMPLES, definition
-from studies.mixture.weights import drawn_weights, fixed_weights, rounded
+from studies.mixture.weights import drawn_weights, fixed_weights
 from studies.preview_quality import (
     TRUTH,
     Point,
     Weights,
+    as_written,
     last_rungs,
     point,
     read_points,
@@ -206,17 +207,17 @@ def previews(
         costs.append([family, *seconds, damping])
         path = workdir / f"previews-{fitted.fingerprint[:16]}.csv"
         known = {p.weights: p for p in read_points(path)[0]} if path.is_file() else {}
-        found = {rounded(weights): p for weights, p in known.items()}
+        found = {as_written(weights): p for weights, p in known.items()}
         try:
             for weights in dict.fromkeys(weightings):
-                if rounded(weights) not in found:
+                if as_written(weights) not in found:
                     if turn.over():
                         raise NotYet
-                    found[rounded(weights)] = preview(fitted, family, weights)
+                    found[as_written(weights)] = preview(fitted, family, weights)
         finally:
             if found:
                 write_points(path, list(found.values()), study.names)
-        points += [found[rounded(weights)] for weights in dict.fromkeys(weightings)]
+        points += [found[as_written(weights)] for weights in dict.fromkeys(weightings)]
     return points, costs
 
 

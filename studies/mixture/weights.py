@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from optuna_merge.trials import canonical_weights, uniform_weights
+from studies.preview_quality import Weights
 from studies.simple_rules import proportional
-
-Weights = tuple[float, ...]
 
 
 def drawn_weights(names: Sequence[str], inside: int, faces: int, seed: int = 0) -> list[Weights]:
@@ -46,8 +45,3 @@ def fixed_weights(names: Sequence[str], examples: Mapping[str, int]) -> list[Wei
     alone = np.eye(len(names)).tolist()
     sizes = canonical_weights(proportional([examples[name] for name in names]))
     return [tuple(uniform_weights(names).values()), *map(canonical_weights, alone), sizes]
-
-
-def rounded(weights: Sequence[float]) -> Weights:
-    """To the digits that tell weights apart in the tables."""
-    return tuple(round(float(w), 5) for w in weights)

@@ -65,7 +65,7 @@ from studies.search.tables import Tables, read_tables
 
 FOLDER = "OPTUNA_MERGE_BENCHMARKS"
 SCORES = "worst,relative,mean"
-AT = (1, 4, 6, 8, 10, 12)
+AT = (1, 4, 6, 8, 10, 12, 16)
 """Costs at which tables give the regret."""
 
 PREVIEWED = ("best previews", "quadratic", "ours until flat", "ours")

@@ -164,7 +164,8 @@ def test_the_second_seed_is_left_out_by_a_flag_or_the_definition(folder: Path) -
 def test_a_budget_and_until_stand_in_the_definition_or_are_flags(folder: Path) -> None:
     text = prints("optimize", "toy.py", "--n-trials", "1", "--budget", "9")
     assert re.search(
-        r"Spent: \d+\.\d of 9 finetunes' worth of time, \d+\.\d left \(task runs", text
+        r"Spent: \d+\.\d of 9 finetunes' worth of time, \d+\.\d left, \S+ \w+ in all \(task runs",
+        text,
     )
     found = json.loads(Path("workdir/report-optuna_merge.json").read_text())
     parts = ("task_runs", "posteriors", "previews", "finetunes")

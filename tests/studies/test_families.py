@@ -20,6 +20,7 @@ from studies.preview_quality import (
     FINETUNE,
     Point,
     Weights,
+    as_written,
     format_qualities,
     grid,
     last_rungs,
@@ -56,6 +57,14 @@ def test_uniform_weights_are_added_to_a_grid_that_lacks_them(
     assert found[: len(weightings)] == weightings
     assert len(found) == len(weightings) + more
     assert any(w == pytest.approx([1 / tasks] * tasks) for w in found)
+
+
+def test_weights_that_were_read_are_found_again(tmp_path: Path) -> None:
+    # 364 thousandths of 1.002 are .36327345..., which is rounded up twice to six digits.
+    weights = (364 / 1002, 638 / 1002)
+    write_points(tmp_path / "truth.csv", [_point("truth", 0, weights, 1.0, 0.5)], ["a", "b"])
+    (read,), _ = read_points(tmp_path / "truth.csv")
+    assert read.weights == as_written(weights) == as_written(read.weights)
 
 
 def test_errors_gaps_and_ranks_of_interior_points() -> None:
