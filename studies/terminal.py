@@ -1,6 +1,6 @@
 """Pictures of a terminal: what a command shows while it runs, and what it leaves behind.
 
-    python studies/terminal.py FOLDER python studies/digits/optimize.py --n-trials 80 --seed 0
+    python studies/terminal.py FOLDER python studies/desks/optimize.py --seed 0
 
 runs the command in a terminal of its own and writes FOLDER/terminal-live.svg, the last moment at
 which rows of progress were seen (two of them, if ever), and FOLDER/terminal-end.svg.

@@ -51,22 +51,23 @@ Indices = npt.NDArray[np.intp]
 STUDIES = Path(__file__).resolve().parent
 
 SUITES = {
-    "mnist": ("diagonal+heads", "mnist/results"),
-    "fashion": ("diagonal+heads", "fashion/results/tenths"),
-    "text": ("diagonal+heads", "text/results/sixths"),
-    "newsgroups": ("diagonal+heads0.01", "newsgroups/results/sixths", "newsgroups/results"),
-    "sentiment": ("diagonal+heads", "sentiment/results/sixths", "sentiment/results"),
-    "digits": ("diagonal", "digits/results/tenths"),
+    "mnist": ("diagonal+heads+anchor", "mnist/results"),
+    "fashion": ("diagonal+heads+anchor", "fashion/results/tenths"),
+    "text": ("diagonal+heads+anchor", "text/results/sixths"),
+    "newsgroups": ("diagonal+heads0.01+anchor", "newsgroups/results/sixths"),
+    "sentiment": ("diagonal+heads+anchor", "sentiment/results/sixths"),
+    "digits": ("diagonal+anchor", "digits/results/tenths"),
+    "groups": ("diagonal+heads0.01+anchor", "groups/results"),
 }
-"""By suite the previews' family and the folders, of which the later ones add weights."""
+"""By suite the previews' family, as studies make them, and the folder."""
 
 UNUSED = {
-    "film": ("diagonal+heads0.01", "film/results"),
-    "conflict": ("diagonal+heads0.01", "conflict/results"),
+    "film": ("diagonal+heads0.01+anchor", "film/results"),
+    "conflict": ("diagonal+heads0.01+anchor", "conflict/results"),
 }
 """Suites that have chosen no default, and are looked at only when they are named."""
 
-CASES = ((0, 0, 1), (0, 20, 3), (6, 0, 1), (10, 0, 1))
+CASES = ((0, 0, 1), (0, 20, 5), (6, 0, 5), (10, 0, 5))
 """Truths (0: uniform weights and the tasks alone), previews (0: all) and random draws."""
 
 PLACES = ("interior", "all")
@@ -76,33 +77,35 @@ FIELDS = ("suite", "score", "truths", "previews", "place", "row", "regret")
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite's tables: weights `n x T`, truths `seeds x n x T`, previews `sets x n x T`."""
+    """A suite's tables: weights `n x T`, truths `seeds x n x T`, previews `sets x n x T`.
+
+    A set of previews is corrected by the finetune at uniform weights of one seed: `anchors` has
+    its place among the truths.
+    """
 
     name: str
     weights: Array
     truths: Array
     previews: Array
+    anchors: tuple[int, ...]
     scores: tuple[Score, ...]
     alone: Mapping[str, float]
 
     @classmethod
     def read(cls, name: str) -> Suite:
         """From the stored tables: the weights that have truths and previews of all seeds."""
-        family, *folders = (SUITES | UNUSED)[name]
-        truths: dict[tuple[int, tuple[float, ...]], tuple[float, ...]] = {}
-        previews: dict[tuple[int, tuple[float, ...]], tuple[float, ...]] = {}
-        alone: dict[str, float] | None = None
-        for folder in folders:
-            points, tasks = read_points(STUDIES / folder / "truth.csv")
-            alone = alone or alone_of(last_rungs(points), tasks)
-            for p in last_rungs(points):
-                truths.setdefault((p.seed, p.weights), p.metrics)
-            for p in read_points(STUDIES / folder / "previews.csv")[0]:
-                if p.family == family and p.start == "merged" and not p.steps:
-                    previews.setdefault((p.seed, p.weights), p.metrics)
+        family, folder = (SUITES | UNUSED)[name]
+        points, tasks = read_points(STUDIES / folder / "truth.csv")
+        alone = alone_of(last_rungs(points), tasks)
         assert alone is not None, f"{name} has no finetunes of each task alone"
+        truths = {(p.seed, p.weights): p.metrics for p in last_rungs(points)}
+        previews = {
+            (p.seed, p.weights): p.metrics
+            for p in read_points(STUDIES / folder / "previews.csv")[0]
+            if p.family == family and p.start == "merged" and not p.steps
+        }
         weights = sorted({w for _, w in truths})
-        seeds, sets = ({s for s, _ in found} for found in (truths, previews))
+        seeds, sets = (sorted({s for s, _ in found}) for found in (truths, previews))
         kept = [
             w
             for w in weights
@@ -111,8 +114,9 @@ class Suite:
         return cls(
             name,
             np.array(kept),
-            np.array([[truths[s, w] for w in kept] for s in sorted(seeds)]),
-            np.array([[previews[s, w] for w in kept] for s in sorted(sets)]),
+            np.array([[truths[s, w] for w in kept] for s in seeds]),
+            np.array([[previews[s, w] for w in kept] for s in sets]),
+            tuple(seeds.index(s) for s in sets),
             tuple(scores_of(tasks)),
             alone,
         )
@@ -193,13 +197,13 @@ def interpolated(seen: Seen) -> Array:
     return np.asarray(seen.previews + shares @ residuals)
 
 
-def modelled(grid: Grid | None, *, own: bool = True, anchored: bool = False) -> Rule:
+def modelled(grid: Grid | None, *, own: bool = True, anchored: bool = True) -> Rule:
     """A form of `TruthModel`, one for each task.
 
     Args:
         grid: What it tries.
         own: Whether it is told whose metric it models.
-        anchored: Whether the truth at uniform weights is no evidence, as for previews that are
+        anchored: Whether the truth at uniform weights is no evidence for previews, which are
             corrected by it.
     """
 
@@ -251,28 +255,25 @@ FORMS: dict[str, Rule] = {
 }
 """The last one is the default of `TruthModel`."""
 
-ANCHORED = {"all four, uniform weights no evidence": modelled(OF_A_METRIC, anchored=True)}
+EVIDENT = {"all four, uniform weights evidence": modelled(OF_A_METRIC, anchored=False)}
 
 
 def views(suite: Suite, n_truths: int, n_previews: int, draws: int) -> Iterator[tuple[int, Seen]]:
-    """What there is to see, with the seed of the truths."""
+    """What there is to see, with the seed of the truths, which has corrected the previews."""
     start = suite.baselines
     others = np.setdiff1d(np.flatnonzero(suite.inside), start)
     rest = np.setdiff1d(np.arange(len(suite.weights)), start)
     for draw in range(draws):
-        for seed, truths in enumerate(suite.truths):
-            for index, previews in enumerate(suite.previews):
-                rng = np.random.default_rng([draw, seed, index])
-                more = rng.permutation(others)[: max(n_truths - len(start), 0)]
-                at = np.array([*start, *more], dtype=np.intp)
-                previewed = np.arange(len(suite.weights))
-                if n_previews:
-                    drawn = rng.permutation(rest)[: n_previews - len(start)]
-                    previewed = np.array([*start, *drawn], dtype=np.intp)
-                yield (
-                    seed,
-                    Seen(suite.weights, at, truths[at], previewed, previews[previewed]),
-                )
+        for seed, previews in zip(suite.anchors, suite.previews, strict=True):
+            rng = np.random.default_rng([draw, seed])
+            more = rng.permutation(others)[: max(n_truths - len(start), 0)]
+            at = np.array([*start, *more], dtype=np.intp)
+            previewed = np.arange(len(suite.weights))
+            if n_previews:
+                drawn = rng.permutation(rest)[: n_previews - len(start)]
+                previewed = np.array([*start, *drawn], dtype=np.intp)
+            truths = suite.truths[seed]
+            yield seed, Seen(suite.weights, at, truths[at], previewed, previews[previewed])
 
 
 def regrets(suite: Suite, seed: int, moments: Moments) -> dict[tuple[str, str], float]:
@@ -305,7 +306,7 @@ def measure(suites: Sequence[str]) -> dict[Key, float]:
         suite = Suite.read(name)
         for n_truths, n_previews, draws in CASES:
             for seed, seen in views(suite, n_truths, n_previews, draws):
-                for row, rule in {**RULES, **FORMS, **ANCHORED}.items():
+                for row, rule in {**RULES, **FORMS, **EVIDENT}.items():
                     moments = rule(seen)
                     if moments is not None:
                         for (score, place), value in regrets(suite, seed, moments).items():
@@ -346,7 +347,7 @@ def composite(score: str) -> bool:
 def report(means: Mapping[Key, float]) -> str:
     """Tables, as Markdown."""
     suites = list(dict.fromkeys(key[0] for key in means))
-    rows = [*RULES, *FORMS, *ANCHORED, CHOSEN]
+    rows = [*RULES, *FORMS, *EVIDENT, CHOSEN]
     parts = []
     for n_truths, n_previews, _ in CASES:
         for place in PLACES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import glob
 import os
 import pwd
@@ -27,6 +28,13 @@ from helpers import PASSWORD
 
 REQUIRED = "OPTUNA_MERGE_REQUIRE_POSTGRES"
 MARIADB_REQUIRED = "OPTUNA_MERGE_REQUIRE_MARIADB"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libraries_are_no_garbage() -> None:
+    """Every finetune ends with a garbage collection, which would look through all libraries."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

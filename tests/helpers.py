@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import resource
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,6 @@ from optuna_merge.models import LastLayers, MultitaskModel, from_module, from_tr
 from optuna_merge.tasks import Batch, Loss, Task, TensorData, cross_entropy
 
 torch.set_num_threads(1)  # the parts are tiny: threads only cost time
-gc.freeze()  # every finetune ends with a garbage collection: leave the libraries out of it
 
 FEATURES = 8
 

@@ -15,7 +15,6 @@ from optuna_merge.calibration import (
     calibrate,
     format_calibration,
     rank_correlation,
-    rank_correlations,
     study_calibration,
 )
 
@@ -29,17 +28,6 @@ def test_it_is_spearman_s_with_ties() -> None:
     assert found.value == pytest.approx(spearmanr(previews, truths).statistic)
     assert found.low < found.value < found.high
     assert found.count == 30
-
-
-def test_correlations_of_several_columns_are_those_of_pairs() -> None:
-    values = np.random.default_rng(0).integers(0, 5, (30, 4)).astype(float)
-    values[:, 3] = 2.0  # it doesn't vary
-    found = rank_correlations(values)
-    for i, j in ((0, 1), (0, 2), (1, 2)):
-        pair = rank_correlation(values[:, i].tolist(), values[:, j].tolist())
-        assert pair is not None
-        assert found[i, j] == found[j, i] == pytest.approx(pair.value)
-    assert np.diag(found)[:3] == pytest.approx(1) and (found[3] == 0).all()
 
 
 @pytest.mark.parametrize("sign", [1, -1])

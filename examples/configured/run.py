@@ -10,6 +10,7 @@ The trainers may live in environments of their own: what is called is `llamafact
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,8 +37,21 @@ def filled(trainer: str, checkpoint: str, shares: dict[str, float], seed: int, s
     return config | mixture | {"output_dir": checkpoint, "seed": seed, "max_steps": steps}
 
 
+def check_version() -> None:
+    """See that axolotl reads the parts of data sets; before 0.20 it would take all rows."""
+    told = subprocess.run(["axolotl", "--version"], capture_output=True, text=True, check=True)
+    found = re.search(r"(\d+)\.(\d+)", told.stdout)
+    if found and tuple(map(int, found.groups())) < (0, 20):
+        sys.exit(
+            f"axolotl {found[0]} doesn't know the weight of a data set, and would train on all "
+            f"rows whatever the task weights are; install axolotl 0.20 or newer"
+        )
+
+
 def train(trainer: str, folder: str, checkpoint: str, shares: str, seed: str, steps: str) -> None:
     """Write the configuration into the run's folder, and train by it."""
+    if trainer == "axolotl":
+        check_version()
     config = filled(trainer, checkpoint, json.loads(shares), int(seed), int(steps))
     path = Path(folder, f"{trainer}.yaml")
     path.write_text(yaml.safe_dump(config, sort_keys=False))

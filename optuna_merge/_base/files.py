@@ -97,6 +97,16 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
+def json_hash(value: Any) -> str:
+    """Hexadecimal SHA-256 of a value's canonical JSON."""
+    return sha256_text(canonical_json(value))
+
+
+def short_hash(value: Any) -> str:
+    """The first 24 digits of `json_hash`, for names of files and keys of units."""
+    return json_hash(value)[:24]
+
+
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """Hexadecimal SHA-256 of a file's bytes, read in pieces of 1 MiB."""
     digest = hashlib.sha256()

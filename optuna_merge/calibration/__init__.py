@@ -7,7 +7,6 @@ from optuna_merge.calibration._estimates import (
     MIN_TRUTHS,
     Estimate,
     rank_correlation,
-    rank_correlations,
 )
 from optuna_merge.calibration._gain import (
     EVIDENT,
@@ -39,7 +38,6 @@ __all__ = [
     "finetune_noise",
     "format_calibration",
     "rank_correlation",
-    "rank_correlations",
     "score_pairs",
     "shrunken_difference",
     "study_calibration",

@@ -67,8 +67,9 @@ class Calibration:
     def warning(self) -> str | None:
         """What the verdict means for a search; None when the previews are true."""
         if self.verdict == "too few truths":
+            noun = "truth" if self.count == 1 else "truths"
             return (
-                f"{self.count} truths, too few truths to judge the previews by (fewer than "
+                f"{self.count} {noun}, too few truths to judge the previews by (fewer than "
                 f"{MIN_TRUTHS}, or all alike)"
             )
         if self.verdict == "previews are true":

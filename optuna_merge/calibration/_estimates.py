@@ -77,18 +77,6 @@ def rank_correlation(
     return estimate(spearman, x, y, counts, level)
 
 
-def rank_correlations(values: Array) -> Array:
-    """Spearman's rank correlations of the columns of `n x m` values, `m x m`.
-
-    0 beside a column that doesn't vary.
-    """
-    # A mid-rank, centred and doubled, as in `spearman`.
-    ranks = np.stack([_signs(column).sum(1) for column in np.asarray(values, dtype=float).T])
-    scale = np.sqrt(np.square(ranks).sum(1))
-    ranks = ranks / np.where(scale > 0, scale, 1.0)[:, None]
-    return np.asarray(ranks @ ranks.T)
-
-
 def paired(previews: Sequence[float], truths: Sequence[float]) -> tuple[Array, Array]:
     """Both as arrays.
 

@@ -107,9 +107,17 @@ def _sound(pairs: Iterable[tuple[float, float]]) -> Pairs:
 
 
 def format_calibration(calibration: Mapping[str, Any]) -> str:
-    """`StudyCalibration.as_json` as a plain-text table, with a verdict on each quantity."""
+    """`StudyCalibration.as_json` as a plain-text table, with a verdict on each quantity.
+
+    Where nothing can be judged yet there is no table: each number of truths is told once.
+    """
     rows = {"score": calibration["score"], **calibration["tasks"]}
     rows = {name: found for name, found in rows.items() if found is not None}
+    if all(found["verdict"] == "too few truths" for found in rows.values()):
+        names: dict[str, list[str]] = {}
+        for name, found in rows.items():
+            names.setdefault(found["warning"], []).append(name)
+        return "\n".join(f"{', '.join(of)}: {warning}" for warning, of in names.items())
     width = max(map(len, rows))
     head = ("truths", "bias", "slope", "Spearman (90%)", "Kendall", "top 1/4", "regret")
     lines = [f"{'':{width}}" + "".join(f"{title:>{w}}" for title, w in zip(head, _WIDTHS))]

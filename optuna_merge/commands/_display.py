@@ -165,15 +165,16 @@ def _logging(tally: Tally, total: int | None, every: float) -> AfterTrial:
 def fit_shown(console: Console | None = None) -> Iterator[None]:
     """Within this block a terminal has a row a training run: task, steps, loss, time left.
 
-    Runs that are over keep their rows until the end of the block. Elsewhere nothing is drawn: the
-    fit's own log lines tell of each run.
+    Runs that are over keep their rows until the end of the block. Elsewhere a line is logged when
+    a run begins; the fit's own log lines tell what came of it.
 
     Args:
         console: Where to draw; default: standard error.
     """
     console = console or Console(stderr=True)
     if not console.is_terminal:
-        yield
+        with watched_by(StartLine()):
+            yield
         return
     progress = _rows(console)
     with _drawn(console, progress), watched_by(StepBar(progress, keep=True)):
@@ -204,6 +205,15 @@ def _live(console: Console, total: int | None, tally: Tally) -> Iterator[AfterTr
 
     with _drawn(console, Group(progress, line)), watched_by(StepBar(progress)):
         yield after_trial
+
+
+class StartLine(Watcher):
+    """A log line when a finetune begins."""
+
+    def started(self, run: RunInfo) -> None:
+        weights = ", ".join(f"{task} {w:.3f}" for task, w in run.weights.items() if w > 0)
+        done = f" from step {run.done}" if run.done else ""
+        _logger.info("finetuning at %s: %d steps%s", weights, run.steps, done)
 
 
 class StepBar(Watcher):

@@ -92,11 +92,15 @@ def _write_model(
 ) -> None:
     from optuna_merge.commands._fitted import fitted
     from optuna_merge.exporting import check_free, export_model
+    from optuna_merge.search import check_definition
 
     check_free(out, overwrite=force)
     study = None if given is not None else existing_study(where)
     check_fitted(where.workdir)  # else the tasks would be trained now
-    fit = fitted(load_definition(definition), where.workdir)
+    found_definition = load_definition(definition)
+    if study is not None:
+        check_definition(study, found_definition.describe())  # before a fit that takes long
+    fit = fitted(found_definition, where.workdir)
     found = export_model(fit, out, study=study, trial=trial, weights=given, overwrite=force)
     if as_json:
         typer.echo(json.dumps(found.as_json(), indent=1))

@@ -31,9 +31,9 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and debugg
 class StudyFlags:
     """Which study."""
 
-    study_name: Annotated[str, typer.Option(help="Name of the study; made if it is missing.")] = (
-        "optuna_merge"
-    )
+    study_name: Annotated[
+        str, typer.Option(help="Name of the study; optimize and fit make a missing one.")
+    ] = "optuna_merge"
     storage: Annotated[
         str, typer.Option(help="sqlite:///FILE, postgresql://..., or env:NAME.")
     ] = "sqlite:///optuna_merge.db"

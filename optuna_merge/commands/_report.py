@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,10 @@ from optuna_merge.commands._flags import AsJson, SearchFlags, WorkFlags
 def report(
     where: WorkFlags,
     definition: Annotated[
-        Path | None, typer.Argument(help="As for optimize. Without it the study alone is read.")
+        Path | None,
+        typer.Argument(
+            help="As for optimize. Without it the study alone is read: no test metrics."
+        ),
     ] = None,
     as_json: AsJson = False,
     html: Annotated[
@@ -26,16 +30,17 @@ def report(
         Path | None, typer.Option(help="Write the tables as CSV files into this folder.")
     ] = None,
 ) -> None:
-    """Print the table of a study again, and write it as a page and as JSON.
+    """Print the table of a study again, and write its page; with a definition as JSON, too.
 
     Example: optuna-merge report studies/digits/optimize.py --workdir work --html digits.html
     """
-    if definition is None and as_json:
-        raise ValueError("report --json needs the definition: give its file, or leave out --json")
     study = existing_study(where)
     if definition is None:
         from optuna_merge.commands._written import write_page
+        from optuna_merge.reports import format_report, study_report
 
+        report = study_report(study)
+        typer.echo(json.dumps(report, indent=1) if as_json else format_report(report))
         write_page(study, html, csv)
         return
     check_fitted(where.workdir)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from optuna_merge.definition._data import reason_of
+from optuna_merge.definition._data import beside, reason_of
 from optuna_merge.definition._document import Document
 from optuna_merge.definition._sections import (
     LanguageModelOf,
@@ -52,7 +52,7 @@ class Builder(Generic[S]):
 
     def body(self) -> str:
         """The body's folder beside the file, or else its name on the hub."""
-        found = self.folder / self.study.model.name
+        found = beside(self.folder, self.study.model.name)
         return str(found) if found.is_dir() else self.study.model.name
 
     def tokenizer(self, body: str) -> Any:

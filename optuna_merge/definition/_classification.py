@@ -117,7 +117,7 @@ class ClassificationBuilder(Builder[Study]):
         if not self._images:
             return self.body()
         try:
-            return timm_body(model.name, pretrained=model.pretrained)
+            return timm_body(model.name, pretrained=model.pretrained, seed=model.seed)
         except Exception as error:  # as timm's, and those of files of weights
             raise self.failed_model(error) from error
 

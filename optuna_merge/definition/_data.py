@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from optuna_merge.definition._tables import (
     spelled_labels,
 )
 from optuna_merge.exceptions import OptunaMergeError
+
+_logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 _IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -71,14 +74,51 @@ def read_examples(
             raise fail(split, f"task {task!r}, {split} data: no row has a label in {column!r}")
     found = tuple(sorted(set(labels["train"]), key=label_order(labels["train"])))
     for split, seen in labels.items():
-        if unseen := sorted(set(seen) - set(names or found)):
+        unseen = sorted(set(seen) - set(names or found))
+        if unseen and isinstance(getattr(data, split), float):
+            _leave_out(task, split, parts, labels, unseen)
+        elif unseen:
             raise fail(
                 "label",
                 f"task {task!r}, {split} data: the label {unseen[0]!r} does not occur in the "
                 f"training data, where there are {_some(found)}; rows whose label is empty are "
                 f"left out, as those of rare labels may be",
             )
+        if not parts[split]:
+            raise fail(
+                split, f"task {task!r}, {split} data: no row has a label of the training data"
+            )
     return Examples(parts, labels, names or found, names is not None)
+
+
+def _leave_out(
+    task: str,
+    split: str,
+    parts: dict[str, list[Row]],
+    labels: dict[str, list[str]],
+    unseen: Sequence[str],
+) -> None:
+    """Leave out of a share what chance has put there alone: no model could have learnt it.
+
+    The row does not go back into the training data: of another task it is test data.
+    """
+    kept = [i for i, label in enumerate(labels[split]) if label not in unseen]
+    _logger.warning(
+        "task %s: %d of %d rows of the %s data are left out, because the training data have no "
+        "row of their class: %s",
+        task,
+        len(labels[split]) - len(kept),
+        len(labels[split]),
+        split,
+        _some(unseen),
+    )
+    parts[split] = [parts[split][i] for i in kept]
+    labels[split] = [labels[split][i] for i in kept]
+
+
+def beside(folder: Path, name: str) -> Path:
+    """A path of a definition: relative to its folder, or to the home folder where it begins so."""
+    return folder / Path(name).expanduser()
 
 
 def read_rows(
@@ -131,12 +171,12 @@ def read_rows(
 
         try:
             if not columns:
-                parts[split] = _image_rows(folder / source)
+                parts[split] = _image_rows(beside(folder, source))
                 continue
             if data.dataset is not None:
                 rows, names = _hub_rows(data, source, folder, label)
             else:
-                rows = read_table(folder / source)
+                rows = read_table(beside(folder, source))
         except Exception as error:  # readers of many formats raise what they like
             raise failed(reason_of(error)) from error
         if missing := [name for name in columns if rows and name not in rows[0]]:
@@ -194,7 +234,7 @@ def _hub_rows(
     from datasets import load_dataset
 
     name = str(data.dataset)
-    local = folder / name
+    local = beside(folder, name)
     table = load_dataset(str(local) if local.exists() else name, data.config, split=split)
     names = None if label is None else getattr(table.features.get(label), "names", None)
     rows: list[Row] = [dict(row) for row in table]

@@ -10,6 +10,7 @@ from typing import Any
 
 from optuna_merge.definition._classification import ClassificationBuilder
 from optuna_merge.definition._command import CommandDefinition
+from optuna_merge.definition._data import beside
 from optuna_merge.definition._definition import StudyDefinition, check_task_names
 from optuna_merge.definition._document import Document, read_document
 from optuna_merge.definition._language import LanguageBuilder
@@ -90,7 +91,7 @@ def _runs(document: Document, study: AnyStudy) -> dict[str, Path]:
     names = [task if isinstance(task, str) else task.name for task in study.tasks]
     found = {}
     for task, path in study.runs.items():
-        found[task] = document.path.absolute().parent / path
+        found[task] = beside(document.path.absolute().parent, path)
         try:
             given_runs({task: found[task]}, names)
         except (ValueError, OSError) as error:

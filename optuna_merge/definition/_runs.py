@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from optuna_merge._base.checkpoint_files import ADAPTER_CONFIG, ADAPTERS, find_files
-from optuna_merge._base.files import canonical_json, sha256_file, sha256_text
+from optuna_merge._base.files import json_hash, sha256_file
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class GivenRun:
             parameter.
         batch_size: Of "optimizer": examples of one optimizer step of that run; None: as many as
             the Trainer here takes.
+        any_base: Take it even if its matrices have nothing in common with the model's, which is
+            refused otherwise.
 
     Raises:
         ValueError: a batch size below 1, or for curvature that has none.
@@ -34,6 +36,7 @@ class GivenRun:
     path: str | os.PathLike[str]
     curvature: str | os.PathLike[str] = "loss"
     batch_size: int | None = None
+    any_base: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and (self.curvature != "optimizer" or self.batch_size < 1):
@@ -83,6 +86,6 @@ def run_hash(task: str, run: GivenRun) -> str:
     adapter = (path / ADAPTER_CONFIG).is_file()
     try:
         files = [path / ADAPTERS[0]] if adapter else find_files(path, pickles=True)[0]
-        return sha256_text(canonical_json([sha256_file(file) for file in files]))
+        return json_hash([sha256_file(file) for file in files])
     except (OSError, ValueError) as error:
         raise ValueError(f"runs: task {task!r}: {path} is no checkpoint: {error}") from error

@@ -20,6 +20,7 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 _LONGEST_CELL = 2**31 - 1  # characters; Python's csv stops at 131072 unless told otherwise
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 _WHOLE = re.compile(r"([-+]?\d+)\.0+")
+_NO_NUMBERS = {"nan", "NaN", "NA", "N/A", "null", "NULL", "None"}
 _TRUTHS = {"true": "True", "false": "False"}
 
 
@@ -171,7 +172,7 @@ def present(rows: Sequence[Row], columns: Sequence[str]) -> list[Row]:
     """The rows with these columns' missing values None, whatever the format calls them.
 
     Missing are null, what no number is (NaN), and a cell that is empty or blank. Words for it,
-    such as NA, are words.
+    such as NA, are words here; `spelled_labels` knows columns of numbers.
 
     Raises:
         ValueError: a value that is no text, number, truth value or None; the row is named.
@@ -200,8 +201,8 @@ def spelled_labels(splits: Mapping[str, Sequence[Any]]) -> dict[str, list[str | 
 
     Formats differ in types: what is 1 in one file is 1.0 in another, as programs write a column of
     integers of which some are missing, and true, True, TRUE are one. So in a column of numbers
-    alone, 1.0 is spelled 1, and a `nan` is missing; and in one of truth values alone, they are
-    spelled True and False.
+    alone, 1.0 is spelled 1, and words for a missing number (nan, NA, N/A, null, None) are missing;
+    in one of truth values alone, they are spelled True and False.
 
     Args:
         splits: By split, the column of labels; None where one is missing.
@@ -211,7 +212,7 @@ def spelled_labels(splits: Mapping[str, Sequence[Any]]) -> dict[str, list[str | 
         for split, column in splits.items()
     }
     seen = {text for column in texts.values() for text in column if text is not None}
-    numbers = seen - {"nan", "NaN"}
+    numbers = seen - _NO_NUMBERS
     if numbers and all(map(_NUMBER.fullmatch, numbers)):
         names: dict[str, str | None] = {text: _WHOLE.sub(r"\1", text) for text in numbers}
     elif seen and all(text.lower() in _TRUTHS for text in seen):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from optuna_merge._base.files import canonical_json, sha256_text
+from optuna_merge._base.files import json_hash
 from optuna_merge.finetuning._checkpoint import load_checkpoint, save_checkpoint
 from optuna_merge.finetuning._optimizers import warn_if_constant
 from optuna_merge.finetuning._settings import FinetuneSettings
@@ -86,7 +86,7 @@ def finetune(
     by_name = {task.name: task for task in tasks}
     _check_weights(weights, by_name)
     active = [task for task in tasks if weights[task.name] > 0]
-    key = sha256_text(canonical_json([key, dict(weights), settings.describe()]))
+    key = json_hash([key, dict(weights), settings.describe()])
 
     training = Training(model, active, weights, settings, start)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 from torch import Tensor
 
-from optuna_merge._base.files import canonical_json, remove_leftovers, sha256_text
+from optuna_merge._base.files import canonical_json, remove_leftovers, short_hash
 from optuna_merge._base.tensors import load_tensors, save_tensors
 from optuna_merge._base.turns import models_turn
 from optuna_merge.exceptions import CorruptFileError
@@ -163,7 +163,7 @@ class FinetuneStore:
         described += [] if start is None else [start.key]
         given = self._given_at(weights, settings, start)
         described += [] if given is None else [given.key]
-        return self._folder / _short_hash(described) / "model.safetensors"
+        return self._folder / short_hash(described) / "model.safetensors"
 
     def _given_at(
         self, weights: Mapping[str, float], settings: FinetuneSettings, start: Start | None
@@ -175,7 +175,7 @@ class FinetuneStore:
 
     def test_path(self, run: FinishedRun) -> Path:
         """Where metrics of the run on the tasks' test data are kept, once they are known."""
-        return run.path.with_name(f"test-{_short_hash(self._keys)}.json")
+        return run.path.with_name(f"test-{short_hash(self._keys)}.json")
 
     def find(
         self,
@@ -221,7 +221,7 @@ class FinetuneStore:
         return FinishedRun(path, rungs, steps, seconds, True, tuple(files), given)
 
     def _evaluation_path(self, path: Path, task: str) -> Path:
-        return path.with_name(f"evaluation-{task}-{_short_hash(self._keys[task])}.safetensors")
+        return path.with_name(f"evaluation-{task}-{short_hash(self._keys[task])}.safetensors")
 
     @models_turn()
     def run(
@@ -348,10 +348,6 @@ class FinetuneStore:
         whole = self._read(found.path)
         assert whole is not None
         return whole
-
-
-def _short_hash(value: object) -> str:
-    return sha256_text(canonical_json(value))[:24]
 
 
 def _read_evaluation(path: Path) -> Evaluation | None:

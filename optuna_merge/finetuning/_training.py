@@ -116,7 +116,8 @@ class Training:
     def _gradients(self, step: int) -> tuple[Tensor, Tensor]:
         settings, accelerator = self._settings, self.accelerator
         seed_draws(derived_seed("step", settings.seed, step))
-        self._model.train()
+        if not self._model.training:  # an evaluation came before
+            self._model.train()
         _set_rate(self.optimizer, settings.rate(step))
         total = torch.zeros((), device=self.device)
         with self._bare.sampled() if isinstance(self._bare, IVON) else nullcontext():

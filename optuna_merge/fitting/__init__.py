@@ -11,8 +11,8 @@ from optuna_merge.fitting._anchors import (
 from optuna_merge.fitting._damping import (
     MULTIPLES,
     Damping,
-    candidates,
-    choose,
+    Losses as Losses,
+    noted_damping as noted_damping,
     trial_weightings,
 )
 from optuna_merge.fitting._finetune_files import DefinedFinetunes, FinetuneFiles, Finetunes
@@ -22,6 +22,11 @@ from optuna_merge.fitting._given import (
     given_parameters as given_parameters,
     same_shapes as same_shapes,
 )
+from optuna_merge.fitting._nearness import (
+    UNRELATED as UNRELATED,
+    median_cosine as median_cosine,
+)
+from optuna_merge.fitting._sound import check_curvature as check_curvature
 from optuna_merge.fitting._units import FolderSharing, Sharing, Unit
 from optuna_merge.fitting._workbench import Measured, Report, Workbench
 
@@ -38,8 +43,6 @@ __all__ = [
     "Sharing",
     "Unit",
     "Workbench",
-    "candidates",
-    "choose",
     "finetune_store",
     "fit",
     "trial_weightings",

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optuna_merge._base.files import canonical_json, check_writable, sha256_text
+from optuna_merge._base.files import check_writable, json_hash, short_hash
 from optuna_merge._base.tensors import content_hash
 from optuna_merge._base.turns import models_turn
 from optuna_merge.definition import StudyDefinition
@@ -100,7 +100,7 @@ def fit(
         anchors.append(run)
         return run.files
 
-    settings = sha256_text(canonical_json([parts["finetuning"], parts["posterior"]]))
+    settings = json_hash([parts["finetuning"], parts["posterior"]])
     components = range(definition.posterior.components)
     given = parts.get("runs", {})
     units = [
@@ -113,7 +113,7 @@ def fit(
         for component in components
     ]
     if definition.settled_preview.anchor != "none":
-        key = sha256_text(canonical_json([store.keys, parts["finetuning"], "uniform"]))[:24]
+        key = short_hash([store.keys, parts["finetuning"], "uniform"])
         units.append(Unit("uniform weights", key, make_anchor))
     sharing.work_off(units)
     found = {task.name: [made[task.name, component] for component in components] for task in tasks}
@@ -125,7 +125,7 @@ def fit(
         fitted.append(_assemble(definition, model, tasks, found, anchor, store))
         return fitted[0].files
 
-    everything = sha256_text(canonical_json(parts))[:24]
+    everything = short_hash(parts)
     sharing.work_off([Unit("posteriors", everything, assemble)])
     return fitted[0]
 
@@ -148,7 +148,7 @@ def finetune_store(definition: StudyDefinition, workdir: Path) -> FinetuneStore:
     """The definition's finetunes in a working folder."""
     models = definition.model.describe_tasks()
     keys = {
-        task["name"]: sha256_text(canonical_json([task, models[task["name"]]]))
+        task["name"]: json_hash([task, models[task["name"]]])
         for task in definition.describe()["tasks"]
     }
     hashes = definition.describe().get("runs", {})
@@ -157,7 +157,7 @@ def finetune_store(definition: StudyDefinition, workdir: Path) -> FinetuneStore:
             Path(run.path),
             hashes[task],
             definition.finetuning,
-            partial(given_state, task, Path(run.path)),
+            partial(given_state, task, Path(run.path), any_base=run.any_base),
         )
         for task, run in definition.given_runs.items()
     }
@@ -169,12 +169,12 @@ def merges_key(parts: Mapping[str, Any]) -> str:
     made_of = [parts["posteriors"], parts["heads"]]
     if {"heads", "anchor"} & parts.get("preview", {}).keys():  # merges are not all
         made_of += [parts["preview"], parts.get("anchor")]
-    return sha256_text(canonical_json(made_of))
+    return json_hash(made_of)
 
 
 def _unit_key(task: str, settings: str, component: int, given: str | None) -> str:
     made_of = [task, settings, component]
-    return sha256_text(canonical_json(made_of if given is None else [*made_of, given]))[:24]
+    return short_hash(made_of if given is None else [*made_of, given])
 
 
 @dataclass(frozen=True)

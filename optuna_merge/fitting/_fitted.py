@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from optuna_merge._base.files import canonical_json, sha256_text
+from optuna_merge._base.files import json_hash
 from optuna_merge._base.turns import models_turn
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.finetuning import FinetuneStore, FinishedRun, Start
@@ -90,7 +90,7 @@ class FittedStudy:
     @property
     def fingerprint(self) -> str:
         """One hash of tasks, data, body, settings and posteriors."""
-        return sha256_text(canonical_json(self.parts))
+        return json_hash(self.parts)
 
     @property
     def anchors(self) -> tuple[dict[str, float], ...]:

@@ -3,47 +3,45 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from optuna_merge._base.checkpoint_files import ADAPTER_CONFIG, ADAPTERS, find_files, naming_hint
 from optuna_merge._base.files import sha256_file
+from optuna_merge.fitting._nearness import check_base
 from optuna_merge.models import MultitaskModel
 from optuna_merge.posteriors import load_checkpoint
 
-_logger = logging.getLogger(__name__)
-
-_RIGHT_ANGLE = 0.1
-"""Cosine below which two matrices count as unrelated."""
 _BODY = "body."
 _WRAPPED = "base_model.model."
 _OTHER_BASE = "is it a checkpoint of another base?"
 _SCALING = ("lora_alpha", "use_rslora", "alpha_pattern", "rank_pattern", "use_dora", "lora_bias")
 
 
-def given_parameters(task: str, path: Path, model: Any, names: Sequence[str]) -> dict[str, Tensor]:
+def given_parameters(
+    task: str, path: Path, model: Any, names: Sequence[str], *, any_base: bool = False
+) -> dict[str, Tensor]:
     """The trained parameters of a given checkpoint, by the names of the model.
 
-    What the model keeps frozen must be equal in the checkpoint, as far as it is in there. Of a
-    whole model whose matrices all look unrelated to the base's a warning is logged.
+    What the model keeps frozen must be equal in the checkpoint, as far as it is in there. What is
+    trained must have something in common with the model.
 
     Args:
         task: For errors.
         path: A folder, an adapter's folder, or a file of tensors.
         model: Is trained; isn't changed here. It has the base's parameters, or a finetune's.
         names: Of its trained parameters.
+        any_base: Take matrices that have nothing in common with the model's, too.
 
     Raises:
-        ValueError: the checkpoint is of another base: other names, shapes or frozen parameters;
+        ValueError: the checkpoint is of another base: other names, shapes, frozen parameters, or
+            matrices that have nothing in common with the model's;
             an adapter for a whole model or the other way round; one with another scaling.
         FileNotFoundError, CorruptFileError: there is no checkpoint, or it can't be read.
     """
@@ -92,26 +90,14 @@ def given_parameters(task: str, path: Path, model: Any, names: Sequence[str]) ->
                 f"{where}: {name!r} is not that of the model that is trained, which keeps it "
                 f"frozen; {told}"
             )
-    if not adapted and _are_unrelated(found, own):
-        _logger.warning(
-            "%s: its matrices have nothing in common with those of the model that is trained; %s",
-            where,
-            _OTHER_BASE,
-        )
+    if not adapted and not any_base:
+        check_base(where, found, own)
     return {name: found[name].to(own[name].dtype) for name in names}
 
 
-def _are_unrelated(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
-    """Whether half of the matrices are at right angles, as those of two random starts are."""
-    angles = [
-        float(cosine_similarity(tensor.flatten().float(), own[name].flatten().float().cpu(), 0))
-        for name, tensor in found.items()
-        if tensor.ndim > 1 and name in own
-    ]
-    return bool(angles) and median(angles) < _RIGHT_ANGLE
-
-
-def given_state(task: str, path: Path, model: MultitaskModel) -> dict[str, Tensor]:
+def given_state(
+    task: str, path: Path, model: MultitaskModel, *, any_base: bool = False
+) -> dict[str, Tensor]:
     """The trained parameters of a task's own run, from a given checkpoint of the own loop's model.
 
     Args:
@@ -119,6 +105,7 @@ def given_state(task: str, path: Path, model: MultitaskModel) -> dict[str, Tenso
         path: A checkpoint of the language model or its adapter; or a file of tensors that have
             the names of the multitask model, such as a finetune in another working folder.
         model: The multitask model; isn't changed.
+        any_base: As in `given_parameters`.
 
     Raises:
         ValueError: as `given_parameters`; a whole model's checkpoint where tasks have heads.
@@ -130,7 +117,11 @@ def given_state(task: str, path: Path, model: MultitaskModel) -> dict[str, Tenso
         if any(name in tensors for name in names):
             where = f"runs: task {task!r}: {path}"
             parameters = dict(model.named_parameters())
-            return same_shapes(where, tensors, {name: parameters[name] for name in names})
+            found = same_shapes(where, tensors, {name: parameters[name] for name in names})
+            if not any_base:
+                body = {name: tensor for name, tensor in found.items() if name.startswith(_BODY)}
+                check_base(where, body, parameters)
+            return found
     if heads := [name for name in names if not name.startswith(_BODY)]:
         raise ValueError(
             f"runs: task {task!r}: {path} has no {heads[0]!r}: where tasks have heads, a given "
@@ -139,7 +130,7 @@ def given_state(task: str, path: Path, model: MultitaskModel) -> dict[str, Tenso
             f"transformers are given to from_trainer(..., runs=...)"
         )
     places = {name.removeprefix(_BODY): name for name in names}
-    found = given_parameters(task, path, model.body, list(places))
+    found = given_parameters(task, path, model.body, list(places), any_base=any_base)
     return {places[name]: tensor for name, tensor in found.items()}
 
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from filelock import FileLock
 from torch import Tensor
 
-from optuna_merge._base.files import canonical_json, sha256_text, write_json
+from optuna_merge._base.files import short_hash
 from optuna_merge._base.tensors import HASH, content_hash, read_metadata
 from optuna_merge.definition import StudyDefinition
-from optuna_merge.exceptions import CorruptFileError, NotFiniteError
 from optuna_merge.fitting._curvature import estimate
-from optuna_merge.fitting._damping import Damping, candidates, choose, trial_weightings
+from optuna_merge.fitting._damping import Damping, Losses, noted_damping
+from optuna_merge.fitting._sound import check_curvature, load_sound
 from optuna_merge.models import MultitaskModel
 from optuna_merge.posteriors import (
     FAMILIES,
@@ -37,8 +35,6 @@ from optuna_merge.previews import Previewer
 from optuna_merge.tasks import Measurement, Metric, Task, own_draws
 
 _logger = logging.getLogger(__name__)
-
-_Loaded = TypeVar("_Loaded")
 
 _DAMPED = "factors one by one"
 """How `damped` works, part of the key: posteriors that an older version damped are made again."""
@@ -109,7 +105,7 @@ class PosteriorMaker:
             + [content_hash(curvature, {}) for curvature in curvatures.get(t.name, [])]
             for t in tasks
         }
-        self._key = _short_hash([self._made_from, asdict(self._settings), _DAMPED])
+        self._key = short_hash([self._made_from, asdict(self._settings), _DAMPED])
 
     def make(self) -> MadePosteriors:
         """Make what is missing, one process at a time, and load all."""
@@ -157,7 +153,7 @@ class PosteriorMaker:
     def _posterior(
         self, task: str, path: Path, undamped: Posterior, damping: Damping | None
     ) -> Posterior:
-        posterior = _load_sound(path, load_posterior)
+        posterior = load_sound(path, load_posterior)
         if posterior is None:
             metadata = {"task": task, "made_from": " ".join(self._made_from[task])}
             posterior = undamped
@@ -183,19 +179,20 @@ class PosteriorMaker:
         if self._settings.estimator == "ivon":
             known = self._curvatures[task.name][index]
             found = DiagonalGaussian(mean, {name: known[name] for name in mean})
-            _check_curvature(task.name, found)
+            check_curvature(task.name, found)
             return None, family.made(found), 0.0
         path = self._curvature_path(family.curvature, task.name, index)
-        loaded = _load_sound(path, load_posterior)
+        loaded = load_sound(path, load_posterior)
         if loaded is not None:
             _check_shapes(task.name, path, loaded.mean, mean)
             return path, family.made(loaded), float(read_metadata(path)["seconds"])
+        _logger.info("task %s: estimating the curvature", task.name)
         started = time.perf_counter()
         # The curvature comes from the model's device, the mean and all files' tensors are here.
         with own_draws(self._model.device):
             made = estimate(family.curvature, self._model, task, state, self._settings)
         posterior = posterior_to(made, "cpu")
-        _check_curvature(task.name, posterior)
+        check_curvature(task.name, posterior)
         seconds = time.perf_counter() - started
         save_posterior(posterior, path, {"task": task.name, "seconds": repr(seconds)})
         return path, family.made(posterior), seconds
@@ -205,52 +202,27 @@ class PosteriorMaker:
         settings = self._settings
         reads = [getattr(settings, name) for name in curvature.reads]
         made_of = [curvature.name, *reads, settings.examples, settings.seed]
-        key = _short_hash([self._made_from[task][index], made_of])
+        key = short_hash([self._made_from[task][index], made_of])
         return self._folder / f"curvature-{task}-{key}.safetensors"
 
     def _damping(self, undamped: Mapping[str, Posterior]) -> tuple[Path, Damping]:
         path = self._folder / f"damping-{self._key}.json"
         if self._settings.damping is not None:
             return path, Damping(self._settings.damping, {}, 0.0)
-        found = _load_sound(path, _load_damping)
-        if found is not None:
-            return path, found
-        started = time.perf_counter()
-        value, sweep = choose(
-            candidates(undamped), lambda delta: self._weighted_loss(undamped, delta)
-        )
-        if not math.isfinite(sweep[value]):
-            raise NotFiniteError(
-                f"no merge of the tasks {[task.name for task in self._tasks]} has a finite loss "
-                f"on validation data, whatever the damping; tried were "
-                f"{', '.join(f'{d:.3g}' for d in sweep)}. Are their own finetunes sound? A lower "
-                f"learning rate may help"
-            )
-        damping = Damping(value, sweep, time.perf_counter() - started)
-        # JSON has no infinity: a loss that wasn't finite is null.
-        noted = {repr(d): loss if math.isfinite(loss) else None for d, loss in sweep.items()}
-        write_json(path, {"value": value, "sweep": noted, "seconds": damping.seconds})
-        _logger.info("damping %.3g chosen among %d on validation loss", value, len(sweep))
-        return path, damping
+        return path, noted_damping(path, undamped, lambda delta: self._losses(undamped, delta))
 
-    def _weighted_loss(self, undamped: Mapping[str, Posterior], delta: float) -> float:
-        """Mean over some interior weights of the merge's weighted validation loss."""
-        posteriors = {task: posterior.damped(delta) for task, posterior in undamped.items()}
+    def _losses(self, undamped: Mapping[str, Posterior], delta: float) -> Losses:
         previewer = Previewer(
             self._model,
             [_only_cheap(task) for task in self._tasks],
-            posteriors,
+            {task: posterior.damped(delta) for task, posterior in undamped.items()},
             self._heads,
             batch_size=self._batch_size,
             limit=self._settings.damping_examples,
         )
-        weightings = trial_weightings([task.name for task in self._tasks])
-        total = 0.0
-        for weights in weightings:
-            preview = previewer(weights)
-            total += sum(w * preview.evaluations[t].loss.value for t, w in weights.items())
-        # A damping whose merges overflow is the worst, not an error.
-        return total / len(weightings) if math.isfinite(total) else math.inf
+        return lambda weights: {
+            task: found.loss.value for task, found in previewer(weights).evaluations.items()
+        }
 
 
 def _only_cheap(task: Task) -> Task:
@@ -259,44 +231,6 @@ def _only_cheap(task: Task) -> Task:
     if left == task.metrics:
         return task
     return replace(task, metrics=left or (_NOTHING,))
-
-
-def _load_damping(path: Path) -> Damping:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        sweep = {
-            float(value): math.inf if loss is None else float(loss)
-            for value, loss in found["sweep"].items()
-        }
-        return Damping(float(found["value"]), sweep, float(found["seconds"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptFileError(f"{path} holds no choice of damping ({error!r})") from error
-
-
-def _short_hash(value: object) -> str:
-    return sha256_text(canonical_json(value))[:24]
-
-
-def _load_sound(path: Path, load: Callable[[Path], _Loaded]) -> _Loaded | None:
-    """What the file holds; None if there is none or it is damaged, so that it is made again."""
-    try:
-        return load(path)
-    except FileNotFoundError:
-        return None
-    except CorruptFileError as error:
-        _logger.warning("making it again: %s", error)
-        return None
-
-
-def _check_curvature(task: str, undamped: Posterior) -> None:
-    mean = undamped.mean_curvature()  # of squares: one that is not finite makes it so
-    if not math.isfinite(mean):
-        raise NotFiniteError(
-            f"task {task!r}: the curvature at the end of its own finetune is {mean:g} in the "
-            f"mean; expected a finite number. Is there a gradient without a value, as that of a "
-            f"root or a norm at 0, or does the loss overflow? A lower learning rate may help, or "
-            f"the isotropic family, which needs no curvature"
-        )
 
 
 def _check_shapes(

@@ -128,8 +128,9 @@ class MultitaskModel(nn.Module):
         self.replaying: Callable[[Tensor], AbstractContextManager[None]] = _no_trunk
         self._batch_norm = batch_norm
         self._batch_norm_examples = batch_norm_examples
+        # Tuples, so that torch doesn't see them as submodules of this one.
+        self._never_training = tuple(self._kept_in_evaluation())
         self.train()
-        # A list that torch doesn't see as submodules of this one.
         self._reestimated = tuple(n for n in running_batch_norms(self) if n.training)
         self._initial_statistics = {
             name: buffer.clone()
@@ -223,19 +224,23 @@ class MultitaskModel(nn.Module):
         """Training mode for what is trained; what is frozen or kept stays in evaluation mode."""
         super().train(mode)
         if mode:
-            for module in self.modules():
-                parameters = list(module.parameters())
-                frozen = parameters and not any(p.requires_grad for p in parameters)
-                kept = isinstance(module, _BatchNorm) and self._batch_norm == "pretrained"
-                if frozen or kept:
-                    module.eval()
-            for module in self.body.modules():
-                if len({p.requires_grad for p in module.parameters()}) == 2:
-                    # Dropout between frozen and trained modules, as behind position embeddings.
-                    for child in module.children():
-                        if not any(True for _ in child.parameters()):
-                            child.eval()
+            for module in self._never_training:
+                module.eval()
         return self
+
+    def _kept_in_evaluation(self) -> Iterator[nn.Module]:
+        for module in self.modules():
+            parameters = list(module.parameters())
+            frozen = parameters and not any(p.requires_grad for p in parameters)
+            kept = isinstance(module, _BatchNorm) and self._batch_norm == "pretrained"
+            if frozen or kept:
+                yield module
+        for module in self.body.modules():
+            if len({p.requires_grad for p in module.parameters()}) == 2:
+                # Dropout between frozen and trained modules, as behind position embeddings.
+                for child in module.children():
+                    if not any(True for _ in child.parameters()):
+                        yield child
 
     def prepare(self, task: Task) -> None:
         """Make ready for evaluating the task: evaluation mode, with the task's statistics.

@@ -6,17 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from optuna_merge._base.lazy import need
 from optuna_merge.models._module import from_module
 from optuna_merge.models._multitask import BatchNorm, MultitaskModel
 from optuna_merge.models._trainable import Trainable
-from optuna_merge.tasks import Task
+from optuna_merge.tasks import Task, own_draws
 
 
-def timm_body(name: str, *, pretrained: bool) -> Any:
-    """A timm model without its classifier.
+def timm_body(name: str, *, pretrained: bool, seed: int = 0) -> Any:
+    """A timm model without its classifier; without pretrained weights the seed alone makes it.
+
+    A study that goes on in another process must have the same body.
 
     Raises:
         ImportError: timm is missing.
@@ -26,7 +29,8 @@ def timm_body(name: str, *, pretrained: bool) -> Any:
     import timm
 
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+        with own_draws(torch.device("cpu"), seed):
+            return timm.create_model(name, pretrained=pretrained, num_classes=0)
     except (RuntimeError, ValueError) as error:
         reason = str(error)
         if not reason.startswith(("Unknown model", "Model name")):
@@ -57,13 +61,13 @@ def from_timm(
         trainable: Which of the body's parameters are trained and merged.
         batch_norm: Where statistics of trained batch norms come from; see `MultitaskModel`.
         batch_norm_examples: Training examples of a task that they are re-estimated on.
-        seed: Seed of the heads' initial values.
+        seed: Seed of the heads' initial values, and of a body's that isn't pretrained.
 
     Raises:
         ValueError: timm knows no such model.
     """
     if isinstance(model, str):
-        body: Any = timm_body(model, pretrained=pretrained)
+        body: Any = timm_body(model, pretrained=pretrained, seed=seed)
     else:
         body = model
         body.reset_classifier(0)

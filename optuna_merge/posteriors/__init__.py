@@ -13,7 +13,7 @@ from optuna_merge.posteriors._checks import (
 from optuna_merge.posteriors._diagonal import DiagonalGaussian, squared_gradients
 from optuna_merge.posteriors._families import CLASSES as CLASSES, FAMILIES, Posterior
 from optuna_merge.posteriors._family import Curvature, Evidence, Family
-from optuna_merge.posteriors._files import load_posterior, posterior_hash, save_posterior
+from optuna_merge.posteriors._files import load_posterior, save_posterior
 from optuna_merge.posteriors._full import FullGaussian, full_fisher
 from optuna_merge.posteriors._gaussian import (
     Coupled as Coupled,
@@ -57,7 +57,6 @@ __all__ = [
     "low_rank_fisher",
     "per_tensor",
     "posterior_bytes",
-    "posterior_hash",
     "posterior_to",
     "read_metadata",
     "rows_columns",

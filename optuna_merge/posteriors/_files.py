@@ -14,7 +14,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from optuna_merge._base.files import canonical_json
-from optuna_merge._base.tensors import HASH, load_tensors, read_metadata, save_tensors
+from optuna_merge._base.tensors import HASH, load_tensors, save_tensors
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.posteriors._families import CLASSES, Posterior
 
@@ -80,16 +80,6 @@ def load_posterior(path: str | os.PathLike[str], *, expected_hash: str | None = 
             f"{path}: the posterior's layout {metadata[_LAYOUT][:80]!r} is not one that this "
             f"version can read ({error!r})"
         ) from error
-
-
-def posterior_hash(path: str | os.PathLike[str]) -> str:
-    """The content hash in a file's header. It is `load_posterior` that verifies it.
-
-    Raises:
-        CorruptFileError: not a safetensors file, or one without a hash.
-        FileNotFoundError: no such file.
-    """
-    return read_metadata(path)[HASH]
 
 
 def _flatten(value: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:

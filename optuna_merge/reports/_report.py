@@ -42,29 +42,54 @@ def make_report(study: optuna.Study, fitted: Workbench, *, test: bool = True) ->
     tested = metrics_on_test(_shown(findings), fitted) if test else {}
     reading = Reading(study, findings, tested, _violated_alone(fitted))
     damping: Damping | None = getattr(fitted, "damping", None)
-    return {
-        "study": study.study_name,
+    return _read(reading) | {
         "score": fitted.parts["score"],
-        "maximize": _by_name(findings.maximize),
-        "best": None if findings.best is None else _row(reading, findings.best),
-        "front": _front(reading) if findings.several else None,
         "constraints": _constraints(reading, fitted),
-        "baselines": {name: _row(reading, o) for name, o in findings.baselines.items()},
-        "counts": asdict(findings.counts),
-        "verdict": asdict(reading.verdict),
-        "noise": _by_name({name: of.as_json() for name, of in reading.noise.items()}),
-        "failures": failures(study),
         "cost": dict(fitted.costs) | reading.costs,
-        "spent": _spent(reading),
         "damping": None
         if damping is None
         else {
             "value": damping.value,
             "sweep": {f"{delta:g}": loss for delta, loss in damping.sweep.items()},
         },
-        "calibration": reading.calibration.as_json(),
         "fingerprint": fitted.fingerprint,
         "definition": dict(fitted.parts),
+    }
+
+
+def study_report(study: optuna.Study) -> Json:
+    """What a study's trials alone say, for anybody without its definition or working folder.
+
+    Args:
+        study: The study.
+
+    Returns:
+        As `make_report`, without test metrics, `cost`, `damping`, `fingerprint` and `definition`.
+
+    Raises:
+        ValueError: no trial has task weights yet.
+    """
+    return _read(Reading.of(study))
+
+
+def _read(reading: Reading) -> Json:
+    """The part of a report that is read from the study alone."""
+    findings = reading.findings
+    closest = findings.closest
+    return {
+        "study": reading.study.study_name,
+        "score": (reading.score or "pareto").removeprefix("score (").removesuffix(")"),
+        "maximize": _by_name(findings.maximize),
+        "best": None if findings.best is None else _row(reading, findings.best),
+        "front": _front(reading) if findings.several else None,
+        "constraints": None if closest is None else {"closest": _row(reading, closest)},
+        "baselines": {name: _row(reading, o) for name, o in findings.baselines.items()},
+        "counts": asdict(findings.counts),
+        "verdict": asdict(reading.verdict),
+        "noise": _by_name({name: of.as_json() for name, of in reading.noise.items()}),
+        "failures": failures(reading.study),
+        "spent": _spent(reading),
+        "calibration": reading.calibration.as_json(),
     }
 
 

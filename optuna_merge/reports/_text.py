@@ -11,7 +11,10 @@ Json = Mapping[str, Any]
 
 
 def format_report(report: Json) -> str:
-    """`make_report`'s result as plain text, for terminals and logs."""
+    """The result of `make_report` or `study_report` as plain text, for terminals and logs."""
+    costs = (
+        _costs(report["cost"], report["definition"].get("runs", {})) if "cost" in report else []
+    )
     return "\n".join(
         [
             f"Study {report['study']!r}, score: {report['score']}{_sense(report['maximize'])}",
@@ -21,7 +24,7 @@ def format_report(report: Json) -> str:
             *_told(report),
             "",
             *_counted(report),
-            *_costs(report["cost"], report["definition"].get("runs", {})),
+            *costs,
             f"Spent: {report['spent']['told']}.",
             *filter(None, [report["spent"]["grid_told"]]),
             "",

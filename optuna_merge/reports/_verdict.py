@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from optuna_merge.calibration import Calibration, GainEstimate, Noise
+from optuna_merge.calibration import EVIDENT, Calibration, GainEstimate, Noise
 from optuna_merge.pruners import Prospect
 from optuna_merge.reports._headline import headline
 from optuna_merge.trials import SCORE, Findings, Outcome
@@ -135,6 +135,10 @@ def judge(
     if over_alone:
         parts = [f"{_named(findings, name)} {found}" for name, found in over_alone.items()]
         answer.append(f"Gain over each task finetuned alone: {'; '.join(parts)}.")
+    if findings.uniform is not None:
+        count = len(findings.repeats(findings.uniform).finetunes)
+        if count > 1 and best is not findings.uniform:
+            answer.append(f"Uniform weights stand there for the mean of their {count} finetunes.")
     return Verdict(over_uniform, estimate, flat, over_alone, first, answer, warnings)
 
 
@@ -200,7 +204,7 @@ def _doubts(
         )
     elif not estimate.is_evident and noise is not None:
         told.append(
-            f"No evidence of a gain on validation data: it is within the noise of a finetune "
-            f"({noise.told})."
+            f"No evidence of a gain on validation data: its probability is below {EVIDENT:g} "
+            f"(noise of a finetune {noise.told})."
         )
     return told

@@ -165,8 +165,6 @@ class PreviewSampler(BaseSampler):
         }
         if bounds:
             trials = cached_trials(study)
-            # Before they are read: threads may write weights meanwhile, and a point left out is
-            # better than one taken twice.
             starting = sum(t.number < trial.number and self._is_starting(t) for t in trials)
             history = self._reader.read(study.study_name, trials, skip=trial.number)
             face = _Face.of(self._names, bounds, history)

@@ -10,12 +10,7 @@ from typing import Any
 from transformers import Trainer
 
 from optuna_merge.trainers._data import check_data
-
-_CUT_MODELS = {
-    "is_deepspeed_enabled": "DeepSpeed",
-    "is_fsdp_enabled": "FSDP",
-    "is_distributed_loading_by_transformers": "a device mesh",
-}
+from optuna_merge.trainers._shards import check_shards
 
 
 def check_trainer(trainer: Any, folder: Path, tasks: Mapping[str, Any]) -> None:
@@ -52,12 +47,7 @@ def check_trainer(trainer: Any, folder: Path, tasks: Mapping[str, Any]) -> None:
             f"torchrun --nproc-per-node {args.n_gpu} {Path(sys.argv[0]).name}, or set "
             f"CUDA_VISIBLE_DEVICES, and start a worker on each"
         )
-    for attribute, name in _CUT_MODELS.items():
-        if getattr(trainer, attribute, False):
-            raise ValueError(
-                f"the Trainer cuts its model by {name}, but its parameters must be whole in every "
-                f"process; leave it out, or study your launch by om.from_command"
-            )
+    check_shards(trainer)
     evaluated = trainer.eval_dataset
     if not isinstance(evaluated, Mapping):
         raise ValueError(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from optuna_merge._base.files import canonical_json, check_writable, sha256_text
+from optuna_merge._base.files import check_writable, json_hash, short_hash
 from optuna_merge._base.turns import models_turn
 from optuna_merge.definition import GivenRun, check_task_names, run_hash
 from optuna_merge.exceptions import NotFiniteError
@@ -110,7 +110,7 @@ class FittedProgram:
     @property
     def fingerprint(self) -> str:
         """One hash of program, tasks, unit of weights, settings and posteriors."""
-        return sha256_text(canonical_json(self._parts))
+        return json_hash(self._parts)
 
     @property
     def damping(self) -> Damping | None:
@@ -279,11 +279,11 @@ def fit_program(
         return anchors
 
     units = [
-        Unit(f"task {task}", sha256_text(canonical_json([parts, task]))[:24], partial(train, task))
+        Unit(f"task {task}", short_hash([parts, task]), partial(train, task))
         for task in program.names
     ]
     if len(program.names) > 1 and anchor == "uniform":
-        key = sha256_text(canonical_json([parts, "uniform"]))[:24]
+        key = short_hash([parts, "uniform"])
         units.append(Unit("uniform weights", key, train_uniform))
     FolderSharing(workdir).work_off(units)
     folders = {task: alone[task].folder for task in program.names}

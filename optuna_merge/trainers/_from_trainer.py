@@ -54,7 +54,8 @@ def from_trainer(
     The working folder must be one that all of them see. Of equal batches (all processes together)
     and micro-batches the study is the same on any number of processes; losses on validation data
     whose last batches are not full are so by a few examples, which the Trainer takes twice there.
-    DeepSpeed, FSDP and other ways to cut a model are refused.
+    FSDP 2 and DeepSpeed's ZeRO 1 and 2 train in shards; previews are evaluated in a whole model in
+    each process. Other ways to cut a model are refused.
 
     Args:
         make_trainer: Takes a folder, and gives a new `transformers.Trainer` (or a subclass of it)

@@ -53,6 +53,10 @@ def with_drawn_labels(
     labels = batch.get("labels")
     if not isinstance(labels, Tensor) or "shift_labels" in batch:
         return dict(batch)
+    shifted = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if shifted is not None and "decoder_input_ids" not in batch:
+        # Else a decoder would read the drawn labels, and not be what they were drawn from.
+        batch = {**batch, "decoder_input_ids": shifted(labels=labels)}
     with torch.no_grad():
         outputs = model(**batch)
     logits = outputs.get("logits") if isinstance(outputs, Mapping) else None

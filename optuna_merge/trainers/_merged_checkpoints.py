@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from optuna_merge._base.checkpoint_files import ADAPTER_CONFIG, ADAPTERS, find_files
-from optuna_merge._base.files import canonical_json, sha256_file, sha256_text
+from optuna_merge._base.files import json_hash, sha256_file
 from optuna_merge.exceptions import CorruptFileError, ProgramError
 from optuna_merge.merging import merge_files
 from optuna_merge.trainers._adapters import has_products, merge_products
@@ -34,7 +34,7 @@ def checkpoint_hash(path: Path) -> str:
     """
     try:
         files = [path / ADAPTERS[0]] if is_adapter(path) else find_files(path, pickles=False)[0]
-        return sha256_text(canonical_json([sha256_file(file) for file in files]))
+        return json_hash([sha256_file(file) for file in files])
     except FileNotFoundError as error:
         raise ProgramError(
             f"the training has left no checkpoint in {path}: {error}. Expected there is a folder "

@@ -99,7 +99,10 @@ def _trl(shares: Shares, examples: Mapping[str, int] | None) -> str:
 
 
 def _axolotl(parts: Shares) -> str:
-    notes = ["# Nothing is repeated: the data sets are cut to the shares."]
+    notes = [
+        "# For axolotl 0.20 or newer: older ones don't read a weight, and take all rows.",
+        "# Nothing is repeated: the data sets are cut to the shares.",
+    ]
     return _data_sets(notes, parts, "weight")
 
 

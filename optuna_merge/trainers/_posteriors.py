@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,10 +11,9 @@ from typing import Any, Protocol
 from filelock import FileLock
 from torch import Tensor
 
-from optuna_merge._base.files import canonical_json, sha256_text, write_json
+from optuna_merge._base.files import sha256_text, short_hash
 from optuna_merge._base.tensors import HASH, content_hash, load_tensors, save_tensors
-from optuna_merge.exceptions import NotFiniteError
-from optuna_merge.fitting import Damping, candidates, choose, trial_weightings
+from optuna_merge.fitting import Damping, Losses, check_curvature, noted_damping
 from optuna_merge.merging import merge
 from optuna_merge.posteriors import (
     DiagonalGaussian,
@@ -135,7 +132,7 @@ def make_previews(
     seconds = 0.0
     for task, mean in means.items():
         made_of = [hashes[task], *program.describe_curvature(task, settings)]
-        key = sha256_text(canonical_json(made_of))[:24]
+        key = short_hash(made_of)
         squares, about = _curvature(
             program, task, mean, settings, folder / f"curvature-{task}-{key}.safetensors"
         )
@@ -207,7 +204,7 @@ def _curvature(
             started = time.perf_counter()
             found = dict(program.squared_gradients(task, mean, settings))
             spent = {"seconds": repr(time.perf_counter() - started)}
-            _check_curvature(task, DiagonalGaussian(dict(mean), found))
+            check_curvature(task, DiagonalGaussian(dict(mean), found))
             save_tensors(found, path, spent)
         return load_tensors(path)
 
@@ -221,46 +218,23 @@ def _damping(
 ) -> Damping:
     if settings.damping is not None:
         return Damping(settings.damping, {}, 0.0)
-    key = sha256_text(canonical_json([made_from, settings.damping_examples]))[:24]
+    key = short_hash([made_from, settings.damping_examples])
     path = folder / f"damping-{key}.json"
-    with FileLock(path.with_suffix(".lock")):
-        if not path.exists():
-            started = time.perf_counter()
 
-            def weighted_loss(delta: float) -> float:
-                posteriors = {task: each.damped(delta) for task, each in undamped.items()}
-                total = 0.0
-                for weights in trial_weightings(list(undamped)):
-                    merged = merge(posteriors, weights)
-                    losses = program.evaluate(merged, settings.damping_examples).losses
-                    if not losses:
-                        raise ValueError(
-                            "the Trainer tells no losses on validation data to choose the damping "
-                            "by; give PosteriorSettings(damping=...), or family='isotropic'"
-                        )
-                    total += sum(weight * losses[task] for task, weight in weights.items())
-                return total if math.isfinite(total) else math.inf
+    def losses(delta: float) -> Losses:
+        posteriors = {task: each.damped(delta) for task, each in undamped.items()}
 
-            value, sweep = choose(candidates(undamped), weighted_loss)
-            if not math.isfinite(sweep[value]):
-                raise NotFiniteError(
-                    f"no merge of the tasks {list(undamped)} has a finite loss on validation "
-                    f"data, whatever the damping; are their own finetunes sound? A lower learning "
-                    f"rate may help"
+        def at(weights: Mapping[str, float]) -> Mapping[str, float]:
+            merged = merge(posteriors, weights)
+            found = program.evaluate(merged, settings.damping_examples).losses
+            if not found:
+                raise ValueError(
+                    "the Trainer tells no losses on validation data to choose the damping by; "
+                    "give PosteriorSettings(damping=...), or family='isotropic'"
                 )
-            found = Damping(value, sweep, time.perf_counter() - started)
-            noted = {repr(d): loss if math.isfinite(loss) else None for d, loss in sweep.items()}
-            write_json(path, asdict(found) | {"sweep": noted})
-        about = json.loads(path.read_text(encoding="utf-8"))
-    told = {float(d): math.inf if loss is None else loss for d, loss in about["sweep"].items()}
-    return Damping(about["value"], told, about["seconds"])
+            return found
 
+        return at
 
-def _check_curvature(task: str, undamped: DiagonalGaussian) -> None:
-    mean = undamped.mean_curvature()
-    if not math.isfinite(mean):
-        raise NotFiniteError(
-            f"task {task!r}: the curvature at the end of its own run is {mean:g} in the mean; "
-            f"expected a finite number. A lower learning rate may help, or "
-            f"PosteriorSettings(family='isotropic'), which needs no curvature"
-        )
+    with FileLock(path.with_suffix(".lock")):
+        return noted_damping(path, undamped, losses)

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from filelock import FileLock
 
-from optuna_merge._base.files import canonical_json, sha256_text, write_json
+from optuna_merge._base.files import short_hash, write_json
 from optuna_merge._base.turns import models_turn
 from optuna_merge.exceptions import ProgramError
 from optuna_merge.fitting import Report
@@ -81,7 +81,7 @@ class Runs:
         made_of = [self._described, self._tasks, self._program.unit.describe(), numbers, repeat]
         if (given := self._given_at(weights, repeat)) is not None:
             made_of.append(given[1])
-        return self._folder / sha256_text(canonical_json(made_of))[:24]
+        return self._folder / short_hash(made_of)
 
     def _given_at(self, weights: Mapping[str, float], repeat: int) -> tuple[Path, str] | None:
         """The checkpoint that stands for the run at these weights; None: it is trained."""

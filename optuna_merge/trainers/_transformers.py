@@ -44,6 +44,7 @@ from optuna_merge.trainers._posteriors import (
 from optuna_merge.trainers._prepared import prepared
 from optuna_merge.trainers._program import Previews, Run
 from optuna_merge.trainers._ranks import Ranks
+from optuna_merge.trainers._shards import gathered, keep_whole, saves_whole
 from optuna_merge.trainers._units import WeightUnit
 from optuna_merge.trainers._watch import RungWatch
 
@@ -233,17 +234,21 @@ class TrainerProgram:
                     f"Finetunes are of equal length: leave out early stopping"
                 )
             self._ranks.meet()  # the others need no checkpoint any more
+            if run.makes_previews:
+                state = gathered(trainer, self._names)
+                if self.leads:
+                    save_tensors(state, run.folder / _TRAINED)
             if self.leads:
-                if run.makes_previews:
-                    save_tensors(self._state(trainer), run.folder / _TRAINED)
                 shutil.rmtree(run.folder / _MODEL, ignore_errors=True)
-            trainer.save_model(str(run.folder / _MODEL))
+            with saves_whole(trainer):
+                trainer.save_model(str(run.folder / _MODEL))
             if self.leads:
                 remove_checkpoints(run.folder)
             return None
 
     def _at_rung(self, trainer: Any) -> Mapping[str, float]:
-        if self._ranks.size > 1 and trainer.model_wrapped is trainer.model:
+        apart = trainer.model_wrapped is trainer.model and not trainer.is_fsdp_enabled
+        if self._ranks.size > 1 and apart:
             raise ProgramError(
                 f"the {self._ranks.size} processes train apart, each a model of its own, as a "
                 f"Trainer does that has evaluated before its training; make_trainer must not call "
@@ -288,14 +293,16 @@ class TrainerProgram:
         (task,) = (task for task, weight in run.weights.items() if weight)
         with self._ranks.all_do("_resident"):
             model = self._resident().model
-        state = given_parameters(task, path, model, self._names)
+        # _check_given has looked at the base, which the model has no longer.
+        state = given_parameters(task, path, model, self._names, any_base=True)
         save_tensors(state, run.folder / _TRAINED)
         return self.evaluate(state).metrics
 
     def _check_given(self) -> None:
         """See that all given checkpoints fit, before anything is trained."""
         for task, run in self._given.items():
-            given_parameters(task, Path(run.path), self._resident().model, self._names)
+            model, path = self._resident().model, Path(run.path)
+            given_parameters(task, path, model, self._names, any_base=run.any_base)
             if run.curvature != "loss" and self._posterior.family != "diagonal":
                 raise ValueError(
                     f"runs: task {task!r}: curvature={str(run.curvature)!r}, but posteriors of "
@@ -351,6 +358,7 @@ class TrainerProgram:
         if self._kept is None:
             with _draws():
                 self._kept = self._made(self._folder)
+            keep_whole(self._kept)
             _remove_callbacks(self._kept, but=DefaultFlowCallback)
         return self._kept
 
@@ -368,10 +376,6 @@ class TrainerProgram:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-    def _state(self, trainer: Any) -> dict[str, Tensor]:
-        parameters = dict(trainer.model.named_parameters())
-        return {name: parameters[name].detach() for name in self._names}
 
     def _made(self, folder: Path) -> Any:
         trainer = self._make(str(folder))

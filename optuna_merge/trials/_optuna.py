@@ -170,8 +170,19 @@ def fail_stale_trials(study: Study) -> None:
 
 
 def cached_trials(study: Study) -> list[FrozenTrial]:
-    """All trials, of this thread's cache while it samples: the same for all of its parameters."""
-    return study._get_trials(deepcopy=False, use_cache=True)
+    """All trials, of this thread's cache while it samples: the same for all of its parameters.
+
+    Those that run are copies: in memory other threads write parameters into theirs meanwhile.
+    """
+    trials = study._get_trials(deepcopy=False, use_cache=True)
+    return [_still(trial) if trial.state == TrialState.RUNNING else trial for trial in trials]
+
+
+def _still(trial: FrozenTrial) -> FrozenTrial:
+    copied = copy.copy(trial)
+    copied.params = dict(trial.params)  # each is written after its distribution
+    copied.distributions = {name: trial.distributions[name] for name in copied.params}
+    return copied
 
 
 def known_params(trial: FrozenTrial) -> dict[str, Any]:
@@ -186,8 +197,8 @@ def can_be_copied(trial: FrozenTrial) -> bool:
     Of an enqueued one it does not where a value is outside of its range: then Optuna warns only.
     """
     return all(
-        distribution._contains(distribution.to_internal_repr(trial.params[name]))
-        for name, distribution in trial.distributions.items()
+        trial.distributions[name]._contains(trial.distributions[name].to_internal_repr(value))
+        for name, value in tuple(trial.params.items())  # in memory a thread may be writing more
     )
 
 

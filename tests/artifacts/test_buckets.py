@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import optuna
 import pytest
 from helpers import toy_definition
 from optuna.artifacts.exceptions import ArtifactNotFound
+from processes import PythonProcess
 
 import optuna_merge as om
 from optuna_merge.artifacts import SharedFiles, _shared_files, _stores, open_artifact_store
@@ -84,20 +84,12 @@ def test_two_machines(bucket: str, tmp_path: Path, postgres_database: str) -> No
     path.write_text(DEFINITION.format(tests=str(ROOT / "tests")))
     create_storage(postgres_database)
     command = [
-        sys.executable, "-W", "ignore", "-c", MAIN, "optimize", str(path),
+        "-c", MAIN, "optimize", str(path),
         "--storage", postgres_database, "--artifacts", bucket, "--n-trials", "6",
         "--fraction", "0.5", "--seed", "0",
     ]  # fmt: skip
-    machines = [
-        subprocess.Popen(
-            [*command, "--workdir", str(tmp_path / name)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for name in ("one", "two")
-    ]
-    outputs = [machine.communicate(timeout=300)[0] for machine in machines]
+    machines = [PythonProcess(*command, "--workdir", tmp_path / name) for name in ("one", "two")]
+    outputs = ["".join(machine.communicate()) for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], outputs
     assert sum(output.count("alone: accuracy") for output in outputs) >= 4
     trained = [line for output in outputs for line in output.splitlines() if "trained in" in line]

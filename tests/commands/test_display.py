@@ -79,6 +79,10 @@ def test_a_fit_without_a_terminal_logs_a_line_a_task(
         om.fit(toy_definition(), tmp_path, progress=False)
     lines = [r.getMessage() for r in caplog.records if " alone: " in r.getMessage()]
     assert [line.split(" alone")[0] for line in lines] == ["task red", "task blue"]
+    begun = [r.getMessage() for r in caplog.records if r.getMessage().startswith("finetuning at")]
+    assert begun[0] == "finetuning at red 1.000: 7 steps"
+    assert len(begun) == 3, "two tasks and uniform weights"
+    assert "choosing the damping" in caplog.text
     assert screen.getvalue() == ""
     assert capfd.readouterr().out == ""
 

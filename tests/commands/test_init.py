@@ -17,7 +17,7 @@ def test_a_definition_to_be_edited(folder: Path) -> None:
     assert "ends with .yaml or .yml" in fails("init", "study.py")
     assert "can't write /proc/study.yaml" in fails("init", "/proc/study.yaml")
     told = fails("fit", "study.yaml")
-    assert "study.yaml:15:10: task 'topic', train data: no file" in told
+    assert "study.yaml:13:10: task 'topic', train data: no file" in told
 
 
 def test_all_commands_on_a_yaml_definition(

@@ -87,6 +87,7 @@ FORMATS = (
         ([0.0, 1.0, 10.0, 2.0], [None, float("nan")], ("0", "1", "2", "10")),
         ([0.5, 10.5, 2.0], [None, float("nan")], ("0.5", "2", "10.5")),
         (["0", "1", "-1.0"], ["", "  ", "nan", "NaN"], ("-1", "0", "1")),
+        (["4", "5"], ["NA", "N/A", "null", "None"], ("4", "5")),
         ([True, False], [None], ("False", "True")),
         (["true", "FALSE"], ["", " \t"], ("False", "True")),
         (["true", "false", "half-true"], ["", " "], ("false", "half-true", "true")),

@@ -26,6 +26,7 @@ from optuna_merge import (
 from optuna_merge.definition import TEMPLATES, load_yaml
 from optuna_merge.definition._document import read_document
 from optuna_merge.definition._schema import check
+from optuna_merge.definition._sections import Study
 from optuna_merge.models import LastLayers, Matching, from_timm, from_transformers
 from optuna_merge.tasks import image_task, macro_f1, text_task
 
@@ -296,6 +297,15 @@ def test_hidden_files_and_folders_are_no_images(shades: Path) -> None:
     assert found.describe()["tasks"] == expected
 
 
+def test_a_body_that_is_not_pretrained_is_the_same_in_every_process(shades: Path) -> None:
+    path = written(shades, IMAGES)
+    first = load_yaml(path).describe()
+    torch.rand(3)  # another process has drawn other numbers
+    assert load_yaml(path).describe() == first
+    other = IMAGES.replace("pretrained: false", "pretrained: false, seed: 1")
+    assert load_yaml(written(shades, other)).describe()["body"] != first["body"]
+
+
 def test_a_broken_image_is_named_with_its_line(shades: Path) -> None:
     broken = shades / "validation" / "dark" / "1.png"
     broken.write_bytes(broken.read_bytes()[:45])
@@ -311,22 +321,24 @@ def test_images_are_of_no_dataset_of_the_hub(shades: Path) -> None:
         load_yaml(written(shades, text))
 
 
-def test_the_template_is_a_definition(folder: Path) -> None:
-    study = check(read_document(written(folder, TEMPLATES["text"])))
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_the_template_is_a_definition(folder: Path, kind: str) -> None:
+    study = check(read_document(written(folder, TEMPLATES[kind])))
+    assert isinstance(study, Study)
+    assert study.model.kind == kind
     assert [task.name for task in study.tasks] == ["topic", "tone"]
     # So are the lines that are optional.
     uncommented = [
         line.replace("# ", "", 1) if line.lstrip().startswith("# ") and ":" in line else line
-        for line in TEMPLATES["text"].splitlines()
+        for line in TEMPLATES[kind].splitlines()
         if not line.startswith(("# A study", "# Every", "# optional", "# For", "# At"))
     ]
     text = "\n".join(uncommented).replace("constraints: [{", "ignored: [{")
     with pytest.raises(ValueError) as told:
         check(read_document(written(folder, text)))
     lines = str(told.value).splitlines()
-    assert len(lines) == 2, lines  # not for texts; and the second choice of constraints
-    assert "pretrained is for models of kind: image" in lines[0]
-    assert "ignored: unknown key 'ignored'" in lines[1]
+    assert len(lines) == 1, lines  # the second choice of constraints
+    assert "ignored: unknown key 'ignored'" in lines[0]
 
 
 @pytest.mark.parametrize(
@@ -478,6 +490,30 @@ def test_a_table_in_another_encoding_is_named(folder: Path) -> None:
     path = written(folder, MODEL + "data: {train: a.csv, validation: 0.5}\n" + TASKS)
     with pytest.raises(ValueError, match=r"a\.csv is not UTF-8 .* save it in that encoding"):
         load_yaml(path)
+
+
+def test_a_class_that_chance_puts_into_a_share_alone_is_left_out(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = MODEL + "data: {train: data.csv, validation: 0.5}\n" + TASKS
+    rows = [{"text": f"w{i % 9}", "tone": "good" if i % 2 else "bad"} for i in range(12)]
+    shown = []
+    for at in range(12):
+        rare = [row | {"tone": "ugly"} if i == at else row for i, row in enumerate(rows)]
+        write_csv(folder / "data.csv", rare)
+        caplog.clear()
+        (task,) = load_yaml(written(folder, text)).tasks
+        sizes = len(task.data("train")), len(task.data("validation"))
+        told = "1 of 6 rows of the validation data are left out" in caplog.text
+        shown.append((sizes, task.num_outputs, told))
+    assert sorted(set(shown)) == [((6, 5), 2, True), ((6, 6), 3, False)]
+
+
+def test_a_path_may_begin_at_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    text = MODEL.replace("bert", "~/bert") + DATA.replace("data.csv", "~/data.csv") + TASKS
+    (folder / "elsewhere").mkdir()
+    assert load_yaml(written(folder / "elsewhere", text)).tasks
 
 
 def test_a_label_that_was_never_trained_is_named(folder: Path) -> None:

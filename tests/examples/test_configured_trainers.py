@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 from safetensors.numpy import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 RUN = EXAMPLES / "configured" / "run.py"
@@ -47,7 +52,7 @@ def test_axolotl_is_given_the_part_of_each_data_set(filled: Any) -> None:
     assert [row["path"] for row in alone["datasets"]] == ["data/math"]
 
 
-STAND_IN = """#!{python}
+STAND_IN = """
 import sys, yaml, numpy, pathlib
 from safetensors.numpy import save_file
 config = yaml.safe_load(open(sys.argv[2]))
@@ -55,7 +60,7 @@ probabilities = map(float, str(config["interleave_probs"]).split(","))
 told = dict(zip(config["dataset"].split(","), probabilities))
 pathlib.Path(config["output_dir"]).mkdir(exist_ok=True)
 shares = numpy.array([told.get(task, 0.0) for task in ("math", "chat")])
-save_file({{"w": shares}}, config["output_dir"] + "/model.safetensors")
+save_file({"w": shares}, config["output_dir"] + "/model.safetensors")
 """
 
 EVALUATE = """
@@ -68,14 +73,19 @@ print(json.dumps({{"math": 2 - float(w[0]), "chat": 3 - float(w[1])}}))
 """
 
 
+def installed(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, script: str) -> None:
+    """A command of this name on the PATH."""
+    command = folder / "bin" / name
+    command.parent.mkdir(exist_ok=True)
+    command.write_text(f"#!{sys.executable}\n{script}")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
+
+
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For `llamafactory-cli`: its model is the shares that it was told."""
-    command = tmp_path / "bin" / "llamafactory-cli"
-    command.parent.mkdir()
-    command.write_text(STAND_IN.format(python=sys.executable))
-    command.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
+    installed(tmp_path, monkeypatch, "llamafactory-cli", STAND_IN)
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -86,6 +96,132 @@ def test_the_trainer_is_called_with_the_filled_file(tmp_path: Path) -> None:
     assert ended.value.code == 0
     assert load_file(tmp_path / "model" / "model.safetensors")["w"].tolist() == [0.25, 0.75]
     assert yaml.safe_load((tmp_path / "llamafactory.yaml").read_text())["max_steps"] == 300
+
+
+def test_an_axolotl_that_would_ignore_the_weights_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [str(tmp_path), str(tmp_path / "model"), json.dumps(SHARES), "3", "300"]
+    train = runpy.run_path(str(RUN))["train"]
+    installed(tmp_path, monkeypatch, "axolotl", "print('axolotl, version 0.19.0')")
+    with pytest.raises(SystemExit, match=r"axolotl 0\.19 doesn't know the weight of a data set"):
+        train("axolotl", *arguments)
+    assert not (tmp_path / "axolotl.yaml").exists()
+    installed(tmp_path, monkeypatch, "axolotl", "print('axolotl, version 0.21.0')")
+    with pytest.raises(SystemExit) as ended:
+        train("axolotl", *arguments)
+    assert ended.value.code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("trainer", "command"), [("llamafactory", "llamafactory-cli"), ("axolotl", "axolotl")]
+)
+def test_a_trainer_that_is_installed_trains_and_goes_on(
+    trainer: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which(command) is None:
+        pytest.skip(f"{command} is not on the PATH")
+    save_tiny_chat_model(tmp_path / "tiny")
+    write_chats(tmp_path / "data", {"math": 64, "chat": 96})
+    shutil.copytree(RUN.parent, tmp_path / "configured")
+    config = tmp_path / "configured" / f"{trainer}.yaml"
+    text = config.read_text().replace("Qwen/Qwen2.5-0.5B", "tiny")
+    config.write_text(text.replace("bf16: true", "bf16: false") + FOR_CPUS[trainer])
+    sizes = tmp_path / "configured" / "run.py"
+    sizes.write_text(
+        re.sub(r'{"math": \d+, "chat": \d+}', '{"math": 64, "chat": 96}', RUN.read_text())
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AXOLOTL_DO_NOT_TRACK", "1")
+
+    def run(*arguments: str) -> str:
+        call = [sys.executable, str(sizes), *arguments]
+        done = subprocess.run(call, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    Path("run").mkdir()
+    for steps in ("2", "4"):
+        run(trainer, "run", "model", json.dumps(SHARES), "3", steps)
+        state = json.loads(Path("model", f"checkpoint-{steps}", "trainer_state.json").read_text())
+        assert state["global_step"] == int(steps)
+    assert Path("model", "checkpoint-2").stat().st_mtime < config_time(trainer), "it went on"
+    # Of 64 and 96 rows a fourth and three fourths: axolotl cuts math to 32, LLaMA-Factory repeats
+    # chat's until math's have all come, after 256 or so.
+    batches = {"llamafactory": (13, 20), "axolotl": (8, 8)}[trainer]
+    assert batches[0] <= round(4 / state["epoch"]) <= batches[1]
+    losses = json.loads(run("evaluate", "model").splitlines()[-1])
+    assert losses.keys() == SHARES.keys() and all(0 < loss < 7 for loss in losses.values())
+
+
+FOR_CPUS = {
+    "llamafactory": "",
+    "axolotl": "lora_mlp_kernel: false\nlora_qkv_kernel: false\nlora_o_kernel: false\n",
+}
+"""Axolotl's kernels are for GPUs."""
+
+
+def config_time(trainer: str) -> float:
+    """When the configuration of the newest run was written."""
+    return Path("run", f"{trainer}.yaml").stat().st_mtime
+
+
+def save_tiny_chat_model(folder: Path) -> None:
+    """A Llama of random values, and a tokenizer of bytes with a chat template."""
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    words.train_from_iterator(
+        [], trainers.BpeTrainer(special_tokens=special, initial_alphabet=letters)
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=(
+            "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+            "{% endfor %}"
+        ),
+    )
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 1024}
+    layers = {"num_hidden_layers": 1, "num_attention_heads": 4}
+    ids = {"pad_token_id": 0, "eos_token_id": 2, "bos_token_id": None}
+    LlamaForCausalLM(
+        LlamaConfig(vocab_size=len(tokenizer), **ids, **sizes, **layers)
+    ).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def write_chats(folder: Path, sizes: dict[str, int]) -> None:
+    """Training and validation chats of each task, and what LLaMA-Factory wants to know of them."""
+    tags = {
+        "role_tag": "role",
+        "content_tag": "content",
+        "user_tag": "user",
+        "assistant_tag": "assistant",
+    }
+    about = {}
+    for task, size in sizes.items():
+        (folder / task).mkdir(parents=True)
+        for split, count in (("train", size), ("validation", 4)):
+            chats = [
+                {
+                    "messages": [
+                        {"role": "user", "content": f"{task} {i}"},
+                        {"role": "assistant", "content": str(i + 1)},
+                    ]
+                }
+                for i in range(count)
+            ]
+            (folder / task / f"{split}.jsonl").write_text("\n".join(map(json.dumps, chats)))
+        about[task] = {
+            "file_name": f"{task}/train.jsonl", "formatting": "sharegpt",
+            "columns": {"messages": "messages"}, "tags": tags,
+        }  # fmt: skip
+    (folder / "dataset_info.json").write_text(json.dumps(about))
 
 
 @pytest.mark.slow  # four processes import torch one after the other

@@ -155,7 +155,7 @@ def test_chats(
     found: dict[str, Any] = {"body": body, "train": chats, "validation": chats}
     for block in blocks("chats.md", "python"):
         for before, after in (
-            ("max_steps=200", "max_steps=4, bf16=False, use_cpu=True, report_to='none'"),
+            ("max_steps=200", "max_steps=4, use_cpu=True, report_to='none'"),
             ("per_device_train_batch_size=16", "per_device_train_batch_size=4"),
             ("n_trials=40", "n_trials=4"),
         ):

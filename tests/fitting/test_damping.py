@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from optuna_merge.fitting import MULTIPLES, candidates, choose, trial_weightings
+from optuna_merge.fitting import MULTIPLES, trial_weightings
+from optuna_merge.fitting._damping import candidates, choose
 from optuna_merge.posteriors import DiagonalGaussian
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from optuna_merge._base.tensors import HASH
 from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.merging import merge
 from optuna_merge.posteriors import (
@@ -13,7 +14,6 @@ from optuna_merge.posteriors import (
     IsotropicGaussian,
     LowRankGaussian,
     load_posterior,
-    posterior_hash,
     read_metadata,
     save_posterior,
     save_tensors,
@@ -40,8 +40,8 @@ def test_a_diagonal_comes_back_as_it_was(tmp_path: Path) -> None:
         assert loaded.mean[name].dtype == tensor.dtype
         assert torch.equal(loaded.mean[name], tensor)
         assert torch.equal(loaded.precision[name], posterior.precision[name])
-    assert read_metadata(tmp_path / "new" / "p.safetensors")["task"] == "news"
-    assert posterior_hash(tmp_path / "new" / "p.safetensors") == content_hash
+    metadata = read_metadata(tmp_path / "new" / "p.safetensors")
+    assert (metadata["task"], metadata[HASH]) == ("news", content_hash)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["p.safetensors"]
 
 
@@ -118,7 +118,7 @@ def test_damaged_files_are_refused_by_name(tmp_path: Path) -> None:
         load_posterior(path, expected_hash="00")
     path.write_bytes(b"")
     with pytest.raises(CorruptFileError, match=r"news\.safetensors"):
-        posterior_hash(path)
+        load_posterior(path)
     save_file({"x": torch.ones(1)}, path)
     with pytest.raises(CorruptFileError, match=r"news\.safetensors"):
         load_posterior(path)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import queue
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -15,6 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
+from processes import PythonProcess
 
 from optuna_merge.pruners import read_ledger
 from optuna_merge.storages import create_storage
@@ -29,23 +28,18 @@ class Workers:
 
     def __init__(self, url: str) -> None:
         self._arguments = [url, str(N_PREVIEWS)]
-        self.lines: queue.SimpleQueue[tuple[subprocess.Popen[str], str]] = queue.SimpleQueue()
-        self.processes: list[subprocess.Popen[str]] = []
+        self.lines: queue.SimpleQueue[tuple[PythonProcess, str]] = queue.SimpleQueue()
+        self.processes: list[PythonProcess] = []
         self._readers: list[threading.Thread] = []
 
     def start(self) -> None:
-        process = subprocess.Popen(
-            [sys.executable, WORKER, *self._arguments],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        process = PythonProcess(WORKER, *self._arguments)
         reader = threading.Thread(target=self._read, args=(process,))
         reader.start()
         self.processes.append(process)
         self._readers.append(reader)
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
+    def _read(self, process: PythonProcess) -> None:
         for line in process.stdout:
             self.lines.put((process, line))
 

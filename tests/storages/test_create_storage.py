@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import os
 import pickle
 import shutil
 import signal
@@ -21,6 +20,7 @@ from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages._heartbeat import is_heartbeat_enabled
 from optuna.testing.pytest_storages import StorageTestCase
 from optuna.trial import TrialState
+from processes import PythonProcess
 
 from optuna_merge.exceptions import StorageUnavailableError
 from optuna_merge.storages import create_storage
@@ -381,8 +381,7 @@ study.optimize(objective)
 
 def test_after_a_kill_the_file_alone_has_every_trial_that_ended(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/study.db"
-    worker = subprocess.run([sys.executable, "-W", "ignore", "-c", _KILLED, url])
-    assert worker.returncode == -signal.SIGKILL
+    assert PythonProcess("-c", _KILLED, url).wait(timeout=120) == -signal.SIGKILL
     assert (tmp_path / "study.db-wal").stat().st_size > 0  # what the killed trial had written
     for name in ("copy", "opened"):
         if name == "opened":  # by another worker, which moves the rest into the file
@@ -509,16 +508,7 @@ def test_waiting_trials_run_once_each(
         "sqlite": f"sqlite:///{tmp_path}/study.db",
         "journal": f"journal:///{tmp_path}/study.log",
     }.get(kind) or request.getfixturevalue(f"{kind}_database")
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", _WORKER, url],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ,
-        )
-        for _ in range(4)
-    ]
+    workers = [PythonProcess("-c", _WORKER, url) for _ in range(4)]
     study = optuna.create_study(study_name="s", storage=create_storage(url), load_if_exists=True)
     for number in range(60):
         study.enqueue_trial({"x": float(number)})

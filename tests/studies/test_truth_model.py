@@ -17,13 +17,14 @@ def test_a_suite_has_its_baselines_and_no_gaps(suite: Suite) -> None:
     np.testing.assert_array_equal(suite.weights[suite.baselines[1:]], np.eye(3))
     assert np.isfinite(suite.truths).all()
     assert suite.truths.shape == (2, len(suite.weights), 3)
-    assert suite.previews.shape == (1, len(suite.weights), 3)
+    assert suite.previews.shape == (2, len(suite.weights), 3)
+    assert suite.anchors == (0, 1)
 
 
 def test_what_is_seen(suite: Suite) -> None:
     seen = [view for _, view in views(suite, 6, 20, 1)]
     assert len(seen) == 2  # seeds of the truths
-    for seed, view in enumerate(seen):
+    for seed, view in zip(suite.anchors, seen, strict=True):
         assert len(view.at) == 6
         assert view.at[:4].tolist() == suite.baselines
         assert (suite.weights[view.at[4:]] > 0).all()

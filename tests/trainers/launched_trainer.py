@@ -1,6 +1,7 @@
 """What `test_ranks.py` launches in two processes: a study of a Trainer, or a finetune of it.
 
 torchrun --nproc-per-node 2 launched_trainer.py FOLDER [--model llama] [--fails WAY] [--runs JSON]
+    [--shards FULL_STATE_DICT|SHARDED_STATE_DICT|zero2]
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import optuna
 import torch
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch.distributed.tensor import DTensor
 from trainer_helpers import MakeTrainer, bert, classification_data, llama, pad, texts
 from transformers import Trainer, TrainerCallback
 
@@ -56,12 +60,32 @@ class Watched(Trainer):  # type: ignore[misc]
         return super().training_step(model, inputs, *args, **kwargs)
 
 
+class Sharded(Watched):
+    """Trains in shards on CPUs, too, where accelerate leaves a Trainer's FSDP out."""
+
+    __qualname__ = Watched.__qualname__  # it is the same study
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        state = self.accelerator.state
+        if self.args.fsdp and not self.is_fsdp_enabled:
+            state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
+            state.distributed_type = DistributedType.FSDP
+            PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+            self.is_fsdp_enabled = True
+
+
 class Ends(TrainerCallback):  # type: ignore[misc]
     """Notes with which parameters, and after how many steps, a training has ended."""
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         run = Path(args.output_dir)
-        found = content_hash(dict(kwargs["model"].named_parameters()), {})
+        parameters = dict(kwargs["model"].named_parameters())
+        cut = [name for name, p in parameters.items() if isinstance(p, DTensor)]
+        if cut:
+            note(run.parents[1], "cut", [run.name, len(cut), len(parameters)])
+            parameters = {name: p.full_tensor() for name, p in parameters.items()}
+        found = content_hash(parameters, {})
         note(run.parents[1], "ends", [run.name, state.global_step, found])
 
 
@@ -94,6 +118,7 @@ def fitted(
     size: int,
     fails: str | None = None,
     runs: Mapping[str, str] | None = None,
+    shards: str | None = None,
 ) -> FittedProgram:
     """The same study, whether `size` micro-batches a step are in one process or in two."""
     if model == "bert":
@@ -102,17 +127,27 @@ def fitted(
     else:
         train = validation = {"math": texts(2, 1), "math_hard": texts(8, 2)}
         make, more = llama, {"data_collator": pad}
+    cut: dict[str, Any] = {}
+    if shards == "zero2":
+        sizes = ("train_batch_size", "train_micro_batch_size_per_gpu")
+        auto = dict.fromkeys((*sizes, "gradient_accumulation_steps"), "auto")
+        cut = {"deepspeed": {"zero_optimization": {"stage": 2}, **auto}}
+    elif shards is not None:
+        layer = {"bert": "BertLayer", "llama": "LlamaDecoderLayer"}[model]
+        shape = {"state_dict_type": shards, "transformer_layer_cls_to_wrap": [layer]}
+        cut = {"fsdp": True, "fsdp_config": shape}
     if fails == "differs":
         train = train | {"math": train["math"].select(range(20 + RANK))}
     callbacks: list[Any] = [Ends(), *([Fails(fails)] if fails in WAYS[:3] else [])]
     make_trainer = MakeTrainer(
         validation,
         lambda: without_dropout(make()),
-        Watched,
+        Sharded if shards else Watched,
         more | {"callbacks": callbacks},
         per_device_train_batch_size=2,
         per_device_eval_batch_size=2 if model == "llama" else 10,
         gradient_accumulation_steps=size,
+        **cut,
     )
 
     def make_and_evaluate(folder: str) -> Trainer:
@@ -162,9 +197,12 @@ if __name__ == "__main__":
     parser.add_argument("--model", default="bert")
     parser.add_argument("--runs", type=json.loads, default=None)
     parser.add_argument("--fails", choices=WAYS, default=None)
+    parser.add_argument("--shards", default=None)
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     fails = None if RANK and given.fails in WAYS[:3] else given.fails  # rank 0 fails alone
-    bench = fitted(given.folder, given.model, size=1, fails=fails, runs=given.runs)
+    bench = fitted(
+        given.folder, given.model, size=1, fails=fails, runs=given.runs, shards=given.shards
+    )
     result = truth(bench) | {"states": search(given.folder, bench)}
     (given.folder / f"result-{RANK}.json").write_text(json.dumps(result))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from trainer_helpers import MakeTrainer, bert, llama, pad
+from transformers import T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from optuna_merge.trainers._curvature import squared_gradients
@@ -94,6 +95,22 @@ def test_labels_of_a_causal_model_are_drawn_for_the_next_position() -> None:
     drawn = with_drawn_labels(model, batch, torch.Generator(), shifts=True)["labels"]
     logits = model(**batch).logits[0, 1]
     assert drawn[0].tolist() == [-100, -100, int(logits.argmax())]
+
+
+def test_labels_of_an_encoder_decoder_are_drawn_for_what_its_decoder_has_read() -> None:
+    torch.manual_seed(0)
+    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    ids = {"vocab_size": 12, "pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
+    model = T5ForConditionalGeneration(T5Config(**ids, **sizes)).eval()
+    with torch.no_grad():
+        model.shared.weight.mul_(20)  # draws are nearly sure
+    assert not shifts_labels(model)
+    batch = {"input_ids": torch.tensor([[5, 6]]), "labels": torch.tensor([[7, 8, 9, -100]])}
+    drawn = with_drawn_labels(model, batch, torch.Generator().manual_seed(0), shifts=False)
+    assert drawn["decoder_input_ids"].tolist() == [[0, 7, 8, 9]], "of the data"
+    sure = model(**batch).logits.argmax(-1)[0, :3].tolist()
+    assert drawn["labels"].tolist() == [[*sure, -100]] and sure != [7, 8, 9]
+    torch.testing.assert_close(model(**drawn).logits, model(**batch).logits)
 
 
 def test_tokens_are_counted_as_the_trainer_counts_them() -> None:

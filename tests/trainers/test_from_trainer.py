@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,8 +43,16 @@ def model_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> FittedProgram:
-    return fitted(tmp_path_factory.mktemp("bench"))
+def task_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with task runs and nothing else, to be copied."""
+    folder = tmp_path_factory.mktemp("runs")
+    fitted(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bench(task_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> FittedProgram:
+    return fitted(shutil.copytree(task_runs, tmp_path_factory.mktemp("bench") / "work"))
 
 
 def test_all_weight_on_one_task_is_its_own_run_and_its_own_preview(bench: FittedProgram) -> None:
@@ -155,6 +164,7 @@ def test_a_killed_finetune_goes_on_from_its_checkpoint(
     saved: bool,
     before: int | None,
     bench: FittedProgram,
+    task_runs: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -162,7 +172,7 @@ def test_a_killed_finetune_goes_on_from_its_checkpoint(
     expected: dict[int, Mapping[str, float]] = {}
     bench.finetune(weights, expected.__setitem__)
     make = MakeTrainer(VALIDATION)
-    other = fitted(tmp_path, make)
+    other = fitted(shutil.copytree(task_runs, tmp_path / "work"), make)
     make.more["callbacks"] = [KillAt(step, saved=saved)]
     killed(lambda: other.finetune(weights, ignore))
     make.more["callbacks"] = []
@@ -179,10 +189,10 @@ def test_a_killed_finetune_goes_on_from_its_checkpoint(
 
 
 def test_a_pruned_finetune_stops_at_its_rung_and_goes_on_when_it_is_wanted_again(
-    bench: FittedProgram, tmp_path: Path
+    bench: FittedProgram, task_runs: Path, tmp_path: Path
 ) -> None:
     weights = {"math": 0.45, "math_hard": 0.55}
-    other = fitted(tmp_path)
+    other = fitted(shutil.copytree(task_runs, tmp_path / "work"))
 
     def prune(step: int, metrics: Mapping[str, float]) -> None:
         if step == 4:
@@ -394,19 +404,58 @@ def test_a_metric_of_the_users_own_is_maximised(tmp_path: Path) -> None:
     assert all(fit.reference_point[task] <= fit.alone[task] for task in fit.names)
 
 
+class Seen(MakeTrainer):
+    """Keeps the Trainers that it has made."""
+
+    def __call__(self, folder: str) -> Trainer:
+        self.made = super().__call__(folder)
+        return self.made
+
+
 def test_what_the_user_has_set_stays(tmp_path: Path) -> None:
-    made: list[Trainer] = []
-
-    class Seen(MakeTrainer):
-        def __call__(self, folder: str) -> Trainer:
-            made.append(super().__call__(folder))
-            return made[-1]
-
     make = Seen(VALIDATION, gradient_accumulation_steps=2, save_strategy="steps", save_steps=5,
                 train_sampling_strategy="sequential")  # fmt: skip
     fit = fitted(tmp_path, make)
     fit.finetune(WEIGHTS, ignore)
-    args = made[-1].args
+    args = make.made.args
     assert (args.gradient_accumulation_steps, args.save_steps, args.seed) == (2, 5, 42)
-    assert len(made[-1].train_dataset) == STEPS * 4 * 2
-    assert isinstance(TRAIN["math"], Dataset) and isinstance(made[-1].model, type(bert()))
+    assert len(make.made.train_dataset) == STEPS * 4 * 2
+    assert isinstance(TRAIN["math"], Dataset) and isinstance(make.made.model, type(bert()))
+
+
+def optimizer(trainer: Trainer) -> str:
+    kind = type(trainer.optimizer.optimizer)
+    return f"{kind.__module__}.{kind.__name__}"
+
+
+@pytest.mark.parametrize(
+    ("needs", "set_by_user", "kept"),
+    [
+        ("torch", {"gradient_checkpointing": True}, lambda t: t.model.is_gradient_checkpointing),
+        ("torch", {"bf16": True}, lambda t: t.accelerator.mixed_precision == "bf16"),
+        ("torch", {"optim": "adafactor"}, lambda t: optimizer(t).endswith("Adafactor")),
+        (
+            "bitsandbytes",
+            {"optim": "adamw_8bit"},
+            lambda t: optimizer(t).startswith("bitsandbytes"),
+        ),
+        pytest.param(  # it compiles for minutes
+            "torchao",
+            {"optim": "adamw_torch_8bit"},
+            lambda t: optimizer(t).startswith("torchao"),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_memory_that_the_user_has_saved_stays_saved(
+    needs: str, set_by_user: dict[str, Any], kept: Callable[[Any], bool], tmp_path: Path
+) -> None:
+    pytest.importorskip(needs)
+    make = Seen(VALIDATION, **set_by_user)
+    fit = fitted(tmp_path, make, posterior=om.PosteriorSettings(examples=4, damping=1e-3))
+    truth = fit.finetune(WEIGHTS, ignore)
+    assert kept(make.made)
+    uniform = fit.anchors[-1]
+    expected = fit.finetune(uniform, ignore).values
+    assert fit.preview(uniform).values == pytest.approx(expected, rel=1e-3)
+    assert truth.values != expected

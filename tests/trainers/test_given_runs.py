@@ -262,15 +262,19 @@ def test_checkpoints_of_another_base_are_refused(
     assert not (tmp_path / "work" / "program-runs").exists(), "before anything is trained"
 
 
-def test_a_checkpoint_of_equal_shapes_that_is_unrelated_is_warned_of(
-    checkpoints: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_another_base_of_equal_shapes_is_refused_unless_it_is_wanted(
+    checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    fitted(tmp_path / "work", checkpoints)
-    assert "another base" not in caplog.text
     torch.manual_seed(7)
     bert().save_pretrained(tmp_path / "other")
-    fitted(tmp_path / "work", {"math": tmp_path / "other"})
-    assert "nothing in common with those of the model that is trained" in caplog.text
+    runs = {"math": tmp_path / "other", "math_hard": checkpoints["math_hard"]}
+    with pytest.raises(
+        ValueError, match=r"nothing in common .* is -?0\.0., of a finetune .* any_base"
+    ):
+        fitted(tmp_path / "work", runs)
+    assert not (tmp_path / "work" / "program-runs").exists()
+    wanted = GivenRun(tmp_path / "other", any_base=True)
+    assert fitted(tmp_path / "work", runs | {"math": wanted}).runs["math"].given
 
 
 def test_what_is_no_run_of_a_task_is_told(checkpoints: dict[str, Path], tmp_path: Path) -> None:

@@ -58,11 +58,56 @@ def test_a_given_checkpoint_is_evaluated_by_both(tmp_path: Path) -> None:
     assert found["preview"] == pytest.approx(expected["preview"], rel=1e-4)
 
 
-def check_that_two_do_what_one_does(model: str, folder: Path) -> None:
+def test_shards_come_to_what_whole_models_do(tmp_path: Path) -> None:
+    check_that_two_do_what_one_does("bert", tmp_path, "--shards", "SHARDED_STATE_DICT")
+    check_that_all_was_cut(tmp_path / "two")
+    saved = list((tmp_path / "two" / "program-runs").glob("*/model/model.safetensors"))
+    assert len(saved) >= 5, "whole models, though the checkpoints are of shards"
+    left = list((tmp_path / "two").rglob("checkpoint-4/pytorch_model_fsdp_0"))
+    assert len(left) == 1, "of the run that was pruned"
+
+
+@pytest.mark.slow
+def test_zero_2_comes_to_what_data_parallelism_does(tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    check_that_two_do_what_one_does("bert", tmp_path, "--shards", "zero2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shards", ["FULL_STATE_DICT", "SHARDED_STATE_DICT"])
+def test_a_killed_run_in_shards_goes_on_from_its_checkpoint(shards: str, tmp_path: Path) -> None:
+    two, one = tmp_path / "two", tmp_path / "one"
+    two.mkdir()
+    one.mkdir()
+    failed = launch(two, "--model", "llama", "--shards", shards, "--fails", "killed")
+    assert failed.returncode != 0
+    assert "Signal 9 (SIGKILL)" in failed.stderr
+    done = launch(two, "--model", "llama", "--shards", shards)
+    assert done.returncode == 0, done.stderr
+    assert "checkpoint-2" in done.stderr
+    check_that_all_was_cut(two)
+    found = json.loads((two / "result-0.json").read_text())
+    bench = launched.fitted(one, "llama", size=2)
+    expected = json.loads(json.dumps(launched.truth(bench)))
+    for step, metrics in expected["rungs"].items():
+        assert found["rungs"][step] == pytest.approx(metrics, rel=1e-4)
+    assert found["preview"] == pytest.approx(expected["preview"], rel=1e-4)
+
+
+def check_that_all_was_cut(folder: Path) -> None:
+    """Every finetune had its parameters in shards, in both processes."""
+    runs = {run for run, *_ in launched.noted(folder, "ends", 0)}
+    for rank in (0, 1):
+        cut = launched.noted(folder, "cut", rank)
+        assert {run for run, *_ in cut} == runs
+        assert all(shards == parameters for _, shards, parameters in cut)
+
+
+def check_that_two_do_what_one_does(model: str, folder: Path, *flags: str) -> None:
     two, one = folder / "two", folder / "one"
     two.mkdir()
     one.mkdir()
-    done = launch(two, "--model", model)
+    done = launch(two, "--model", model, *flags)
     assert done.returncode == 0, done.stderr
     found = json.loads((two / "result-0.json").read_text())
     assert not (two / "result-1.json").exists(), "rank 0 alone knows the study"
@@ -123,19 +168,49 @@ class OnTwoGpus(Trainer):  # type: ignore[misc]
         self.args._n_gpu = 2
 
 
-class InShards(Trainer):  # type: ignore[misc]
+def sharded(version: int = 2, *, empty: bool = False, adapted: bool = False) -> type[Trainer]:
     """As a Trainer is that was launched for FSDP."""
+    plugin = SimpleNamespace(
+        fsdp_version=version, cpu_ram_efficient_loading=empty, activation_checkpointing=True
+    )
+
+    class Sharded(Trainer):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.is_fsdp_enabled = True
+            self.accelerator = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin))
+            self.model.peft_config = {"default": None} if adapted else None
+
+    return Sharded
+
+
+class OnAMesh(Trainer):  # type: ignore[misc]
+    """As a Trainer is whose model was loaded in parts."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.is_fsdp_enabled = True
+        self.is_distributed_loading_by_transformers = True
+
+
+class InZero3(Trainer):  # type: ignore[misc]
+    """As a Trainer is that was launched for DeepSpeed's ZeRO 3."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.is_deepspeed_enabled = True
+        plugin = SimpleNamespace(zero_stage=3)
+        self.accelerator = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin))
 
 
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
         (OnTwoGpus, r"one process on 2 GPUs; .*torchrun --nproc-per-node 2"),
-        (InShards, r"cuts its model by FSDP, .*om\.from_command"),
+        (OnAMesh, r"cuts its model by a device mesh .*om\.from_command"),
+        (InZero3, r"cuts its model by DeepSpeed's ZeRO 3; expected ZeRO 2 or 1, or FSDP"),
+        (sharded(1), r"FSDP of version 1; expected version 2: fsdp_config={'version': 2}"),
+        (sharded(empty=True), r"set fsdp_config={'cpu_ram_efficient_loading': False}"),
+        (sharded(adapted=True), r"PEFT saves adapters without a tensor; set fsdp_config={'activ"),
     ],
 )
 def test_other_ways_to_use_several_gpus_are_refused(

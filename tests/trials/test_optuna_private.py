@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
 from optuna.testing.storages import StorageSupplier
 from optuna.trial import TrialState, create_trial
+from processes import PythonProcess
 
 from optuna_merge.storages import create_storage
 from optuna_merge.trials import (
@@ -204,17 +203,8 @@ def test_processes_that_requeue_the_same_trials(
     study = optuna.create_study(study_name="s", storage=create_storage(url))
     for _ in range(20):
         study.ask()
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", _RACER, url],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
+    racers = [PythonProcess("-c", _RACER, url) for _ in range(3)]
     for racer in racers:
-        assert racer.stdout is not None
         assert racer.stdout.readline() == "ready\n"
     answers = [racer.communicate("go\n", timeout=120)[0] for racer in racers]
     assert sum(map(int, answers)) == 20

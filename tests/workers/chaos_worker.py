@@ -26,15 +26,13 @@ import botorch  # noqa: F401 (imported here once, not by every worker)
 import optuna_dashboard  # noqa: F401
 import plotly.graph_objects  # noqa: F401
 import torch
+from digits_study import definition
 from optuna.artifacts import FileSystemArtifactStore
-from torch import nn
 
-from optuna_merge import FinetuneSettings, PosteriorSettings, StudyDefinition, Task, storages
+from optuna_merge import storages
 from optuna_merge.artifacts import _stores
 from optuna_merge.cli import script
 from optuna_merge.finetuning import _store
-from optuna_merge.models import from_module
-from studies.digits.data import load_tasks
 
 ENDS, STEPS, GRACE = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 SHARE = 0.1  # of the artifact store's calls that fail
@@ -86,25 +84,6 @@ def noted_finetune(model: Any, tasks: Any, weights: Any, settings: Any, **option
     return result
 
 
-def definition() -> StudyDefinition:
-    """Three orientations of the digits and one head, on a small perceptron."""
-    tasks = [
-        Task(name, data["train"], data["validation"], 10, head="digits")
-        for name, data in load_tasks().items()
-    ]
-    torch.manual_seed(0)
-    body = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.Tanh(), nn.Linear(48, 32), nn.Tanh())
-    return StudyDefinition(
-        tasks=tasks,
-        model=from_module(body, tasks, features=32, inputs=["pixel_values"]),
-        finetuning=FinetuneSettings(
-            steps=STEPS, batch_size=32, learning_rate=1e-2, evaluation_batch_size=300
-        ),
-        posterior=PosteriorSettings(family="diagonal", examples=100, chunk_size=50),
-        score="worst",
-    )
-
-
 def start(name: str, flags: list[str]) -> int:
     pid = os.fork()
     if pid:
@@ -115,7 +94,7 @@ def start(name: str, flags: list[str]) -> int:
         failures.seed(os.getpid())
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         sys.argv = [name, *flags]
-        script(definition, name="chaos", n_trials=0)
+        script(lambda: definition(STEPS), name="chaos", n_trials=0)
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
     except BaseException:

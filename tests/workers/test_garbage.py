@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 from filelock import FileLock
 from helpers import files_below, raise_at, toy_definition
 from optuna.trial import TrialState
+from processes import PythonProcess
 from typer.testing import CliRunner
 
 import optuna_merge as om
@@ -178,12 +177,7 @@ def test_while_another_process_runs(tmp_path: Path) -> None:
     flags = ["--storage", storage, "--workdir", str(work)]
     more = ["--n-trials", "16", "--fraction", "1", "--seed", "0", "--keep-best", "1"]
     more += ["--no-second-seed", "--keep-going"]
-    worker = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", MAIN, "optimize", str(path), *flags, *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    worker = PythonProcess("-c", MAIN, "optimize", path, *flags, *more)
     definition = toy_definition()
     looks = 0
     try:
@@ -199,7 +193,7 @@ def test_while_another_process_runs(tmp_path: Path) -> None:
             looks += 1
             time.sleep(0.2)
     finally:
-        output = worker.communicate(timeout=60)[0]
+        output = worker.communicate(timeout=60)
     assert worker.returncode == 0, output
     assert looks > 1
     truths = study.get_trials(states=(TrialState.COMPLETE,))

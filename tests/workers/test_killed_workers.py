@@ -3,52 +3,38 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import defaultdict
 from datetime import datetime
 from pathlib import Path
 
 import optuna
-import pytest
 from optuna.trial import FrozenTrial, TrialState
+from processes import PythonProcess
 
 from optuna_merge.storages import create_storage
 from optuna_merge.workers import is_promoted
 
-ROOT = Path(__file__).resolve().parents[2]
-DIGITS = ROOT / "studies" / "digits" / "optimize.py"
+DIGITS = Path(__file__).with_name("digits_study.py")
 KILLED = Path(__file__).with_name("killed_worker.py")
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The digits study's cache folder, so that its body is pretrained once for all tests."""
-    return tmp_path_factory.mktemp("cache")
-
-
-def command(folder: Path, n_trials: int, *, kill_at: str | None = None) -> list[str]:
-    before = [] if kill_at is None else [str(KILLED), kill_at]
-    return [
-        sys.executable, *before, str(DIGITS), "--study-name", "digits",
+def started(folder: Path, n_trials: int, *, kill_at: str | None = None) -> PythonProcess:
+    before = [] if kill_at is None else [KILLED, kill_at]
+    command = [
+        *before, DIGITS, "--study-name", "digits",
         "--storage", f"sqlite:///{folder}/digits.db", "--workdir", str(folder / "work"),
         "--n-trials", str(n_trials), "--seed", "0",
         "--no-second-seed", "--keep-going", "--fraction", "0.25",
     ]  # fmt: skip
+    return PythonProcess(*command)
 
 
-def environment(cache: Path) -> dict[str, str]:
-    return {**os.environ, "OPTUNA_MERGE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-
-
-def run(folder: Path, cache: Path, n_trials: int) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        command(folder, n_trials), env=environment(cache), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done
+def run(folder: Path, n_trials: int) -> tuple[str, str]:
+    worker = started(folder, n_trials)
+    output, error = worker.communicate()
+    assert worker.returncode == 0, error
+    return output, error
 
 
 def trials_of(folder: Path) -> list[FrozenTrial]:
@@ -60,7 +46,7 @@ def finished(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in trials if trial.state in FINISHED]
 
 
-def test_the_same_command_goes_on_after_every_kill_9(tmp_path: Path, cache: Path) -> None:
+def test_the_same_command_goes_on_after_every_kill_9(tmp_path: Path) -> None:
     n_trials = 16
     runs = tmp_path / "work" / "finetunes"
     trials: list[FrozenTrial] = []
@@ -77,20 +63,15 @@ def test_the_same_command_goes_on_after_every_kill_9(tmp_path: Path, cache: Path
 
     errors = []
     for point in ("task_run", "preview", "finetune", "report"):
-        killed = subprocess.run(
-            command(tmp_path, n_trials, kill_at=point),
-            env=environment(cache),
-            capture_output=True,
-            text=True,
-        )
-        errors.append(killed.stderr)
-        assert killed.returncode == -9, killed.stderr
+        killed = started(tmp_path, n_trials, kill_at=point)
+        errors.append(killed.communicate()[1])
+        assert killed.returncode == -9, errors[-1]
         in_a_finetune = point in ("task_run", "finetune")
         assert len(list(runs.glob("*/checkpoint.*"))) == in_a_finetune
         check_nothing_is_repeated()
-    done = run(tmp_path, cache, n_trials)
+    _, error = run(tmp_path, n_trials)
     check_nothing_is_repeated()
-    errors.append(done.stderr)
+    errors.append(error)
     goes_on = ["going on after step 20 of 60" in error for error in errors]
     assert goes_on == [False, True, False, True, False], "with task run and finetune"
     assert len(trials) == n_trials
@@ -100,26 +81,17 @@ def test_the_same_command_goes_on_after_every_kill_9(tmp_path: Path, cache: Path
     report = json.loads((tmp_path / "work" / "report-digits.json").read_text())
     assert report["best"]["tasks"]["rotated"]["test"] > 0.2
 
-    done = run(tmp_path, cache, 3)  # a command that was not killed adds its trials
+    output, _ = run(tmp_path, 3)  # a command that was not killed adds its trials
     check_nothing_is_repeated()
     assert len(trials) == n_trials + 3
     baselines = [t.user_attrs["baseline"] for t in trials if "baseline" in t.user_attrs]
     assert sorted(baselines) == ["mirrored", "rotated", "uniform", "upright"]
-    assert "Best task weights" in done.stdout
+    assert "Best task weights" in output
 
 
-def test_two_processes_on_one_sqlite_study(tmp_path: Path, cache: Path) -> None:
-    workers = [
-        subprocess.Popen(
-            command(tmp_path, 12),
-            env=environment(cache),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    outputs = [worker.communicate(timeout=300) for worker in workers]
+def test_two_processes_on_one_sqlite_study(tmp_path: Path) -> None:
+    workers = [started(tmp_path, 12) for _ in range(2)]
+    outputs = [worker.communicate() for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], outputs
     trials = trials_of(tmp_path)
     assert {trial.state for trial in trials} <= {*FINISHED, TrialState.WAITING, TrialState.FAIL}

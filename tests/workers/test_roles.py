@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import optuna
 import pytest
 from helpers import toy_definition
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from processes import PythonProcess
 
 import optuna_merge as om
 from optuna_merge.fitting import FittedStudy
@@ -84,21 +83,16 @@ def test_two_processes(kind: str, tmp_path: Path, request: pytest.FixtureRequest
     definition = tmp_path / "definition.py"
     definition.write_text(DEFINITION.format(tests=str(ROOT / "tests")))
     command = [
-        sys.executable, "-W", "ignore", "-c", MAIN, "optimize", str(definition),
+        "-c", MAIN, "optimize", str(definition),
         "--storage", url, "--workdir", str(tmp_path / "work"), "--fraction", "0.5", "--seed", "0",
         "--max-promotions", "6",  # then the finetuner need not wait whether more will come
         "--keep-going", "--no-second-seed",
     ]  # fmt: skip
     workers = [
-        subprocess.Popen(
-            [*command, "--role", role, *more],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        PythonProcess(*command, "--role", role, *more)
         for role, more in (("finetune", []), ("preview", ["--n-trials", "12"]))
     ]
-    outputs = [worker.communicate(timeout=300)[0] for worker in workers]
+    outputs = [worker.communicate() for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], outputs
     study = optuna.load_study(study_name="optuna_merge", storage=create_storage(url))
     trials = study.get_trials()

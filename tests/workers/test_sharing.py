@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +12,7 @@ import optuna
 import pytest
 from helpers import files_below, toy_definition, toy_settings
 from optuna.trial import TrialState
+from processes import PythonProcess
 
 from optuna_merge.artifacts import SharedFiles, open_artifact_store
 from optuna_merge.exceptions import CorruptFileError
@@ -25,24 +24,13 @@ FITTER = Path(__file__).with_name("_fitter.py")
 
 
 @contextmanager
-def fitters(*arguments: tuple[str, str, str]) -> Iterator[list[subprocess.Popen[str]]]:
+def fitters(*arguments: tuple[str, str, str]) -> Iterator[list[PythonProcess]]:
     """Processes that are ready to fit, and begin together."""
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(FITTER), *given],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for given in arguments
-    ]
+    processes = [PythonProcess(FITTER, *given) for given in arguments]
     try:
         for process in processes:
-            assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
         for process in processes:
-            assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
         yield processes
@@ -53,7 +41,7 @@ def fitters(*arguments: tuple[str, str, str]) -> Iterator[list[subprocess.Popen[
             process.communicate()
 
 
-def output(process: subprocess.Popen[str]) -> list[str]:
+def output(process: PythonProcess) -> list[str]:
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     return out.splitlines()
@@ -92,7 +80,6 @@ def test_the_task_run_of_a_killed_machine_is_taken_over(
     create_storage(url)
     one, two = (str(tmp_path / name) for name in ("one", "two"))
     with fitters((url, store, one), (url, store, two)) as (killed, other):
-        assert killed.stdout is not None
         begin, rung = killed.stdout.readline(), killed.stdout.readline()
         assert rung.startswith("rung")
         killed.kill()  # SIGKILL, in the middle of its run
@@ -105,7 +92,6 @@ def test_the_task_run_of_a_killed_machine_is_taken_over(
 def test_processes_with_one_folder_share_the_task_runs(tmp_path: Path) -> None:
     folder = str(tmp_path / "work")
     with fitters(("-", "-", folder), ("-", "-", folder)) as (killed, other):
-        assert killed.stdout is not None
         begin, rung = killed.stdout.readline(), killed.stdout.readline()
         assert rung.startswith("rung")
         killed.kill()
