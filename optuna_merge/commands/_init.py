@@ -14,7 +14,7 @@ def init(
     file: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("study.yaml"),
     kind: Annotated[
         str,
-        typer.Option(help="What is finetuned: text or image (classifiers), language, or command."),
+        typer.Option(help="What it finetunes: text or image (classifiers), language, command."),
     ] = "text",
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
 ) -> None:
