@@ -45,8 +45,6 @@ _NOTHING = Metric(
     condense=lambda outputs, labels: (labels[:, :0], labels[:, :0]),
 )
 
-_logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class MadePosteriors:
