@@ -13,7 +13,8 @@ from optuna_merge.commands._definition import YAML
 def init(
     file: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("study.yaml"),
     kind: Annotated[
-        str, typer.Option(help="Of what: text or image (classification), language, or command.")
+        str,
+        typer.Option(help="What it finetunes: text or image (classifiers), language, command."),
     ] = "text",
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
 ) -> None:

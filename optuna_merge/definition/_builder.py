@@ -16,7 +16,7 @@ from optuna_merge.definition._sections import (
     Study,
 )
 from optuna_merge.models import LastLayers, Matching, Trainable
-from optuna_merge.tasks import load_tokenizer
+from optuna_merge.tasks import check_name, load_tokenizer
 
 S = TypeVar("S", Study, LanguageStudy)
 
@@ -49,6 +49,14 @@ class Builder(Generic[S]):
         """An error of the model's name, or of its files."""
         where, name = self.document.where(["model", "name"]), self.study.model.name
         return ValueError(f"{where}: model {name!r}: {reason_of(error)}")
+
+    def check_names(self) -> None:
+        """See that names of tasks may be names, before data are read."""
+        for index, task in enumerate(self.study.tasks):
+            try:
+                check_name("task", task.name)
+            except ValueError as error:
+                raise self.fail(index)("", str(error)) from error
 
     def body(self) -> str:
         """The body's folder beside the file, or else its name on the hub."""

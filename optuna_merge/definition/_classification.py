@@ -70,6 +70,7 @@ class ClassificationBuilder(Builder[Study]):
         Raises:
             ValueError: something is wrong with the data or the model; the message has its line.
         """
+        self.check_names()
         specs = self.study.tasks
         data = [self._data(spec) for spec in specs]
         examples = [

@@ -36,6 +36,7 @@ class LanguageBuilder(Builder[LanguageStudy]):
         Raises:
             ValueError: something is wrong with the data or the model; the message has its line.
         """
+        self.check_names()
         specs = self.study.tasks
         read = [self._read(index, spec) for index, spec in enumerate(specs)]
         body = self.body()

@@ -34,8 +34,9 @@ def load_yaml(path: str | os.PathLike[str]) -> StudyDefinition:
     Labels may be texts: classes are numbered in the order of numbers, or else of letters. They
     mean the same in every format: in a column of numbers 1.0 is 1, and in one of truth values
     `true` is True. Missing is what is null (or not in an object of JSON), NaN, empty or blank, and
-    a `nan` among numbers; words such as NA are words. A row without a label is left out, a missing
-    text is an empty one.
+    nan, NA, N/A, null or None among numbers; beside other words they are words. A row without a
+    label is left out, a missing text is an empty one. Rows of a share for validation or test whose
+    class no training row has are left out, with a warning.
 
     Tables are UTF-8, with or without a byte order mark. Names of files and folders that begin with
     a dot are passed over among images. Images of 16 bits are scaled to 8, transparency is left

@@ -48,7 +48,7 @@ from optuna_merge.tasks._metrics import (
     torchmetrics_metric,
 )
 from optuna_merge.tasks._pretrained import load_tokenizer as load_tokenizer, loading as loading
-from optuna_merge.tasks._task import SPLITS as SPLITS, Task, check_tasks
+from optuna_merge.tasks._task import SPLITS as SPLITS, Task, check_name as check_name, check_tasks
 from optuna_merge.tasks._text import text_task
 
 __all__ = [

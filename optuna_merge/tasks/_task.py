@@ -60,10 +60,10 @@ class Task:
     label_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        _check_name("task", self.name)
+        check_name("task", self.name)
         if self.head is None:
             object.__setattr__(self, "head", self.name)
-        _check_name(f"task {self.name!r}: head", self.head)
+        check_name(f"task {self.name!r}: head", self.head)
         if not isinstance(self.loss, Loss):
             # Not its repr, which may hold an address: this name stands in the fingerprint.
             name = getattr(self.loss, "__qualname__", type(self.loss).__qualname__)
@@ -183,7 +183,8 @@ def check_tasks(tasks: Sequence[Task]) -> tuple[Task, ...]:
     return tuple(tasks)
 
 
-def _check_name(what: str, name: str | None) -> None:
+def check_name(what: str, name: str | None) -> None:
+    """Raise `ValueError` unless the name can be a part of others."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise ValueError(
             f"{what} name must be letters, digits, '_' and '-' (it names parameters, attributes "

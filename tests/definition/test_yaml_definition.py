@@ -430,7 +430,7 @@ def test_the_template_is_a_definition(folder: Path, kind: str) -> None:
             ["study.yaml:2:37: task 'tone': 0.001 of 40 examples leaves too few"],
         ),
         (
-            MODEL + DATA + "tasks: [{name: to ne, label: tone}]\n",
+            MODEL + "data: {train: missing.csv}\ntasks: [{name: to ne, label: tone}]\n",
             ["study.yaml:3:9: task name must be letters, digits"],
         ),
         (
