@@ -8,12 +8,15 @@ have many task weights and seeds.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+import transformers
 from datasets import Dataset
 from filelock import FileLock
 from torch import Tensor, nn
@@ -59,7 +62,9 @@ def sentence_tasks(
     for name, parts in splits.items():
         data = {
             part: {
-                _INPUT: features(list(rows["text"]), cache, max_length=max_length),
+                _INPUT: features(
+                    list(rows["text"]), cache, max_length=max_length, title=f"{name}, {part}"
+                ),
                 "labels": torch.tensor(rows["label"]),
             }
             for part, rows in parts.items()
@@ -99,25 +104,31 @@ class Adapter(nn.Module):
         return found
 
 
-def features(texts: Sequence[str], cache: Path, *, max_length: int = 40) -> Tensor:
-    """Mean hidden states, a row a text; from the cache folder where they are there."""
+def features(
+    texts: Sequence[str], cache: Path, *, max_length: int = 40, title: str = "texts"
+) -> Tensor:
+    """Mean hidden states, a row a text; from the cache folder where they are there.
+
+    Args:
+        texts: What is read.
+        cache: Where MiniLM and the features are kept.
+        max_length: Tokens of a text that are read.
+        title: What the log calls the texts.
+    """
     joined = "\n".join([f"{_LAYERS} {max_length}", *texts])
     key = hashlib.sha256(joined.encode()).hexdigest()[:24]
     path = cache / "sentences" / f"{key}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
-            _logger.info("reading %d texts with MiniLM, once for all studies", len(texts))
+            _logger.info("%s: MiniLM reads %d texts, once for all studies", title, len(texts))
             save_tensors({_INPUT: _computed(texts, cache, max_length)}, path)
     return load_tensors(path)[0][_INPUT]
 
 
 @torch.inference_mode()
 def _computed(texts: Sequence[str], cache: Path, max_length: int) -> Tensor:
-    folder = str(body_path(cache))
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder).eval()
-    model.encoder.layer = model.encoder.layer[:_LAYERS]
+    tokenizer, model = _reader(str(body_path(cache)))
     # Of like length together: what is padded costs as much as what is read.
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     found = torch.zeros(len(texts), WIDTH)
@@ -134,3 +145,15 @@ def _computed(texts: Sequence[str], cache: Path, max_length: int) -> Tensor:
         mask = batch["attention_mask"].unsqueeze(-1)
         found[rows] = (hidden * mask).sum(1) / mask.sum(1)
     return found
+
+
+@functools.cache
+def _reader(folder: str) -> tuple[Any, Any]:
+    """MiniLM's tokenizer and its first layers, once a process."""
+    transformers.logging.disable_progress_bar()
+    try:
+        model = AutoModel.from_pretrained(folder).eval()
+    finally:
+        transformers.logging.enable_progress_bar()
+    model.encoder.layer = model.encoder.layer[:_LAYERS]
+    return AutoTokenizer.from_pretrained(folder), model
