@@ -1,21 +1,22 @@
-"""Where the seconds of a study go: stages of a run, timed by a profiler.
+"""Where the seconds of a study go: its stages, each without what is a stage of its own.
 
     OMP_NUM_THREADS=1 python studies/time_spent.py studies/desks/optimize.py --n-trials 28
 
 runs the study in a folder of its own, with seed 0, and writes time_spent.json into the study's
-folder `results`. Seconds are those of the process's CPU, and the profiler's own are among them.
-Imports are counted where they happen, and again beside the stages.
+folder `results`. Seconds are those of the process's CPU, imports among them where they happen.
 """
 
 from __future__ import annotations
 
-import cProfile
+import functools
+import importlib
 import os
-import pstats
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,62 +29,80 @@ from optuna_merge._base.files import write_json
 from optuna_merge.commands import Debug, Definition, guarded
 from studies.families import cpu_name
 
-STAGES: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "data and model": (("commands/_definition.py", "load_definition"),),
-    "frozen layers, once": (("fitting/_fit.py", "_cached_tasks"),),
-    "task runs": (("fitting/_fit.py", "_task_run"),),
-    "curvature": (("fitting/_posteriors.py", "curvature"),),
-    "damping": (("fitting/_posteriors.py", "_damping"),),
-    "previews: heads": (("previews/_heads.py", "_solve"),),
-    "previews: all else": (("fitting/_fitted.py", "preview"),),
-    "finetunes": (("fitting/_fitted.py", "finetune"), ("fitting/_fit.py", "make_anchor")),
-    "what comes next": (
-        ("samplers/_sampler.py", "sample_relative"),
-        ("pruners/_promotion.py", "_fill"),
-    ),
-    "figures of the dashboard": (("reports/_dashboard.py", "update"),),
-    "report": (("commands/_written.py", "write_report"),),
+STAGES: Mapping[str, str] = {
+    "fitting._fit:_cached_tasks": "frozen layers, once",
+    "fitting._fit:_task_run": "task runs",
+    "fitting._posteriors:PosteriorMaker.curvature": "curvature",
+    "fitting._posteriors:PosteriorMaker._damping": "damping",
+    "previews._heads:HeadSolver._solve": "previews: heads",
+    "fitting._fitted:FittedStudy.preview": "previews: all else",
+    "fitting._fitted:FittedStudy.finetune": "finetunes",
+    "samplers._sampler:PreviewSampler.sample_relative": "what comes next",
+    "pruners._promotion:PromotionPruner._fill": "what comes next",
+    "reports._dashboard:Dashboard.update": "figures of the dashboard",
+    "commands._search:write_report": "report",
 }
-"""By stage, its functions: file and name. None calls another's, but that previews solve heads."""
+"""By function of the package, its stage."""
 
-IMPORTS = ("<frozen importlib._bootstrap>", "_find_and_load")
-
-Function = tuple[str, int, str]
-Row = tuple[int, int, float, float, Mapping[Function, tuple[int, int, float, float]]]
+DATA, REST = "data and model", "all else"
 
 
-def profiled(work: Callable[[], object]) -> Mapping[Function, Row]:
-    """Calls, seconds and callers by function."""
-    profile = cProfile.Profile(time.process_time)
-    profile.runcall(work)
-    return pstats.Stats(profile).stats  # type: ignore[attr-defined, no-any-return]
+class Stopwatch:
+    """Seconds by stage; a stage within another is taken out of it."""
+
+    def __init__(self, clock: Callable[[], float] = time.process_time) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._clock, self._last = clock, clock()
+        self._stages = [REST]
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Within this block seconds are this stage's."""
+        self._charge()
+        self._stages.append(name)
+        try:
+            yield
+        finally:
+            self._charge()
+            self._stages.pop()
+
+    def _charge(self) -> None:
+        now = self._clock()
+        self.seconds[self._stages[-1]] += now - self._last
+        self._last = now
+
+    def watch(self, function: Callable[..., Any], stage: str) -> Callable[..., Any]:
+        """The function, its calls a stage."""
+
+        @functools.wraps(function)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            with self.stage(stage):
+                return function(*args, **kwargs)
+
+        return watched
 
 
-def by_stage(rows: Mapping[Function, Row]) -> dict[str, float]:
-    """Seconds by stage, and of the rest.
-
-    Raises:
-        ValueError: a function of a stage was never called.
-    """
-    found = {}
-    for stage, functions in STAGES.items():
-        mine = [_row(rows, *function) for function in functions]
-        found[stage] = sum(row[3] for row in mine if row is not None)
-        if not any(mine):
-            raise ValueError(f"{stage!r}: none of {functions} was called")
-    found["previews: all else"] -= found["previews: heads"]
-    total = sum(row[2] for row in rows.values())
-    return found | {"all else": total - sum(found.values()), "whole": total}
+def watch_all(stopwatch: Stopwatch) -> None:
+    """Put the stopwatch around the functions of all stages."""
+    for place, stage in STAGES.items():
+        owner, name = owner_of(place)
+        setattr(owner, name, stopwatch.watch(getattr(owner, name), stage))
 
 
-def _row(rows: Mapping[Function, Row], file: str, name: str) -> Row | None:
-    return next((r for (f, _, n), r in rows.items() if f.endswith(file) and n == name), None)
+def owner_of(place: str) -> tuple[Any, str]:
+    """The module or class that has a function, and the function's name there."""
+    module, _, path = place.partition(":")
+    *owners, name = path.split(".")
+    owner: Any = importlib.import_module(f"optuna_merge.{module}")
+    for each in owners:
+        owner = getattr(owner, each)
+    return owner, name
 
 
 def table(seconds: Mapping[str, float]) -> str:
     """Markdown, a row a stage."""
     lines = ["| stage | seconds | share |", "|---|---|---|"]
-    whole = seconds["whole"]
+    whole = sum(seconds.values())
     lines += [f"| {n} | {s:.1f} | {s / whole:.0%} |" for n, s in seconds.items()]
     return "\n".join(lines)
 
@@ -94,6 +113,8 @@ def measure(definition: Path, n_trials: int) -> dict[str, Any]:
     from optuna_merge.commands._flags import SearchFlags
     from optuna_merge.commands._search import search
 
+    stopwatch = Stopwatch()
+    watch_all(stopwatch)
     with tempfile.TemporaryDirectory() as folder:
         storage = f"sqlite:///{folder}/study.db"
         flags = SearchFlags(
@@ -103,13 +124,14 @@ def measure(definition: Path, n_trials: int) -> dict[str, Any]:
             n_trials=n_trials,
             seed=0,
         )
-        rows = profiled(lambda: search(load_definition(definition), flags))
-        study = optuna.load_study(study_name="timed", storage=storage)
+        with stopwatch.stage(DATA):
+            loaded = load_definition(definition)
+        search(loaded, flags)
+        with stopwatch.stage(REST):
+            study = optuna.load_study(study_name="timed", storage=storage)
         trials = [trial.state.name for trial in study.trials]
-    imports = _row(rows, *IMPORTS)
     return {
-        "seconds": {name: round(value, 2) for name, value in by_stage(rows).items()},
-        "imports": None if imports is None else round(imports[3], 2),
+        "seconds": {name: round(value, 2) for name, value in stopwatch.seconds.items()},
         "previews": trials.count("PRUNED"),
         "finetunes": trials.count("COMPLETE"),
         "machine": {"cores": os.cpu_count(), "cpu": cpu_name()},
