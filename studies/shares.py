@@ -35,7 +35,7 @@ import numpy.typing as npt
 import typer
 from torch import Tensor
 
-from optuna_merge._base.files import canonical_json, sha256_text, write_json
+from optuna_merge._base.files import short_hash, write_json
 from optuna_merge.commands import Debug, Definition, guarded, load_definition
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.fitting import FittedStudy
@@ -204,7 +204,7 @@ def seen_at(
     Anchored ones are corrected by the finetune at uniform weights.
     """
     made_of = [runs.fitted.fingerprint, settings.describe(), str(runs.recipe), family, kind]
-    key = sha256_text(canonical_json([*made_of, weightings.tolist()]))[:24]
+    key = short_hash([*made_of, weightings.tolist()])
     path = workdir / "shares" / f"{key}.json"
     if path.is_file():
         return np.array(json.loads(path.read_text(encoding="utf-8")))

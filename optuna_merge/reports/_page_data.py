@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from optuna_merge.reports._page_numbers import short
 from optuna_merge.reports._page_shares import shares
 from optuna_merge.reports._reading import Json, Reading
 from optuna_merge.surrogate import estimated_front, export_model
 from optuna_merge.trials import SCORE, Outcome
 from optuna_merge.visualization import compared_metrics, cost_curve
 
-_DIGITS = 6  # significant ones of what is drawn
 _FRONT_POINTS = 500
 _MAX_FRONT = 60
 _MAX_POINTS = 2000  # weightings that are drawn
@@ -41,16 +41,16 @@ def page_data(reading: Reading, report: Mapping[str, Any] | None) -> Json:
             for of in lines
         ],
         "curve": [
-            [p.steps, _short(p.outcome.truth), _short(p.best), p.outcome.trial, p.outcome.kind]
+            [p.steps, short(p.outcome.truth), short(p.best), p.outcome.trial, p.outcome.kind]
             for p in cost_curve(findings)
         ],
         "curve_of": reading.curve_of,
         "front": _front(reading),
-        "bars": {name: [_short(row.get(task)) for task in names] for name, row in bars.items()},
+        "bars": {name: [short(row.get(task)) for task in names] for name, row in bars.items()},
         "limits": _limits(names, report),
         "shares": shares(reading),
         "models": [None if model is None else export_model(model) for model in models],
-        "noise": [None if of is None else [_short(of.std), of.told] for of in noise],
+        "noise": [None if of is None else [short(of.std), of.told] for of in noise],
     }
 
 
@@ -65,9 +65,9 @@ def _point(outcome: Outcome, quantities: Sequence[str | None]) -> list[Any]:
         outcome.trial,
         outcome.kind,
         outcome.name,
-        [_short(weight) for weight in outcome.weights.values()],
-        [_short(outcome.seen(q)) for q in quantities],
-        [_short(outcome.found(q)) for q in quantities],
+        [short(weight) for weight in outcome.weights.values()],
+        [short(outcome.seen(q)) for q in quantities],
+        [short(outcome.found(q)) for q in quantities],
         outcome.feasible,
         outcome.at_anchor,
         outcome.previewed,
@@ -82,7 +82,7 @@ def _front(reading: Reading) -> list[Any]:
         front = estimated_front(reading.study, n_points=_FRONT_POINTS, max_points=_MAX_FRONT)
     except ValueError:  # a task without any metrics
         return []
-    return [[[_short(v) for v in of.values()] for of in (p.weights, p.mean, p.std)] for p in front]
+    return [[[short(v) for v in of.values()] for of in (p.weights, p.mean, p.std)] for p in front]
 
 
 def _limits(names: Sequence[str], report: Mapping[str, Any] | None) -> list[list[Any]]:
@@ -90,11 +90,7 @@ def _limits(names: Sequence[str], report: Mapping[str, Any] | None) -> list[list
     if report is None or report["constraints"] is None:
         return []
     return [
-        [names.index(limit["task"]), sense, _short(limit[sense])]
+        [names.index(limit["task"]), sense, short(limit[sense])]
         for limit in report["constraints"]["limits"].values()
         for sense in limit.keys() & {"at_least", "at_most"}
     ]
-
-
-def _short(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.{_DIGITS}g}")

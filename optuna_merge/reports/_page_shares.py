@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 
+from optuna_merge.reports._page_numbers import short
 from optuna_merge.reports._reading import Json, Reading
 from optuna_merge.reports._replay import answer_told, interval_told
 from optuna_merge.surrogate import Replay, replays
 
 _KEEPS = (0.8, 0.85, 0.9, 0.95, 0.98, 1.0)
 _DEFAULT = 0.95
-_DIGITS = 6
 _EVERY = 10  # of the curve's points, in the table
 
 
@@ -57,7 +57,7 @@ def _section(answers: list[Replay], chosen: int, *, asked: bool) -> Json:
         "general": first.general.task,
         "own": first.own.task,
         "asked": asked,
-        "shares": [_short(share) for share in first.shares],
+        "shares": [short(share) for share in first.shares],
         "curves": [
             {"mean": _all(of.mean), "low": _all(of.low), "high": _all(of.high)} for of in curves
         ],
@@ -66,7 +66,7 @@ def _section(answers: list[Replay], chosen: int, *, asked: bool) -> Json:
         "answers": [
             {
                 "keep": of.keep,
-                "bound": _short(of.bound),
+                "bound": short(of.bound),
                 "best": None if of.best is None else of.best.share,
                 "told": answer_told(of),
             }
@@ -75,9 +75,5 @@ def _section(answers: list[Replay], chosen: int, *, asked: bool) -> Json:
     }
 
 
-def _all(values: Iterable[float]) -> list[float]:
-    return [_short(value) for value in values]
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")
+def _all(values: Iterable[float]) -> list[float | None]:
+    return [short(value) for value in values]

@@ -21,7 +21,7 @@ from transformers import (
     set_seed,
 )
 
-from optuna_merge._base.files import canonical_json, sha256_file, sha256_text
+from optuna_merge._base.files import json_hash, sha256_file
 from optuna_merge._base.tensors import content_hash, load_tensors, save_tensors
 from optuna_merge.definition import GivenRun
 from optuna_merge.exceptions import ProgramError
@@ -151,7 +151,7 @@ class TrainerProgram:
             }
             for task, data in self._tasks.items()
         }
-        self._ranks = Ranks(sha256_text(canonical_json([self._described, self._data])))
+        self._ranks = Ranks(json_hash([self._described, self._data]))
 
     @property
     def names(self) -> tuple[str, ...]:
