@@ -74,12 +74,6 @@ class SearchFlags(WorkFlags):
     max_promotions: Annotated[
         int | None, typer.Option(help="Cap on promoted finetunes of the whole study.")
     ] = None
-    max_steps: Annotated[
-        int | None, typer.Option(help="Cap on training steps of all promoted finetunes together.")
-    ] = None
-    max_seconds: Annotated[
-        float | None, typer.Option(help="Cap on seconds of all promoted finetunes together.")
-    ] = None
     budget: Annotated[
         float | None,
         typer.Option(

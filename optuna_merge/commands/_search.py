@@ -69,8 +69,6 @@ def _prepared(
     budget: dict[str, Any] = {
         "fraction": flags.fraction,
         "max_promotions": flags.max_promotions,
-        "max_steps": flags.max_steps,
-        "max_seconds": flags.max_seconds,
         "seed": flags.seed,
     }
     settings = _settings(definition, flags)

@@ -80,6 +80,18 @@ def prospect(study: optuna.Study, findings: Findings | None = None) -> Prospect 
     return Prospect(gain.expected, _improvement(study, findings), noise.std)
 
 
+def reason_to_stop(study: optuna.Study, when_flat: bool, until: float | None) -> str | None:
+    """Why a search is to stop: the study is flat, or promises less than a share of the noise."""
+    found = prospect(study) if when_flat or until is not None else None
+    if found is None:
+        return None
+    if when_flat and found.is_flat:
+        return f"the score is flat: {found.told} (--keep-going searches on)"
+    if until is not None and found.improvement < until * found.noise:
+        return f"another finetune promises less than {until:g} of the noise: {found.told}"
+    return None
+
+
 def _improvement(study: optuna.Study, findings: Findings) -> float:
     """The largest expected improvement of the score among the previewed weights."""
     trials = study.get_trials(deepcopy=False)
