@@ -70,6 +70,7 @@ from optuna_merge.trials._outcome import (
     Outcome,
     Repeats,
     baseline_name as baseline_name,
+    baseline_of as baseline_of,
     seed_name as seed_name,
 )
 from optuna_merge.trials._outcomes import Counts, Findings, read_study

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from optuna.trial import FrozenTrial
+
+from optuna_merge.trials._attributes import BASELINE, REPEAT
 
 _DIGITS = 9  # decimals by which weights are told apart
 _ORDINALS = ("second", "third", "fourth", "fifth")
@@ -159,3 +162,9 @@ def seed_name(repeat: int) -> str:
 def baseline_name(name: str, repeat: int) -> str:
     """What a baseline is called in reports, such as "uniform, second seed"."""
     return f"{name}, {seed_name(repeat)}" if repeat else name
+
+
+def baseline_of(trial: FrozenTrial) -> str | None:
+    """The name of the baseline that a trial is, with its repeat; None: it is none."""
+    name = trial.user_attrs.get(BASELINE)
+    return None if name is None else baseline_name(name, int(trial.user_attrs.get(REPEAT, 0)))
