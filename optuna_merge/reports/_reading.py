@@ -20,8 +20,8 @@ from optuna_merge.calibration import (
 )
 from optuna_merge.pruners import PromotionPruner, Prospect, prospect
 from optuna_merge.reports._grid import Grid, grids, time_told
-from optuna_merge.reports._models import Models, truth_models
 from optuna_merge.reports._verdict import Gain, Tested, Verdict, gain, judge
+from optuna_merge.surrogate import Models, truth_models
 from optuna_merge.trials import (
     SCORE,
     UNIFORM,
