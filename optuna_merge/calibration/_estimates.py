@@ -78,11 +78,7 @@ def rank_correlation(
 
 
 def paired(previews: Sequence[float], truths: Sequence[float]) -> tuple[Array, Array]:
-    """Both as arrays.
-
-    Raises:
-        ValueError: sequences of different lengths.
-    """
+    """Both as arrays; raise `ValueError` where their lengths differ."""
     if len(previews) != len(truths):
         raise ValueError(f"got {len(previews)} previews but {len(truths)} truths")
     return np.asarray(previews, dtype=float), np.asarray(truths, dtype=float)

@@ -31,13 +31,7 @@ _EVERY = 0.5
 
 
 class Tally:
-    """What a run of trials has done so far.
-
-    Args:
-        study: The study.
-        total: Trials to finish; None: as many as there is time for.
-        clock: Gives seconds.
-    """
+    """What a run of trials has done so far."""
 
     def __init__(
         self,
@@ -124,14 +118,7 @@ def shown(
     """Within this block a study's progress is shown; yields what to call after each trial.
 
     In a terminal there is a bar over the trials, and one over the steps of the finetune that is
-    being trained. Else a line is logged after every finetune, and at least every so many seconds.
-    Optuna's own line a trial is left out either way.
-
-    Args:
-        study: The study.
-        total: Trials to finish; None: unknown.
-        every: Seconds between two lines where there is no terminal.
-        console: Where to draw; default: standard error.
+    being trained. Else a line is logged after every finetune, and every so many seconds.
     """
     tally = Tally(study, total)
     console = console or Console(stderr=True)
@@ -163,14 +150,7 @@ def _logging(tally: Tally, total: int | None, every: float) -> AfterTrial:
 
 @contextmanager
 def fit_shown(console: Console | None = None) -> Iterator[None]:
-    """Within this block a terminal has a row a training run: task, steps, loss, time left.
-
-    Runs that are over keep their rows until the end of the block. Elsewhere a line is logged when
-    a run begins; the fit's own log lines tell what came of it.
-
-    Args:
-        console: Where to draw; default: standard error.
-    """
+    """Within this block a terminal has a row a training run; elsewhere a line is logged."""
     console = console or Console(stderr=True)
     if not console.is_terminal:
         with watched_by(StartLine()):
@@ -217,12 +197,7 @@ class StartLine(Watcher):
 
 
 class StepBar(Watcher):
-    """A row over the steps of the finetune that is being trained.
-
-    Args:
-        progress: Its rows have the field `loss`.
-        keep: Whether the row stays when the finetune is over.
-    """
+    """A row over the steps of the finetune that is being trained, which may stay at its end."""
 
     shows_progress = True
 

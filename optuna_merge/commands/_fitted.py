@@ -26,11 +26,7 @@ def opened(
     storage: optuna.storages.BaseStorage,
     pruner: PromotionPruner | None = None,
 ) -> optuna.Study:
-    """The study, made if it is missing.
-
-    Raises:
-        DefinitionMismatchError: it is one of another definition.
-    """
+    """The study, made if it is missing; `DefinitionMismatchError` if it is another's."""
     study = open_study(name, storage, definition.directions, pruner=pruner)
     check_definition(study, definition.describe())
     return study
@@ -72,12 +68,7 @@ def finetunes(fit: FittedStudy | FittedProgram, workdir: Path) -> Finetunes:
 def existing_finetunes(
     study: optuna.Study, definition: StudyDefinition | CommandDefinition, workdir: Path
 ) -> Finetunes:
-    """Where the finetunes of a study are that was fitted here; nothing is trained.
-
-    Raises:
-        DefinitionMismatchError: the study has another definition.
-        ValueError: nothing was fitted here.
-    """
+    """Where the finetunes of a study are that was fitted here; nothing is trained."""
     if isinstance(definition, StudyDefinition):
         return DefinedFinetunes(definition, workdir)
     check_definition(study, definition.describe())

@@ -42,15 +42,7 @@ def search(
     csv: Path | None = None,
     told: Callable[[optuna.Study], None] | None = None,
 ) -> None:
-    """Fit, run trials, report.
-
-    Args:
-        definition: What the study is about.
-        flags: How it is searched.
-        html: Where the page is written; None: into the working folder.
-        csv: Where the tables are written; None: nowhere.
-        told: Tells the result in place of the report.
-    """
+    """Fit, run trials, tell the result: by the report, or by `told`."""
     study, fit = _prepared(definition, flags)
     report = partial(write_report, study, fit, flags.workdir, html, csv, flags.as_json)
     if told is not None:

@@ -8,17 +8,7 @@ from optuna_merge.calibration import GainEstimate
 def headline(
     seen: float | None, on_test: float | None, estimate: GainEstimate | None, *, flat: bool
 ) -> str:
-    """What a reader is told first.
-
-    Args:
-        seen: Gain of the best truth over uniform weights' on validation data; None: not known.
-        on_test: The same on test data.
-        estimate: What is expected of another seed; None: the noise is not known.
-        flat: Whether nothing above half the noise is expected, of another finetune either.
-
-    Returns:
-        Empty where there is nothing to compare.
-    """
+    """What a reader is told first, by the gains seen and expected; empty where there are none."""
     if seen is None:
         return ""
     if seen <= 0:

@@ -12,15 +12,7 @@ from optuna_merge.trials import finetune_steps
 
 @dataclass(frozen=True)
 class CostRow:
-    """One line.
-
-    Attributes:
-        what: What was spent on.
-        steps: Training steps; None: none, or not known.
-        seconds: Likewise.
-        finetunes: In finetunes at uniform weights.
-        of_what: Whether it is a part of what was spent, not a sum or a grid.
-    """
+    """One line; `of_what`: whether it is a part of what was spent, not a sum or a grid."""
 
     what: str
     steps: int | None
@@ -30,12 +22,7 @@ class CostRow:
 
 
 def cost_rows(reading: Reading, report: Mapping[str, Any] | None) -> list[CostRow]:
-    """What was spent, by what for, then all of it, then grids of finetunes.
-
-    Args:
-        reading: The study, read.
-        report: Of the same study; it knows the seconds of task runs and posteriors.
-    """
+    """What was spent, by what for, then all of it, then grids of finetunes."""
     known: Json = reading.costs | ({} if report is None else report["cost"])
     findings, counts, spent = reading.findings, reading.findings.counts, reading.spending
     steps = known.get("task_run_steps", findings.task_run_steps or None)

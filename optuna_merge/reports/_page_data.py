@@ -22,7 +22,7 @@ def page_data(reading: Reading, report: Mapping[str, Any] | None) -> Json:
     findings = reading.findings
     names, best = findings.tasks, findings.best
     quantities = (SCORE, *names)
-    bars = compared_metrics(findings, best)
+    bars = compared_metrics(findings)
     calibrations = dict(reading.judged)
     models = [reading.models.get(q) for q in quantities]
     noise = [reading.noise.get(q) for q in quantities]

@@ -38,14 +38,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Reading:
-    """What a study says, with what only its working folder knows put in.
-
-    Attributes:
-        study: The study.
-        findings: What its trials say.
-        tested: Metrics on test data.
-        constraints: What is to be said of the constraints besides.
-    """
+    """What a study says, with what only its working folder knows put in."""
 
     study: optuna.Study
     findings: Findings
@@ -54,11 +47,7 @@ class Reading:
 
     @classmethod
     def of(cls, study: optuna.Study, report: Mapping[str, Any] | None = None) -> Reading:
-        """Read a study, and the test metrics in `make_report`'s result.
-
-        Raises:
-            ValueError: no trial has task weights yet.
-        """
+        """Read a study, and the test metrics in `make_report`'s result."""
         return cls(study, read_study(study), {} if report is None else _tested(report))
 
     @cached_property

@@ -16,12 +16,7 @@ Tested = Mapping[int, Mapping[str | None, float]]
 
 @dataclass(frozen=True)
 class Gain:
-    """How much better one finetune is than another; positive is better in either direction.
-
-    Attributes:
-        validation: On validation data; None where not known.
-        test: On test data.
-    """
+    """How much better one finetune is than another; positive is better in either direction."""
 
     validation: float | None
     test: float | None
@@ -94,18 +89,7 @@ def judge(
     prospect: Prospect | None = None,
     constraints: Sequence[str] = (),
 ) -> Verdict:
-    """Judge a study by its truths.
-
-    Args:
-        findings: What its trials say.
-        tested: Metrics on test data.
-        previews: The score's calibration.
-        hypervolumes: Of a study of several objectives, of all truths and of the baselines.
-        noise: Of one finetune's score.
-        estimate: Of the gain over uniform weights.
-        prospect: What is expected of the study.
-        constraints: What is to be said of the constraints besides.
-    """
+    """Judge a study by its truths, and by what its reading has made of them."""
     warnings = list(constraints)
     if previews is not None and previews.warning:
         warnings.append(f"Previews of the score: {previews.warning}.")

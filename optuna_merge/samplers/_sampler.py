@@ -260,9 +260,9 @@ def _n_values(series: Series) -> int:
 class _Face:
     """The part of the simplex that a search space leaves free.
 
-    A weight whose parameter is missing from the search space (`PartialFixedSampler`) is held at
-    its latest value in the study, or left out of account while the study does not have one.
-    The free parameters add up to what it leaves of 1, or to 1 when it leaves nothing.
+    A weight that is missing from the search space (`PartialFixedSampler`) is held at its latest
+    value in the study. The free ones add up to what it leaves of 1, or to 1 when it leaves
+    nothing.
     """
 
     def __init__(self, free: Sequence[int], held: Mapping[int, float], n_tasks: int) -> None:

@@ -245,11 +245,7 @@ def _open(
     options: dict[str, Any],
     to_check: str,
 ) -> RDBStorage:
-    """Make the storage, and its tables when they are missing.
-
-    Several workers may make the tables at once; all but one are then told that something exists or
-    is locked, and find everything made when they try again.
-    """
+    """Make the storage, and its tables; again where another worker makes them at the same time."""
     # Optuna formats the URL as a template: braces, as in a password, must be doubled.
     url = location.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     failure = ""

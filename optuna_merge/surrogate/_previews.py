@@ -101,19 +101,12 @@ def _fit_size(n: int) -> int:
 
 
 class PreviewProcess:
-    """Gaussian process on the previews, with a length scale per task.
+    """Gaussian process on the previews, with a length scale per task; larger values are better.
 
     Its kernel is the inverse multiquadric, the rational quadratic one of exponent 1/2 (Rasmussen
     and Williams 2006, equation 4.19): a mixture of squared exponentials of many length scales.
-    With few previews in many dimensions it predicts better than any single one.
-
-    Args:
-        weights: `n x T`, n >= 1.
-        values: `n`, larger is better.
-        noise: `n` variances of the errors, NaN where unknown (a common one is fitted on top).
-        pending: `k x T` points whose values will be known soon: they reduce the variance only.
-
-    The predictions are standardised: `location + scale * prediction` is in the values' unit.
+    Unknown variances of errors are NaN (a common one is fitted on top). Points that are `pending`
+    reduce the variance only. Predictions p stand for `location + scale * p`.
     """
 
     def __init__(self, weights: Array, values: Array, noise: Array | None, pending: Array) -> None:

@@ -137,8 +137,7 @@ class Repeats:
 def repeated_finetunes(truths: Iterable[Outcome]) -> tuple[Repeats, ...]:
     """Finetunes by their weighting, in the order of each one's first trial.
 
-    One that was found finished, or has the same truths, counts only where no other has its
-    repeat: it is the same run.
+    One that was found finished, or has the same truths, is the same run as another of its repeat.
     """
     groups: dict[tuple[float, ...], list[Outcome]] = {}
     for outcome in sorted(truths, key=lambda o: o.trial):

@@ -192,12 +192,7 @@ def run_trials(
 
 @dataclass
 class _Note:
-    """A run's file in the folder of runs, which says that it is not over.
-
-    Attributes:
-        path: The file; beside it is the lock that the run's process holds.
-        about: What it says, as JSON values.
-    """
+    """A run's file in the folder of runs, beside its lock; it says that the run is not over."""
 
     path: Path
     about: dict[str, Any]
@@ -241,8 +236,7 @@ class _Note:
 def _promoted_and_left(study: optuna.Study, folder: Path, run: str) -> Optimize | None:
     """Claim a finetune that has been promoted and that nobody else is there for; or None.
 
-    Of several runs that end at once each says so before it looks: none relies on another one that
-    is about to go.
+    Of several runs that end at once each says so before it looks for others.
     """
     requeue_dead_trials(study, folder)
     if _others_work(study, folder, run):
@@ -276,11 +270,7 @@ def runs_folder(workdir: Path, study: optuna.Study) -> Path:
 
 
 def requeue_dead_trials(study: optuna.Study, folder: Path) -> None:
-    """Fail the RUNNING trials of this folder's dead runs and queue them again, at once.
-
-    The heartbeat would do so after its grace period; here the operating system has released the
-    dead process's lock already.
-    """
+    """Fail the RUNNING trials of this folder's dead runs and queue them again, at once."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         run = trial.user_attrs.get(RUN)
         if run is None or not (folder / f"{run}.lock").exists():
@@ -304,17 +294,10 @@ def run_one(
     run: str,
     optimize: Optimize,
 ) -> FrozenTrial | None:
-    """Run one trial; None if another worker took it over.
+    """Run one trial of a run, whose lock is held; None if another worker took the trial over.
 
-    Args:
-        study: The study.
-        objective: Its objective.
-        run: The run that the trial is noted to belong to; its lock is held.
-        optimize: Runs the trial with the objective that it is given.
-
-    Raises:
-        Exception: what the objective raised, but for the machine's passing troubles: then the
-            trial is handed back.
+    What the objective raised is raised, but for the machine's passing troubles: then the trial is
+    handed back.
     """
     number: int | None = None
     error: BaseException | None = None
