@@ -93,9 +93,6 @@ def calibrate(
     truths: Sequence[float],
     *,
     maximize: bool = True,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Calibration:
     """Judge previews by the truths at the same weights. A pure function.
 
@@ -103,9 +100,6 @@ def calibrate(
         previews: Preview values.
         truths: Truths in the same order.
         maximize: Whether larger is better.
-        level: Coverage of the percentile-bootstrap intervals.
-        resamples: Bootstrap samples of pairs.
-        seed: Of the bootstrap.
 
     Raises:
         ValueError: sequences of different lengths, or a value that is not finite.
@@ -116,9 +110,9 @@ def calibrate(
     n = len(x)
     if n < MIN_TRUTHS:
         return Calibration(n, "too few truths", None, None, None, None, None, None)
-    counts = bootstrap_counts(n, resamples, seed)
+    counts = bootstrap_counts(n, RESAMPLES, 0)
     shift, gain, rho, tau, distance = (
-        estimate(statistic, x, y, counts, level)
+        estimate(statistic, x, y, counts, LEVEL)
         for statistic in (bias, slope, spearman, kendall, error)
     )
     sign = 1.0 if maximize else -1.0

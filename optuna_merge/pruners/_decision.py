@@ -55,14 +55,13 @@ def best_fronts_first(
 def decide(ledger: Ledger, budget: Budget, order: Order, kept: int = 0) -> tuple[Candidate, ...]:
     """The previews to promote now, the first one first.
 
-    The free slots of the budget go to the first candidates of the whole history: a preview that
-    was just made and those of long ago alike. With automatic pacing there is one slot a decision.
+    The free slots of the budget go to the first candidates of the whole history. With automatic
+    pacing there is one slot a decision.
 
     Args:
         ledger: That of all trials of the study.
         budget: How many may be promoted.
-        order: Which candidate comes first; `best_scores_first` or one's own. Called only when
-            there is a free slot.
+        order: Which candidate comes first; called only when there is a free slot.
         kept: How many of the finetunes that are left are not for previews.
     """
     free = budget.free(ledger, ledger.claims)

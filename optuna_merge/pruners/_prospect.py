@@ -56,11 +56,7 @@ def prospect(study: optuna.Study, findings: Findings | None = None) -> Prospect 
 
     That is until there is a truth more than tasks and uniform weights, and two of promoted
     weights; without uniform weights that satisfy the constraints, without an estimate of the
-    noise, and always with several objectives.
-
-    Args:
-        study: The study.
-        findings: What its trials say, where they have been read already.
+    noise, and always with several objectives. `findings`, where they have been read already.
     """
     if len(study.directions) > 1:
         return None

@@ -23,7 +23,7 @@ Table = tuple[Sequence[str], Iterable[Sequence[Any]]]
 def write_csv(
     folder: str | os.PathLike[str], study: optuna.Study, report: Mapping[str, Any] | None = None
 ) -> list[Path]:
-    """Write the tables of the report as CSV files into a folder, which is made.
+    """Write the tables of the report as CSV files into a folder, which is made; return the files.
 
     `weightings.csv` has every task weighting with its preview and truth, `metrics.csv` the best
     finetune and the baselines with their gains over uniform weights, of which positive ones are
@@ -35,11 +35,7 @@ def write_csv(
         study: The study.
         report: As for `write_html`.
 
-    Returns:
-        The files.
-
     Raises:
-        OSError: the folder can't be written.
         ValueError: no trial has task weights yet.
     """
     reading = Reading.of(study, report)

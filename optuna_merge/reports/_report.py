@@ -30,13 +30,10 @@ def make_report(study: optuna.Study, fitted: Workbench, *, test: bool = True) ->
 
     Returns:
         `best` (the best truth that satisfies the constraints; None without one), `front` (of a
-        Pareto study, with its hypervolume; else None), `constraints` (None without any),
-        `baselines`, `counts` (see `Counts`), `verdict` (gains, of which positive ones are better
-        whatever is minimised, and what is said of them), `maximize` (of the score and each task,
-        whether larger is better), `noise` (of one finetune; see `Noise`), `failures` (weightings
-        that were given up), `cost`, `spent` (in finetunes, see `Spending`, and
-        what grids of finetunes would cost), `calibration` (of the
-        score and of each task; see `Calibration`), `definition`.
+        Pareto study; else None), `constraints` (None without any), `baselines`, `counts` (see
+        `Counts`), `verdict` (gains, of which positive ones are better, and sentences), `maximize`,
+        `noise` (of one finetune; see `Noise`), `failures` (weightings that were given up), `cost`,
+        `spent` (in finetunes, see `Spending`), `calibration` (see `Calibration`), `definition`.
     """
     findings = read_study(study)
     tested = metrics_on_test(_shown(findings), fitted) if test else {}
@@ -58,13 +55,10 @@ def make_report(study: optuna.Study, fitted: Workbench, *, test: bool = True) ->
 
 
 def study_report(study: optuna.Study) -> Json:
-    """What a study's trials alone say, for anybody without its definition or working folder.
+    """As `make_report`, by the trials alone: without test metrics, cost and definition.
 
     Args:
         study: The study.
-
-    Returns:
-        As `make_report`, without test metrics, `cost`, `damping`, `fingerprint` and `definition`.
 
     Raises:
         ValueError: no trial has task weights yet.

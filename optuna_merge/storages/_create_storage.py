@@ -79,24 +79,17 @@ def create_storage(
     A password in a URL on the command line is seen by all users of the machine: use `env:NAME`,
     `PGPASSWORD`, or `~/.pgpass`.
 
-    SQLite files are those of a plain `optuna create-study --storage sqlite:///study.db`; they are
-    locked as transactions begin, without which several processes execute waiting trials twice. All
+    SQLite files are those of a plain `optuna create-study --storage sqlite:///study.db`. They are
+    locked as transactions begin, without which several processes execute waiting trials twice: all
     workers of one file should open it by this function. On network file systems use the journal or
-    a server. Servers are asked for a sign of life before each use of a connection.
-
-    What was written last stands in a file beside it, `study.db-wal`, and is moved into `study.db`
-    whenever a trial has ended, and whenever 256 KB have come together. After workers were killed,
-    a copy of `study.db` alone lacks only what was written since then: the trials that ran, at most
-    256 KB of others' attributes, and trials that ended while another process was reading or
-    writing, or with the worker itself. The original lacks nothing: the next process that opens it
-    moves the rest. Copy both files, or, while workers run, `sqlite3 study.db ".backup copy.db"`.
+    a server. What was written last stands in a file beside it, `study.db-wal`, at most 256 KB,
+    until the next trial ends: copy both files, or, while workers run, `sqlite3 study.db ".backup
+    copy.db"`.
 
     A worker that dies is noticed by the next worker that starts a trial: its trial fails, and a
-    clone with the same parameters, attributes and intermediate values is queued, in one
-    transaction. What kills its workers again and again is given up (user attribute `given_up`,
-    the reason in `failure`). While a database is away or busy, workers wait for it, and for a
-    while after it is back none is taken for dead. Memory and the journal have no heartbeat; there
-    the four arguments have no effect.
+    clone is queued, in one transaction. What kills its workers again and again is given up (user
+    attribute `given_up`, the reason in `failure`). While a database is away or busy, workers wait
+    for it. Memory and the journal have no heartbeat; there the four arguments have no effect.
 
     The signs of life are given by `study.optimize`. Who runs trials by `study.ask` and
     `study.tell`, for longer than `grace_period`, has to pass `heartbeat_interval=None`.

@@ -364,14 +364,13 @@ def front_improvement(
     coming: Array | None = None,
     constraints: Constraints | None = None,
 ) -> FrontImprovement | ScoreImprovement:
-    """What improves a front: its hypervolume, or for more than `MAX_FRONT` objectives a random
-    Chebyshev scalarisation.
+    """What improves a front: its hypervolume; of more than `MAX_FRONT` objectives a random score.
 
     Args:
         models: One per objective.
         signs: For each, 1 when it is maximised, -1 when it is minimised.
-        rng: Of the draws, or of the scalarisation's preference.
-        reference: As in `FrontImprovement`, as are the next two.
+        rng: Of the draws, or of the preference of the Chebyshev scalarisation.
+        reference: As in `FrontImprovement`.
         coming: Weights whose truths are under way.
         constraints: From the objectives to constraint values.
     """

@@ -18,13 +18,7 @@ def truth_models(
 ) -> Models:
     """The posteriors of the score (`SCORE`) and of each task's metric, by all previews and truths.
 
-    Args:
-        study: The study.
-        findings: What its trials say.
-        quantities: Of which only; None: of the score, where there is one, and of all tasks.
-
-    Returns:
-        None of what nothing is known of.
+    Of what nothing is known of it is None. `quantities`: of which only.
     """
     trials = study.get_trials(deepcopy=False)
     history = TrialReader(findings.tasks).read(study.study_name, trials)

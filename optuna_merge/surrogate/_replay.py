@@ -35,9 +35,8 @@ class MetricCurve:
         task: The task's name.
         greater_is_better: Whether larger is better.
         mean: The expected metric at each share.
-        low: Lower end of the interval that covers the expected metric with 90 %: how little is
-            known, not the noise of a finetune.
-        high: Its upper end.
+        low: Lower end of its 90 % interval, without the noise of a finetune.
+        high: Upper end.
         noise: Of one finetune's metric.
     """
 
@@ -51,14 +50,14 @@ class MetricCurve:
 
 @dataclass(frozen=True)
 class Share:
-    """What is expected at one share of the general set.
+    """What is expected at one share of the general set; errors without a finetune's noise.
 
     Attributes:
         share: Task weight of the general set.
-        own: Expected own metric.
-        own_std: Standard deviation of it, without the noise of a finetune.
-        general: Expected general metric.
-        general_std: Likewise.
+        own: Own metric.
+        own_std: Its standard deviation.
+        general: General metric.
+        general_std: Its standard deviation.
         chance: Probability that a finetune's general metric keeps the bound, its noise included.
     """
 
@@ -149,13 +148,7 @@ def replay(study: optuna.Study, general: str, keep: float = 0.95) -> Replay:
 def replays(
     study: optuna.Study, general: str, keeps: Sequence[float], models: Models | None = None
 ) -> list[Replay]:
-    """The same at several bounds, from one pair of curves.
-
-    Args:
-        study: As for `replay`.
-        general: The general task's name.
-        keeps: Shares of the general metric that must be kept.
-        models: By task the posteriors of its truth, where they are there already.
+    """The same at several bounds, from one pair of curves, or of `models` that are there already.
 
     Raises:
         ValueError: as `replay`.

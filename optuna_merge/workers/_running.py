@@ -79,11 +79,10 @@ def run_trials(
     once and goes on from its last checkpoint. Several processes may run on one study; each has
     its own number to finish.
 
-    A run leaves no finetune waiting that has been promoted, unless another worker is there for it:
-    at its end, after its number or its timeout, it finetunes what waits, beyond its number.
-
-    Where the study's `PromotionPruner` has a reason to stop (`stop_reason`), the run is over, and
-    what has been promoted is left waiting.
+    At its end, after its number or its timeout, a run finetunes what has been promoted and waits,
+    beyond its number, unless another worker is there for it. Where the study's `PromotionPruner`
+    has a reason to stop (`stop_reason`), the run is over, and what has been promoted is left
+    waiting.
 
     A trial that raises an error is queued again, and the error ends this run: after three tries
     (`create_storage(max_retry=)`), workers that died in it included, it is given up. A trial that
@@ -91,10 +90,9 @@ def run_trials(
     run waits, and goes on for as long as not ten trials in a row fail.
 
     With `role="preview"` promoted trials and baselines are left to others. With `role="finetune"`
-    only those are run, up to `n_trials`; the call waits for them and ends early when no more will
-    come: when the caps of the study's `PromotionPruner` are reached, or when the study has not
-    changed for `patience` seconds, or for a tenth of them once all runs with `role="preview"` have
-    ended.
+    only those are run; the call waits for them and ends when no more will come: when the caps of
+    the pruner are reached, or when the study has not changed for `patience` seconds, or for a
+    tenth of them once all runs with `role="preview"` have ended.
 
     Args:
         study: The study.
@@ -105,13 +103,11 @@ def run_trials(
         after_trial: Called with every trial that this run finished.
         role: What this worker does, see `Role`.
         patience: Seconds, see above.
-        at_end: Called when all is done, while the run is still noted: for what belongs to it, a
-            report, say. Where that is killed or fails, the next call with the same number runs no
-            trials and only calls it again.
+        at_end: Called when all is done, while the run is still noted: for a report, say. Where
+            that is killed or fails, the next call with the same number only calls it again.
 
     Returns:
-        How many trials this run has finished, earlier parts of it and what it finetuned at its
-        end included.
+        How many trials this run has finished, earlier parts of it included.
 
     Raises:
         OptunaMergeError: ten trials in a row failed.
