@@ -89,10 +89,7 @@ class Calibration:
 
 
 def calibrate(
-    previews: Sequence[float],
-    truths: Sequence[float],
-    *,
-    maximize: bool = True,
+    previews: Sequence[float], truths: Sequence[float], *, maximize: bool = True
 ) -> Calibration:
     """Judge previews by the truths at the same weights. A pure function.
 

@@ -50,9 +50,7 @@ def fitted(
 
 
 def workbench(
-    definition: StudyDefinition | CommandDefinition,
-    workdir: Path,
-    sharing: Sharing | None = None,
+    definition: StudyDefinition | CommandDefinition, workdir: Path, sharing: Sharing | None = None
 ) -> FittedStudy | FittedProgram:
     """The fit of either, with what is seen of it in a terminal."""
     if isinstance(definition, CommandDefinition):

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from optuna_merge.goals._constraints import (
-    Constraint,
-    Limits,
-    make_constraints,
-    total_violation,
-)
+from optuna_merge.goals._constraints import Constraint, Limits, make_constraints, total_violation
 from optuna_merge.goals._fronts import (
     below_nadir,
     hypervolume,

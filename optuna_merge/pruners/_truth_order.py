@@ -88,12 +88,7 @@ def most_promising_previews(aim: Aim, history: History) -> Order:
 
 
 def most_promising_truths(
-    candidates: Sequence[Candidate],
-    history: History,
-    *,
-    aim: Aim,
-    n_promoted: int,
-    seed: int = 0,
+    candidates: Sequence[Candidate], history: History, *, aim: Aim, n_promoted: int, seed: int = 0
 ) -> Iterator[Candidate]:
     """Candidates in the order in which they are to be finetuned; each is found when asked for.
 

@@ -53,11 +53,7 @@ class Verdict:
 
 
 def gain(
-    findings: Findings,
-    quantity: str | None,
-    outcome: Outcome,
-    reference: Outcome,
-    tested: Tested,
+    findings: Findings, quantity: str | None, outcome: Outcome, reference: Outcome, tested: Tested
 ) -> Gain:
     """How much better `outcome` is than `reference` in a task's metric or the score.
 

@@ -4,6 +4,4 @@ from __future__ import annotations
 
 from optuna_merge.storages._create_storage import create_storage, masked as masked
 
-__all__ = [
-    "create_storage",
-]
+__all__ = ["create_storage"]

@@ -16,12 +16,7 @@ from optuna_merge.trials._lineage import lineage, retry_history
 from optuna_merge.trials._outcome import SCORE, Outcome, Repeats, repeated_finetunes
 from optuna_merge.trials._record import read_trial
 from optuna_merge.trials._spending import study_costs
-from optuna_merge.trials._study import (
-    finetune_steps,
-    reference_point,
-    task_directions,
-    task_names,
-)
+from optuna_merge.trials._study import finetune_steps, reference_point, task_directions, task_names
 from optuna_merge.trials._weights import param_name
 
 

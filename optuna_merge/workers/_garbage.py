@@ -63,11 +63,7 @@ class Collector:
     """
 
     def __init__(
-        self,
-        study: optuna.Study,
-        finetunes: Finetunes,
-        *,
-        keep_best: int | None = None,
+        self, study: optuna.Study, finetunes: Finetunes, *, keep_best: int | None = None
     ) -> None:
         check_keep_best(keep_best)
         check_definition(study, finetunes.parts)
