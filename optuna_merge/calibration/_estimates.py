@@ -109,11 +109,6 @@ def bias(x: Array, y: Array, counts: Array) -> Array:
     return np.asarray(counts @ (y - x) / counts.sum(1))
 
 
-def error(x: Array, y: Array, counts: Array) -> Array:
-    """Mean absolute difference of truth and preview."""
-    return np.asarray(counts @ np.abs(y - x) / counts.sum(1))
-
-
 def slope(x: Array, y: Array, counts: Array) -> Array:
     """Least-squares slope of the truths over the previews."""
     n = counts.sum(1)

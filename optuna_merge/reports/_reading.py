@@ -11,14 +11,13 @@ import optuna
 
 from optuna_merge.calibration import (
     Calibration,
-    GainEstimate,
     Noise,
     StudyCalibration,
     estimated_gain,
     finetune_noise,
     study_calibration,
 )
-from optuna_merge.pruners import PromotionPruner, Prospect, prospect
+from optuna_merge.pruners import PromotionPruner, prospect
 from optuna_merge.reports._grid import Grid, grids, time_told
 from optuna_merge.reports._verdict import Gain, Tested, Verdict, gain, judge
 from optuna_merge.surrogate import Models, truth_models
@@ -71,16 +70,6 @@ class Reading:
         return finetune_noise(self.study, self.findings)
 
     @cached_property
-    def gain(self) -> GainEstimate | None:
-        """What the best weights gain over uniform ones, shrunken for the noise and the choice."""
-        return estimated_gain(self.findings, self.noise.get(SCORE))
-
-    @cached_property
-    def prospect(self) -> Prospect | None:
-        """What the best weights, and another finetune, are expected to gain."""
-        return prospect(self.study, self.findings)
-
-    @cached_property
     def hypervolumes(self) -> tuple[float, float] | None:
         """Of a study of several objectives, of all truths and of the baselines."""
         parts = (self.findings.truths, self.findings.baselines.values())
@@ -96,8 +85,8 @@ class Reading:
             previews=self.calibration.score,
             hypervolumes=self.hypervolumes,
             noise=self.noise.get(SCORE),
-            estimate=self.gain,
-            prospect=self.prospect,
+            estimate=estimated_gain(self.findings, self.noise.get(SCORE)),
+            prospect=prospect(self.study, self.findings),
             constraints=self.constraints,
         )
 
@@ -164,11 +153,9 @@ class Reading:
         outcomes = self.findings.outcomes
         previews = [o.preview_seconds for o in outcomes if o.previewed]
         finetunes = [o.finetune_seconds for o in outcomes if o.finetune_seconds is not None]
-        per_preview = sum(previews) / len(previews) if previews else None
-        per_finetune = sum(finetunes) / len(finetunes) if finetunes else None
-        ratio = None
-        if per_preview is not None and per_finetune:
-            ratio = per_preview / per_finetune
+        per_preview, per_finetune = (sum(s) / len(s) if s else None for s in (previews, finetunes))
+        known = per_preview is not None and per_finetune
+        ratio = per_preview / per_finetune if known else None
         return {
             "preview_seconds": sum(previews),
             "finetune_steps": sum(o.steps for o in outcomes),

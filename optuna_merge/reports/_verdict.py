@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from optuna_merge.calibration import EVIDENT, Calibration, GainEstimate, Noise
 from optuna_merge.pruners import Prospect
-from optuna_merge.reports._headline import headline
 from optuna_merge.trials import SCORE, Findings, Outcome
 
 Tested = Mapping[int, Mapping[str | None, float]]
@@ -77,7 +77,7 @@ def gain(
 def judge(
     findings: Findings,
     *,
-    tested: Tested | None = None,
+    tested: Tested = MappingProxyType({}),
     previews: Calibration | None = None,
     hypervolumes: tuple[float, float] | None = None,
     noise: Noise | None = None,
@@ -94,7 +94,6 @@ def judge(
     best = findings.best
     if best is None:
         return Verdict(answer=_without_best(findings, hypervolumes), warnings=warnings)
-    tested = {} if tested is None else tested
     over_uniform, answer, first = None, [], ""
     flat = prospect is not None and prospect.is_flat
     if findings.uniform is not None:
@@ -120,6 +119,25 @@ def judge(
         if count > 1 and best is not findings.uniform:
             answer.append(f"Uniform weights stand there for the mean of their {count} finetunes.")
     return Verdict(over_uniform, estimate, flat, over_alone, first, answer, warnings)
+
+
+def headline(
+    seen: float | None, on_test: float | None, estimate: GainEstimate | None, *, flat: bool
+) -> str:
+    """What a reader is told first, by the gains seen and expected; empty where there are none."""
+    if seen is None:
+        return ""
+    if seen <= 0:
+        return f"{'Flat' if flat else 'No gain'}: use uniform weights."
+    gain = f"{seen:+.4f}, its error is not known"
+    if estimate is not None:
+        gain = f"{estimate.expected:+.4f} ± {estimate.standard_error:.4f}"
+    test = "; none on test data" if on_test is not None and on_test <= 0 else ""
+    if flat:
+        return f"Flat: no gain above the noise of a finetune is expected ({gain}{test})."
+    if estimate is not None and not estimate.is_evident:
+        return f"No evidence of a gain over uniform weights yet: {gain}{test}."
+    return f"Gain over uniform weights: {gain}{test}."
 
 
 def _without_best(findings: Findings, hypervolumes: tuple[float, float] | None) -> list[str]:
