@@ -154,8 +154,9 @@ class Reading:
         previews = [o.preview_seconds for o in outcomes if o.previewed]
         finetunes = [o.finetune_seconds for o in outcomes if o.finetune_seconds is not None]
         per_preview, per_finetune = (sum(s) / len(s) if s else None for s in (previews, finetunes))
-        known = per_preview is not None and per_finetune
-        ratio = per_preview / per_finetune if known else None
+        ratio = None
+        if per_preview is not None and per_finetune:
+            ratio = per_preview / per_finetune
         return {
             "preview_seconds": sum(previews),
             "finetune_steps": sum(o.steps for o in outcomes),

@@ -248,8 +248,8 @@ def _alone(findings: Findings, general: str) -> float:
 
 def _curve(task: str, upwards: bool, mean: Array, std: Array, noise: Noise) -> MetricCurve:
     reach = float(ndtri(0.5 + COVERED / 2)) * std
-    ends = (tuple(of.tolist()) for of in (mean, mean - reach, mean + reach))
-    return MetricCurve(task, upwards, *ends, noise)
+    middle, low, high = (tuple(of.tolist()) for of in (mean, mean - reach, mean + reach))
+    return MetricCurve(task, upwards, middle, low, high, noise)
 
 
 def _best(points: Sequence[Share], able: npt.NDArray[np.bool_], sign: float) -> Share | None:

@@ -165,7 +165,7 @@ class History:
     def pending(self) -> Array:
         """Weights of the trials that run or wait, `k x T`."""
         live = [not record.state.is_finished() for record in self._placed]
-        return self._weights[np.array(live, dtype=bool)]
+        return np.asarray(self._weights[np.array(live, dtype=bool)])
 
     def visited(self) -> Array:
         """Weights of all trials, failed and waiting ones included, `n x T`."""
