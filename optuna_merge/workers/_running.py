@@ -141,7 +141,7 @@ def run_trials(
                 break
             enough = n_trials is not None and _finished(study, run) >= n_trials
             if enough or (timeout is not None and time.monotonic() - started >= timeout):
-                note.end()
+                note.write(is_ending=True)
             if note.is_ending:
                 optimize = None
                 if role == "any" and n_trials != 0:
@@ -173,16 +173,16 @@ def run_trials(
                 study.pruner.queue_second_seeds(study)  # no preview may come that would do it
             if after_trial is not None:
                 after_trial(trial)
-        note.end()
+        note.write(is_ending=True)
         count = _finished(study, run)
         if role == "preview":
             sign_off(study, run)
         if at_end is not None:
             at_end()
         if n_trials is None or count >= n_trials or is_over:
-            note.remove()
+            note.path.unlink(missing_ok=True)
         else:
-            note.go_on()
+            note.write(is_ending=False)
     return count
 
 
@@ -200,7 +200,7 @@ class _Note:
 
     @property
     def is_ending(self) -> bool:
-        """Whether the run begins no new trials any more."""
+        """Whether the run begins no new trials any more, also after a kill."""
         return bool(self.about.get(_ENDING))
 
     @classmethod
@@ -211,22 +211,26 @@ class _Note:
         except FileNotFoundError:
             return None
 
-    def write(self) -> None:
-        write_json(self.path, self.about)
+    def write(self, *, is_ending: bool) -> None:
+        """Note whether it begins new trials."""
+        if self.about.get(_ENDING) != is_ending:
+            self.about[_ENDING] = is_ending
+            write_json(self.path, self.about)
 
-    def end(self) -> None:
-        """Note that it begins no new trials: also after a kill it only does what is left."""
-        if not self.is_ending:
-            self.about[_ENDING] = True
-            self.write()
 
-    def go_on(self) -> None:
-        """Note that the next call is to begin new trials: the time was too short for all."""
-        self.about[_ENDING] = False
-        self.write()
-
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
+@contextmanager
+def _lock_of_the_dead(path: Path) -> Iterator[bool]:
+    """Whether the process of a lock is dead; this one holds the lock meanwhile."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def _promoted_and_left(study: optuna.Study, folder: Path, run: str) -> Optimize | None:
@@ -250,11 +254,9 @@ def _others_work(study: optuna.Study, folder: Path, run: str) -> bool:
         note = _Note.read(path)
         if note is None or note.run == run or note.is_ending:
             continue
-        try:
-            with FileLock(path.with_suffix(".lock"), timeout=0):
-                continue  # its process is dead
-        except Timeout:
-            return True
+        with _lock_of_the_dead(path.with_suffix(".lock")) as is_dead:
+            if not is_dead:
+                return True
     return False
 
 
@@ -268,15 +270,11 @@ def runs_folder(workdir: Path, study: optuna.Study) -> Path:
 def requeue_dead_trials(study: optuna.Study, folder: Path) -> None:
     """Fail the RUNNING trials of this folder's dead runs and queue them again, at once."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        run = trial.user_attrs.get(RUN)
-        if run is None or not (folder / f"{run}.lock").exists():
-            continue
-        lock = FileLock(folder / f"{run}.lock")
-        try:
-            with lock.acquire(timeout=0):
-                _requeue_dead(study, trial)
-        except Timeout:
-            continue
+        lock = folder / f"{trial.user_attrs.get(RUN)}.lock"
+        if lock.exists():
+            with _lock_of_the_dead(lock) as is_dead:
+                if is_dead:
+                    _requeue_dead(study, trial)
 
 
 def _requeue_dead(study: optuna.Study, trial: FrozenTrial) -> None:
@@ -306,22 +304,9 @@ def run_one(
             return objective(trial)
         except optuna.TrialPruned:
             raise
-        except KeyboardInterrupt as raised:
+        except BaseException as raised:
             error = raised
-            fail_and_requeue(study, number, "its worker was asked to end", counted=False)
-            raise
-        except (TrialLostError, UpdateFinishedTrialError) as raised:
-            # The second where it was lost between the objective's fence and what it wrote next.
-            error = raised
-            _logger.warning("%s", raised)
-            raise
-        except StorageUnavailableError as raised:
-            error = raised
-            raise
-        except Exception as raised:
-            error = raised
-            reason = f"{type(raised).__name__}: {masked(str(raised))}"
-            fail_and_requeue(study, number, reason, counted=not _is_passing(raised))
+            _give_up(study, number, raised)
             raise
 
     try:
@@ -332,7 +317,7 @@ def run_one(
             if _was_lost(study, number, raised):
                 return None
             raise
-    if isinstance(error, (TrialLostError, UpdateFinishedTrialError)):
+    if isinstance(error, _LOST):
         return None
     if error is not None and not _is_passing(error):
         raise error
@@ -340,6 +325,21 @@ def run_one(
     if error is not None:
         _logger.warning("trial %d was handed back: %s", number, error)
     return study.get_trials(deepcopy=False)[number]
+
+
+_LOST = (TrialLostError, UpdateFinishedTrialError)
+"""The second where it was lost between the objective's fence and what the objective wrote next."""
+
+
+def _give_up(study: optuna.Study, number: int, error: BaseException) -> None:
+    """Queue the trial of an objective that raised again, unless another worker has it."""
+    if isinstance(error, KeyboardInterrupt):
+        fail_and_requeue(study, number, "its worker was asked to end", counted=False)
+    elif isinstance(error, _LOST):
+        _logger.warning("%s", error)
+    elif isinstance(error, Exception) and not isinstance(error, StorageUnavailableError):
+        reason = f"{type(error).__name__}: {masked(str(error))}"
+        fail_and_requeue(study, number, reason, counted=not _is_passing(error))
 
 
 def _was_lost(study: optuna.Study, number: int | None, error: Exception) -> bool:
@@ -367,24 +367,17 @@ def _claimed_run(
     for path in sorted(folder.glob("*.json")):
         if path.stem.partition("-")[0] != wanted:
             continue
-        lock = FileLock(path.with_suffix(".lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            continue
-        try:
-            found = _Note.read(path)
+        with _lock_of_the_dead(path.with_suffix(".lock")) as is_dead:
+            found = _Note.read(path) if is_dead else None
             if found is not None:  # its process may have finished it just now
                 done = _finished(study, found.run)
                 _logger.info("going on with an interrupted run: %d of %s done", done, n_trials)
                 yield found
                 return
-        finally:
-            lock.release()
     run = f"{wanted}-{uuid.uuid4().hex[:12]}"
     with FileLock(folder / f"{run}.lock"):
         note = _Note(folder / f"{run}.json", {"study": study.study_name, "n_trials": n_trials})
-        note.write()
+        note.write(is_ending=False)
         yield note
 
 
