@@ -176,9 +176,9 @@ def load_study(study_name: str, storage: optuna.storages.BaseStorage) -> optuna.
 def check_directions(study: optuna.Study, directions: str | Sequence[str]) -> None:
     """Raise `DefinitionMismatchError` unless the study has exactly these directions."""
     wanted = _as_tuple(directions)
-    if study.directions == [StudyDirection[d.upper()] for d in wanted]:
-        return
     found = ", ".join(d.name.lower() for d in study.directions)
+    if found == ", ".join(wanted).lower():
+        return
     if len(wanted) == 1:
         asked, flags = f"score is to be {wanted[0]}d", f"--direction {wanted[0]}"
     else:
@@ -196,8 +196,7 @@ def _as_tuple(directions: str | Sequence[str]) -> tuple[str, ...]:
 def prepare_study(study: optuna.Study, workbench: Workbench, *, second_seed: bool = True) -> None:
     """Write the definition into a new study or compare it; enqueue the baselines once.
 
-    Baselines are uniform weights, each task alone, and, of two tasks or more, uniform weights a
-    second time: always finetuned, so that the study can say what the search is worth.
+    Baselines are uniform weights, each task alone, and uniform weights a second time.
 
     Args:
         study: The study.
@@ -238,11 +237,7 @@ def prepare_study(study: optuna.Study, workbench: Workbench, *, second_seed: boo
 
 
 def check_definition(study: optuna.Study, parts: Mapping[str, Any]) -> None:
-    """Compare a definition's `describe()` with the study's, before anything is fitted.
-
-    Raises:
-        DefinitionMismatchError: they differ; the message names the parts.
-    """
+    """Raise `DefinitionMismatchError` unless `describe()` of a definition is as the study's."""
     stored = stored_definition(study)
     given = json.loads(json.dumps(parts))
     changed = differing_parts({part: stored[part] for part in given if part in stored}, given)

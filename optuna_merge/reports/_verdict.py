@@ -102,7 +102,11 @@ def judge(
         gains = findings.uniform.feasible and (over_uniform.validation or 0) > 0
         estimate = estimate if gains else None
         if estimate is not None:
-            answer.append(_expected(estimate))
+            answer.append(
+                f"Expected of another seed: {estimate.expected:+.4f} ± "
+                f"{estimate.standard_error:.4f}, shrunken for the noise and for being the best of "
+                f"{estimate.count}; a gain has probability {estimate.chance:.2f}."
+            )
         if gains:
             warnings += _doubts(findings, over_uniform, noise, estimate)
         if findings.uniform.feasible and len(findings.tasks) > 1:
@@ -112,7 +116,8 @@ def judge(
     alone = findings.alone if len(findings.tasks) > 1 else {}
     over_alone = {name: gain(findings, name, best, of, tested) for name, of in alone.items()}
     if over_alone:
-        parts = [f"{_named(findings, name)} {found}" for name, found in over_alone.items()]
+        lower = {True: "", False: " (by how much it is lower)"}
+        parts = [f"{of}{lower[findings.maximize[of]]} {found}" for of, found in over_alone.items()]
         answer.append(f"Gain over each task finetuned alone: {'; '.join(parts)}.")
     if findings.uniform is not None:
         count = len(findings.repeats(findings.uniform).finetunes)
@@ -144,8 +149,13 @@ def _without_best(findings: Findings, hypervolumes: tuple[float, float] | None) 
     """The answer where no finetune is the best one."""
     if not findings.truths:
         return ["No truth yet: nothing has been finetuned to its end, there are previews only."]
-    if findings.closest is not None:
-        return [_infeasible(findings.closest)]
+    closest = findings.closest
+    if closest is not None:
+        by = ", ".join(f"{name} by {value:.4f}" for name, value in closest.missed.items())
+        return [
+            f"No finetune satisfies the constraints: there is no best trial. The closest is trial "
+            f"{closest.trial}, which misses {by}. Relax the constraints, or let it search on."
+        ]
     if not findings.several:
         return ["No finetune has a score that is a number: there is no best trial."]
     told = [
@@ -158,14 +168,6 @@ def _without_best(findings: Findings, hypervolumes: tuple[float, float] | None) 
     return told
 
 
-def _infeasible(closest: Outcome) -> str:
-    by = ", ".join(f"{name} by {value:.4f}" for name, value in closest.missed.items())
-    return (
-        f"No finetune satisfies the constraints: there is no best trial. The closest is trial "
-        f"{closest.trial}, which misses {by}. Relax the constraints, or let it search on."
-    )
-
-
 def _over_uniform(findings: Findings, uniform: Outcome, over: Gain) -> str:
     if not uniform.feasible:
         return "Uniform weights don't satisfy the constraints; the best trial does."
@@ -173,19 +175,6 @@ def _over_uniform(findings: Findings, uniform: Outcome, over: Gain) -> str:
         return "No weights beat uniform ones in this study: use uniform weights."
     how = "" if findings.maximize[SCORE] else " (by how much the score is lower)"
     return f"Gain over uniform weights{how}: {over}."
-
-
-def _named(findings: Findings, task: str) -> str:
-    return task if findings.maximize[task] else f"{task} (by how much it is lower)"
-
-
-def _expected(estimate: GainEstimate) -> str:
-    """The gain that another seed is expected to show."""
-    told = (
-        f"Expected of another seed: {estimate.expected:+.4f} ± {estimate.standard_error:.4f}, "
-        f"shrunken for the noise and for being the best of {estimate.count}"
-    )
-    return f"{told}; a gain has probability {estimate.chance:.2f}."
 
 
 def _doubts(

@@ -92,15 +92,13 @@ class Collector:
                 there[files.folder] = files
                 made.setdefault(files.folder, []).append(trial)
         best = self._best(trials)
-        found: list[Garbage] = []
-        for folder, makers in made.items():
-            if folder in self._protected or not folder.is_dir():
-                continue
-            numbers = tuple(trial.number for trial in makers)
-            for path, what in _superfluous(there[folder], makers, best):
-                if path.exists():
-                    found.append(Garbage(path, folder, _size(path), what, numbers))
-        return found
+        return [
+            Garbage(path, folder, _size(path), what, tuple(trial.number for trial in makers))
+            for folder, makers in made.items()
+            if folder not in self._protected and folder.is_dir()
+            for path, what in _superfluous(there[folder], makers, best)
+            if path.exists()
+        ]
 
     def remove(self) -> list[Garbage]:
         """Remove it; return what was removed."""
