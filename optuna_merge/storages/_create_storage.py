@@ -9,7 +9,6 @@ import re
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +53,10 @@ _OLDER = (
 _NEWER = (
     f"its tables were made by another version of Optuna than the {optuna.__version__} installed "
     "here; install that version, or a newer one: pip install -U optuna"
+)
+_HELD = (
+    f"which other process holds it, such as a viewer of databases with an open transaction "
+    f"(it was waited for, {LOCK_TIMEOUT:g} s)"
 )
 
 
@@ -128,8 +131,20 @@ def create_storage(
     if heartbeat_interval is not None:
         options |= {"heartbeat_interval": heartbeat_interval, "grace_period": grace_period}
     if location.get_backend_name() == "sqlite":
-        return _open_sqlite(location, options)
-    return _open_server(location, options)
+        assert location.database is not None
+        if not location.database.startswith("file:"):  # SQLite's own URIs are left to SQLite
+            _check_file(Path(location.database), "SQLite file")
+        options["engine_kwargs"] = {"connect_args": {"timeout": LOCK_TIMEOUT}}
+        return _open(SQLiteStorage, location, options, "its permissions and the disk's free space")
+    engine: dict[str, Any] = {"pool_pre_ping": True, "connect_args": {}}
+    options["engine_kwargs"] = engine
+    # Other drivers, which the URL may name, spell it differently.
+    if location.drivername in _DRIVERS.values() and "connect_timeout" not in location.query:
+        engine["connect_args"]["connect_timeout"] = _CONNECT_TIMEOUT
+    storage: type[SteadyStorage] = SteadyStorage
+    if location.get_backend_name() == "mysql":
+        engine["isolation_level"], storage = ISOLATION, MySQLStorage
+    return _open(storage, location, options, "host, port, database, user and password")
 
 
 def masked(url: str) -> str:
@@ -210,72 +225,42 @@ def _check_first_line(path: Path) -> None:
         raise ValueError("its first line is no log entry")
 
 
-def _open_sqlite(location: sqlalchemy.URL, options: dict[str, Any]) -> BaseStorage:
-    assert location.database is not None
-    if not location.database.startswith("file:"):  # SQLite's own URIs are left to SQLite
-        _check_file(Path(location.database), "SQLite file")
-    options["engine_kwargs"] = {"connect_args": {"timeout": LOCK_TIMEOUT}}
-    return _open(SQLiteStorage, location, options, "its permissions and the disk's free space")
-
-
-def _open_server(location: sqlalchemy.URL, options: dict[str, Any]) -> BaseStorage:
-    connect_args = {}
-    # Other drivers, which the URL may name, spell it differently.
-    if location.drivername in _DRIVERS.values() and "connect_timeout" not in location.query:
-        connect_args["connect_timeout"] = _CONNECT_TIMEOUT
-    engine: dict[str, Any] = {"pool_pre_ping": True, "connect_args": connect_args}
-    options["engine_kwargs"] = engine
-    to_check = "host, port, database, user and password"
-    if location.get_backend_name() != "mysql":
-        return _open(SteadyStorage, location, options, to_check)
-    engine["isolation_level"] = ISOLATION
-    return _open(MySQLStorage, location, options, to_check)
-
-
 def _open(
-    storage: Callable[..., RDBStorage],
-    location: sqlalchemy.URL,
-    options: dict[str, Any],
-    to_check: str,
+    storage: type[SteadyStorage], location: sqlalchemy.URL, options: dict[str, Any], to_check: str
 ) -> RDBStorage:
     """Make the storage, and its tables; again where another worker makes them at the same time."""
     # Optuna formats the URL as a template: braces, as in a password, must be doubled.
     url = location.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
-    failure = ""
+    shown = masked(location.render_as_string(hide_password=True))
     deadline = time.monotonic() + LOCK_TIMEOUT
     while True:
+        problem: Exception
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 return storage(url, **options)
         except ImportError:
-            failure = "no driver"
+            driver = location.drivername.partition("+")[2]
+            package = _TO_INSTALL.get(location.drivername, driver)
+            problem = ImportError(
+                f"the driver {driver!r} is not installed: run pip install '{package}'"
+            )
         except RuntimeError as error:
             if "table schema" not in str(error):
                 raise
-            failure = _OLDER if "storage upgrade" in str(error) else _NEWER
+            told = _OLDER.format(url=shown) if "storage upgrade" in str(error) else _NEWER
+            problem = StorageUnavailableError(f"can't open the storage {shown}: {told}")
         except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, sqlite3.Error) as error:
-            failure = _reason(error, location)
             if _made_by_another(error) and time.monotonic() < deadline:
                 time.sleep(random.uniform(0.05, 0.5))
                 continue
+            told = _reason(error, location)
+            check = _HELD if "is locked" in told else to_check
+            problem = StorageUnavailableError(
+                f"can't open the storage {shown}: {told}; check {check}"
+            )
         break
-    # Raised out here: a context or cause would carry the driver's text, password and all.
-    shown = masked(location.render_as_string(hide_password=True))
-    if failure == "no driver":
-        driver = location.drivername.partition("+")[2]
-        package = _TO_INSTALL.get(location.drivername, driver)
-        raise ImportError(f"the driver {driver!r} is not installed: run pip install '{package}'")
-    if failure in (_OLDER, _NEWER):
-        raise StorageUnavailableError(
-            f"can't open the storage {shown}: " + failure.format(url=shown)
-        )
-    if "is locked" in failure:
-        to_check = (
-            f"which other process holds it, such as a viewer of databases with an open "
-            f"transaction (it was waited for, {LOCK_TIMEOUT:g} s)"
-        )
-    raise StorageUnavailableError(f"can't open the storage {shown}: {failure}; check {to_check}")
+    raise problem  # out here: a context or cause would carry the driver's text, password and all
 
 
 def _made_by_another(error: Exception) -> bool:
@@ -290,16 +275,11 @@ def _reason(error: Exception, location: sqlalchemy.URL) -> str:
     cause = getattr(error, "orig", None) or error
     text = str(cause).strip().partition("\n")[0]
     secrets = [location.password or ""]
-    secrets += [
-        setting
-        for key, value in location.query.items()
-        if "pass" in key.lower()
-        for setting in ([value] if isinstance(value, str) else value)
-    ]
-    for secret in secrets:
-        for spelling in (secret, repr(secret)[1:-1]):
-            if spelling:
-                text = text.replace(spelling, "***")
+    for key, value in location.query.items():
+        if "pass" in key.lower():
+            secrets += [value] if isinstance(value, str) else value
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***").replace(repr(secret)[1:-1], "***")
     return f"{type(cause).__name__}: {text}"
 
 

@@ -163,13 +163,6 @@ class Feasibility:
         return np.asarray(-np.logaddexp(0.0, values).sum(axis=-1))
 
 
-def _feasible_first(quality: Array, violation: Array) -> Array:
-    """The quality where nothing is violated, and below all of those minus the violation."""
-    if not (violation > 0).any():
-        return quality
-    return np.where(violation > 0, quality.min() - 1.0 - violation, quality)
-
-
 def _softplus(gain: Array) -> Array:
     """Log of a softplus: draws without improvement still tell which way is up."""
     return np.where(gain > -30.0, np.log(np.logaddexp(0.0, np.maximum(gain, -30.0))), gain)
@@ -240,7 +233,8 @@ class ScoreImprovement:
         quality = self._sign * self._model.score(metrics)
         if self._feasibility is None:
             return quality
-        return _feasible_first(quality, self._feasibility.violation(metrics))
+        violation = self._feasibility.violation(metrics)
+        return np.where(violation > 0, quality.min() - 1.0 - violation, quality)
 
 
 class FrontImprovement:
@@ -281,19 +275,15 @@ class FrontImprovement:
             if reference is None:
                 point = infer_reference_point(front)
             else:
-                point = torch.tensor(
-                    [float(m.standardise(r)) for m, r in zip(models, reference)],
-                    dtype=torch.float64,
-                )
+                corner = [float(m.standardise(r)) for m, r in zip(models, reference)]
+                point = torch.tensor(corner, dtype=torch.float64)
             boxes = FastNondominatedPartitioning(point, Y=front).get_hypercell_bounds()
             self._low, self._high = boxes[0], boxes[1]
 
     def _metrics(self, objectives: Tensor) -> Array:
         """Objectives in their own units, `... x m`."""
-        columns = objectives.numpy()
-        return np.stack(
-            [m.unstandardise(columns[..., i]) for i, m in enumerate(self._models)], axis=-1
-        )
+        columns = zip(self._models, objectives.unbind(-1))
+        return np.stack([model.unstandardise(of.numpy()) for model, of in columns], axis=-1)
 
     def _moments(self, weights: Array) -> tuple[Tensor, Tensor]:
         means, variances = [], []
