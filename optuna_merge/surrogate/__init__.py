@@ -3,8 +3,6 @@
 Torch is imported when a model is first asked for, and not by a sampler that has too few trials.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from optuna_merge._base.lazy import lazy_names

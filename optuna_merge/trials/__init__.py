@@ -1,7 +1,5 @@
 """What stands in a study: names of attributes, lineage, the history of its trials."""
 
-from __future__ import annotations
-
 from optuna_merge.trials._attributes import (
     ATTRIBUTES,
     BASELINE as BASELINE,
