@@ -100,10 +100,7 @@ def _sound(pairs: Iterable[tuple[float, float]]) -> Pairs:
 
 
 def format_calibration(calibration: Mapping[str, Any]) -> str:
-    """`StudyCalibration.as_json` as a plain-text table, with a verdict on each quantity.
-
-    Where nothing can be judged yet there is no table: each number of truths is told once.
-    """
+    """`StudyCalibration.as_json` as a plain-text table, with a verdict on each quantity."""
     rows = {"score": calibration["score"], **calibration["tasks"]}
     rows = {name: found for name, found in rows.items() if found is not None}
     if all(found["verdict"] == "too few truths" for found in rows.values()):

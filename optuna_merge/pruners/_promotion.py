@@ -66,16 +66,17 @@ class PromotionPruner(BasePruner):
     A trial reports its preview at step 0 and asks `should_prune`: it ends there. Whenever there is
     a free slot, the most promising preview of the whole study that was not promoted yet gets it: a
     copy of its trial is queued (WAITING, with its parameters, its user attributes, its preview at
-    step 0 and `promoted_from`), which is executed before any new trial, and is not pruned.
+    step 0 and `promoted_from`), which is executed before any new trial, and is not pruned. Trials
+    with the user attribute `baseline` are never pruned, and count neither as previews nor as
+    promotions; a preview and its retries count once.
 
     A slot becomes free by itself, one at a time: when no further preview is expected to raise what
-    the next finetune promises (its expected improvement, see below) by more than its price says.
-    The price is the ratio of the seconds that previews and finetunes have taken so far (1/10 while
-    that is not known), and a preview must be worth four times as much, or else the previews since
-    the last promotion have cost a fourth of a finetune. Finetunes under way count as pending, and
-    no slot becomes free while a copy waits that nobody has begun. With a `fraction` there are
-    floor(fraction x previews) slots instead, and so there are, by a fourth, in studies of one
-    task, and where workers have the role to preview only.
+    the next finetune promises (its expected improvement) by four times the preview's price, or
+    when the previews since the last promotion have cost a fourth of a finetune. The price is the
+    ratio of the seconds that both have taken so far, 1/10 while unknown. No slot becomes free
+    while a copy waits. With a `fraction` there are floor(fraction x previews) slots instead, and
+    so there are, by a fourth, in studies of one task, and where workers have the role to preview
+    only.
 
     Most promising is, as soon as there are two truths (baselines count), what has the largest
     expected improvement of the TRUTH, by the same models as in `PreviewSampler`; before that, what
@@ -83,51 +84,33 @@ class PromotionPruner(BasePruner):
     fourth promotion goes to the preview whose truth is least certain, and a warning is logged.
 
     The decision is a pure function of the study's trials and the seed
-    (`optuna_merge.pruners.decide`).
-
-    What counts:
-        - Trials with the user attribute `baseline` are never pruned and count neither as previews
-          nor as promotions.
-        - A preview and its retry clones count once; failed trials are no previews.
-        - A promotion counts once its copy is queued, whatever becomes of it: the budget counts
-          finetunes begun.
-        - A preview that is NaN or infinite is never promoted, but counts as a preview.
-        - Ties go to the better preview, then to the lower trial number.
-
-    With several workers exactly the budget is finetuned, and nothing twice. A copy that comes too
-    late, or is the second of one preview, withdraws: it is pruned when it asks first, its user
-    attribute `promotion` becomes "withdrawn" (of one that goes on it becomes "begun"), and its
-    slot is filled again.
+    (`optuna_merge.pruners.decide`). With several workers exactly the budget is finetuned, and
+    nothing twice: a copy that comes too late, or is the second of one preview, withdraws.
 
     In a study of several objectives, one per task, the preview is the user attributes
     `preview_<task>`, and the most promising one has the largest expected hypervolume improvement
-    of the truths (before there are two truths: the first by non-domination rank, then by the
-    hypervolume of its preview alone). `Trial.should_prune` refuses to work there: ask
+    of the truths. `Trial.should_prune` refuses to work there: ask
     `optuna_merge.pruners.should_prune`.
-
-    With a cap of zero nothing is promoted, nor are copies that are queued already.
 
     Args:
         fraction: Promotions per preview, in [0, 1], with 0 only baselines are finetuned; None:
             when another preview is not worth its price, see above.
-        max_promotions: Cap on the promotions of the whole study, baselines not counted; None for
-            none.
+        max_promotions: Cap on the promotions of the whole study, whatever becomes of them; None
+            for none.
         warmup: Number of previews before anything is promoted; None: 8 with a fraction, else as
             many as `PreviewSampler` has in its design.
         score: What the study's value is in terms of the tasks' metrics, as for `PreviewSampler`.
-        constraints: What the tasks' true metrics must keep, as for `PreviewSampler`: promising is
-            then what may be better than the best feasible truth and feasible itself.
+        constraints: What the tasks' true metrics must keep, as for `PreviewSampler`.
         budget: Cap on the whole cost of the study, in finetunes at uniform weights: task runs,
             posteriors, previews, baselines and promoted finetunes, by the seconds that they took
             (by training steps where seconds are not known). Another finetune is begun where at
-            least half of it fits; then `stop_reason` says that the budget is spent. None for no
-            cap.
+            least half of it fits. None for no cap.
         second_seeds: How many of the last finetunes under the caps are second seeds of the best
             weights, at most a third of all promotions: queued trials with the user attribute
             `repeat`, for an objective that heeds it. Without a cap there is no last one.
-        stop_when_flat: Whether `stop_reason` has one where the study is flat: where all that the
-            best weights are expected to gain over uniform ones, by now and by another finetune, is
-            below half the noise of one finetune.
+        stop_when_flat: Whether `stop_reason` has one where all that the best weights are expected
+            to gain over uniform ones, by now and by another finetune, is below half the noise of
+            one finetune.
         until: Share of the noise of one finetune: where another finetune is expected to be better
             than the best by less, `stop_reason` says so; None for never.
         seed: Of the draw between models that trust the previews and models that don't; None is

@@ -130,7 +130,7 @@ def replay(study: optuna.Study, general: str, keep: float = 0.95) -> Replay:
     """Read from a study of two tasks how much of the general set is best.
 
     Curves are the posteriors of the truth, by all previews and finetunes so far, whatever the
-    study's score. The study isn't changed.
+    study's score.
 
     Args:
         study: A study of two tasks: own data, and the general set that is replayed.

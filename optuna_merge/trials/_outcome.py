@@ -37,8 +37,7 @@ class Outcome:
         truth: The score of the finetune.
         previews: Metrics of the preview, by task.
         truths: Metrics of the finetune, by task.
-        previewed: Whether a preview was made for it. Not where one of equal weights was taken
-            over, nor where it was finetuned without any.
+        previewed: Whether a preview was made for it, and not taken from another trial.
         standard_errors: Of the preview's metrics, by task, over validation examples.
         constraints: Constraint values of the truth by name, feasible is 0 or less.
         reused: Whether its finetune was found finished: nothing was trained for it.
