@@ -11,14 +11,14 @@ import typer
 
 from optuna_merge.commands._definition import load_any
 from optuna_merge.commands._existing import existing_study
-from optuna_merge.commands._flags import ReplayFlags
+from optuna_merge.commands._flags import SearchFlags
 
 if TYPE_CHECKING:
     import optuna
 
 
 def replay(
-    flags: ReplayFlags,
+    flags: SearchFlags,
     general: Annotated[str, typer.Option(help="Name of the task that is the general set.")],
     definition: Annotated[
         Path | None,

@@ -63,10 +63,10 @@ def test_the_help_of_a_script_has_its_own_defaults(
 
     monkeypatch.setattr(sys, "argv", ["optimize.py", "--help"])
     with pytest.raises(SystemExit) as ended:
-        script(build, name="toys", n_trials=51, fraction=0.125)  # type: ignore[arg-type]
+        script(build, name="toys", n_trials=51)  # type: ignore[arg-type]
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    for part in ("Toys in two colours.", "sqlite:///toys.db", "workdir/toys", "51", "0.125"):
+    for part in ("Toys in two colours.", "sqlite:///toys.db", "workdir/toys", "51"):
         assert part in text
 
 
