@@ -120,10 +120,7 @@ def slope(x: Array, y: Array, counts: Array) -> Array:
 
 
 def spearman(x: Array, y: Array, counts: Array) -> Array:
-    """Pearson's correlation of the mid-ranks.
-
-    A mid-rank, centred and doubled, is the number of pairs below minus the number above.
-    """
+    """Pearson's correlation of mid-ranks: centred and doubled they are pairs below less above."""
     a, b = counts @ _signs(x).T, counts @ _signs(y).T
     square = (counts * a * a).sum(1) * (counts * b * b).sum(1)
     return _ratio((counts * a * b).sum(1), np.sqrt(square))

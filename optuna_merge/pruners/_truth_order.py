@@ -92,19 +92,11 @@ def most_promising_truths(
 ) -> Iterator[Candidate]:
     """Candidates in the order in which they are to be finetuned; each is found when asked for.
 
-    The first is the one with the largest expected improvement of the truth, by the models of
-    `PreviewSampler`: one side of the model (previews help, or don't) is drawn with the probability
-    that the truths give it. Each next one counts those before it as pending, as all finetunes
-    under way. Weights that are finetuned already come last, and so do those within 0.02 of a
-    finetune under way, whose truth will tell more about them.
-
-    While the interval of the rank correlation of previews and truths includes zero, though there
-    are eight truths with no weight zero, every fourth promotion goes to the candidate whose truth
-    is least certain. (Not with several objectives.)
-
-    Of more than 1,500 candidates the best and the latest previews and others far from them are
-    compared; the rest come last, and so do trials without task weights. Before there are
-    `MIN_TRUTHS` truths (baselines count) the preview decides.
+    The first has the largest expected improvement of the truth, as `PromotionPruner` says; each
+    next one counts those before it as pending, as all finetunes under way. Weights that are
+    finetuned already come last, and so do those within 0.02 of a finetune under way, whose truth
+    will tell more about them. Of more than 1,500 candidates the best and the latest previews and
+    others far from them are compared; the rest come last, and so do trials without task weights.
     """
     by_preview = most_promising_previews(aim, history)
     weights = {record.number: record.weights for record in history.records}

@@ -31,16 +31,8 @@ class Gain:
 class Verdict:
     """What a study has found, in numbers and in sentences.
 
-    Attributes:
-        gain_over_uniform: Of the best truth's score over uniform weights', as they are seen: the
-            means of repeats; None without both.
-        expected_gain: The same on validation data, shrunken for the noise and for the choice of
-            the best; None where the noise is not known, or uniform weights are the best.
-        flat: Whether nothing above half the noise is expected, of another finetune either.
-        gain_over_alone: By task, of the best truth over the task finetuned alone.
-        headline: The gain with its error in one line; empty where there is nothing to compare.
-        answer: The sentences that answer what was asked.
-        warnings: What a reader must know before believing them.
+    Gains are the best truth's, as they are seen and, where `expected`, shrunken for the noise and
+    the choice; `warnings` are what a reader must know before believing them.
     """
 
     gain_over_uniform: Gain | None = None

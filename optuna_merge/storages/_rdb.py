@@ -43,11 +43,7 @@ class SteadyStorage(RequeuingStorage):
         super().__init__(url, **kwargs)
 
     def persist(self, transaction: Callable[[], T]) -> T:
-        """Do the transaction, again while the database is away or busy.
-
-        Raises:
-            StorageUnavailableError: it still is after `patience` seconds.
-        """
+        """Do the transaction, again while the database is away or busy, for `patience` seconds."""
         wait, deadline = 0.1, None
         while True:
             try:

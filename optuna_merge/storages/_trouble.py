@@ -31,10 +31,7 @@ _PASSING = (
 
 
 def passing_trouble(error: Exception) -> Trouble | None:
-    """What kind of passing trouble an error of SQLAlchemy, or Optuna's around one, tells of.
-
-    None for all others: a missing table, a value that does not fit, a wrong statement.
-    """
+    """What passing trouble an error of SQLAlchemy, or Optuna's around one, tells of, if any."""
     cause = error if isinstance(error, sqlalchemy.exc.SQLAlchemyError) else error.__cause__
     if isinstance(cause, sqlalchemy.exc.TimeoutError):  # no connection of the pool became free
         return Trouble.BUSY

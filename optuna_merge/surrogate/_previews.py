@@ -88,10 +88,7 @@ def _fit_previews(
 
 
 def _fit_size(n: int) -> int:
-    """Number of first previews to fit to: all while few, then in steps of about 10 %.
-
-    Between the steps the fit comes from the cache. It is still a function of the study alone.
-    """
+    """Number of first previews to fit to, in steps of 10 %: the cache has the fit between."""
     size = 40
     if n <= size:
         return n

@@ -333,10 +333,7 @@ def only_reading() -> bool:
 
 
 class ReadMarkingStorage(RetriedStorage):
-    """`RDBStorage` that says, by `only_reading()`, when a transaction reads trials only.
-
-    So that a database whose transactions lock when they begin need not lock for long reads.
-    """
+    """`RDBStorage` that says, by `only_reading()`, when a transaction reads trials only."""
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         with _marked_as_reading():

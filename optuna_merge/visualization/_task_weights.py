@@ -111,10 +111,7 @@ def _triangle(names: Sequence[str], points: Points, column: int, upwards: bool) 
 
 
 def _lines(names: Sequence[str], points: Points, column: int, upwards: bool) -> list[Any]:
-    """A trace per bin of values, its weightings with gaps between them.
-
-    Plotly's own parallel coordinates need WebGL, which not every browser has.
-    """
+    """A trace per bin of values; Plotly's own parallel coordinates need WebGL."""
     import plotly.graph_objects as go
     from plotly.colors import sample_colorscale
 
