@@ -150,15 +150,19 @@ def made() -> list[str]:
 
 
 def replaced(page: str) -> str:
-    """The page with the tables as they are stored."""
-    new = iter(made())
-    found = re.compile(r"^\| (?:regret|real searches) \|.*\n(?:\|.*\n)+", re.M)
-    page = found.sub(lambda _: next(new), page)
-    if next(new, None) is not None:
+    """The page with the tables as they are stored.
+
+    Raises:
+        ValueError: the page has not as many tables that begin with these words.
+    """
+    pattern = re.compile(r"^\| (?:regret|real searches) \|.*\n(?:\|.*\n)+", re.M)
+    new = made()
+    if (found := len(pattern.findall(page))) != len(new):
         raise ValueError(
-            "README.md lacks a table: each begins with | regret | or | real searches |"
+            f"README.md has {found} tables whose first cell is 'regret' or 'real searches', "
+            f"and {len(new)} are made; put a table with that first cell where one is to stand"
         )
-    return page
+    return pattern.sub(lambda _: new.pop(0), page)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import studies
-from studies.search.page import replaced, table
+from studies.search.page import FEW_ARE_GOOD, regret_table, replaced
 
 STUDIES = Path(studies.__file__).parent
 JUDGED = {  # pages, and from which heading on their tables are those of `studies/judge.py`
@@ -96,7 +96,10 @@ def test_the_table_of_all_suites_is_stored() -> None:
     assert [row for row in shown if row not in stored] == []
 
 
-def test_the_regrets_of_searches_are_stored() -> None:
+def test_the_tables_of_searches_are_stored() -> None:
     text = (STUDIES / "search" / "README.md").read_text()
     assert text == replaced(text), "python studies/search/page.py --write"
-    assert ".0076" in table("mnist")
+    assert ".0076" in regret_table(FEW_ARE_GOOD)
+    assert "+.0541 ± .0048 (9.0)" in text
+    with pytest.raises(ValueError, match="has 0 tables"):
+        replaced("# Searches\n")
