@@ -91,7 +91,7 @@ def test_the_weighted_gradient_is_what_the_runs_left_and_the_pull(
             total[name] -= weight * value
     for name in heads:
         assert not torch.equal(solved[name].double(), plain[name])
-        assert total[name].abs().max() < 1e-5, name
+        assert total[name].abs().max() < 1e-4, name  # the solver's own tolerance
 
 
 @pytest.mark.parametrize("shared", [False, True])
