@@ -50,6 +50,27 @@ def test_a_study_s_tables_are_stored(name: str) -> None:
     assert [row for row in shown if row not in stored] == []
 
 
+def numbers(text: str) -> list[str]:
+    return re.findall(r"(?<![\w.])\d*\.\d+(?![\w.])", text)
+
+
+@pytest.mark.parametrize("name", ["conflict", "film", "groups", "mixture"])
+def test_the_numbers_of_collated_tables_are_stored(name: str) -> None:
+    text = (STUDIES / name / "README.md").read_text().partition("## What previews know\n")[2]
+    found = (p for p in (STUDIES / name / "results").iterdir() if p.suffix in (".md", ".json"))
+    stored = [float(number) for path in found for number in numbers(path.read_text())]
+
+    def is_stored(number: str) -> bool:
+        half = 0.5 * 10.0 ** -len(number.partition(".")[2]) + 1e-9
+        return any(abs(x - float(number)) <= half for x in stored)
+
+    missing = {
+        row: lost for row in rows(text) if (lost := [n for n in numbers(row) if not is_stored(n)])
+    }
+    assert len(rows(text)) > 10
+    assert missing == {}
+
+
 def stored_errors(folder: str) -> dict[str, str]:
     """Errors in the `judge.md` of a folder of results, by the kind of previews.
 
