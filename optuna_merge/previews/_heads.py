@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from optuna_merge._base.turns import models_turn
 from optuna_merge.models import MultitaskModel
-from optuna_merge.previews._settings import PreviewSettings
+from optuna_merge.previews._settings import OWN_DECAY, SHARED_DECAY, PreviewSettings
 from optuna_merge.tasks import LABELS, Batch, Loss, Task, batches_in_order, own_draws, to_device
 
 _STEPS = 100  # of L-BFGS, in each precision
 _TOLERANCE = 1e-4  # of the gradient's entries: with a tenth of it one label of 2,000 differs
-_SHARED_DECAY, _OWN_DECAY = 0.01, 0.1
 
 
 class _NotFinite(Exception):
@@ -112,7 +111,7 @@ class HeadSolver:
         tasks: Its tasks, in order.
         states: By task, the trained parameters of its own run.
         examples: Training examples per task, drawn at random, the same ones in all processes.
-        decay: The pull towards the head of the merge, in units of the loss; None: 0.01 for a head
+        decay: The pull towards the head of the merge, in units of the loss; None: 0.03 for a head
             that several tasks share, 0.1 for a task's own.
         batch_size: Examples a forward pass.
 
@@ -170,7 +169,7 @@ class HeadSolver:
         merged, decay = _values(layer), self._decay
         if decay is None:
             sharing = sum(other is layer for other in self._layers.values())
-            decay = _SHARED_DECAY if sharing > 1 else _OWN_DECAY
+            decay = SHARED_DECAY if sharing > 1 else OWN_DECAY
         problem = _Problem(
             terms=[(weights[task.name], task, seen[task.name]) for task in users],
             merged=merged,
