@@ -64,21 +64,8 @@ def find_files(path: Path, *, pickles: bool) -> tuple[list[Path], dict[str, str]
     """The files that transformers would load, and by an index' word the file of each tensor.
 
     In a folder the first of these: what `transformers_weights` of its config.json names,
-    model.safetensors, its index, pytorch_model.bin, its index. Others that lie there, older or
-    newer, are not read, as transformers doesn't.
-
-    Args:
-        path: A folder, an index, or a file of tensors.
-        pickles: Whether files of torch.save will do.
-
-    Returns:
-        The files, in the order in which later ones replace tensors of earlier ones; and names of
-        files by tensors' names, empty without an index.
-
-    Raises:
-        FileNotFoundError: no such path, no checkpoint in the folder, or a shard that is missing.
-        CorruptFileError: an index that can't be read.
-        ValueError: a file of quantised weights (GGUF).
+    model.safetensors, its index, and with `pickles` pytorch_model.bin, its index. Later files
+    replace tensors of earlier ones.
     """
     if path.is_dir():
         return find_files(_in_folder(path, pickles=pickles), pickles=pickles)
@@ -131,11 +118,7 @@ def is_pickle(file: Path) -> bool:
 
 
 def model_config(path: Path) -> dict[str, Any]:
-    """The config.json of a folder, or of the folder that a file is in; empty without one.
-
-    Raises:
-        CorruptFileError: it can't be read.
-    """
+    """The config.json of a folder, or of the folder that a file is in; empty without one."""
     file = (path if path.is_dir() else path.parent) / "config.json"
     if not file.is_file():
         return {}
@@ -147,11 +130,7 @@ def model_config(path: Path) -> dict[str, Any]:
 
 
 def check_index(path: Path, index: Mapping[str, str], names: Iterable[str]) -> None:
-    """Refuse a checkpoint of which no file holds a tensor that the index names.
-
-    Raises:
-        CorruptFileError: names the tensor and the file that should hold it.
-    """
+    """Refuse a checkpoint of which no file holds a tensor that the index names."""
     missing = sorted(index.keys() - set(names))
     if missing:
         raise CorruptFileError(
@@ -162,11 +141,7 @@ def check_index(path: Path, index: Mapping[str, str], names: Iterable[str]) -> N
 
 
 def check_unquantised_folder(path: Path) -> None:
-    """Refuse a folder whose configuration says that its weights are quantised.
-
-    Raises:
-        ValueError: says the method, and what to do.
-    """
+    """Refuse a folder whose configuration says that its weights are quantised."""
     if not path.is_dir():
         return
     config = model_config(path)
@@ -182,15 +157,7 @@ def check_unquantised_folder(path: Path) -> None:
 
 
 def check_unquantised(who: str, tensors: Mapping[str, tuple[str, int]]) -> None:
-    """Refuse quantised weights. Buffers of integers (position ids, counters) are none.
-
-    Args:
-        who: What the error begins with.
-        tensors: By name the type, in the words of safetensors or torch, and the dimensions.
-
-    Raises:
-        ValueError: names a tensor and its type, and says what to do.
-    """
+    """Refuse quantised weights, by types (in words of safetensors or torch) and dimensions."""
     for name, (dtype, dimensions) in tensors.items():
         if dtype in _FLOATS or dtype in _NO_NUMBERS:
             quantised = _QUANTISED.search(name) is not None
@@ -217,9 +184,6 @@ def check_no_adapter(who: str, names: Iterable[str]) -> None:
 
     Means of an adapter's parts are not the part of a mean: B A is linear in either factor, not in
     both. The factors B alone are what `load_lora_factors` gives, of adapters that share A.
-
-    Raises:
-        ValueError: names a tensor, and says what to do.
     """
     names = tuple(names)
     parts = {part for found in adapter_parts(names).values() for part in found}
@@ -254,15 +218,7 @@ def _adapter_parts(names: tuple[str, ...]) -> Mapping[str, Mapping[str, tuple[st
 
 
 def naming_hint(missing: str, names: Iterable[str]) -> str:
-    """What an error about a missing tensor may add: what there is, and by what prefix it differs.
-
-    Args:
-        missing: The name that was expected.
-        names: Those that there are.
-
-    Returns:
-        A clause that begins with a semicolon.
-    """
+    """A clause for an error of a missing tensor: what there is, by what prefix it differs."""
     names = list(names)
     for name in names:
         longer, shorter = (name, missing) if len(name) > len(missing) else (missing, name)

@@ -19,10 +19,6 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and rename it there.
 
     If the block raises, the temporary file is removed and whatever stood at `path` is untouched.
-    Missing parent folders are made.
-
-    Raises:
-        OSError: the folder can't be written; the message names it and says what to do.
     """
     path = Path(path)
     try:
@@ -145,11 +141,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Make the folder, and see that a file can be written there.
-
-    Raises:
-        OSError: it can't; the message names the folder.
-    """
+    """Make the folder, and see that a file can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

@@ -101,16 +101,7 @@ def load_tensors(
 
 
 def load_pickled(path: Path, *, where: str | None = None, advice: str = "") -> Any:
-    """What `torch.save` wrote, if it is tensors and plain containers; nothing is executed.
-
-    Args:
-        path: The file.
-        where: What errors call it; None: its path.
-        advice: What errors say to do.
-
-    Raises:
-        CorruptFileError: the file is damaged, or holds more than tensors.
-    """
+    """What `torch.save` wrote, if it is tensors and plain containers; nothing is executed."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:

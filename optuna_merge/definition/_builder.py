@@ -22,12 +22,7 @@ S = TypeVar("S", Study, LanguageStudy)
 
 
 class Builder(Generic[S]):
-    """Makes tasks and model of a file.
-
-    Args:
-        document: The file.
-        study: Its content, checked.
-    """
+    """Makes tasks and model of a file, whose content was checked."""
 
     def __init__(self, document: Document, study: S) -> None:
         self.document = document

@@ -49,10 +49,7 @@ def _datasets(
 
 
 def _read_all(task: Task, fail: Callable[[str, str], ValueError]) -> None:
-    """Read all of a task's images, so that a broken one is named now, with its line.
-
-    Their hash is what the definition is described by later: they are not read for it again.
-    """
+    """Read all of a task's images, so that a broken one is named now, with its line."""
     for split in SPLITS:
         if getattr(task, split) is not None:
             try:
@@ -65,11 +62,7 @@ class ClassificationBuilder(Builder[Study]):
     """Text and image classification: a head a task, or shared ones."""
 
     def build(self) -> tuple[list[Task], MultitaskModel]:
-        """The tasks, and the model around its body.
-
-        Raises:
-            ValueError: something is wrong with the data or the model; the message has its line.
-        """
+        """The tasks, and the model around its body; errors have their lines."""
         self.check_names()
         specs = self.study.tasks
         data = [self._data(spec) for spec in specs]

@@ -31,11 +31,7 @@ class LanguageBuilder(Builder[LanguageStudy]):
     """Tasks of a causal or an encoder-decoder language model, which needs no heads."""
 
     def build(self) -> tuple[list[Task], MultitaskModel]:
-        """The tasks, and the model.
-
-        Raises:
-            ValueError: something is wrong with the data or the model; the message has its line.
-        """
+        """The tasks, and the model; errors have their lines."""
         self.check_names()
         specs = self.study.tasks
         read = [self._read(index, spec) for index, spec in enumerate(specs)]

@@ -50,12 +50,7 @@ Runs = Mapping[str, str | os.PathLike[str] | GivenRun]
 
 
 def given_runs(runs: Runs | None, tasks: Sequence[str]) -> dict[str, GivenRun]:
-    """Checkpoints by task, seen to be there.
-
-    Raises:
-        ValueError: a name that is no task's.
-        FileNotFoundError: a path that isn't there.
-    """
+    """Checkpoints by task, seen to be there."""
     found: dict[str, GivenRun] = {}
     for task, run in (runs or {}).items():
         if task not in tasks:

@@ -16,11 +16,7 @@ AnyStudy = Study | LanguageStudy | CommandStudy
 
 
 def check(document: Document) -> AnyStudy:
-    """The file's content, checked.
-
-    Raises:
-        ValueError: everything that is wrong, a line each with file, line and column.
-    """
+    """The file's content, checked; the error has a line for everything that is wrong."""
     if not isinstance(document.value, dict):
         raise ValueError(
             f"{document.path}: expected a mapping with model, tasks and more; "

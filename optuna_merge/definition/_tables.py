@@ -28,10 +28,6 @@ def read_table(path: Path) -> list[Row]:
     """The rows of a table, each with all of its columns; what an object of JSON lacks is None.
 
     Lines end with a line feed, a carriage return, or both; every other sign belongs to its cell.
-
-    Raises:
-        OSError: the file is missing or can't be read.
-        ValueError: it is no such table; the message names the file and the line.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; expected {TABLES}")
@@ -173,9 +169,6 @@ def present(rows: Sequence[Row], columns: Sequence[str]) -> list[Row]:
 
     Missing are null, what no number is (NaN), and a cell that is empty or blank. Words for it,
     such as NA, are words here; `spelled_labels` knows columns of numbers.
-
-    Raises:
-        ValueError: a value that is no text, number, truth value or None; the row is named.
     """
     return [
         {**row, **{column: _present(row[column], column, number) for column in columns}}
@@ -197,15 +190,12 @@ def _present(value: Any, column: str, row: int) -> Any:
 
 
 def spelled_labels(splits: Mapping[str, Sequence[Any]]) -> dict[str, list[str | None]]:
-    """Labels as texts, spelled alike whatever the format.
+    """Labels by split as texts, spelled alike whatever the format.
 
     Formats differ in types: what is 1 in one file is 1.0 in another, as programs write a column of
     integers of which some are missing, and true, True, TRUE are one. So in a column of numbers
     alone, 1.0 is spelled 1, and words for a missing number (nan, NA, N/A, null, None) are missing;
     in one of truth values alone, they are spelled True and False.
-
-    Args:
-        splits: By split, the column of labels; None where one is missing.
     """
     texts = {
         split: [None if value is None else str(value) for value in column]

@@ -14,16 +14,9 @@ Metrics = dict[str, dict[str, dict[str, float | None]]]
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """One model of an export: its folder within it, its format, and whom it serves.
+    """One model of an export: its folder within it ("." is all), its format, and whom it serves.
 
-    Attributes:
-        folder: "." is the export itself.
-        format: "transformers", "peft", "timm" or "plain".
-        loader: The class of transformers that loads it; None where none does.
-        head: Name of its head.
-        outputs: Size of the head.
-        tasks: Names of its tasks.
-        label_names: Names of the classes, where they are known and the same for all its tasks.
+    `loader` is the class of transformers that loads it, `outputs` the size of its head.
     """
 
     folder: str

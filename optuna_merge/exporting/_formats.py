@@ -66,10 +66,7 @@ def _save_transformer(part: Part, folder: Path) -> None:
 
 
 def _save_adapter(part: Part, body: Any, folder: Path) -> None:
-    """Adapter and head as `PeftModel.save_pretrained` writes them.
-
-    Targets are named in full, so that they mean the same in the whole network as in the body.
-    """
+    """Adapter and head as `PeftModel.save_pretrained` writes them; targets are named in full."""
     network = part.network
     inside = "" if network is body else f"{network.base_model_prefix}."
     tensors, targets, heads = {}, set(), set()

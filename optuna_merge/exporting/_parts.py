@@ -12,15 +12,7 @@ from optuna_merge.tasks import Task
 
 @dataclass(frozen=True)
 class Part:
-    """One model of an export.
-
-    Attributes:
-        folder: Its folder within the export; "": the export itself.
-        network: A transformers model, or what holds the body and a head.
-        loader: The class of transformers that would load it.
-        head: Name of its head.
-        tasks: The tasks that it serves.
-    """
+    """One model of an export: its folder ("" is all), network, class that loads it, head, tasks."""
 
     folder: str
     network: Any

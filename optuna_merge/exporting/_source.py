@@ -15,13 +15,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """Where a body is from.
-
-    Attributes:
-        name: Its name on the hub, timm's name, that of its folder, or the module's class.
-        licence: As its own card has it; None: unknown.
-        path: What transformers loads it from: the name on the hub, or a folder.
-    """
+    """Where a body is from: name, licence (None: unknown), and what transformers loads it from."""
 
     name: str
     licence: str | None = None

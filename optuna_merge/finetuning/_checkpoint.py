@@ -19,15 +19,9 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A finetune after `step` steps.
+    """A finetune after `step` steps and as many `seconds`, over all processes that worked on it.
 
-    Attributes:
-        step: Steps done.
-        seconds: Time they took, evaluations included, over all processes that worked on it.
-        parameters: The trained parameters by name.
-        moments: AdamW's state: `<moment>.<parameter name>`.
-        evaluations: Of every rung so far: step → task → `Evaluation.to_json()`.
-        scaler: State of the fp16 gradient scaler, empty otherwise.
+    `moments` are `<moment>.<parameter name>`, `evaluations` step → task → `Evaluation.to_json()`.
     """
 
     step: int

@@ -25,11 +25,7 @@ def make_optimizer(
 ) -> tuple[Optimizer, list[str]]:
     """AdamW or IVON over the named parameters, and the names in its order.
 
-    Args:
-        model: At its initial parameters, where IVON's prior is centred.
-        names: The parameters to train.
-        settings: The run's settings.
-        examples: Training examples of the run's tasks.
+    IVON's prior is centred where the model is; `examples` are those of the run's tasks.
     """
     parameters = dict(model.named_parameters())
     shared = set(model.shared_names())

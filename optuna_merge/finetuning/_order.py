@@ -14,14 +14,7 @@ def derived_seed(*parts: object) -> int:
 
 
 class Order:
-    """Which examples of one task each step sees: a fresh permutation every epoch.
-
-    Args:
-        task: The task's name; tasks are shuffled apart.
-        size: Number of training examples.
-        batch_size: Examples a step; steps may straddle epochs.
-        seed: The run's seed.
-    """
+    """Which examples of one task each step sees: a fresh permutation every epoch."""
 
     def __init__(self, task: str, size: int, batch_size: int, seed: int) -> None:
         self._task, self._size, self._batch_size, self._seed = task, size, batch_size, seed

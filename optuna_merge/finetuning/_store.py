@@ -98,14 +98,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Given:
-    """A checkpoint that stands for a task's own run.
-
-    Attributes:
-        path: Where it is.
-        key: Identifies its tensors.
-        settings: Those of the run that it stands for; with another seed it is trained.
-        parameters: Gives the trained parameters by name.
-    """
+    """A checkpoint that stands for a task's own run; with other settings, that is trained."""
 
     path: Path
     key: str

@@ -23,15 +23,7 @@ from optuna_merge.tasks import LABELS, Loss, Task, own_draws, seed_draws, to_dev
 
 
 class Training:
-    """A run between two rungs.
-
-    Args:
-        model: Is reset and trained.
-        active: The tasks with weight.
-        weights: Task weights.
-        settings: The run's settings.
-        start: Parameters to start from in place of the initial ones.
-    """
+    """A run between two rungs."""
 
     def __init__(
         self,
@@ -70,10 +62,7 @@ class Training:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """The steps are taken within this block.
-
-        Random numbers are the run's in it; the process's own come back after it.
-        """
+        """The steps are taken within this block, in which random numbers are the run's."""
         try:
             with own_draws(self.device):
                 yield
@@ -82,11 +71,7 @@ class Training:
                 self.accelerator.free_memory()
 
     def step(self, step: int) -> Tensor:
-        """Take the step of this number, counted from 0.
-
-        Returns:
-            The weighted loss of the batches, on the device.
-        """
+        """Take the step of this number, counted from 0; the weighted loss comes on the device."""
         total, norm = self._gradients(step)
         _check_finite(total, norm, self.accelerator, step, self._weights)
         self.optimizer.step()

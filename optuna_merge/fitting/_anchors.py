@@ -20,9 +20,6 @@ def anchor_weights(names: Sequence[str], *, uniform: bool) -> tuple[dict[str, fl
 def counts_as_reused(
     found: bool, weights: Weights, anchors: Sequence[Weights], repeat: int
 ) -> bool:
-    """Whether a run that was found finished costs the study nothing.
-
-    The anchor is found finished, too, but it is no task run: its cost is counted with its trial.
-    """
+    """Whether a run that was found costs nothing; the anchor's cost is counted with its trial."""
     is_anchor = not repeat and max(weights.values()) < 1 and weights in anchors
     return found and not is_anchor

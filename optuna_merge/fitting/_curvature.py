@@ -21,12 +21,7 @@ def estimate(
 ) -> Gaussian:
     """The posterior of the shared parameters without the prior's share of the precision.
 
-    Args:
-        curvature: What is estimated.
-        model: Is given the state, and keeps it.
-        task: The task; a seeded choice of its training data is used.
-        state: Shared parameters and the task's own head, of its own run.
-        settings: Number of examples, seed, and what the estimate reads.
+    `state` has the shared parameters and the task's own head, of its own run; the model keeps it.
     """
     model.load(state, source=f"the run of task {task.name!r}")
     model.prepare(task)

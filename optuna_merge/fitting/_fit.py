@@ -132,10 +132,7 @@ def fit(
 
 @models_turn()
 def _cached_tasks(definition: StudyDefinition, workdir: Path) -> tuple[Task, ...]:
-    """The tasks as they run: on the frozen trunk's output, kept in the folder, where that applies.
-
-    For the process that fits, and those that train along with it.
-    """
+    """The tasks as they run: on the frozen trunk's output, kept in the folder, if it is used."""
     return cache_trunk(
         definition.model,
         definition.tasks,

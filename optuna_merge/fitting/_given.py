@@ -27,23 +27,10 @@ _SCALING = ("lora_alpha", "use_rslora", "alpha_pattern", "rank_pattern", "use_do
 def given_parameters(
     task: str, path: Path, model: Any, names: Sequence[str], *, any_base: bool = False
 ) -> dict[str, Tensor]:
-    """The trained parameters of a given checkpoint, by the names of the model.
+    """The trained parameters (of these names) of a given checkpoint, by the names of the model.
 
     What the model keeps frozen must be equal in the checkpoint, as far as it is in there. What is
-    trained must have something in common with the model.
-
-    Args:
-        task: For errors.
-        path: A folder, an adapter's folder, or a file of tensors.
-        model: Is trained; isn't changed here. It has the base's parameters, or a finetune's.
-        names: Of its trained parameters.
-        any_base: Take matrices that have nothing in common with the model's, too.
-
-    Raises:
-        ValueError: the checkpoint is of another base: other names, shapes, frozen parameters, or
-            matrices that have nothing in common with the model's;
-            an adapter for a whole model or the other way round; one with another scaling.
-        FileNotFoundError, CorruptFileError: there is no checkpoint, or it can't be read.
+    trained must have something in common with the model, unless `any_base`.
     """
     where = f"runs: task {task!r}: {path}"
     adapted = getattr(model, "peft_config", None) is not None
@@ -100,16 +87,8 @@ def given_state(
 ) -> dict[str, Tensor]:
     """The trained parameters of a task's own run, from a given checkpoint of the own loop's model.
 
-    Args:
-        task: The task.
-        path: A checkpoint of the language model or its adapter; or a file of tensors that have
-            the names of the multitask model, such as a finetune in another working folder.
-        model: The multitask model; isn't changed.
-        any_base: As in `given_parameters`.
-
-    Raises:
-        ValueError: as `given_parameters`; a whole model's checkpoint where tasks have heads.
-        FileNotFoundError, CorruptFileError: there is no checkpoint, or it can't be read.
+    It is one of the language model or its adapter; or a file of tensors that have the names of the
+    multitask model, such as a finetune in another working folder.
     """
     names = model.trained_names([task])
     if path.is_file():

@@ -12,14 +12,11 @@ UNRELATED = 0.1
 
 
 def median_cosine(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float | None:
-    """The median cosine of the matrices that both have, each taken as a vector.
+    """The median cosine of the matrices that both have, each taken as a vector; None without one.
 
     A finetune keeps it near 1; of two independent starts it is near 0. Vectors are left out: those
     of norms are near 1, and biases near 0, in any model. So are matrices that are zero in one, as
     those are that an adapter begins with.
-
-    Returns:
-        None where there is no such matrix.
     """
     cosines = []
     for name, tensor in one.items():
@@ -32,11 +29,7 @@ def median_cosine(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> flo
 
 
 def check_base(where: str, found: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> None:
-    """See that a checkpoint may be a finetune of the base, by its numbers.
-
-    Raises:
-        ValueError: its matrices have nothing in common with the base's.
-    """
+    """See that a checkpoint may be a finetune of the base, by its numbers."""
     cosine = median_cosine(found, base)
     if cosine is not None and cosine < UNRELATED:
         raise ValueError(

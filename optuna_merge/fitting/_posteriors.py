@@ -48,15 +48,7 @@ _NOTHING = Metric(
 
 @dataclass(frozen=True)
 class MadePosteriors:
-    """Posteriors by task, and what there is to know of them.
-
-    Attributes:
-        posteriors: By task.
-        hashes: Their files' content hashes, by task.
-        damping: What was added to the curvature; None for isotropic posteriors.
-        seconds: What they cost when they were made.
-        files: All files that they are made of.
-    """
+    """Posteriors by task, their files and these files' hashes, the damping, and what they cost."""
 
     posteriors: dict[str, Posterior]
     hashes: dict[str, str]
@@ -68,16 +60,8 @@ class MadePosteriors:
 class PosteriorMaker:
     """Makes posteriors; what is in the folder and matches is not made again.
 
-    Args:
-        definition: Gives the settings.
-        model: The model, for curvature and for the previews that choose the damping.
-        tasks: The tasks, in order.
-        states: Trained parameters of each task's own runs, one per component.
-        curvatures: Curvature that these runs have estimated, by task and component, where the
-            settings take it from there.
-        heads: Parameters of each task's own head in previews.
-        folder: Where the files are.
-        keys: By task, what identifies the task, its data, and what it uses of the body.
+    By task: `states` and `curvatures` of its own runs, one per component; `heads` as in previews;
+    `keys` that identify the task, its data, and what it uses of the body.
     """
 
     def __init__(
@@ -137,10 +121,7 @@ class PosteriorMaker:
         return MadePosteriors(posteriors, hashes, damping, seconds, tuple(files))
 
     def curvature(self, task: Task, index: int) -> Path | None:
-        """File of the curvature of one run, made if it is missing; None where none is needed.
-
-        `make` does so, too: this is for workers that share out the runs.
-        """
+        """File of the curvature of one run, made if it is missing; None where none is needed."""
         curvature = self._family.curvature
         if curvature is None or self._settings.estimator == "ivon":
             return None

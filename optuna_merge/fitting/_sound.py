@@ -28,11 +28,7 @@ def load_sound(path: Path, load: Callable[[Path], _Loaded]) -> _Loaded | None:
 
 
 def check_curvature(task: str, undamped: Posterior) -> None:
-    """See that the curvature of a task's own finetune is finite.
-
-    Raises:
-        NotFiniteError: it isn't.
-    """
+    """See that the curvature of a task's own finetune is finite."""
     mean = undamped.mean_curvature()  # of squares: one that is not finite makes it so
     if not math.isfinite(mean):
         raise NotFiniteError(

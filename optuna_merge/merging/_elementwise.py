@@ -31,14 +31,7 @@ _NEGLIGIBLE = 1e-30
 
 @dataclass(slots=True)
 class Running:
-    """The terms so far, which are themselves a Gaussian.
-
-    Attributes:
-        mean: Their merged mean.
-        precision: Their merged precision, divided by `weight`.
-        weight: The weight of the last term.
-        total: The sum of all weights.
-    """
+    """The terms so far: a Gaussian of precision `precision` times `weight`, the last term's."""
 
     mean: Tensor
     precision: Precision
@@ -64,19 +57,11 @@ def accumulate(
     work: Workspace,
     into: Tensor,
 ) -> Running:
-    """Add one term of nonzero weight; terms come with falling weights.
+    """Add one block of a term of nonzero weight to the state; the new running mean goes to `into`.
 
-    The order keeps every partial sum of precisions positive, whatever the signs of the weights,
-    as long as the whole sum is. Where all precisions so far are zero, the mean is weighted by the
-    weights alone, which is the limit of equal precisions that tend to zero.
-
-    Args:
-        state: What was accumulated so far, None before the first term.
-        weight: The task's weight, or the prior's.
-        mean: One block of the term's mean.
-        precision: The same block of its precision, or one number.
-        work: Buffers that the state lives in.
-        into: Where the new running mean is written.
+    Terms come with falling weights, which keeps every partial sum of precisions positive, whatever
+    the signs of the weights, as long as the whole sum is. Where all precisions so far are zero,
+    the mean is weighted by the weights alone: the limit of equal precisions that tend to zero.
     """
     if state is None:
         return Running(mean, precision, weight, weight)
@@ -103,13 +88,10 @@ def solve(state: Running) -> Tensor:
 def merge_items(
     items: Sequence[Item], weightings: Sequence[Sequence[float]], *, vanishing: bool = True
 ) -> None:
-    """Merge several tensors for several weightings, reading each input once.
+    """Merge several tensors for several weightings (one weight per term), reading each input once.
 
-    Args:
-        items: Inputs and outputs, of all terms that some weighting uses. An output may be one of
-            the means only if there is a single weighting.
-        weightings: For each output one weight per term.
-        vanishing: Whether some precision may be zero.
+    An output may be one of the means only if there is a single weighting. `vanishing`: some
+    precision may be zero.
     """
     # The kernels divide by precisions, of which none may be zero.
     for item in items if vanishing else merge_fused(items, weightings):

@@ -36,13 +36,7 @@ Array = npt.NDArray[Any]
 
 
 class Item(NamedTuple):
-    """One tensor of a merge.
-
-    Attributes:
-        outputs: One per weighting, of the means' shape; written to.
-        means: One per term.
-        precisions: One per term: a tensor of that shape, or a number.
-    """
+    """One tensor of a merge: an output per weighting, a mean and a precision per term."""
 
     outputs: list[Tensor]
     means: list[Tensor]
@@ -69,12 +63,7 @@ def kernels() -> ModuleType | None:
 
 
 def merge_fused(items: Iterable[Item], weightings: Sequence[Sequence[float]]) -> list[Item]:
-    """Merge the tensors that the kernels can take; return the others.
-
-    Args:
-        items: Tensors of all terms that some weighting uses, their precisions positive.
-        weightings: For each output one weight per term.
-    """
+    """Merge the tensors that the kernels can take, precisions positive; return the others."""
     groups: dict[_Kind | None, list[Item]] = {}
     for item in items:
         groups.setdefault(_kind(item) if kernels() else None, []).append(item)

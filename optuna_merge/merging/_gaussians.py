@@ -21,13 +21,9 @@ def merge_gaussians(
     vanishing: bool = True,
     out: Sequence[dict[str, Tensor]] | None = None,
 ) -> list[dict[str, Tensor]]:
-    """Merged means for several weightings of terms that passed all checks.
+    """Merged means for several weightings of checked terms of one family; the prior is a term.
 
-    Args:
-        terms: Of one family, elementwise ones among them; the prior is a term.
-        weightings: For each merge one weight per term.
-        vanishing: Whether some elementwise precision may be zero.
-        out: Tensors by name for each merge, to be written to; None: new ones.
+    `vanishing`: some elementwise precision may be zero. `out`: tensors that are written to.
     """
     family = next((type(term) for term in terms if isinstance(term, Coupled)), None)
     if family is not None:

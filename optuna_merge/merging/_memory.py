@@ -25,9 +25,8 @@ _spare: list[Bytes] = []
 def empty_like(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Uninitialised contiguous tensors; on the CPU all in one piece of memory.
 
-    The first use of fresh memory takes as long as the merge itself, even in huge pages (which
-    NumPy asks for where an array is large). So the last piece whose tensors are all gone is kept
-    for the next merge of this size.
+    The first use of fresh memory takes as long as the merge itself, even in huge pages. So the
+    last piece whose tensors are all gone is kept for the next merge of this size.
     """
     if any(tensor.device.type != "cpu" for tensor in tensors.values()):
         return {

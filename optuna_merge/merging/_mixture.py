@@ -30,12 +30,7 @@ Parameters = dict[str, Tensor]
 
 
 def merge_mixtures(problem: Problem) -> list[Parameters]:
-    """One merge per weighting of posteriors that all are mixtures.
-
-    Raises:
-        ValueError: responsibilities that the family does not allow, or precisions of zero, which
-            have no density.
-    """
+    """One merge per weighting of posteriors that all are mixtures."""
     tasks = [posterior for posterior in problem.posteriors if isinstance(posterior, Mixture)]
     _check(tasks, problem)
     return [_merge_one(tasks, weights, problem) for weights in problem.weightings]
@@ -126,10 +121,9 @@ def log_density(term: Gaussian, point: Parameters) -> float:
 
 
 def log_ratio(term: Gaussian, first: Gaussian, point: Parameters) -> float:
-    """log N_term(point) - log N_first(point), coordinate by coordinate in fp64.
+    """log N_term(point) - log N_first(point) in fp64, summed coordinate by coordinate.
 
-    The two logarithms grow with the number of parameters; only their difference matters, so it is
-    the difference that is summed.
+    The two logarithms grow with the number of parameters; only their difference matters.
     """
     if term is first:
         return 0.0
@@ -180,10 +174,7 @@ def _coordinates(
     prior: Sequence[tuple[float, Tensor, Tensor]],
     eps: float,
 ) -> Tensor:
-    """EM on a block: per task its weight, log pi (K, 1), precisions and means (K, n).
-
-    It stops when no coordinate moves by more than `eps` of its size.
-    """
+    """EM on a block: per task its weight, log pi (K, 1), precisions and means (K, n)."""
     shares = [log_pi.exp().expand_as(s) for _, log_pi, s, _ in tasks]
     centre = tasks[0][3][0] if tasks else prior[0][2]
     best = value = None

@@ -26,13 +26,9 @@ Posteriors = Sequence[Posterior] | Mapping[str, Posterior]
 
 @dataclass(frozen=True)
 class Problem:
-    """A merge that passed all checks.
+    """A merge that passed all checks; the prior's weight (zero without one) is the last.
 
-    Attributes:
-        posteriors: One per task, in order.
-        prior: The prior, if there is one.
-        weightings: For each merge one weight per task, then one of the prior (zero without it).
-        vanishing: Whether some precision that counts is zero somewhere.
+    `vanishing`: some precision that counts is zero somewhere.
     """
 
     posteriors: list[Posterior]
@@ -57,11 +53,7 @@ def check_merge(
     weightings: Sequence[Weights] | Tensor,
     prior: Posterior | None,
 ) -> Problem:
-    """Check everything, and put it into task order.
-
-    Raises:
-        TypeError, ValueError: as `merge` says.
-    """
+    """Check everything, and put it into task order."""
     if isinstance(posteriors, Mapping):
         tasks, terms, named = list(posteriors), list(posteriors.values()), True
     else:

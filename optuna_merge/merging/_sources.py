@@ -53,15 +53,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Source:
-    """One checkpoint or posterior, from its headers.
+    """One checkpoint or posterior, from its headers; `folder` has its configuration, if it is one.
 
-    Attributes:
-        label: What it is called in errors.
-        path: Where it was found.
-        folder: Where its configuration is, if it is a folder.
-        means: The tensors that are merged.
-        precisions: For a diagonal posterior the tensors, otherwise numbers.
-        diagonal: Whether it is a diagonal posterior.
+    Of a diagonal posterior some precisions are tensors, else all are numbers.
     """
 
     label: str

@@ -16,17 +16,7 @@ _NEAR_SIMPLEX = 1e-4
 
 
 def task_weights(weights: Weights, tasks: Sequence[str], *, named: bool) -> tuple[float, ...]:
-    """The weights as floats in task order.
-
-    Args:
-        weights: As the user gave them.
-        tasks: The words that name each task in an error, or the tasks' names if `named`.
-        named: Whether the posteriors were given by name, so that weights may be, too.
-
-    Raises:
-        TypeError: weights by name for posteriors without names.
-        ValueError: the wrong number or names of weights, NaN or an infinity.
-    """
+    """The weights as floats in task order; by name only where the posteriors are `named`."""
     if isinstance(weights, Mapping):
         if not named:
             raise TypeError(
@@ -51,9 +41,6 @@ def with_prior(weights: Sequence[float], *, has_prior: bool) -> tuple[float, ...
 
     Rounding counts as zero. Without a prior weights that miss 1 by up to 1e-4, as those that were
     written down with a few digits, are divided by their sum.
-
-    Raises:
-        ValueError: the weights do not add up to 1 and there is no prior.
     """
     total = math.fsum(weights)
     rest = 1.0 - total

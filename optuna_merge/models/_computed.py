@@ -16,13 +16,6 @@ def check_computed_weights(model: nn.Module) -> None:
     Such are `torch.nn.utils.parametrizations.weight_norm` and `orthogonal`: what they are computed
     from is trained and merged like all parameters. What a forward pass leaves in the module (the
     vectors of a spectral norm, the weight of an old-style hook) no merge can put there.
-
-    Args:
-        model: Whatever of it requires gradients is trained.
-
-    Raises:
-        ValueError: a trained layer with spectral norm, pruning or old-style weight norm; its name
-            and what to do are told.
     """
     for path, module in model.named_modules():
         if not any(p.requires_grad for p in module.parameters(recurse=False)):

@@ -23,15 +23,7 @@ states, with nothing but token-wise modules after it."""
 
 
 def end_at_first_token(body: nn.Module, model_type: str) -> bool:
-    """Let the last layer give hidden states of the first token only; nothing for other types.
-
-    Args:
-        body: The base model of a `...ForSequenceClassification` network.
-        model_type: `config.model_type`.
-
-    Returns:
-        Whether it does.
-    """
+    """Let the last layer give hidden states of the first token only; False for other types."""
     if model_type not in _READ_AT_FIRST_TOKEN:
         return False
     last = list(find_layers(body)[1].children())[-1]

@@ -28,11 +28,7 @@ Trainable = Literal["all"] | LastLayers | Matching
 
 
 def find_layers(body: nn.Module) -> tuple[str, nn.Module]:
-    """Name and module of the body's layers: its longest list of modules of one class.
-
-    Raises:
-        ValueError: the body has no list of at least two modules of one class.
-    """
+    """Name and module of the body's layers: its longest list of modules of one class."""
     best: tuple[str, nn.Module] | None = None
     length = 1
     for name, module in body.named_modules():
@@ -50,12 +46,7 @@ def find_layers(body: nn.Module) -> tuple[str, nn.Module]:
 
 
 def trainable_names(body: nn.Module, trainable: Trainable) -> list[str]:
-    """Names of the body's parameters that are trained, in the body's order.
-
-    Raises:
-        ValueError: more layers than there are, or a pattern that matches nothing.
-        TypeError: not a `Trainable`.
-    """
+    """Names of the body's parameters that are trained, in the body's order."""
     names = [name for name, _ in body.named_parameters()]
     if trainable == "all":
         return names

@@ -177,10 +177,7 @@ def load_lora_factors(paths: Sequence[PathLike]) -> list[dict[str, Tensor]]:
 
 @dataclass(frozen=True)
 class _Update:
-    """What an adapter does to one weight: factors (rank, in) and (out, rank), DoRA's magnitudes.
-
-    Embeddings have one row per token and are "in" by "out"; their factors are as others'.
-    """
+    """What an adapter does to one weight: factors (rank, in), (out, rank), DoRA's magnitudes."""
 
     a: Tensor
     b: Tensor
@@ -285,8 +282,7 @@ def _transposed(
 ) -> dict[str, bool]:
     """Which weights are "in" by "out", by their shapes; square ones as the flag says.
 
-    PEFT has one flag for all layers of an adapter, which a model with layers of both kinds sets
-    to that of the last one.
+    PEFT has one flag for an adapter's layers, of models with both kinds that of the last layer.
     """
     found: dict[str, bool | None] = {}
     for place, update in updates.items():
@@ -335,15 +331,8 @@ def _tied_outputs(
 ) -> dict[str, str]:
     """A language model's output layers that are its embedding itself, to the embedding's name.
 
-    Args:
-        path: The base's.
-        base: Its tensors.
-        ties: Those that its files tell of.
-        adapter_config: Says the class of the model that was adapted.
-        shapes: What the adapter changes, by names, with shapes.
-
-    Returns:
-        By the name of the output layer: the adapter's, the base's, or none that is known.
+    They are named as in the adapter (whose changes have the `shapes`), as in the base, or by no
+    name that is known.
     """
     config = model_config(path)
     tied = config.get("tie_word_embeddings")

@@ -15,16 +15,9 @@ Coupling = Literal["none", "tensor", "whole"]
 
 
 class Part(NamedTuple):
-    """One stored tensor or number and what must hold of it.
+    """One stored tensor or number of the field `role`, the shape that it must have, its bounds.
 
-    Attributes:
-        role: The posterior's field, for instance "mean".
-        name: The tensor's name within the field, empty if the field is a single one.
-        value: The tensor or number itself.
-        shape: The shape that it must have.
-        nonnegative: Whether negative values are refused.
-        may_vanish: Whether the precision is positive where this is zero, as long as all parts
-            are positive that may not vanish.
+    Where one that `may_vanish` is zero, the precision is positive by the parts that may not.
     """
 
     role: str

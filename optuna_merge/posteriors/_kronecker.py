@@ -140,12 +140,10 @@ def _damped_pair(pair: Factors, delta: float) -> Factors:
 
 @dataclass
 class Layer:
-    """Sums over the terms so far of one matrix, in fp64 and relative to the centre.
+    """Sums over the terms of one matrix (out, in), in fp64 and relative to the centre.
 
-    Attributes:
-        products: Weight, G and A of each term; None stands for the identity.
-        elementwise: The sum of elementwise precisions, (out, in).
-        moment: sum_t a_t S_t (m_t - centre), (out, in).
+    `moment` is sum_t a_t S_t (m_t - centre). `products` are the weight, G and A of each term; None
+    stands for the identity.
     """
 
     elementwise: Tensor
@@ -174,11 +172,7 @@ class KroneckerSums:
                 layer.moment.add_(_product(g, shift, a), alpha=weight)
 
     def solve(self) -> dict[str, Tensor]:
-        """The merged mean of every layer.
-
-        Raises:
-            ValueError: a merged precision is not positive definite; the message names the tensor.
-        """
+        """The merged mean of every layer."""
         merged = {}
         for name, layer in self.layers.items():
             try:

@@ -98,14 +98,7 @@ class LowRankGaussian(Coupled):
 
 
 class LowRankSums:
-    """Sums over the terms so far, as fp64 columns by name.
-
-    Attributes:
-        centre: The tensors that means are measured from.
-        diagonal: sum_t a_t d_t.
-        moment: sum_t a_t S_t (m_t - centre).
-        factors: The blocks sqrt(a_t) U_t of V.
-    """
+    """Sums of a_t d_t, of moments a_t S_t (m_t - centre), and the blocks sqrt(a_t) U_t of V."""
 
     def __init__(self, centre: Mapping[str, Tensor]) -> None:
         self.centre = centre
@@ -130,11 +123,7 @@ class LowRankSums:
                 self.factors.setdefault(name, []).append(weight**0.5 * rows[name])
 
     def solve(self) -> dict[str, Tensor]:
-        """centre + (D + V V')^-1 moment.
-
-        Raises:
-            ValueError: the merged diagonal is not positive; the message names the tensor.
-        """
+        """centre + (D + V V')^-1 moment."""
         for name, diagonal in self.diagonal.items():
             if bool((diagonal <= 0).any()):
                 raise ValueError(

@@ -25,16 +25,10 @@ def place_posteriors(
     *,
     beside: int = 0,
 ) -> dict[str, Posterior]:
-    """The posteriors on the device, all of them if they fit there, else as they are.
+    """The posteriors on the device, all of them if they take at most the share of its free memory.
 
-    Merges of posteriors on the host are copied to the model tensor by tensor.
-
-    Args:
-        posteriors: By task.
-        device: The model's.
-        share: Of its free memory, the most that they may take; the rest is for forward passes.
-        free: Bytes free there; default: what the device says.
-        beside: Bytes of what goes where they go.
+    Else as they are: merges on the host are copied tensor by tensor. `beside` are bytes of what
+    goes where they go.
     """
     if device.type == "cpu":
         return dict(posteriors)

@@ -80,10 +80,6 @@ def chat_examples(tokenizer: Any, conversation: Any) -> list[list[Piece]]:
 
     It is one example. But where the template writes earlier turns otherwise once more follow (it
     may leave out what a model has thought), an answer begins an example of its own.
-
-    Raises:
-        ValueError: no list of messages, no turn of the assistant, or a chat template that refuses
-            them, or writes an answer otherwise than it asks for one.
     """
     turns = _checked(conversation)
     answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]

@@ -55,15 +55,7 @@ class Evaluation:
 
 
 def check_finite(evaluations: Mapping[str, Evaluation], what: str) -> None:
-    """See that every task's metric is a number that one can go on with.
-
-    Args:
-        evaluations: By task.
-        what: What was evaluated, for the error.
-
-    Raises:
-        NotFiniteError: a task's metric is NaN or infinite; its name and the task's are told.
-    """
+    """See that every task's metric is a number that one can go on with."""
     for task, evaluation in evaluations.items():
         if not math.isfinite(evaluation.metric.value):
             raise NotFiniteError(

@@ -103,8 +103,7 @@ class _ImageData:
         return len(self._table)
 
     def content_hash(self) -> str:
-        """SHA-256 of the untransformed pixels and labels (a transform may be random) and of the
-        transform as it shows itself, without addresses in memory. Reads every image, once."""
+        """SHA-256 of the untransformed pixels, the labels, and the transform's repr; read once."""
         if self._hash is None:
             shown = re.sub(r" at 0x[0-9a-f]+", "", repr(self._transform))
             digest = hashlib.sha256(shown.encode())
@@ -137,11 +136,7 @@ class _ImageData:
 
 
 def _in_mode(picture: Any, mode: str | None) -> Any:
-    """A picture of PIL's in a mode of 8 bits; PIL's `convert` alone clips what has more.
-
-    Raises:
-        ValueError: it can't be converted.
-    """
+    """A picture of PIL's in a mode of 8 bits; PIL's `convert` alone clips what has more."""
     if mode is None or picture.mode == mode:
         return picture
     tags = getattr(picture, "tag_v2", {})  # TIFF's

@@ -149,19 +149,7 @@ def language_splits(
     size: int,
     options: dict[str, Any],
 ) -> Task:
-    """A task of tables that are encoded, with the loss and metric of tokens.
-
-    Args:
-        name: The task's name.
-        splits: Tables by split.
-        columns: That each must have.
-        encoded: What the table is called in errors, and the table, to the task's data.
-        size: Number of tokens.
-        options: Further fields of `Task`.
-
-    Raises:
-        ValueError: a split or column is missing, or a table is empty.
-    """
+    """A task of tables that are encoded, with the loss and metric of tokens."""
     data: dict[str, TensorData] = {}
     for split in SPLITS:
         if split not in splits:

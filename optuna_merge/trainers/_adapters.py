@@ -19,11 +19,7 @@ _B = re.compile(r"(^|\.)lora_(embedding_)?B(\.|$)")
 
 
 def has_products(names: Sequence[str]) -> bool:
-    """Whether both factors of some adapter are among the parameters of these names.
-
-    Raises:
-        ValueError: an adapter has trained parts beside its factors A and B.
-    """
+    """Whether both factors of some adapter are among the names; other parts of it are refused."""
     found = False
     for module, parts in adapter_parts(names).items():
         if len(parts) < 2:
@@ -44,12 +40,7 @@ def merge_products(
 ) -> dict[str, Tensor]:
     """Factors of the summed ranks, and the weighted means of all other tensors.
 
-    Args:
-        states: Tensors by name, of equal names and shapes, one mapping per task.
-        weights: One per task, negative ones too; they add up to 1. Zeros add no rank.
-
-    Raises:
-        ValueError: tensors that differ between tasks in name or shape.
+    Weights add up to 1, and may be negative; zeros add no rank.
     """
     for state in states[1:]:
         for name, tensor in states[0].items():

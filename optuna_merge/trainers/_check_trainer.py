@@ -14,12 +14,7 @@ from optuna_merge.trainers._shards import check_shards
 
 
 def check_trainer(trainer: Any, folder: Path, tasks: Mapping[str, Any]) -> None:
-    """See that a Trainer can do what is asked of it.
-
-    Raises:
-        TypeError: it is none.
-        ValueError: an argument of it doesn't go with a study; the message says which.
-    """
+    """See that it is a Trainer, and that its arguments go with a study."""
     if not isinstance(trainer, Trainer):
         raise TypeError(
             f"make_trainer gave a {type(trainer).__name__}; expected a transformers.Trainer"

@@ -23,22 +23,7 @@ from optuna_merge.trainers._units import WeightUnit
 
 
 class CommandProgram:
-    """A `Program`: one command that trains, and one that evaluates a checkpoint.
-
-    Args:
-        train: The command that trains.
-        evaluate: The command that evaluates.
-        names: Task names, in order.
-        metric: Key of a task's metric.
-        steps: Training steps of one finetune.
-        unit: What its weights mean.
-        checkpoint: Name of the checkpoint in a run's folder.
-        seed: Of the first repetition.
-        time_limit: Seconds of one training, and of one evaluation; None: no limit.
-        grace: Seconds between SIGTERM and SIGKILL.
-        about: What else its numbers depend on, as JSON values.
-        scratch: Folder of merged checkpoints.
-    """
+    """A `Program`: a command that trains, another that evaluates checkpoints; see `from_command`."""
 
     def __init__(
         self,

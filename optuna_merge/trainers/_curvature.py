@@ -24,21 +24,8 @@ def squared_gradients(
 
     An example's loss is a mean of n terms (label tokens, say) with gradient g. The square of the
     sum's gradient, n^2 g^2, is the Fisher information of the example, if labels are drawn term by
-    term. It is averaged as the loss is: over all terms, or over examples of 1/n of it.
-
-    Args:
-        trainer: Its model has the parameters, and `compute_loss` is its loss.
-        examples: Batches of one example, on the model's device.
-        names: Of the parameters.
-        seed: Of the labels.
-        shifts: Whether the model shifts labels by one position.
-        per_token: Whether the averaged loss is over label tokens, and not over examples.
-
-    Returns:
-        Tensors by name, in fp32 at least, on the CPU.
-
-    Raises:
-        ValueError: there are no examples with labels.
+    term. It is averaged as the loss is: over all terms (`per_token`), or over examples of 1/n of
+    it. Batches are of one example; tensors come in fp32 at least, on the CPU.
     """
     model = trainer.model
     model.eval()

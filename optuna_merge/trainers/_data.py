@@ -16,12 +16,7 @@ _HASHED = 1000
 
 
 def check_data(task: str, what: str, data: Any) -> None:
-    """See that a data set has a length and rows.
-
-    Raises:
-        TypeError: it has no length.
-        ValueError: it is empty.
-    """
+    """See that a data set has a length and rows."""
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
         raise TypeError(
             f"task {task!r}: the {what} data are a {type(data).__name__}, which has no length or "

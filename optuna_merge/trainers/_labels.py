@@ -46,10 +46,7 @@ def terms(batch: Mapping[str, Any], *, shifts: bool) -> int:
 def with_drawn_labels(
     model: Any, batch: Mapping[str, Any], generator: Generator, *, shifts: bool
 ) -> dict[str, Any]:
-    """The batch with labels drawn from the model; with its own where it isn't known how.
-
-    It is known for classes, tokens, regressions and classes of which several may hold.
-    """
+    """The batch with labels drawn from the model; with its own where it isn't known how."""
     labels = batch.get("labels")
     if not isinstance(labels, Tensor) or "shift_labels" in batch:
         return dict(batch)

@@ -50,18 +50,9 @@ def is_adapter(path: Path) -> bool:
 def merge_checkpoints(
     paths: Mapping[str, Path], weights: Mapping[str, float], output: Path
 ) -> None:
-    """Write the weighted sum of checkpoints of one kind.
+    """Write the weighted sum of checkpoints of one kind; of adapters that of the updates.
 
-    Of LoRA adapters it is the mean of the updates: an adapter of the summed ranks.
-
-    Args:
-        paths: By task.
-        weights: By task; they add up to 1. Paths of weight zero aren't read.
-        output: Does not exist; a folder where the checkpoints are folders, else a file.
-
-    Raises:
-        ProgramError: an adapter of another form than plain LoRA.
-        TypeError, ValueError: as `merge_files`.
+    Weights add up to 1; paths of weight zero aren't read. `output` must not be there.
     """
     used = {task: path for task, path in paths.items() if weights[task]}
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -72,12 +63,7 @@ def merge_checkpoints(
 
 
 def check_alike(paths: Mapping[str, Path]) -> None:
-    """See that checkpoints can be merged: of one kind, with equal names and shapes of tensors.
-
-    Raises:
-        ValueError: they can't; the message names two tasks and what differs.
-        ProgramError: an adapter of another form than plain LoRA.
-    """
+    """See that checkpoints can be merged: of one kind, with equal names and shapes of tensors."""
     if len(paths) < 2:
         return
     (first, path), *others = paths.items()
@@ -143,11 +129,7 @@ def _merge_adapters(paths: Mapping[str, Path], weights: Mapping[str, float], out
 
 
 def _plain_config(path: Path) -> dict[str, Any]:
-    """What must be equal in all adapters.
-
-    Raises:
-        ProgramError: it isn't plain LoRA.
-    """
+    """What must be equal in all adapters, which are plain LoRA."""
     about = json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     if about.get("peft_type") != "LORA":
         raise ProgramError(f"{path} is a {about.get('peft_type')} adapter; only LORA is merged")

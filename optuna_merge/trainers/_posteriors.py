@@ -62,11 +62,7 @@ class Resident(Protocol):
 
 
 def check_settings(settings: PosteriorSettings) -> None:
-    """See that a program's task runs can give these posteriors.
-
-    Raises:
-        ValueError: they can't; the message says what can.
-    """
+    """See that a program's task runs can give these posteriors."""
     if settings.family not in FAMILIES or settings.components != 1:
         raise ValueError(
             f"posterior {settings.label!r} is not made from a program's task runs; expected the "

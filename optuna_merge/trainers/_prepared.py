@@ -14,14 +14,6 @@ def prepared(trainer: Any, task: str, data: Any) -> Any:
     chats when they are made and when they evaluate; a mixture is sampled after that. So data of
     which the Trainer can't make a batch are given to its `evaluate`, which is ended where it has
     prepared them.
-
-    Args:
-        trainer: The Trainer.
-        task: Name of the data's task.
-        data: Training data.
-
-    Raises:
-        ValueError: the Trainer can make a batch of neither.
     """
     refused = _refusal(trainer, data)
     if refused is None:

@@ -29,21 +29,9 @@ def follow(
     """Run a command to its end; its output is added to log.txt in the folder.
 
     A command that an earlier call has started, and that still runs since this process was killed,
-    is followed first: it holds a lock in the folder until it ends. Then it is started again, to
-    say by its exit code whether all is well.
-
-    Args:
-        arguments: The command.
-        folder: Where it works; its working directory stays this process's.
-        look: Called several times a second, and once after the end; what it raises stops the
-            command.
-        begin: Called before it is started, when nothing runs in the folder.
-        time_limit: Seconds after which it is stopped; None: never.
-        grace: Seconds between SIGTERM and SIGKILL.
-
-    Raises:
-        ProgramError: it can't be started, was stopped for its time, or ended with another exit
-            code than 0; its last lines are quoted.
+    holds a lock in the folder, and is followed first. Then it is started again, to say by its exit
+    code whether all is well. `look` is called several times a second, and once after the end; what
+    it raises stops the command. `begin` is called before it is started.
     """
     log = folder / "log.txt"
     deadline = None if time_limit is None else time.monotonic() + time_limit
@@ -93,17 +81,7 @@ def follow(
 def output_of(
     arguments: Sequence[str], log: Path, *, time_limit: float | None, grace: float
 ) -> str:
-    """Run a command to its end, and give its standard output.
-
-    Args:
-        arguments: The command.
-        log: Where its standard error goes.
-        time_limit: Seconds after which it is stopped; None: never.
-        grace: Seconds between SIGTERM and SIGKILL.
-
-    Raises:
-        ProgramError: as `follow`.
-    """
+    """Run a command to its end, and give its standard output; its errors go to the log."""
     with log.open("wb") as errors:
         try:
             process = subprocess.Popen(

@@ -57,12 +57,7 @@ class Runs:
     """A folder of runs: what is there is not trained again, what was killed goes on.
 
     A task's own run is under what it depends on, this task alone; but its metrics are of all
-    tasks, so the others count, too.
-
-    Args:
-        program: What trains.
-        folder: Where the runs are.
-        given: Checkpoints that stand for tasks' own runs, with hashes of their tensors.
+    tasks, so the others count, too. `given`: checkpoints that stand for such runs, with hashes.
     """
 
     def __init__(
@@ -97,11 +92,7 @@ class Runs:
         repeat: int = 0,
         title: str | None = None,
     ) -> FinishedRun:
-        """Train at the weights unless that was done.
-
-        Raises:
-            ProgramError: the program ended before its last step, or without its metrics.
-        """
+        """Train at the weights unless that was done."""
         folder = self.folder(weights, repeat)
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):

@@ -64,18 +64,7 @@ _ARGUMENTS = (
 
 
 class TrainerProgram:
-    """A `Program`: every finetune by a fresh Trainer, previews by one that is kept.
-
-    Args:
-        make_trainer: Makes a Trainer that writes into a folder.
-        tasks: Training data, by task.
-        metric: Key of a task's metric in what the Trainer's `evaluate` gives.
-        folder: Of the Trainer that is kept.
-        loss_average: What the Trainer's loss is averaged over; "auto": looked up in the labels.
-        num_rungs: How often a finetune is evaluated.
-        posterior: How posteriors are made; None: by the diagonal, where that can be.
-        given: Checkpoints that stand for tasks' own runs.
-    """
+    """A `Program`: every finetune by a fresh Trainer, previews by one that is kept in `folder`."""
 
     def __init__(
         self,
@@ -328,10 +317,7 @@ class TrainerProgram:
     def squared_gradients(
         self, task: str, parameters: Mapping[str, Tensor], settings: PosteriorSettings
     ) -> Mapping[str, Tensor]:
-        """Of the Trainer's own loss, of examples that are chosen by the settings' seed.
-
-        Of a given checkpoint it is taken from where it was said to come. Rank 0 alone takes it.
-        """
+        """Of the Trainer's own loss, on rank 0; of a given run from where it was said to come."""
         with self._ranks.all_do("_resident"):
             self._resident()
         trainer = self._loaded(parameters)

@@ -96,17 +96,7 @@ def lm_eval_metric(
 
 
 class Harness:
-    """Runs the harness; see `lm_eval_metric`.
-
-    Args:
-        value: Name of the value.
-        specs: By split, the harness's tasks.
-        tokenizer: The model's.
-        num_fewshot: See `lm_eval_metric`.
-        limit: See `lm_eval_metric`.
-        batch_size: See `lm_eval_metric`.
-        apply_chat_template: See `lm_eval_metric`.
-    """
+    """Runs the harness; see `lm_eval_metric`."""
 
     def __init__(
         self,
@@ -141,11 +131,7 @@ class Harness:
         return tuple(self._tasks)
 
     def greater_is_better(self) -> bool:
-        """What the harness's tasks say of the value.
-
-        Raises:
-            ValueError: they say nothing, or not the same.
-        """
+        """What the harness's tasks say of the value."""
         said = {task.higher_is_better().get(self._value) for _, task in self._all()}
         if said not in ({True}, {False}):
             raise ValueError(
