@@ -60,6 +60,16 @@ _WRAPPERS = {
 }
 
 
+def is_adapter(path: Path) -> bool:
+    """Whether a checkpoint is a PEFT folder."""
+    return (path / ADAPTER_CONFIG).is_file()
+
+
+def tensor_files(path: Path, *, pickles: bool = False) -> list[Path]:
+    """The files of a checkpoint, an adapter's among them."""
+    return [path / ADAPTERS[0]] if is_adapter(path) else find_files(path, pickles=pickles)[0]
+
+
 def find_files(path: Path, *, pickles: bool) -> tuple[list[Path], dict[str, str]]:
     """The files that transformers would load, and by an index' word the file of each tensor.
 
@@ -215,6 +225,19 @@ def _adapter_parts(names: tuple[str, ...]) -> Mapping[str, Mapping[str, tuple[st
             part = match[1] or match[2]
             found[part] = (*found.get(part, ()), name)
     return parts
+
+
+def same_shapes(
+    what: str, found: Mapping[str, Any], expected: Mapping[str, Any], advice: str = ""
+) -> dict[str, Any]:
+    """Those of the tensors found that are expected: all must be there, in their shapes."""
+    for name, tensor in expected.items():
+        if name not in found:
+            raise ValueError(f"{what} has no {name!r}{naming_hint(name, found)}{advice}")
+        shape, known = tuple(tensor.shape), tuple(found[name].shape)
+        if known != shape:
+            raise ValueError(f"{what}: {name!r} has shape {known}, expected {shape}{advice}")
+    return {name: found[name] for name in expected}
 
 
 def naming_hint(missing: str, names: Iterable[str]) -> str:

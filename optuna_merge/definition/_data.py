@@ -177,7 +177,7 @@ def common_names(tasks: Sequence[Examples]) -> tuple[str, ...]:
 
 
 def reason_of(error: BaseException) -> str:
-    """The message where it is made for readers, as of tables; else types and all that led to it."""
+    """The message where it is made for readers, as of tables; else types and all causes."""
     if type(error) is ValueError or isinstance(error, (OSError, ImportError, OptunaMergeError)):
         return str(error)
     told = f"{type(error).__name__}: {error}"

@@ -12,7 +12,7 @@ from optuna_merge.tasks import Task
 
 @dataclass(frozen=True)
 class Part:
-    """One model of an export: its folder ("" is all), network, class that loads it, head, tasks."""
+    """One model of an export: its folder ("" is all), network, its loader, head and tasks."""
 
     folder: str
     network: Any

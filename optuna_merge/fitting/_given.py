@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from optuna_merge._base.checkpoint_files import ADAPTER_CONFIG, ADAPTERS, find_files, naming_hint
+from optuna_merge._base.checkpoint_files import (
+    ADAPTER_CONFIG,
+    ADAPTERS,
+    is_adapter,
+    naming_hint,
+    same_shapes,
+    tensor_files,
+)
 from optuna_merge._base.files import sha256_file
 from optuna_merge.fitting._nearness import check_base
 from optuna_merge.models import MultitaskModel
@@ -34,13 +41,12 @@ def given_parameters(
     """
     where = f"runs: task {task!r}: {path}"
     adapted = getattr(model, "peft_config", None) is not None
-    is_adapter = (path / ADAPTER_CONFIG).is_file()
-    if is_adapter != adapted:
+    if is_adapter(path) != adapted:
         raise ValueError(
             f"{where} is an adapter, but the model that is trained has none; train one of the "
             f"same LoraConfig, or give the model with the adapter in it: "
             f"model.merge_and_unload().save_pretrained(...)"
-            if is_adapter
+            if not adapted
             else f"{where} is no adapter's folder (it has no {ADAPTER_CONFIG}), but an adapter is "
             f"trained"
         )
@@ -55,17 +61,8 @@ def given_parameters(
                 f"{where}: the model that is trained has no {unknown!r}"
                 f"{naming_hint(unknown, known)}; {_OTHER_BASE}"
             )
-    for name in names:
-        if name not in found:
-            raise ValueError(f"{where} has no {name!r}{naming_hint(name, found)}; {_OTHER_BASE}")
-    for name, tensor in found.items():
-        if name not in own:
-            continue
-        if tensor.shape != own[name].shape:
-            raise ValueError(
-                f"{where}: {name!r} is {tuple(tensor.shape)}, but {tuple(own[name].shape)} in the "
-                f"model that is trained; {_OTHER_BASE}"
-            )
+    expected = {name: p for name, p in own.items() if name in names or name in found}
+    for name, tensor in same_shapes(where, found, expected, f"; {_OTHER_BASE}").items():
         if name not in names and not torch.equal(tensor.to(own[name].dtype), own[name].cpu()):
             told = _OTHER_BASE
             if re.search(r"\.lora_(embedding_)?A\.", name):
@@ -171,23 +168,4 @@ def _same_base(one: str, other: str) -> bool:
 
 
 def _hashes(folder: Path) -> list[str]:
-    return [sha256_file(file) for file in find_files(folder, pickles=True)[0]]
-
-
-def same_shapes(
-    what: str, found: Mapping[str, Tensor], parameters: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Tensors of the parameters' names and shapes, and none that is missing.
-
-    Raises:
-        ValueError: names the first that is missing or has another shape.
-    """
-    for name, parameter in parameters.items():
-        if name not in found:
-            raise ValueError(f"{what} has no {name!r}{naming_hint(name, found)}")
-        if found[name].shape != parameter.shape:
-            raise ValueError(
-                f"{what}: {name!r} is {tuple(found[name].shape)}, but the parameter "
-                f"{tuple(parameter.shape)}"
-            )
-    return {name: found[name] for name in parameters}
+    return [sha256_file(file) for file in tensor_files(folder, pickles=True)]

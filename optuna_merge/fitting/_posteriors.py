@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from optuna_merge._base.checkpoint_files import same_shapes
 from optuna_merge._base.files import short_hash
 from optuna_merge._base.tensors import HASH, content_hash, read_metadata
 from optuna_merge.definition import StudyDefinition
@@ -38,6 +39,8 @@ _logger = logging.getLogger(__name__)
 
 _DAMPED = "factors one by one"
 """How `damped` works, part of the key: posteriors that an older version damped are made again."""
+
+_OTHER_BODY = "; it belongs to another body: use another --workdir"
 
 _NOTHING = Metric(
     "nothing",
@@ -142,7 +145,7 @@ class PosteriorMaker:
                 posterior = undamped.damped(damping.value)
                 metadata["damping"] = repr(damping.value)
             save_posterior(posterior, path, metadata)
-        _check_shapes(task, path, posterior.mean, undamped.mean)
+        same_shapes(f"task {task!r}: {path}", posterior.mean, undamped.mean, _OTHER_BODY)
         return posterior
 
     def _mixed(self, components: list[Gaussian]) -> Posterior:
@@ -165,7 +168,7 @@ class PosteriorMaker:
         path = self._curvature_path(family.curvature, task.name, index)
         loaded = load_sound(path, load_posterior)
         if loaded is not None:
-            _check_shapes(task.name, path, loaded.mean, mean)
+            same_shapes(f"task {task.name!r}: {path}", loaded.mean, mean, _OTHER_BODY)
             return path, family.made(loaded), float(read_metadata(path)["seconds"])
         _logger.info("task %s: estimating the curvature", task.name)
         started = time.perf_counter()
@@ -212,16 +215,3 @@ def _only_cheap(task: Task) -> Task:
     if left == task.metrics:
         return task
     return replace(task, metrics=left or (_NOTHING,))
-
-
-def _check_shapes(
-    task: str, path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]
-) -> None:
-    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
-    for name, tensor in expected.items():
-        if shapes.get(name) != tuple(tensor.shape):
-            raise ValueError(
-                f"task {task!r}: {path} has {shapes.get(name, 'no tensor')} for {name!r}, but the "
-                f"body's is {tuple(tensor.shape)}; it belongs to another body: use another "
-                f"--workdir"
-            )

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from optuna_merge._base.checkpoint_files import (
-    ADAPTER_CONFIG,
     PICKLE,
     adapter_parts,
     check_index,
     check_no_adapter,
     check_unquantised_folder,
     find_files,
+    is_adapter,
     is_pickle,
 )
 from optuna_merge.exceptions import CorruptFileError
@@ -97,7 +97,7 @@ class Reader:
 
 def open_source(label: str, path: PathLike) -> Source:
     path = Path(path)
-    if (path / ADAPTER_CONFIG).is_file():
+    if is_adapter(path):
         raise ValueError(
             f"{label}: {path} is an adapter's folder; give checkpoints of whole models: save the "
             f"tensors of load_checkpoint({str(path)!r}, base=...) with safetensors"

@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from optuna_merge._base.batch_norm import reestimate_batch_norm, running_batch_norms
+from optuna_merge._base.checkpoint_files import same_shapes
 from optuna_merge.models._computed import check_computed_weights
 from optuna_merge.models._generation import LanguageModel, Writer
 from optuna_merge.models._trainable import Trainable, trainable_names
@@ -296,17 +297,13 @@ class MultitaskModel(nn.Module):
             ValueError: a name or shape that the model does not have; nothing is copied then.
         """
         parameters = dict(self.named_parameters())
-        for name, tensor in tensors.items():
-            if name not in parameters:
-                raise ValueError(f"{source}: the model has no parameter {name!r}")
-            if parameters[name].shape != tensor.shape:
-                raise ValueError(
-                    f"{source}: {name!r} has shape {tuple(tensor.shape)}, but the model's has "
-                    f"{tuple(parameters[name].shape)}; was it made with another body?"
-                )
+        if unknown := sorted(tensors.keys() - parameters.keys()):
+            raise ValueError(f"{source}: the model has no parameter {unknown[0]!r}")
+        own = {name: parameters[name] for name in tensors}
+        same_shapes(source, tensors, own, "; was it made with another body?")
         with torch.no_grad():
             for name, tensor in tensors.items():
-                parameters[name].copy_(tensor)
+                own[name].copy_(tensor)
 
     def reset(self) -> None:
         """Back to the parameters that the model was made with: pretrained body, fresh heads."""

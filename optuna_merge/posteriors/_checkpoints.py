@@ -17,6 +17,7 @@ from torch import Tensor
 from optuna_merge._base.checkpoint_files import (
     ADAPTER_CONFIG,
     ADAPTERS,
+    is_adapter,
     model_config,
     naming_hint,
 )
@@ -95,8 +96,7 @@ def load_checkpoint(path: PathLike, *, base: PathLike | None = None) -> dict[str
             the option; quantised weights; a posterior's file.
     """
     path = Path(path)
-    adapter = (path / ADAPTER_CONFIG).is_file()
-    if adapter != (base is not None):
+    if is_adapter(path) != (base is not None):
         if base is None:
             raise ValueError(
                 f"{path} is an adapter: give the checkpoint it was trained on as base"
@@ -106,7 +106,7 @@ def load_checkpoint(path: PathLike, *, base: PathLike | None = None) -> dict[str
         )
     if base is None:
         return read_model(path)[0]
-    if (Path(base) / ADAPTER_CONFIG).is_file():
+    if is_adapter(Path(base)):
         raise ValueError(
             f"the base {base} is an adapter itself; give a whole checkpoint, for instance the "
             f"tensors of load_checkpoint({str(base)!r}, base=...) saved with safetensors"
@@ -202,7 +202,7 @@ class _Update:
 
 def _adapter(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     files = [path / name for name in ADAPTERS if (path / name).is_file()]
-    if not (path / ADAPTER_CONFIG).is_file() or not files:
+    if not is_adapter(path) or not files:
         raise FileNotFoundError(f"{path} lacks {ADAPTER_CONFIG} or {ADAPTERS[0]}")
     try:
         config = json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))

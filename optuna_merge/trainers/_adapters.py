@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from optuna_merge._base.checkpoint_files import adapter_parts
+from optuna_merge._base.checkpoint_files import adapter_parts, same_shapes
 
 _A = re.compile(r"(^|\.)lora_(embedding_)?A(\.|$)")
 _B = re.compile(r"(^|\.)lora_(embedding_)?B(\.|$)")
@@ -43,12 +43,7 @@ def merge_products(
     Weights add up to 1, and may be negative; zeros add no rank.
     """
     for state in states[1:]:
-        for name, tensor in states[0].items():
-            if name not in state or state[name].shape != tensor.shape:
-                raise ValueError(
-                    f"{name!r} is {tuple(tensor.shape)} in one task's run, and "
-                    f"{tuple(state[name].shape) if name in state else 'missing'} in another's"
-                )
+        same_shapes("the run of another task", state, states[0])
     used = [(state, weight) for state, weight in zip(states, weights) if weight]
     merged = {}
     for name in states[0]:

@@ -11,6 +11,7 @@ from optuna_merge.goals import Constraint, Score
 from optuna_merge.trainers._command import CommandProgram
 from optuna_merge.trainers._fitted import FittedProgram, Wanted, fit_program
 from optuna_merge.trainers._merged_checkpoints import check_alike
+from optuna_merge.trainers._template import Template
 from optuna_merge.trainers._units import Kind, WeightUnit
 
 
@@ -54,8 +55,7 @@ def from_command(
     by the next call, not doubled; that needs the locks and process groups of POSIX.
 
     Previews are averages of the task runs' checkpoints (of adapters, of their updates), evaluated
-    by the command `evaluate`. It has no default: without it there are no previews, and Optuna
-    alone serves as well.
+    by the command `evaluate`.
 
     Args:
         train: The command, with placeholders `{weights}` (a JSON object), or `{weight:task}` for
@@ -102,9 +102,9 @@ def from_command(
             )
     check_alike({task: Path(run.path) for task, run in given.items()})
     program = CommandProgram(
-        train,
-        evaluate,
-        tasks,
+        Template(train, tasks, ("weights", "weight")),
+        Template(evaluate, tasks, ("checkpoint",)),
+        tuple(tasks),
         metric=metric,
         steps=steps,
         unit=unit if isinstance(unit, WeightUnit) else WeightUnit(unit),
@@ -115,10 +115,5 @@ def from_command(
         about=about or {},
         scratch=folder / "merged",
     )
-    return fit_program(
-        program,
-        Wanted(score, constraints, greater_is_better),
-        folder,
-        given=given,
-        anchor=anchor,
-    )
+    wanted = Wanted(score, constraints, greater_is_better)
+    return fit_program(program, wanted, folder, given=given, anchor=anchor)

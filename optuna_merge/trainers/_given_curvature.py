@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from optuna_merge._base.checkpoint_files import same_shapes
 from optuna_merge._base.tensors import load_pickled
 from optuna_merge.exceptions import CorruptFileError
-from optuna_merge.fitting import same_shapes
 from optuna_merge.posteriors import adam_second_moments
 
 OPTIMIZER = "optimizer.pt"

@@ -12,7 +12,12 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from optuna_merge._base.checkpoint_files import ADAPTER_CONFIG, ADAPTERS, find_files
+from optuna_merge._base.checkpoint_files import (
+    ADAPTER_CONFIG,
+    ADAPTERS,
+    is_adapter,
+    tensor_files,
+)
 from optuna_merge._base.files import json_hash, sha256_file
 from optuna_merge.exceptions import CorruptFileError, ProgramError
 from optuna_merge.merging import merge_files
@@ -27,24 +32,14 @@ _FIXED = {
 
 
 def checkpoint_hash(path: Path) -> str:
-    """A hash of the tensors' files of a checkpoint.
-
-    Raises:
-        ProgramError: there is none.
-    """
+    """A hash of the tensors' files of a checkpoint."""
     try:
-        files = [path / ADAPTERS[0]] if is_adapter(path) else find_files(path, pickles=False)[0]
-        return json_hash([sha256_file(file) for file in files])
+        return json_hash([sha256_file(file) for file in tensor_files(path)])
     except FileNotFoundError as error:
         raise ProgramError(
             f"the training has left no checkpoint in {path}: {error}. Expected there is a folder "
             f"as save_pretrained writes it, or a safetensors file; write it to {{checkpoint}}"
         ) from error
-
-
-def is_adapter(path: Path) -> bool:
-    """Whether a checkpoint is a PEFT folder."""
-    return (path / ADAPTER_CONFIG).is_file()
 
 
 def merge_checkpoints(
@@ -95,9 +90,8 @@ def check_alike(paths: Mapping[str, Path]) -> None:
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    files = [path / ADAPTERS[0]] if is_adapter(path) else find_files(path, pickles=False)[0]
     shapes: dict[str, tuple[int, ...]] = {}
-    for file in files:
+    for file in tensor_files(path):
         try:
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():  # noqa: SIM118

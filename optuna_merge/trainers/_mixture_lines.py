@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from optuna_merge.trainers._units import WeightUnit
 
 Shares = Mapping[str, float]
+
+_OF_AXOLOTL = (
+    "# For axolotl 0.20 or newer: older ones don't read a weight, and take all rows.",
+    "# Nothing is repeated: the data sets are cut to the shares.",
+)
 
 
 def mixture_lines(
@@ -49,15 +54,29 @@ def mixture_lines(
         raise ValueError("no task has a weight above zero")
     of_tokens = None if label_tokens is None else {t: [n] for t, n in label_tokens.items()}
     shares = WeightUnit("examples", of_tokens).converted(active)
+    numbers = [f"{share:.4g}" for share in shares.values()]
     if form == "json":
         return json.dumps({"task_weights": dict(weights), "shares_of_examples": shares}, indent=1)
-    if form == "torchtitan":
-        return _torchtitan(active)
     if form == "trl":
         return _trl(shares, examples)
     if form == "axolotl":
-        return _axolotl(_parts(shares, examples, form))
-    return (_datasets if form == "datasets" else _llamafactory)(shares)
+        return _data_sets(_OF_AXOLOTL, _parts(shares, examples, form), "weight")
+    if form == "torchtitan":
+        given = ", ".join(f"{weight:.4g}" for weight in active.values())
+        return (
+            f"# Shares of packed tokens are the task weights.\n"
+            f"InterleavedDataset([{', '.join(active)}], weights=[{given}])"
+        )
+    if form == "datasets":
+        return (
+            f"interleave_datasets(\n    [{', '.join(shares)}],\n"
+            f"    probabilities=[{', '.join(numbers)}],\n    seed=0,\n"
+            f'    stopping_strategy="all_exhausted",  # small data sets are repeated\n)'
+        )
+    return (
+        f"dataset: {','.join(shares)}\nmix_strategy: interleave_over\n"
+        f"interleave_probs: {','.join(numbers)}  # as many as an eval_dataset has, if there is one"
+    )
 
 
 def _parts(shares: Shares, examples: Mapping[str, int] | None, form: str) -> dict[str, float]:
@@ -72,23 +91,6 @@ def _parts(shares: Shares, examples: Mapping[str, int] | None, form: str) -> dic
     return {task: whole * share / examples[task] for task, share in shares.items()}
 
 
-def _datasets(shares: Shares) -> str:
-    numbers = ", ".join(map(_number, shares.values()))
-    return (
-        f"interleave_datasets(\n    [{', '.join(shares)}],\n    probabilities=[{numbers}],\n"
-        f'    seed=0,\n    stopping_strategy="all_exhausted",  # small data sets are repeated\n)'
-    )
-
-
-def _llamafactory(shares: Shares) -> str:
-    numbers = ",".join(map(_number, shares.values()))
-    return (
-        f"dataset: {','.join(shares)}\n"
-        f"mix_strategy: interleave_over\n"
-        f"interleave_probs: {numbers}  # as many as an eval_dataset has, if there is one"
-    )
-
-
 def _trl(shares: Shares, examples: Mapping[str, int] | None) -> str:
     notes = ["# Nothing is repeated, and the first rows are taken: shuffle the data sets before."]
     if examples is not None:
@@ -98,30 +100,10 @@ def _trl(shares: Shares, examples: Mapping[str, int] | None) -> str:
     return _data_sets(notes, shares, "fraction")
 
 
-def _axolotl(parts: Shares) -> str:
-    notes = [
-        "# For axolotl 0.20 or newer: older ones don't read a weight, and take all rows.",
-        "# Nothing is repeated: the data sets are cut to the shares.",
-    ]
-    return _data_sets(notes, parts, "weight")
-
-
-def _data_sets(notes: list[str], numbers: Shares, word: str) -> str:
+def _data_sets(notes: Sequence[str], numbers: Shares, word: str) -> str:
     lines = [*notes, "datasets:"]
-    lines += [f"  - path: {task}\n    {word}: {_number(part)}" for task, part in numbers.items()]
+    lines += [f"  - path: {task}\n    {word}: {part:.4g}" for task, part in numbers.items()]
     return "\n".join(lines)
-
-
-def _torchtitan(weights: Shares) -> str:
-    numbers = ", ".join(map(_number, weights.values()))
-    return (
-        f"# Shares of packed tokens are the task weights.\n"
-        f"InterleavedDataset([{', '.join(weights)}], weights=[{numbers}])"
-    )
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}"
 
 
 FORMS = ("json", "datasets", "llamafactory", "trl", "axolotl", "torchtitan")
