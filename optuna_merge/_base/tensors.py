@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +18,10 @@ from torch import Tensor
 
 from optuna_merge._base.files import atomic_path, canonical_json
 from optuna_merge.exceptions import CorruptFileError
+
+_logger = logging.getLogger(__name__)
+
+_Loaded = TypeVar("_Loaded")
 
 HASH = "sha256"
 """Key of the content hash in the file's metadata."""
@@ -77,14 +82,12 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     return metadata
 
 
-def load_tensors(
-    path: str | os.PathLike[str], *, expected_hash: str | None = None
-) -> tuple[dict[str, Tensor], dict[str, str]]:
+def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read tensors and metadata, and check the content hash.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CorruptFileError: the file is truncated or altered, or its hash is not `expected_hash`.
+        CorruptFileError: the file is truncated or altered.
     """
     metadata = read_metadata(path)
     with safe_open(path, framework="pt") as file:
@@ -95,9 +98,20 @@ def load_tensors(
             f"{path} was altered: its content hash is {found}, but {metadata[HASH]} was written; "
             f"delete it, and it will be made again"
         )
-    if expected_hash is not None and found != expected_hash:
-        raise CorruptFileError(f"{path} has content hash {found}, expected {expected_hash}")
     return tensors, metadata
+
+
+def load_sound(
+    path: Path, load: Callable[[Path], _Loaded], again: str = "making it again"
+) -> _Loaded | None:
+    """What the file holds; None if there is none or it is damaged, so that it is made again."""
+    try:
+        return load(path)
+    except FileNotFoundError:
+        return None
+    except CorruptFileError as error:
+        _logger.warning("%s: %s", again, error)
+        return None
 
 
 def load_pickled(path: Path, *, where: str | None = None, advice: str = "") -> Any:

@@ -157,8 +157,7 @@ def _filled(found: list[Any], path: Path) -> list[Row]:
     for number, row in enumerate(found, 1):
         if not isinstance(row, dict):
             raise ValueError(
-                f"{path}: expected objects, in one list or one a line; row {number} is "
-                f"{_short(row)}"
+                f"{path}: expected objects, in one list or one a line; row {number} is {row!r:.60}"
             )
     columns = {column: None for row in found for column in row}
     return [{column: row.get(column) for column in columns} for row in found]
@@ -184,7 +183,7 @@ def _present(value: Any, column: str, row: int) -> Any:
     if isinstance(value, (int, float, Decimal)):
         return value
     raise ValueError(
-        f"row {row}: {column!r} is {_short(value)} ({type(value).__name__}), expected a text or a "
+        f"row {row}: {column!r} is {value!r:.60} ({type(value).__name__}), expected a text or a "
         f"number"
     )
 
@@ -220,8 +219,3 @@ def label_order(labels: Sequence[str]) -> Callable[[str], Any]:
     if all(map(_NUMBER.fullmatch, labels)):
         return lambda label: (float(label), label)
     return str
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -8,6 +8,7 @@ from optuna_merge.fitting._anchors import (
     counts_as_reused as counts_as_reused,
     uniform_weights as uniform_weights,
 )
+from optuna_merge.fitting._curvature import check_curvature as check_curvature
 from optuna_merge.fitting._damping import (
     MULTIPLES,
     Damping,
@@ -23,7 +24,6 @@ from optuna_merge.fitting._nearness import (
     UNRELATED as UNRELATED,
     median_cosine as median_cosine,
 )
-from optuna_merge.fitting._sound import check_curvature as check_curvature
 from optuna_merge.fitting._units import FolderSharing, Sharing, Unit
 from optuna_merge.fitting._workbench import Measured, Report, Workbench
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optuna_merge._base.files import write_json
+from optuna_merge._base.tensors import load_sound
 from optuna_merge.exceptions import CorruptFileError, NotFiniteError
-from optuna_merge.fitting._sound import load_sound
 from optuna_merge.posteriors import Posterior
 
 _logger = logging.getLogger(__name__)

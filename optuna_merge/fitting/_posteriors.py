@@ -15,11 +15,10 @@ from torch import Tensor
 
 from optuna_merge._base.checkpoint_files import same_shapes
 from optuna_merge._base.files import short_hash
-from optuna_merge._base.tensors import HASH, content_hash, read_metadata
+from optuna_merge._base.tensors import HASH, content_hash, load_sound, read_metadata
 from optuna_merge.definition import StudyDefinition
-from optuna_merge.fitting._curvature import estimate
+from optuna_merge.fitting._curvature import check_curvature, estimate
 from optuna_merge.fitting._damping import Damping, Losses, noted_damping
-from optuna_merge.fitting._sound import check_curvature, load_sound
 from optuna_merge.models import MultitaskModel
 from optuna_merge.posteriors import (
     FAMILIES,

@@ -134,8 +134,8 @@ class _Merged:
                     precisions.append(precision)
                 vanishing |= lowest <= 0
             output = torch.empty_like(means[0])
-            item = Item([output], means, precisions)
-            merge_items([item], [self._weights], vanishing=vanishing)
+            item = Item(output, means, precisions)
+            merge_items([item], self._weights, vanishing=vanishing)
             yield output.view(torch.uint8)
 
     def _copied(self, name: str, entry: Entry) -> Iterator[Tensor]:

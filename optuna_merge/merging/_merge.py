@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from optuna_merge._base.checkpoint_files import naming_hint
-from optuna_merge.merging._gaussians import copied, merge_elementwise, merge_gaussians
+from optuna_merge.merging._gaussians import merge_elementwise, merge_gaussians
 from optuna_merge.merging._mixture import merge_mixtures
 from optuna_merge.merging._problem import Posteriors, Problem, check_merge
 from optuna_merge.merging._weights import Weights
@@ -61,43 +61,9 @@ def merge(
         >>> merge({"news": news, "books": books}, {"news": 0, "books": 1})
         {'w': tensor([1., 1.])}
     """
-    return merge_many(posteriors, [weights], prior=prior)[0]
-
-
-def merge_many(
-    posteriors: Posteriors,
-    weightings: Sequence[Weights] | Tensor,
-    *,
-    prior: Posterior | None = None,
-    out: Sequence[dict[str, Tensor]] | None = None,
-) -> list[dict[str, Tensor]]:
-    """`merge` for K weightings at once, reading each input once.
-
-    Args:
-        posteriors: As in `merge`.
-        weightings: K weightings, or a tensor of shape (K, tasks).
-        prior: As in `merge`.
-        out: K dicts of tensors with the names, shapes and dtypes of the means, which are written
-            to and returned: memory that is used again is faster than new memory. None of them may
-            share memory with an input.
-
-    Returns:
-        K dicts of tensors, in the order of the weightings, equal to K calls of `merge`.
-
-    Raises:
-        TypeError, ValueError: as in `merge`, or an `out` that does not fit.
-
-    Examples:
-        >>> import torch
-        >>> from optuna_merge.posteriors import IsotropicGaussian
-        >>> means = [IsotropicGaussian({"w": torch.tensor([value])}) for value in (0.0, 1.0)]
-        >>> merge_many(means, [(0.5, 0.5), (0.25, 0.75)])
-        [{'w': tensor([0.5000])}, {'w': tensor([0.7500])}]
-    """
-    problem = check_merge(posteriors, weightings, prior)
-    if out is not None:
-        _check_out(out, problem)
-    return _merge(problem, out)
+    problem = check_merge(posteriors, weights, prior)
+    with torch.no_grad():
+        return _merged(problem)
 
 
 def merge_into(
@@ -134,12 +100,12 @@ def merge_into(
         >>> merged.weight.item()
         2.0
     """
-    problem = check_merge(posteriors, [weights], prior)
+    problem = check_merge(posteriors, weights, prior)
     targets = _targets(module, problem.posteriors[0].mean, names or {})
     gaussians = problem.gaussians()
     with torch.no_grad():
         if gaussians is None or any(isinstance(term, Coupled) for term in gaussians[0]):
-            for name, tensor in _merge(problem)[0].items():
+            for name, tensor in _merged(problem).items():
                 targets[name].copy_(tensor)
             return
         mean, vanishing = gaussians[0][0].mean, problem.vanishing
@@ -149,42 +115,18 @@ def merge_into(
             if target.is_contiguous() and target.device == mean[name].device
         }
         if direct:
-            merge_elementwise([direct], *gaussians, vanishing=vanishing)
+            merge_elementwise(direct, *gaussians, vanishing=vanishing)
         for name in targets.keys() - direct.keys():
             output = torch.empty_like(mean[name], memory_format=torch.contiguous_format)
-            merge_elementwise([{name: output}], *gaussians, vanishing=vanishing)
+            merge_elementwise({name: output}, *gaussians, vanishing=vanishing)
             targets[name].copy_(output)
 
 
-def _merge(
-    problem: Problem, out: Sequence[dict[str, Tensor]] | None = None
-) -> list[dict[str, Tensor]]:
+def _merged(problem: Problem) -> dict[str, Tensor]:
     gaussians = problem.gaussians()
-    if not problem.weightings:
-        return []
-    with torch.no_grad():
-        if gaussians is None:
-            merged = merge_mixtures(problem)
-            return merged if out is None else copied(merged, out)
-        return merge_gaussians(*gaussians, vanishing=problem.vanishing, out=out)
-
-
-def _check_out(out: Sequence[Mapping[str, Tensor]], problem: Problem) -> None:
-    if len(out) != len(problem.weightings):
-        raise ValueError(f"out has {len(out)} dicts for {len(problem.weightings)} weightings")
-    mean = problem.posteriors[0].mean
-    for k, tensors in enumerate(out):
-        if tensors.keys() != mean.keys():
-            odd = sorted(tensors.keys() ^ mean.keys())
-            raise ValueError(f"out[{k}] and the means differ in the tensor {odd[0]!r}")
-        for name, tensor in tensors.items():
-            like = mean[name]
-            given, expected = ((tuple(t.shape), t.dtype, str(t.device)) for t in (tensor, like))
-            if given != expected or not tensor.is_contiguous():
-                raise ValueError(
-                    f"out[{k}]: {name!r} is {given}, expected {expected} as of the means, and "
-                    f"contiguous"
-                )
+    if gaussians is None:
+        return merge_mixtures(problem)
+    return merge_gaussians(*gaussians, vanishing=problem.vanishing)
 
 
 def _targets(

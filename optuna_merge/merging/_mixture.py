@@ -29,15 +29,11 @@ _TOLERANCE = 1e-12
 Parameters = dict[str, Tensor]
 
 
-def merge_mixtures(problem: Problem) -> list[Parameters]:
-    """One merge per weighting of posteriors that all are mixtures."""
+def merge_mixtures(problem: Problem) -> Parameters:
+    """The merge of posteriors that all are mixtures."""
     tasks = [posterior for posterior in problem.posteriors if isinstance(posterior, Mixture)]
     _check(tasks, problem)
-    return [_merge_one(tasks, weights, problem) for weights in problem.weightings]
-
-
-def _merge_one(tasks: list[Mixture], weights: Sequence[float], problem: Problem) -> Parameters:
-    mean = tasks[0].mean
+    mean, weights = tasks[0].mean, problem.weights
     kind = tasks[0].responsibilities
     used = [(a, task) for a, task in zip(weights, tasks) if a]
     prior = [(weights[-1], problem.prior)] if problem.prior is not None and weights[-1] else []
@@ -97,7 +93,7 @@ class EM:
         weights = [a * float(r) for (a, _, _), rs in zip(self.tasks, responsibilities) for r in rs]
         terms += [term for _, term in self.prior]
         weights += [a for a, _ in self.prior]
-        return merge_gaussians(terms, [weights])[0]
+        return merge_gaussians(terms, weights)
 
     def expect(self, point: Parameters) -> tuple[float, list[Tensor]]:
         """The E step: J (but for a constant) and the responsibilities at a point."""

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from optuna_merge.merging._weights import Weights, task_weights, with_prior
 from optuna_merge.posteriors import (
@@ -33,10 +32,10 @@ class Problem:
 
     posteriors: list[Posterior]
     prior: Gaussian | None
-    weightings: list[tuple[float, ...]]
+    weights: tuple[float, ...]
     vanishing: bool
 
-    def gaussians(self) -> tuple[list[Gaussian], list[tuple[float, ...]]] | None:
+    def gaussians(self) -> tuple[list[Gaussian], tuple[float, ...]] | None:
         """All terms, the prior among them, with their weights; None for mixtures."""
         terms: list[Gaussian] = []
         for posterior in self.posteriors:
@@ -44,15 +43,11 @@ class Problem:
                 return None
             terms.append(posterior)
         if self.prior is None:
-            return terms, [weights[:-1] for weights in self.weightings]
-        return [*terms, self.prior], self.weightings
+            return terms, self.weights[:-1]
+        return [*terms, self.prior], self.weights
 
 
-def check_merge(
-    posteriors: Posteriors,
-    weightings: Sequence[Weights] | Tensor,
-    prior: Posterior | None,
-) -> Problem:
+def check_merge(posteriors: Posteriors, weights: Weights, prior: Posterior | None) -> Problem:
     """Check everything, and put it into task order."""
     if isinstance(posteriors, Mapping):
         tasks, terms, named = list(posteriors), list(posteriors.values()), True
@@ -61,22 +56,18 @@ def check_merge(
     if not terms:
         raise ValueError("no posteriors to merge; expected at least one")
     labels = [f"task {task!r}" if named else f"task {task}" for task in tasks]
-    given = [task_weights(weights, tasks, named=named) for weights in weightings]
-    full = [with_prior(weights, has_prior=prior is not None) for weights in given]
+    given = task_weights(weights, tasks, named=named)
+    full = with_prior(given, has_prior=prior is not None)
     if isinstance(prior, Mixture):
         raise TypeError("the prior is a Mixture; expected one of the Gaussian families")
     everyone = dict(zip(labels, terms))
     together = everyone if prior is None else {**everyone, "prior": prior}
-    used = [who for k, who in enumerate(together) if any(weights[k] for weights in full)]
+    used = [who for who, weight in zip(together, full) if weight]
     positive = check_posteriors(together, used)
     _check_family(everyone, prior)
-    for weights in full:
-        _check_positivity(everyone, prior, weights)
-    for present in {tuple(map(bool, weights)) for weights in full}:
-        if sum(present) > 1:
-            check_factors(
-                {who: together[who] for who, is_used in zip(together, present) if is_used}
-            )
+    _check_positivity(everyone, prior, full)
+    if len(used) > 1:
+        check_factors({who: together[who] for who in used})
     return Problem(terms, prior, full, vanishing=not positive)
 
 

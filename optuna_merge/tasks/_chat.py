@@ -7,7 +7,7 @@ from typing import Any
 
 from optuna_merge._base.labels import IGNORED
 from optuna_merge.tasks._data import LABELS, TensorData
-from optuna_merge.tasks._language import language_columns, language_splits, tokenizer_of
+from optuna_merge.tasks._language import language_data, language_splits, tokenizer_of
 from optuna_merge.tasks._task import Task
 
 Piece = tuple[str, bool]
@@ -67,10 +67,7 @@ def chat_task(
                 rows.append(row)
                 following = zip(row[1:], learnt[1:])
                 labels.append([t if known else IGNORED for t, known in following] + [IGNORED])
-        return TensorData(
-            language_columns(tokenizer, rows, {LABELS: (labels, IGNORED)}),
-            vocabulary=len(tokenizer),
-        )
+        return language_data(tokenizer, rows, {LABELS: (labels, IGNORED)})
 
     return language_splits(name, splits, [messages], encoded, len(tokenizer), options)
 

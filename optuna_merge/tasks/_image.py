@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from optuna_merge.tasks._data import LABELS, Data
+from optuna_merge.tasks._splits import classification, tables_of
 from optuna_merge.tasks._task import Task
 
 
@@ -51,44 +52,19 @@ def image_task(
             and file.
     """
     data: dict[str, Data] = {}
-    for split in ("train", "validation", "test"):
-        if split not in splits:
-            if split != "test":
-                raise ValueError(f"task {name!r}: no split {split!r} among {sorted(splits)}")
-            continue
-        table = splits[split]
-        for column in (image, label):
-            if column not in table.column_names:
-                raise ValueError(
-                    f"task {name!r}, {split} data: no column {column!r} among {table.column_names}"
-                )
+    for split, where, table in tables_of(name, splits, (image, label)):
         chosen = train_transform if split == "train" and train_transform else transform
-        data[split] = _ImageData(f"task {name!r}, {split} data", table, chosen, image, label)
-    feature = splits["train"].features[label]
-    if num_labels is None:
-        declared = getattr(feature, "num_classes", None)
-        num_labels = declared or max(splits["train"][label], default=0) + 1
-    if getattr(feature, "num_classes", None) == num_labels:
-        options = {"label_names": tuple(feature.names)} | options
-    return Task(
-        name, data["train"], data["validation"], num_labels, test=data.get("test"), **options
-    )
+        data[split] = _ImageData(where, table, chosen, image, label)
+    return classification(name, data, splits["train"], label, num_labels, options)
 
 
 class _ImageData:
     def __init__(
-        self,
-        where: str,
-        table: Any,
-        transform: Callable[[Any], Tensor],
-        image: str,
-        label: str,
+        self, where: str, table: Any, transform: Callable[[Any], Tensor], image: str, label: str
     ) -> None:
         from datasets import Image
 
-        self._where = where
-        self._transform = transform
-        self._image = image
+        self._where, self._transform, self._image = where, transform, image
         self.columns = {LABELS: torch.as_tensor(list(table[label]))}
         feature = table.features[image]
         # As files, to be decoded here; but not under a format or transform of the user's own.
