@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 _SAFE = ("model.safetensors", "model.safetensors.index.json")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
+_SIDE_FILES = (".json", ".txt", ".model", ".jinja")
 _TENSORS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 PICKLE = (
     "files of torch.save are not merged from disk to disk; convert it to safetensors, by "
@@ -225,6 +227,13 @@ def _adapter_parts(names: tuple[str, ...]) -> Mapping[str, Mapping[str, tuple[st
             part = match[1] or match[2]
             found[part] = (*found.get(part, ()), name)
     return parts
+
+
+def copy_side_files(source: Path, target: Path) -> None:
+    """Copy what a checkpoint's folder has beside tensors: configuration and tokenizer."""
+    for file in source.iterdir():
+        if file.suffix in _SIDE_FILES and not file.name.endswith(".index.json") and file.is_file():
+            shutil.copy(file, target)
 
 
 def same_shapes(

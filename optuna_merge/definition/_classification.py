@@ -13,7 +13,7 @@ from optuna_merge.definition._data import (
     read_examples,
     reason_of,
 )
-from optuna_merge.definition._sections import Data, OneTask, Study
+from optuna_merge.definition._sections import Data, Study
 from optuna_merge.models import MultitaskModel, from_timm, from_transformers, timm_body
 from optuna_merge.tasks import (
     Task,
@@ -65,7 +65,7 @@ class ClassificationBuilder(Builder[Study]):
         """The tasks, and the model around its body; errors have their lines."""
         self.check_names()
         specs = self.study.tasks
-        data = [self._data(spec) for spec in specs]
+        data = [self.settings(spec, Data) for spec in specs]
         examples = [
             read_examples(
                 spec.name, found, self.folder, images=self._images, fail=self.fail(index)
@@ -98,12 +98,6 @@ class ClassificationBuilder(Builder[Study]):
     @property
     def _images(self) -> bool:
         return bool(self.study.model.kind == "image")
-
-    def _data(self, spec: OneTask) -> Data:
-        """The task's own settings over those of all."""
-        shared = {k: getattr(self.study.data, k) for k in self.study.data.model_fields_set}
-        own = {k: getattr(spec, k) for k in spec.model_fields_set & Data.model_fields.keys()}
-        return Data(**(shared | own))
 
     def _body(self) -> Any:
         """A name or folder for transformers, a module for timm, whose images depend on it."""

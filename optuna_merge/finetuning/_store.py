@@ -108,13 +108,11 @@ class Given:
 class FinetuneStore:
     """A folder of finetunes, each under the hash of its tasks, settings and task weights.
 
-    A run that is there is not repeated: a task's own run is also the truth of the weights that
-    are one for this task, and a run that was killed goes on from its checkpoint, whichever trial
-    asks for it. Processes of one machine that want the same run wait for each other, and threads
-    of one process take turns, whatever they want: they train one model.
-
-    A task's own run is under the hash of this task alone, so that studies of other tasks beside
-    it find it. Where these were not there when it was trained, its end is evaluated on them.
+    A run that is there is not repeated, and one that was killed goes on from its checkpoint,
+    whichever trial asks for it. Processes of one machine that want the same run wait for each
+    other, and threads of one process take turns: they train one model. A task's own run is under
+    the hash of this task alone, so that studies of other tasks beside it find it. Where these were
+    not there when it was trained, its end is evaluated on them.
 
     Args:
         folder: Where; is made.

@@ -49,9 +49,9 @@ def fit(
     `PreviewSettings(anchor="none")`): a study needs it in any case, and its trial finds it.
 
     Every result is a file in the working folder, under the hash of what it was made from: of a
-    task's own run and its curvature that is this task alone, so that studies of other sets of
-    tasks share them. An interrupted fit goes on where it stopped, the training run from its last
-    checkpoint. Workers that fit at once share the tasks out: each run is made by one of them.
+    task's own run and its curvature that is this task alone, so that studies of other tasks share
+    them. An interrupted fit goes on where it stopped. Workers that fit at once share the tasks
+    out.
 
     Args:
         definition: What to fit.

@@ -18,7 +18,7 @@ from optuna_merge.fitting._damping import Damping
 from optuna_merge.fitting._workbench import Measured, Report
 from optuna_merge.goals import Goal, below_nadir
 from optuna_merge.models import MultitaskModel
-from optuna_merge.previews import Previewer, refined, refinement_settings
+from optuna_merge.previews import Previewer, refinement_settings, weighted_loss
 from optuna_merge.tasks import Evaluation, Measurement, Task, check_finite
 
 
@@ -139,33 +139,28 @@ class FittedStudy:
         """A refined preview: the merge at `weights`, trained for a few steps on the weighted loss.
 
         By AdamW at a constant rate, with fresh moments. A tenth to a fifth of a finetune's steps
-        make a preview truer than the same steps from the pretrained body do, at their cost; beyond
-        two fifths the refined model may be better than the finetune that it previews
-        (studies/ladder.py). The run is kept in the store.
+        make a preview truer than the same steps from the pretrained body do; beyond two fifths the
+        refined model may be better than the finetune that it previews (studies/ladder.py).
 
         Args:
             weights: Task weight by name, on the simplex.
             steps: Training steps.
-            rate: Multiple of the finetune's learning rates (where that is not by AdamW, of
-                AdamW's default).
+            rate: Multiple of the finetune's learning rates (or, of others than AdamW's, of its).
 
         Returns:
-            The evaluations by task, or the merge's own where training has not lowered the
-            weighted loss.
+            Evaluations by task; the merge's own where training hasn't lowered the weighted loss.
 
         Raises:
             ValueError: `steps` below 1, or a rate that is not positive.
             TrainingDivergedError: a loss or gradient is not finite.
         """
-        return refined(
-            weights,
-            refinement_settings(self.definition.finetuning, steps, rate),
-            previewer=self.previewer,
-            model=self.model,
-            tasks=self.tasks,
-            store=self.store,
-            start=self.merge,
-        )
+        settings = refinement_settings(self.definition.finetuning, steps, rate)
+        with models_turn():
+            merge = self.previewer(weights).evaluations
+            self.previewer.release()  # training needs the device's memory
+            start = self.merge(weights)
+            run = self.store.run(self.model, self.tasks, weights, settings, start=start)
+        return min(merge, run.evaluations, key=lambda found: weighted_loss(weights, found))
 
 
 def _metrics(evaluations: Mapping[str, Evaluation]) -> dict[str, Measurement]:

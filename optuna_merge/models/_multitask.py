@@ -173,10 +173,6 @@ class MultitaskModel(nn.Module):
         Deterministic, in evaluation mode; see `GenerationSettings`. A causal model goes on from
         each example's prompt: all of it up to the first label that isn't -100.
 
-        Args:
-            batch: The task's columns, on the model's device.
-            task: The task's name.
-
         Raises:
             ValueError: the task's network can't generate.
         """
@@ -186,13 +182,7 @@ class MultitaskModel(nn.Module):
         return network.write(batch)
 
     def measure(self, metric: Metric, task: str, split: str) -> Measurement:
-        """The value of a metric of the whole model, on its own data of a split.
-
-        Args:
-            metric: Has `of_model`.
-            task: The name of the task whose network is measured.
-            split: "validation" or "test".
-        """
+        """The value of a metric of the whole model, on its own data of "validation" or "test"."""
         network = self.heads[self._head_of[task]]
         assert isinstance(network, LanguageModel) and metric.of_model is not None
         with network.greedy() as inner, own_draws(self.device):
@@ -246,12 +236,9 @@ class MultitaskModel(nn.Module):
     def prepare(self, task: Task) -> None:
         """Make ready for evaluating the task: evaluation mode, with the task's statistics.
 
-        Without batch norms that are re-estimated this is `eval()`. Else their statistics are set
-        to those of the task's training data under the present parameters, in batches of at most
-        64 examples (`optuna_merge.merging.reestimate_batch_norm`).
-
-        Args:
-            task: One of the model's tasks; its training data are read.
+        Batch norms that are re-estimated get those of the task's training data under the present
+        parameters, in batches of at most 64 examples
+        (`optuna_merge.merging.reestimate_batch_norm`).
         """
         self.eval()
         if not self._reestimated:

@@ -16,8 +16,8 @@ def adam_second_moments(
 
     Rougher than `squared_gradients`: gradients are of minibatches with the data's labels, dropout
     on, at the parameters of the last 1 / (1 - beta2) steps, and clipped if they were. The factor
-    of the batch size undoes the averaging as far as the examples' gradients are independent.
-    For a state that was saved to a file, see this folder's README.
+    of the batch size undoes the averaging as far as the examples' gradients are independent. For a
+    state that was saved to a file, see this folder's README.
 
     Args:
         state: The optimizer or its `state_dict()`.
@@ -26,12 +26,10 @@ def adam_second_moments(
         batch_size: Examples averaged for one step, accumulation and processes included.
 
     Returns:
-        Tensors by name, the data part on the scale of the averaged loss. Parameters that were
-        never stepped are missing.
+        Tensors by name, of parameters that were stepped: the data part of the averaged loss.
 
     Raises:
-        ValueError: another number of names than parameters, none where the optimizer kept none, or
-            an optimizer that has no second moments.
+        ValueError: other names than parameters, or an optimizer that has no second moments.
     """
     described = state.state_dict() if isinstance(state, Optimizer) else state
     moments: dict[str, Tensor] = {}

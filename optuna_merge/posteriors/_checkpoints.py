@@ -62,16 +62,11 @@ _OUTPUT = "its output layer"
 def load_checkpoint(path: PathLike, *, base: PathLike | None = None) -> dict[str, Tensor]:
     """The parameters in a checkpoint, as a posterior's mean.
 
-    For the precision run an estimator on them (`squared_gradients` and others), or take
-    `IsotropicGaussian` for averaging. Left out, for they are not to be averaged: tensors that are
-    not floating-point, and the running statistics of batch norms, which must be estimated anew for
-    a merged model (`optuna_merge.merging.reestimate_batch_norm`). Tied tensors are taken once, by
-    their first name.
-
-    Of a folder those files are read that transformers would load: model.safetensors before the
-    index of shards, both before pytorch_model.bin; and of an adapter adapter_model.safetensors
-    before adapter_model.bin. Names are those in the files: what torch.compile or DataParallel put
-    before them ("_orig_mod.", "module.") is kept.
+    Left out, for they are not to be averaged: tensors that are not floating-point, and the running
+    statistics of batch norms (`optuna_merge.merging.reestimate_batch_norm`). Tied tensors are
+    taken once, by their first name. Of a folder those files are read that transformers would load:
+    model.safetensors before the index of shards, both before pytorch_model.bin; and of an adapter
+    adapter_model.safetensors before adapter_model.bin. Names are those in the files.
 
     Args:
         path: A Hugging Face folder (sharded or not), a safetensors file or an index of shards, a
@@ -82,8 +77,7 @@ def load_checkpoint(path: PathLike, *, base: PathLike | None = None) -> dict[str
             alpha / sqrt(r) for rsLoRA (arXiv 2312.03732), and the base's other parameters. Of a
             DoRA adapter (arXiv 2402.09353, eq. 5) it is m W' / |W'|, with the norms of the rows
             that belong to one output each. Where the base's output layer is its embedding (tied),
-            the adapter must leave them equal: change both alike (resized vocabularies,
-            `ensure_weight_tying`), or neither.
+            the adapter must leave them equal.
 
     Returns:
         Tensors by name, on the CPU.
@@ -91,9 +85,8 @@ def load_checkpoint(path: PathLike, *, base: PathLike | None = None) -> dict[str
     Raises:
         FileNotFoundError: no such path, no checkpoint in the folder, or a shard is missing.
         CorruptFileError: a file that can't be read, or that lacks what its index names.
-        ValueError: an adapter without a base or the other way round (also one given as a file),
-            one that does not fit its base, or one that isn't of these forms: the message names
-            the option; quantised weights; a posterior's file.
+        ValueError: an adapter without a base or the other way round, one that does not fit it, or
+            one that isn't of these forms; quantised weights; a posterior's file.
     """
     path = Path(path)
     if is_adapter(path) != (base is not None):

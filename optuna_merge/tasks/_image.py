@@ -29,16 +29,14 @@ def image_task(
     """A `Task` that classifies images; each is decoded and transformed when it is read.
 
     A column `datasets.Image(mode="RGB")`, or another mode of 8 bits, gives all images in that
-    mode. Grey images of 16 bits, which PIL would clip to white, are scaled to 8 by their bit
-    depth; those of 32 bits or of floats, whose range no file tells, are refused. Transparency is
-    left out, the orientation that cameras note is heeded, of an animation the first picture is
-    taken. Without a mode the transform gets images as their files have them; mind that PIL's
-    `convert` clips.
+    mode: grey images of 16 bits are scaled to 8, transparency is left out, the orientation that
+    cameras note is heeded, of an animation the first picture is taken. Those of 32 bits or of
+    floats, whose range no file tells, are refused. Without a mode the transform gets images as
+    their files have them.
 
     Args:
         name: The task's name.
-        splits: `{"train": ..., "validation": ..., "test": ...}` of `datasets.Dataset` (a
-            `DatasetDict` will do); "test" may be missing.
+        splits: As in `text_task`.
         transform: Image to tensor of one shape, such as `timm.data.create_transform(...)`.
         train_transform: For the training data; default `transform`.
         num_labels: Classes; default: the label feature's, or else the largest training label + 1.
@@ -47,9 +45,8 @@ def image_task(
         **options: Further fields of `Task`, such as `head` and `metrics`.
 
     Raises:
-        ValueError: a split or column that is missing. And when images are read, one that is
-            damaged, no image, or can't be had in the column's mode; the message names task, split
-            and file.
+        ValueError: a split or column that is missing; or, when it is read, an image that is
+            damaged, or can't be had in the column's mode.
     """
     data: dict[str, Data] = {}
     for split, where, table in tables_of(name, splits, (image, label)):

@@ -33,9 +33,7 @@ def language_task(
     An example's tokens are the prompt's, the target's and the end token. Only those of the target
     and the end are labelled: label t is the token after token t, and -100 stands at the rest.
     Prompt and target are tokenised apart, so that generation starts from exactly the tokens that
-    training saw; a space or line break between them must be in one of the texts. Tokens are
-    padded on the right; for generation `MultitaskModel.generate` takes the prompts out of the
-    batch and pads them on the left.
+    training saw; a space or line break between them must be in one of the texts.
 
     Args:
         name: The task's name.
@@ -103,7 +101,7 @@ def seq2seq_task(
     Args:
         name: The task's name.
         splits: See `language_task`.
-        tokenizer: A Hugging Face tokenizer, or the name or folder of one.
+        tokenizer: The same.
         source: Column of the texts that the encoder reads.
         target: Column of the texts to be learnt.
         max_source_length: Tokens to keep of each source.
@@ -113,8 +111,7 @@ def seq2seq_task(
         **options: See `language_task`.
 
     Raises:
-        ValueError: a split or column that is missing, a tokenizer without an end token or, with
-            no `start`, without a padding token.
+        ValueError: as `language_task`; no `start`, and a tokenizer without a padding token.
     """
     tokenizer = tokenizer_of(name, tokenizer)
     if start is None:

@@ -181,16 +181,13 @@ def fit_program(
 ) -> FittedProgram:
     """Run each task alone, and uniform weights, and make previews; what is there is not repeated.
 
-    Uniform weights are finetuned first, since the study needs them in any case, and correct all
-    merges around them, as those of `fit` (`optuna_merge.previews.Anchor`).
-
     Args:
         program: What trains.
         wanted: Score and constraints.
         workdir: The working folder; is made. Workers that fit at once share the tasks out.
         progress: Show progress bars.
         given: Checkpoints that stand for tasks' own runs, which then cost nothing.
-        anchor: "uniform": uniform weights are finetuned now, and correct all merges; "none".
+        anchor: "uniform": uniform weights are finetuned first, and correct all merges; "none".
 
     Raises:
         TypeError: checkpoints are given to a program that takes none.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from optuna_merge._base.checkpoint_files import (
     ADAPTER_CONFIG,
     ADAPTERS,
+    copy_side_files,
     is_adapter,
     tensor_files,
 )
@@ -115,9 +115,7 @@ def _merge_adapters(paths: Mapping[str, Path], weights: Mapping[str, float], out
         factor = math.sqrt(len(paths)) if config["use_rslora"] else len(paths)
         about |= {"r": about["r"] * len(paths), "lora_alpha": about["lora_alpha"] * factor}
     output.mkdir()
-    for file in first.iterdir():
-        if file.suffix in (".json", ".txt", ".model", ".jinja"):
-            shutil.copy(file, output / file.name)
+    copy_side_files(first, output)
     (output / ADAPTER_CONFIG).write_text(json.dumps(about, indent=2), encoding="utf-8")
     save_file(merged, output / ADAPTERS[0], {"format": "pt"})
 
