@@ -35,9 +35,7 @@ def adam_second_moments(
     moments: dict[str, Tensor] = {}
     count = sum(len(group["params"]) for group in described["param_groups"])
     if names is None:
-        names = [
-            name for group in described["param_groups"] for name in group.get("param_names", [])
-        ]
+        names = [n for group in described["param_groups"] for n in group.get("param_names", [])]
         if not names and count:
             raise ValueError(
                 "the optimizer kept no names, as it was not made of model.named_parameters(); "
@@ -46,13 +44,11 @@ def adam_second_moments(
     if len(names) != count:
         raise ValueError(f"{len(names)} names for the optimizer's {count} parameters")
     for group in described["param_groups"]:
-        if "betas" not in group:
-            raise ValueError("the optimizer keeps no second moments; expected Adam or AdamW")
         for index in group["params"]:
             values = described["state"].get(index)
-            if values is None:
+            if values is None and "betas" in group:
                 continue
-            if "exp_avg_sq" not in values:
+            if "betas" not in group or "exp_avg_sq" not in values:
                 raise ValueError("the optimizer keeps no second moments; expected Adam or AdamW")
             correction = 1 - group["betas"][1] ** float(values["step"])
             moments[names[index]] = values["exp_avg_sq"].detach() * (batch_size / correction)

@@ -26,10 +26,8 @@ def check_trainer(trainer: Any, folder: Path, tasks: Mapping[str, Any]) -> None:
             f"give it the folder, where its checkpoints are looked for"
         )
     if args.max_steps <= 0:
-        raise ValueError(
-            f"the Trainer has max_steps={args.max_steps}; set it: all finetunes are "
-            f"of equal length"
-        )
+        told = "set it: all finetunes are of equal length"
+        raise ValueError(f"the Trainer has max_steps={args.max_steps}; {told}")
     for name in ("load_best_model_at_end", "save_only_model"):
         if getattr(args, name, False):
             raise ValueError(
@@ -51,10 +49,8 @@ def check_trainer(trainer: Any, folder: Path, tasks: Mapping[str, Any]) -> None:
         )
     for task in tasks:
         if task not in evaluated:
-            raise ValueError(
-                f"task {task!r}: the Trainer's eval_dataset has {sorted(evaluated)}, but none of "
-                f"this name"
-            )
+            told = f"the Trainer's eval_dataset has {sorted(evaluated)}, but none of this name"
+            raise ValueError(f"task {task!r}: {told}")
         check_data(task, "validation", evaluated[task])
 
 

@@ -254,8 +254,8 @@ def test_tensors_of_another_body_are_refused_by_task_and_name(kind: str, copied:
 
     def refused(found: str) -> None:
         message = (
-            f"task 'blue': {path} has {found} for 'body.3.weight', but the body's is (8, 8); it "
-            f"belongs to another body: use another --workdir"
+            f"task 'blue': {path}: 'body.3.weight' has shape {found}, expected (8, 8); it belongs "
+            f"to another body: use another --workdir"
         )
         with pytest.raises(ValueError, match=re.escape(message)):
             fit_toy(copied)

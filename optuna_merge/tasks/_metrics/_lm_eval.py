@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -81,15 +81,8 @@ def lm_eval_metric(
     by_split = {"validation": _listed(tasks), "test": _listed(test)}
     if not by_split["validation"]:
         raise ValueError("lm_eval_metric needs at least one task of lm-eval, got none")
-    harness = Harness(
-        value,
-        {split: specs for split, specs in by_split.items() if specs},
-        tokenizer,
-        num_fewshot=num_fewshot,
-        limit=limit,
-        batch_size=batch_size,
-        apply_chat_template=apply_chat_template,
-    )
+    specs = {split: found for split, found in by_split.items() if found}
+    harness = Harness(value, specs, tokenizer, num_fewshot, limit, batch_size, apply_chat_template)
     if greater_is_better is None:
         greater_is_better = harness.greater_is_better()
     return Metric(name or value, _never, greater_is_better, of_model=harness)
@@ -103,7 +96,6 @@ class Harness:
         value: str,
         specs: Mapping[str, Sequence[Spec]],
         tokenizer: Any,
-        *,
         num_fewshot: int | None,
         limit: int | None,
         batch_size: int,
@@ -112,23 +104,17 @@ class Harness:
         self._value, _, chosen = value.partition(",")
         self._filter = chosen or None
         # A copy: the harness gives it a padding token.
-        self._tokenizer = copy.deepcopy(
-            load_tokenizer(tokenizer)
-        )  # the harness gives it a padding token
+        self._tokenizer = copy.deepcopy(load_tokenizer(tokenizer))
         self._limit, self._batch_size = limit, batch_size
         self._apply_chat_template = apply_chat_template
         self._tasks = {split: _load(some, num_fewshot) for split, some in specs.items()}
+        self.splits = tuple(self._tasks)
         for name, task in self._all():
             if self._value not in task.aggregation():
                 raise ValueError(
                     f"lm-eval's task {name!r} has no value {self._value!r} among "
                     f"{sorted(task.aggregation())}"
                 )
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """The splits that there are tasks for."""
-        return tuple(self._tasks)
 
     def greater_is_better(self) -> bool:
         """What the harness's tasks say of the value."""
@@ -261,19 +247,10 @@ def _silence(task: Any) -> None:
 def _wrapped(network: Any, tokenizer: Any, batch_size: int) -> Any:
     from lm_eval.models.huggingface import HFLM
 
-    class Silent(HFLM):  # type: ignore[misc]
-        """Without progress bars."""
-
-        def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
-            return super().loglikelihood(requests, disable_tqdm=True)
-
-        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> Any:
-            return super().loglikelihood_rolling(requests, disable_tqdm=True)
-
-        def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
-            return super().generate_until(requests, disable_tqdm=True)
-
-    return Silent(pretrained=network, tokenizer=tokenizer, batch_size=batch_size)
+    model = HFLM(pretrained=network, tokenizer=tokenizer, batch_size=batch_size)
+    for name in ("loglikelihood", "loglikelihood_rolling", "generate_until"):
+        setattr(model, name, partial(getattr(model, name), disable_tqdm=True))
+    return model
 
 
 @contextmanager
