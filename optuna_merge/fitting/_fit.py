@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,6 @@ from optuna_merge.finetuning import (
     FinetuneStore,
     FinishedRun,
     Given,
-    Start,
     training_device,
 )
 from optuna_merge.fitting._fitted import FittedStudy
@@ -161,14 +159,6 @@ def finetune_store(definition: StudyDefinition, workdir: Path) -> FinetuneStore:
     return FinetuneStore(workdir / "finetunes", keys, given)
 
 
-def merges_key(parts: Mapping[str, Any]) -> str:
-    """Identifies what merges are made of, from a `FittedStudy`'s parts."""
-    made_of = [parts["posteriors"], parts["heads"]]
-    if {"heads", "anchor"} & parts.get("preview", {}).keys():  # merges are not all
-        made_of += [parts["preview"], parts.get("anchor")]
-    return json_hash(made_of)
-
-
 def _unit_key(task: str, settings: str, component: int, given: str | None) -> str:
     made_of = [task, settings, component]
     return short_hash(made_of if given is None else [*made_of, given])
@@ -254,18 +244,12 @@ def _assemble(
     }
     files = [*(path for run in every for path in run.files), *made.files]
     files += [] if anchor is None else anchor.files
-    merges = merges_key(parts)
-
-    def merge(weights: Mapping[str, float]) -> Start:
-        return Start(merges, lambda: previewer.merged(weights))
-
     return FittedStudy(
         definition=definition,
         model=model,
         tasks=tasks,
         runs={name: of_task[0] for name, of_task in runs.items()},
         previewer=previewer,
-        merge=merge,
         damping=made.damping,
         costs=costs,
         parts=parts,

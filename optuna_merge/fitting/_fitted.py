@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ class FittedStudy:
         tasks: The tasks as they run: on the frozen trunk's cached output where that applies.
         runs: The task's own finetune, by task; of several, that of the truths' seed.
         previewer: Scores merges of the posteriors.
-        merge: Gives the merge at some weights as the start of a finetune.
         damping: The damping; None for isotropic posteriors.
         costs: Training steps and seconds, by what they were spent on.
         parts: The full definition, posteriors included, as JSON values.
@@ -45,7 +44,6 @@ class FittedStudy:
     tasks: tuple[Task, ...]
     runs: dict[str, FinishedRun]
     previewer: Previewer
-    merge: Callable[[Mapping[str, float]], Start]
     damping: Damping | None
     costs: dict[str, float]
     parts: dict[str, Any]
@@ -96,6 +94,13 @@ class FittedStudy:
     def anchors(self) -> tuple[dict[str, float], ...]:
         """Task weights whose truths make the previews: each task alone, uniform if anchored."""
         return anchor_weights(self.names, uniform=self.parts.get("anchor") is not None)
+
+    def merge(self, weights: Mapping[str, float]) -> Start:
+        """The merge at some weights as the start of a finetune."""
+        made_of = [self.parts["posteriors"], self.parts["heads"]]
+        if {"heads", "anchor"} & self.parts.get("preview", {}).keys():  # merges are not all
+            made_of += [self.parts["preview"], self.parts.get("anchor")]
+        return Start(json_hash(made_of), lambda: self.previewer.merged(weights))
 
     def preview(self, weights: Mapping[str, float]) -> Measured:
         """What the merge at these task weights is worth; see `Workbench`."""

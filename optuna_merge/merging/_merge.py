@@ -80,8 +80,7 @@ def merge_into(
     one of the means may be overwritten. Parameters that the posteriors don't have stay.
 
     Args:
-        module: Has a parameter or buffer for every tensor, of its shape; dtype and device may
-            differ.
+        module: Has a parameter or buffer for every tensor, of its shape; types may differ.
         posteriors: As in `merge`.
         weights: As in `merge`.
         prior: As in `merge`.
@@ -90,15 +89,6 @@ def merge_into(
     Raises:
         TypeError, ValueError: as in `merge`, or a name or shape that the module does not have; the
             module is unchanged then.
-
-    Examples:
-        >>> from optuna_merge.posteriors import IsotropicGaussian
-        >>> first, second, merged = (nn.Linear(1, 1, bias=False) for _ in range(3))
-        >>> _ = nn.init.constant_(first.weight, 1), nn.init.constant_(second.weight, 3)
-        >>> posteriors = [IsotropicGaussian(net.state_dict()) for net in (first, second)]
-        >>> merge_into(merged, posteriors, [0.5, 0.5])
-        >>> merged.weight.item()
-        2.0
     """
     problem = check_merge(posteriors, weights, prior)
     targets = _targets(module, problem.posteriors[0].mean, names or {})

@@ -55,10 +55,8 @@ def from_language_model(
 
     Raises:
         ImportError, TypeError: an adapter without peft, or one that is no `LoraConfig`.
-        ValueError: an adapter that trains more than its factors B; a task whose columns are for
-            the other kind of model, that has more tokens than the model, or whose decoder inputs
-            start with another token than the model's, or tokens or positions that it has no
-            embedding of.
+        ValueError: an adapter that trains more than its factors B; a task for the other kind of
+            model, or with tokens or positions that this one doesn't have.
         FileNotFoundError: there is no model of this name or in this folder.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM

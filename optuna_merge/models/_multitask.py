@@ -35,21 +35,19 @@ _WRITERS = "make the model with from_language_model, or give the network a metho
 class MultitaskModel(nn.Module):
     """One shared body and one network per head, each of which contains the body.
 
-    Parameters are named `body.<name>` and `heads.<head>.<name>`. *Shared* parameters (those of
-    the body that are trained, and of heads that several tasks use) are merged; a head of one
-    task's own is trained with that task and never merged. Frozen modules stay in evaluation mode
-    while training (no dropout in them), and frozen batch norms keep their statistics.
+    Parameters are named `body.<name>` and `heads.<head>.<name>`. *Shared* parameters (those of the
+    body that are trained, and of heads that several tasks use) are merged; a head of one task's
+    own is trained with that task and never merged. Frozen modules stay in evaluation mode while
+    training (no dropout in them), and frozen batch norms keep their statistics.
 
-    Trained batch norms either keep the pretrained statistics too, in evaluation mode even while
-    training; or they are re-estimated: while training they normalise by each task's batch, and
-    before a task is evaluated (see `prepare`) their statistics are set to those of a fixed choice
-    of its training data under the present parameters. Every task then has statistics of its own,
-    and they depend on parameters and data alone: none are trained, merged or saved.
+    Trained batch norms either keep the pretrained statistics too; or they are re-estimated: while
+    training they normalise by each task's batch, and before a task is evaluated (see `prepare`)
+    their statistics are set to those of a fixed choice of its training data under the present
+    parameters. None are trained, merged or saved.
 
     Args:
         body: The shared part.
-        heads: Network per head name, each holding `body` as a submodule and taking the batch's
-            inputs.
+        heads: Network per head name, each holding `body` as a submodule and taking the inputs.
         tasks: The tasks; each names one of the heads.
         inputs: Columns of the batch that the networks take.
         trainable: Which of the body's parameters are trained and merged.
@@ -59,11 +57,9 @@ class MultitaskModel(nn.Module):
             preview of a task costs so many forward passes more.
 
     Raises:
-        ValueError: a task's head is missing, or nothing of the body is trained and no head is
-            shared, so that there is nothing to merge; a choice for batch norms that isn't one; a
-            metric of generated texts for a network that can't generate; a parameter that is NaN
-            or infinite; a trained layer whose weight is computed otherwise than from parameters
-            alone (spectral norm, pruning, old-style weight norm).
+        ValueError: a task's head is missing, or there is nothing to merge; a metric that a network
+            doesn't serve; a parameter that is NaN or infinite; a trained layer whose weight is
+            computed otherwise than from parameters alone (spectral norm, pruning).
     """
 
     def __init__(

@@ -49,18 +49,17 @@ def from_transformers(
     """A multitask model around a pretrained transformer, each head as its architecture has it.
 
     Every head is a `...ForSequenceClassification` network of the architecture, and all of them
-    hold the same base model, which is the body. Where these heads read only the first token, as
-    in BERT and its kin, the last layer is computed for that token alone after its attention.
+    hold the same base model, which is the body. Where these heads read only the first token, as in
+    BERT and its kin, the last layer is computed for that token alone after its attention.
 
     Args:
         name_or_path: A model's name on the hub, or a folder made by `save_pretrained`.
         tasks: Tasks with the tokenizer's columns.
         trainable: Which of the body's parameters are trained and merged.
-        adapter: A `peft.LoraConfig`: of the body only the adapters' factors B are trained and
-            merged; the factors A are random, frozen and the same for all tasks.
+        adapter: As in `from_language_model`.
         seed: Seed of the heads' initial values, and of the adapters' factors A.
         dtype: Of the parameters.
-        **options: Passed to `from_pretrained`, such as `revision` and `trust_remote_code`.
+        **options: Passed to `from_pretrained`, such as `revision`.
 
     Raises:
         ImportError, TypeError: an adapter without peft, or one that is no `LoraConfig`.

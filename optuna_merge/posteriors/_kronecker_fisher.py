@@ -32,8 +32,8 @@ def kronecker_fisher(
     mean of a a' over examples and positions, G the mean over examples of the sum of g g' over
     positions, with inputs a and gradients g at the outputs (K-FAC, arXiv 1503.05671; positions as
     in K-FAC-expand, arXiv 2311.00636). Their biases, layer norms and embeddings get the diagonal:
-    exact squared gradients of each example. Other parameters get nothing, nor do embeddings that
-    are looked up once for the whole batch (positions): the prior decides on them.
+    exact squared gradients of each example. Others get nothing, nor do embeddings that are looked
+    up once for the whole batch (positions): the prior decides on them.
 
     Args:
         model: In eval mode. A module that is called several times in a pass counts every call as
@@ -43,8 +43,7 @@ def kronecker_fisher(
         labelling: `loss`, `sample_labels` and `generator`, as in `squared_gradients`.
 
     Returns:
-        Factors and diagonals by parameter name, the data part on the scale of the averaged loss,
-        for parameters that require gradients.
+        Factors and diagonals by name of a parameter that requires gradients: the data part.
 
     Raises:
         ValueError: the model is in training mode, no examples, or a batch without labels.

@@ -28,25 +28,13 @@ from optuna_merge.tasks._losses import (
     mean_squared_error,
     token_cross_entropy,
 )
-from optuna_merge.tasks._metrics import (
-    Measurement,
-    Metric,
-    ModelMeasure,
-    accuracy,
-    bleu,
-    chrf,
-    lm_eval_metric,
-    macro_f1,
-    matthews,
-    negative_squared_error,
-    pearson,
-    perplexity,
-    squared_error,
-    text_metric,
-    token_accuracy,
-    token_loss,
-    torchmetrics_metric,
-)
+from optuna_merge.tasks._metrics._classification import accuracy, macro_f1, matthews
+from optuna_merge.tasks._metrics._lm_eval import lm_eval_metric
+from optuna_merge.tasks._metrics._metric import Measurement, Metric, ModelMeasure
+from optuna_merge.tasks._metrics._regression import negative_squared_error, pearson, squared_error
+from optuna_merge.tasks._metrics._texts import bleu, chrf, text_metric
+from optuna_merge.tasks._metrics._tokens import perplexity, token_accuracy, token_loss
+from optuna_merge.tasks._metrics._torchmetrics import torchmetrics_metric
 from optuna_merge.tasks._pretrained import load_tokenizer as load_tokenizer, loading as loading
 from optuna_merge.tasks._task import SPLITS as SPLITS, Task, check_name as check_name, check_tasks
 from optuna_merge.tasks._text import text_task

@@ -26,15 +26,14 @@ def chat_task(
     """A `Task` in which a causal language model learns the assistant's turns of conversations.
 
     The tokenizer's chat template writes a conversation as text. Labelled is what the template adds
-    for each turn of the assistant, behind the words that ask for one, with the tokens that end
-    the turn. So a model learns to answer from exactly the tokens that generation starts from.
-    Messages behind the last turn of the assistant are left out. A conversation is one example,
-    unless the template writes earlier turns otherwise once more follow: then every answer is one.
+    for each turn of the assistant, with the tokens that end the turn, so a model learns to answer
+    from exactly the tokens that generation starts from. Messages behind the last turn of the
+    assistant are left out. A conversation is one example, unless the template writes earlier turns
+    otherwise once more follow: then every answer is one.
 
     Args:
         name: The task's name.
-        splits: `{"train": ..., "validation": ..., "test": ...}` of `datasets.Dataset`; "test" may
-            be missing.
+        splits: As in `language_task`.
         tokenizer: A Hugging Face tokenizer with a chat template, or the name or folder of one.
         messages: Column of the conversations: lists of `{"role": ..., "content": ...}`.
         max_length: Tokens to keep of each conversation, the last ones.

@@ -13,7 +13,8 @@ from torch import Tensor
 from optuna_merge.exceptions import NotFiniteError
 from optuna_merge.tasks._data import LABELS, Batch, TensorData, batches_in_order, to_device
 from optuna_merge.tasks._losses import Loss
-from optuna_merge.tasks._metrics import Measurement, Metric, mean_measurement
+from optuna_merge.tasks._metrics._metric import Measurement, Metric
+from optuna_merge.tasks._metrics._standard_errors import mean_measurement
 from optuna_merge.tasks._task import Task
 
 
@@ -114,9 +115,7 @@ def evaluate(
     generate: Callable[[Batch], Tensor] | None = None,
     measure: Callable[[Metric], Measurement] | None = None,
 ) -> Evaluation:
-    """Evaluate `predict` in one pass without gradients.
-
-    Everything stays on the device until the end: nothing waits on the way.
+    """Evaluate `predict` in one pass without gradients; nothing waits on the device on the way.
 
     Args:
         predict: Batch to outputs (batch, ...); the model must be in evaluation mode.
@@ -124,12 +123,10 @@ def evaluate(
         batches: The data, such as `EvaluationBatches`; at least one example.
         generate: Batch to generated token ids (batch, tokens), without the prompt; needed for
             metrics of generated texts, and called only for them.
-        measure: A metric's value, for metrics of the whole model; needed and called only for
-            them.
+        measure: A metric's value; needed and called only for metrics of the whole model.
 
     Raises:
-        ValueError: a metric wants generated texts, and `generate` is missing, or the whole model,
-            and `measure` is.
+        ValueError: a metric wants what is missing of these.
     """
     if measure is None and any(metric.of_model is not None for metric in task.metrics):
         raise ValueError(

@@ -10,7 +10,7 @@ import torch
 from optuna_merge._base.labels import IGNORED
 from optuna_merge.tasks._data import DECODER, LABELS, MASK, TensorData
 from optuna_merge.tasks._losses import token_cross_entropy
-from optuna_merge.tasks._metrics import token_accuracy
+from optuna_merge.tasks._metrics._tokens import token_accuracy
 from optuna_merge.tasks._pretrained import load_tokenizer
 from optuna_merge.tasks._splits import tables_of
 from optuna_merge.tasks._task import Task

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from optuna_merge.tasks._data import LABELS, Data, as_data, fingerprint
 from optuna_merge.tasks._losses import Loss, cross_entropy
-from optuna_merge.tasks._metrics import Metric, accuracy
+from optuna_merge.tasks._metrics._classification import accuracy
+from optuna_merge.tasks._metrics._metric import Metric
 
 SPLITS = ("train", "validation", "test")
 MOST_LETTERS = 100

@@ -24,17 +24,16 @@ def mixture_lines(
 ) -> str:
     """Lines that mix the tasks' data by their weights in somebody else's trainer.
 
-    Task weights weigh averaged losses. What samples examples is given shares of examples, which
-    are other ones where its loss is averaged over label tokens; what takes a part of each data set
-    is given parts. Comments say what the lines can't express. Data sets are called as the tasks.
+    What samples examples is given shares of examples, which are other ones than the task weights
+    where its loss is averaged over label tokens; what takes a part of each data set is given
+    parts. Comments say what the lines can't express. Data sets are called as the tasks.
 
     Args:
         weights: Task weights, on the simplex.
         form: "json", "datasets" (`interleave_datasets`), "llamafactory", "trl" (the YAML of its
             scripts), "axolotl" or "torchtitan".
         label_tokens: By task, mean label tokens of an example; needed where the loss is averaged
-            over label tokens, as language models' is in transformers, TRL, axolotl and
-            LLaMA-Factory. None: over examples.
+            over label tokens, as language models' is. None: over examples.
         examples: By task, the size of its training data; needed for "axolotl", and told of by
             "trl": how many rows are used, since nothing is repeated there.
 

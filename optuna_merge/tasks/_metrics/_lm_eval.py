@@ -49,13 +49,10 @@ def lm_eval_metric(
     harness on the whole model, as it is then; the data of the `Task` itself serve training, the
     posterior and the loss. The value of several harness tasks is their plain mean.
 
-    The standard error is over examples: s / sqrt(n) where the harness averages, as the harness has
-    it, else (BLEU, F1, perplexities) by the delete-a-group jackknife with 20 groups, in place of
-    the harness's bootstrap. Texts are generated as each harness task says, greedily unless it
-    asks for sampling.
-
-    The study's definition has a hash of what is asked: the harness tasks' configuration, with the
-    source of functions in it, and their examples; not the paths, which may differ by machine.
+    The standard error is over examples: s / sqrt(n) where the harness averages, else (BLEU, F1,
+    perplexities) by the delete-a-group jackknife with 20 groups, in place of its bootstrap. Texts
+    are generated as each harness task says, greedily unless it asks for sampling. The study's
+    definition has a hash of the harness tasks' configuration and examples, not the paths.
 
     Args:
         value: Name of the value, such as "acc", "acc_norm" or "exact_match"; of one of several
@@ -75,8 +72,8 @@ def lm_eval_metric(
 
     Raises:
         ImportError: lm_eval isn't installed.
-        ValueError: no task, a file or name that there is not, a value that a task does not have,
-            or that doesn't say whether greater is better.
+        ValueError: no task, no such file or name, a value that a task does not have, or that
+            doesn't say whether greater is better.
     """
     by_split = {"validation": _listed(tasks), "test": _listed(test)}
     if not by_split["validation"]:
