@@ -11,12 +11,19 @@ from optuna_merge.exporting._source import Source
 
 def model_card(export: Export, definition: StudyDefinition, source: Source) -> str:
     """The text of `README.md`, with its front matter for the hub."""
+    names = ", ".join(export.without)
+    told = f"No model for {names}: without weight, the head was not trained.\n"
+    without = [told] if names else []
     sections = [
         _front_matter(export, source),
-        f"# {_title(export)}\n",
+        f"# {'Multitask m' if len(export.weights) > 1 else 'M'}odel: {', '.join(export.weights)}\n",
         _summary(export, source) + "\n",
         _table(export),
-        *_without(export),
+        *(
+            [f"No model for {without}: without weight, the head was not trained.\n"]
+            if without
+            else []
+        ),
         "## How to load it\n",
         *(_loading(export, model, source) for model in _examples(export)),
         "## How it was made\n",
@@ -26,11 +33,6 @@ def model_card(export: Export, definition: StudyDefinition, source: Source) -> s
         f"Task weights, metrics and costs for programs: `optuna_merge.json`.\n",
     ]
     return "\n".join(sections)
-
-
-def _title(export: Export) -> str:
-    names = ", ".join(export.weights)
-    return f"Multitask model: {names}" if len(export.weights) > 1 else f"Model: {names}"
 
 
 def _front_matter(export: Export, source: Source) -> str:
@@ -67,14 +69,6 @@ def _table(export: Export) -> str:
             shown = " | ".join("-" if v is None else f"{v:.4f}" for v in (value, test))
             lines.append(f"| {task} | {weight:.4f} | {metric} | {shown} |")
     return "\n".join([*lines, ""])
-
-
-def _without(export: Export) -> list[str]:
-    if not export.without:
-        return []
-    return [
-        f"No model for {', '.join(export.without)}: without weight, the head was not trained.\n"
-    ]
 
 
 def _examples(export: Export) -> list[ExportedModel]:

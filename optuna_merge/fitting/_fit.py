@@ -100,11 +100,11 @@ def fit(
 
     settings = json_hash([parts["finetuning"], parts["posterior"]])
     components = range(definition.posterior.components)
-    given = parts.get("runs", {})
+    given = {task: [key] for task, key in parts.get("runs", {}).items()}
     units = [
         Unit(
             f"task {task.name}" + (f", seed {component}" if component else ""),
-            _unit_key(store.keys[task.name], settings, component, given.get(task.name)),
+            short_hash([store.keys[task.name], settings, component, *given.get(task.name, ())]),
             partial(make, task, component),
         )
         for task in tasks
@@ -157,11 +157,6 @@ def finetune_store(definition: StudyDefinition, workdir: Path) -> FinetuneStore:
         for task, run in definition.given_runs.items()
     }
     return FinetuneStore(workdir / "finetunes", keys, given)
-
-
-def _unit_key(task: str, settings: str, component: int, given: str | None) -> str:
-    made_of = [task, settings, component]
-    return short_hash(made_of if given is None else [*made_of, given])
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,10 @@ def _merge_block(
             part = next_precision / precision if precision else next_weight / total
             torch.lerp(mean, next_mean, part, out=into)
         else:
-            one, other = (_as_tensor(p, next_mean) for p in (next_precision, precision))
+            one, other = (
+                p if isinstance(p, Tensor) else next_mean.new_tensor(p)
+                for p in (next_precision, precision)
+            )
             precision = torch.add(one, other, alpha=ratio, out=merged)
             torch.div(one, merged, out=share)
             if vanishing:
@@ -113,7 +116,3 @@ def _split(tensor: Tensor, block: int) -> Sequence[Tensor]:
     """Blocks of the tensor, flattened: views if it is contiguous."""
     flat = tensor.detach().reshape(-1)
     return (flat,) if len(flat) <= block else torch.split(flat, block)
-
-
-def _as_tensor(value: Precision, like: Tensor) -> Tensor:
-    return value if isinstance(value, Tensor) else like.new_tensor(value)

@@ -220,7 +220,8 @@ def _check_block(source: Source, role: str, name: str, block: Tensor, *, signed:
 def _write(path: Path, entries: Mapping[str, Entry], merged: _Merged) -> None:
     """One safetensors file: the header first, then tensor after tensor."""
     # Wide types first, so that every tensor starts at a multiple of its item's size.
-    ordered = sorted(entries, key=lambda name: -_item_size(entries[name]))
+    sizes = {n: (e.stop - e.start) // max(1, math.prod(e.shape)) for n, e in entries.items()}
+    ordered = sorted(entries, key=lambda name: -sizes[name])
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name in ordered:
@@ -242,10 +243,6 @@ def _write(path: Path, entries: Mapping[str, Entry], merged: _Merged) -> None:
                 while len(view):
                     view = view[file.write(view) :]
         os.fsync(file.fileno())
-
-
-def _item_size(entry: Entry) -> int:
-    return (entry.stop - entry.start) // max(1, math.prod(entry.shape))
 
 
 def _write_shards(

@@ -54,12 +54,15 @@ def check_structure(posteriors: Mapping[str, Posterior]) -> None:
     first = next(iter(gaussians))
     reference: dict[tuple[str, str], Tensor | float] = {}
     for who, gaussian in gaussians.items():
-        _check_mean(who, gaussian.mean)
-        _check_names(who, gaussian.mean, first, gaussians[first].mean, "mean")
+        mean = gaussian.mean
+        if not isinstance(mean, dict) or not mean:
+            told = f"a dict of at least one tensor, got {mean!r:.80}"
+            raise TypeError(f"{who}: the mean must be {told}")
+        _check_names(who, mean, first, gaussians[first].mean, "mean")
         for field, value in vars(gaussian).items():
             if isinstance(value, dict):
                 some = field in gaussian.partial
-                _check_names(who, value, f"{who}'s mean", gaussian.mean, field, some=some)
+                _check_names(who, value, f"{who}'s mean", mean, field, some=some)
         parts = tuple(gaussian.parts())
         for part in parts:
             _check_part(who, part)
@@ -175,11 +178,6 @@ def _range(value: Tensor | float) -> tuple[float, float]:
         return float(value), float(value)
     lowest, highest = torch.aminmax(value.detach())
     return lowest.item(), highest.item()
-
-
-def _check_mean(who: str, mean: dict[str, Tensor]) -> None:
-    if not isinstance(mean, dict) or not mean:
-        raise TypeError(f"{who}: the mean must be a dict of at least one tensor, got {mean!r:.80}")
 
 
 def _check_names(

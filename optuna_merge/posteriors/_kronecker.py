@@ -190,7 +190,10 @@ def _solve_layer(layer: Layer) -> Tensor:
     uniform = bool((layer.elementwise == layer.elementwise.view(-1)[:1]).all())
     if not left and not right:
         plain = sum(weight for weight, _, _ in layer.products)
-        return _divide(layer.moment, layer.elementwise + plain)
+        precision = layer.elementwise + plain
+        if bool((precision <= 0).any()):
+            raise ValueError("the merged precision is not positive everywhere: add damping")
+        return layer.moment / precision
     if uniform and not left:
         transposed: Tensor = torch.cholesky_solve(layer.moment.T, cholesky(_summed(layer, side=2)))
         return transposed.T
@@ -239,12 +242,6 @@ def _summed(layer: Layer, *, side: Literal[1, 2], elementwise: bool = True) -> T
 def _product(g: Tensor | None, x: Tensor, a: Tensor | None) -> Tensor:
     x = x if g is None else g @ x
     return x if a is None else x @ a
-
-
-def _divide(moment: Tensor, precision: Tensor) -> Tensor:
-    if bool((precision <= 0).any()):
-        raise ValueError("the merged precision is not positive everywhere: add damping")
-    return moment / precision
 
 
 def _eigenvalues(factor: Tensor | None, like: Tensor) -> Tensor:

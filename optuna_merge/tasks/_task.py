@@ -204,9 +204,5 @@ def _labels(data: Data) -> Tensor:
     columns = getattr(data, "columns", None)
     if isinstance(columns, dict):
         return torch.as_tensor(columns[LABELS])
-    pieces = [data[rows][LABELS] for rows in _ranges(len(data), 4096)]
-    return torch.cat([torch.as_tensor(piece) for piece in pieces])
-
-
-def _ranges(count: int, size: int) -> list[list[int]]:
-    return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+    rows = torch.split(torch.arange(len(data)), 4096)
+    return torch.cat([torch.as_tensor(data[part.tolist()][LABELS]) for part in rows])
