@@ -23,9 +23,7 @@ def running_batch_norms(module: nn.Module) -> list[_BatchNorm]:
 
 
 def reestimate_batch_norm(
-    module: nn.Module,
-    batches: Iterable[Any],
-    predict: Callable[[Any], object] | None = None,
+    module: nn.Module, batches: Iterable[Any], predict: Callable[[Any], object] | None = None
 ) -> None:
     """Set all batch norms' running statistics to those of the batches, in place.
 

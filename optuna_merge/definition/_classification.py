@@ -6,13 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from optuna_merge.definition._builder import Builder, adapter, trainable
-from optuna_merge.definition._data import (
-    SPLITS,
-    Examples,
-    common_names,
-    read_examples,
-    reason_of,
-)
+from optuna_merge.definition._data import SPLITS, Examples, common_names, read_examples, reason_of
 from optuna_merge.definition._sections import Data, Study
 from optuna_merge.models import MultitaskModel, from_timm, from_transformers, timm_body
 from optuna_merge.tasks import (

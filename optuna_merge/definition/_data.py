@@ -10,13 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from optuna_merge.definition._sections import Data, Sources
-from optuna_merge.definition._tables import (
-    Row,
-    label_order,
-    present,
-    read_table,
-    spelled_labels,
-)
+from optuna_merge.definition._tables import Row, label_order, present, read_table, spelled_labels
 from optuna_merge.exceptions import OptunaMergeError
 
 _logger = logging.getLogger(__name__)

@@ -11,12 +11,13 @@ from optuna_merge.exporting._source import Source
 
 def model_card(export: Export, definition: StudyDefinition, source: Source) -> str:
     """The text of `README.md`, with its front matter for the hub."""
+    kind = "Multitask model" if len(export.weights) > 1 else "Model"
     names = ", ".join(export.without)
     told = f"No model for {names}: without weight, the head was not trained.\n"
     without = [told] if names else []
     sections = [
         _front_matter(export, source),
-        f"# {'Multitask m' if len(export.weights) > 1 else 'M'}odel: {', '.join(export.weights)}\n",
+        f"# {kind}: {', '.join(export.weights)}\n",
         _summary(export, source) + "\n",
         _table(export),
         *(

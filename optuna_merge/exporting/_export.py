@@ -20,8 +20,7 @@ from optuna_merge._base.turns import models_turn
 from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.exporting._card import model_card
 from optuna_merge.exporting._described import Export, ExportedModel, Metrics
-from optuna_merge.exporting._formats import PEFT, TRANSFORMERS, save_part
-from optuna_merge.exporting._parts import take_apart
+from optuna_merge.exporting._formats import PEFT, TRANSFORMERS, save_part, take_apart
 from optuna_merge.exporting._source import find_source
 from optuna_merge.search import differing_parts
 from optuna_merge.tasks import Evaluation

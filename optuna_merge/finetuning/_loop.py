@@ -106,10 +106,7 @@ def finetune(
         model, tasks, batch_size=settings.evaluation_batch_size, device=training.device
     )
     started = time.perf_counter()
-    with (
-        training.running(),
-        told(RunInfo(progress, weights, settings.steps, done)) as watchers,
-    ):
+    with training.running(), told(RunInfo(progress, weights, settings.steps, done)) as watchers:
         for step in range(done, settings.steps):
             loss = training.step(step)
             for watcher in watchers:

@@ -20,10 +20,7 @@ from optuna_merge.fitting._finetune_files import DefinedFinetunes, FinetuneFiles
 from optuna_merge.fitting._fit import finetune_store, fit
 from optuna_merge.fitting._fitted import FittedStudy
 from optuna_merge.fitting._given import given_parameters as given_parameters
-from optuna_merge.fitting._nearness import (
-    UNRELATED as UNRELATED,
-    median_cosine as median_cosine,
-)
+from optuna_merge.fitting._nearness import UNRELATED as UNRELATED, median_cosine as median_cosine
 from optuna_merge.fitting._units import FolderSharing, Sharing, Unit
 from optuna_merge.fitting._workbench import Measured, Report, Workbench
 

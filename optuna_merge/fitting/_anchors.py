@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from optuna_merge.trials import (
-    alone_weights as alone_weights,
-    uniform_weights as uniform_weights,
-)
+from optuna_merge.trials import alone_weights as alone_weights, uniform_weights as uniform_weights
 
 Weights = Mapping[str, float]
 

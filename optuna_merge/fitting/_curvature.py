@@ -10,13 +10,7 @@ from torch import Tensor
 
 from optuna_merge.exceptions import NotFiniteError
 from optuna_merge.models import MultitaskModel
-from optuna_merge.posteriors import (
-    Curvature,
-    Evidence,
-    Gaussian,
-    Posterior,
-    PosteriorSettings,
-)
+from optuna_merge.posteriors import Curvature, Evidence, Gaussian, Posterior, PosteriorSettings
 from optuna_merge.tasks import Batch, Loss, Task, to_device, unpadded_batches
 
 

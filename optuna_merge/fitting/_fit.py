@@ -16,12 +16,7 @@ from optuna_merge._base.tensors import content_hash
 from optuna_merge._base.turns import models_turn
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.exceptions import TrainingDivergedError
-from optuna_merge.finetuning import (
-    FinetuneStore,
-    FinishedRun,
-    Given,
-    training_device,
-)
+from optuna_merge.finetuning import FinetuneStore, FinishedRun, Given, training_device
 from optuna_merge.fitting._fitted import FittedStudy
 from optuna_merge.fitting._given import given_state
 from optuna_merge.fitting._posteriors import PosteriorMaker

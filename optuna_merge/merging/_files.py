@@ -14,15 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optuna_merge._base.checkpoint_files import (
-    check_unquantised,
-    copy_side_files,
-    naming_hint,
-)
+from optuna_merge._base.checkpoint_files import check_unquantised, copy_side_files, naming_hint
 from optuna_merge._base.files import atomic_path, whole_folder
 from optuna_merge.merging._elementwise import Item, merge_items
+from optuna_merge.merging._problem import Weights, task_weights, with_prior
 from optuna_merge.merging._sources import BLOCK, DTYPES, Entry, Reader, Source, open_source
-from optuna_merge.merging._weights import Weights, task_weights, with_prior
 
 PathLike = str | os.PathLike[str]
 

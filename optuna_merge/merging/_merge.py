@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from optuna_merge._base.checkpoint_files import naming_hint
 from optuna_merge.merging._gaussians import merge_elementwise, merge_gaussians
 from optuna_merge.merging._mixture import merge_mixtures
-from optuna_merge.merging._problem import Posteriors, Problem, check_merge
-from optuna_merge.merging._weights import Weights
+from optuna_merge.merging._problem import Posteriors, Problem, Weights, check_merge
 from optuna_merge.posteriors import Coupled, Posterior
 
 

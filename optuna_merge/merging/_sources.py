@@ -32,12 +32,7 @@ PathLike = str | os.PathLike[str]
 BLOCK = 1 << 20
 """Elements read, merged and written at a time."""
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from optuna_merge.posteriors._example_gradients import (
-    LABELS,
-    Batch,
-    Labelling,
-    drawn_labels,
-)
+from optuna_merge.posteriors._example_gradients import LABELS, Batch, Labelling, drawn_labels
 
 Factors = dict[str, tuple[Tensor, Tensor]]
 

@@ -3,10 +3,7 @@
 from optuna_merge.previews._anchor import Anchor, anchor_share
 from optuna_merge.previews._heads import HeadSolver, settled
 from optuna_merge.previews._previewer import Preview, Previewer
-from optuna_merge.previews._refiner import (
-    refinement_settings,
-    weighted_loss as weighted_loss,
-)
+from optuna_merge.previews._refiner import refinement_settings, weighted_loss as weighted_loss
 from optuna_merge.previews._settings import PreviewSettings
 
 __all__ = [

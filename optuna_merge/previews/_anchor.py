@@ -40,9 +40,7 @@ class Anchor:
     """
 
     def __init__(
-        self,
-        truth: Mapping[str, Tensor],
-        share: Callable[[Iterable[float]], float] = anchor_share,
+        self, truth: Mapping[str, Tensor], share: Callable[[Iterable[float]], float] = anchor_share
     ) -> None:
         self.share = share
         self._truth = truth

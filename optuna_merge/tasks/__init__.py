@@ -22,12 +22,7 @@ from optuna_merge.tasks._evaluation import (
 )
 from optuna_merge.tasks._image import image_task
 from optuna_merge.tasks._language import language_task, seq2seq_task
-from optuna_merge.tasks._losses import (
-    Loss,
-    cross_entropy,
-    mean_squared_error,
-    token_cross_entropy,
-)
+from optuna_merge.tasks._losses import Loss, cross_entropy, mean_squared_error, token_cross_entropy
 from optuna_merge.tasks._metrics._classification import accuracy, macro_f1, matthews
 from optuna_merge.tasks._metrics._lm_eval import lm_eval_metric
 from optuna_merge.tasks._metrics._metric import Measurement, Metric, ModelMeasure

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from optuna_merge.fitting import Report
-from optuna_merge.trainers._anchored import ANCHOR, factors
 from optuna_merge.trainers._lines import MetricLines, by_task, last_object
 from optuna_merge.trainers._merged_checkpoints import (
     check_alike,
@@ -17,7 +16,7 @@ from optuna_merge.trainers._merged_checkpoints import (
     merge_checkpoints,
 )
 from optuna_merge.trainers._process import follow, output_of
-from optuna_merge.trainers._program import Previews, Run
+from optuna_merge.trainers._program import ANCHOR, Previews, Run, factors
 from optuna_merge.trainers._template import Template
 from optuna_merge.trainers._units import WeightUnit
 

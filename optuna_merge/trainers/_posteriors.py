@@ -23,8 +23,7 @@ from optuna_merge.posteriors import (
 )
 from optuna_merge.previews import anchor_share
 from optuna_merge.trainers._adapters import has_products, merge_products
-from optuna_merge.trainers._anchored import ANCHOR, factors
-from optuna_merge.trainers._program import Previews
+from optuna_merge.trainers._program import ANCHOR, Previews, factors
 
 FAMILIES = ("isotropic", "diagonal")
 State = Mapping[str, Tensor]
