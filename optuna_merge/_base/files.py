@@ -92,12 +92,6 @@ def file_name(text: str) -> str:
     """A name for a file that says what it is of: `text`, if that can stand in every file system.
 
     Else what can of its first 80 characters, and a hash that tells it from others.
-
-    Examples:
-        >>> file_name("my study-1")
-        'my study-1'
-        >>> file_name("../team/a")
-        '.._team_a-d41e484a'
     """
     safe = re.sub(r"[^\w .+=@-]", "_", text)[:80]
     return safe if safe == text and text.strip(". ") else f"{safe}-{sha256_text(text)[:8]}"

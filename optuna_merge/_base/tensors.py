@@ -44,11 +44,7 @@ def save_tensors(
     path: str | os.PathLike[str],
     metadata: Mapping[str, str] | None = None,
 ) -> str:
-    """Write tensors and metadata to `path`; return the content hash, which is in the metadata.
-
-    Raises:
-        OSError: the file can't be written; nothing is left half-written.
-    """
+    """Write tensors and metadata to `path`; return the content hash, which is in the metadata."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     described = dict(metadata or {})
     described[HASH] = content_hash(plain, described)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from optuna_merge.definition._builder import Builder, adapter, trainable
@@ -72,14 +73,12 @@ class ClassificationBuilder(Builder[Study]):
         names = [common_names(heads[spec.head or spec.name]) for spec in specs]
         body = self._body()
         reader = self._transforms(body) if self._images else self.tokenizer(body)
-        make = self._image_task if self._images else self._text_task
         tasks = []
         for index, (spec, where) in enumerate(zip(specs, data)):
-            options = {"head": spec.head, "metrics": (_METRICS[where.metric],)}
+            metrics = (_METRICS[where.metric],)
             try:
-                tasks.append(
-                    make(spec.name, where, examples[index], names[index], reader, options)
-                )
+                make = self._task(spec.name, where, examples[index], names[index], reader)
+                tasks.append(make(label=LABEL, head=spec.head, metrics=metrics))
             except Exception as error:  # of tokenizers, datasets and readers of images
                 raise self.fail(index)("", reason_of(error)) from error
             if self._images:
@@ -111,57 +110,23 @@ class ClassificationBuilder(Builder[Study]):
         mode = "L" if config["input_size"][0] == 1 else "RGB"
         return create_transform(**config), create_transform(**config, is_training=True), mode
 
-    def _text_task(
-        self,
-        name: str,
-        data: Data,
-        examples: Examples,
-        names: tuple[str, ...],
-        reader: Any,
-        options: dict[str, Any],
-    ) -> Task:
-        from datasets import Value
+    def _task(
+        self, name: str, data: Data, examples: Examples, names: tuple[str, ...], reader: Any
+    ) -> Callable[..., Task]:
+        from datasets import Image, Value
 
-        columns = (data.text,) if isinstance(data.text, str) else data.text
+        if self._images:
+            transform, augmented, mode = reader
+            columns: dict[str, Any] = {"image": Image(mode=mode)}
+            splits = _datasets(examples, names, columns, lambda row, column: row[column])
+            training = augmented if data.augment else None
+            return partial(image_task, name, splits, transform, train_transform=training)
+        texts = (data.text,) if isinstance(data.text, str) else data.text
+        columns = {column: Value("string") for column in texts}
         splits = _datasets(
-            examples,
-            names,
-            {c: Value("string") for c in columns},
-            lambda row, c: "" if row[c] is None else str(row[c]),
+            examples, names, columns, lambda row, c: "" if row[c] is None else str(row[c])
         )
-        return text_task(
-            name,
-            splits,
-            reader,
-            text=data.text,
-            label=LABEL,
-            max_length=data.max_length,
-            **options,
-        )
-
-    def _image_task(
-        self,
-        name: str,
-        data: Data,
-        examples: Examples,
-        names: tuple[str, ...],
-        reader: Any,
-        options: dict[str, Any],
-    ) -> Task:
-        from datasets import Image
-
-        transform, augmented, mode = reader
-        splits = _datasets(
-            examples, names, {"image": Image(mode=mode)}, lambda row, column: row[column]
-        )
-        return image_task(
-            name,
-            splits,
-            transform,
-            train_transform=augmented if data.augment else None,
-            label=LABEL,
-            **options,
-        )
+        return partial(text_task, name, splits, reader, text=data.text, max_length=data.max_length)
 
     def _model(self, body: Any, tasks: list[Task]) -> MultitaskModel:
         spec = self.study.model

@@ -38,12 +38,10 @@ class Export:
         trial: The trial whose model it is; None for weights that were given.
         study: The study's name, if one was asked.
         weights: The task weights.
-        metrics: By task, by split and by metric; of finetunes also "test", where the report has
-            evaluated it.
+        metrics: By task, by split and by metric; of finetunes also "test", as of the report.
         costs: Training steps and seconds, by what they were spent on.
         models: The models.
-        without: Tasks that have no model here: they had no weight, so that their heads were never
-            trained.
+        without: Tasks without weight, whose heads were never trained, so that they have no model.
         fingerprint: Of the study's definition.
     """
 

@@ -69,13 +69,7 @@ def _file(name: str, file: str) -> str | None:
         path = Path(name) / file
         return str(path) if path.is_file() else None
     try:
-        return cached_file(  # type: ignore[no-any-return]
-            name,
-            file,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
+        return cached_file(name, file)  # type: ignore[no-any-return]
     except OSError:
         return None
 

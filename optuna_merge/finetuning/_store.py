@@ -62,11 +62,7 @@ class FinishedRun:
         return {n: tensor for n, tensor in tensors.items() if not n.startswith(_CURVATURE)}
 
     def curvature(self) -> dict[str, Tensor]:
-        """IVON's estimate of the curvature of the trained parameters by name; see `IVON`.
-
-        Raises:
-            ValueError: the run was not one with IVON.
-        """
+        """IVON's estimate of the curvature of the trained parameters by name; see `IVON`."""
         tensors = load_tensors(self.path)[0]
         found = {
             name.removeprefix(_CURVATURE): tensor

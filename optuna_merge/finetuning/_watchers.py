@@ -61,11 +61,7 @@ _ACTIVE: ContextVar[tuple[Watcher, ...]] = ContextVar("watchers", default=())
 
 @contextmanager
 def watched_by(*watchers: Watcher) -> Iterator[None]:
-    """Within this block all finetunes of this thread are watched: task runs and truths alike.
-
-    Example:
-        `with watched_by(TensorBoard("curves")): study.optimize(Objective(fitted))`
-    """
+    """Within this block all finetunes of this thread are watched: task runs and truths alike."""
     token = _ACTIVE.set((*_ACTIVE.get(), *watchers))
     try:
         yield
@@ -109,15 +105,8 @@ def told(run: RunInfo) -> Iterator[tuple[Watcher, ...]]:
 class TensorBoard(Watcher):
     """Writes the weighted training loss, and each task's validation loss and metrics.
 
-    Every finetune has a folder of its own, named by its task weights; one that goes on from a
-    checkpoint goes on there.
-
-    Args:
-        folder: What `tensorboard --logdir` is given.
-        every: Steps between two values of the training loss.
-
-    Raises:
-        ImportError: TensorBoard isn't installed.
+    Every finetune has a folder of its own below `folder`, named by its task weights; one that goes
+    on from a checkpoint goes on there. The training loss is written `every` so many steps.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, every: int = 10) -> None:

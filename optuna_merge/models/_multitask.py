@@ -274,11 +274,7 @@ class MultitaskModel(nn.Module):
         return {name: parameters[name].detach().clone() for name in chosen}
 
     def load(self, tensors: Mapping[str, Tensor], *, source: str = "the given tensors") -> None:
-        """Copy tensors into the parameters of the same names, in place.
-
-        Raises:
-            ValueError: a name or shape that the model does not have; nothing is copied then.
-        """
+        """Copy tensors into the parameters of the same names, in place; all of them, or none."""
         parameters = dict(self.named_parameters())
         if unknown := sorted(tensors.keys() - parameters.keys()):
             raise ValueError(f"{source}: the model has no parameter {unknown[0]!r}")

@@ -64,9 +64,8 @@ class Gaussian(ABC):
     def damped(self, delta: float) -> Self:
         """The same with `delta` added to its precision, the data part alone: H + delta I.
 
-        Args:
-            delta: The prior's precision, on the scale of the averaged loss's curvature. Large
-                values lead to simple averaging, small ones to Fisher merging.
+        It is on the scale of the averaged loss's curvature. Large values lead to simple averaging,
+        small ones to Fisher merging.
         """
 
     def mean_curvature(self) -> float:

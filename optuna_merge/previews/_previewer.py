@@ -124,11 +124,7 @@ class Previewer:
 
     @models_turn()
     def load(self, weights: Mapping[str, float]) -> None:
-        """Put `merged(weights)` into the model, in place.
-
-        Args:
-            weights: Task weight by name, on the simplex.
-        """
+        """Put `merged(weights)` into the model, in place."""
         self._settle()
         if self._solver is not None:
             with self.autocast():

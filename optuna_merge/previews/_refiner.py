@@ -10,11 +10,7 @@ from optuna_merge.tasks import Evaluation
 
 
 def refinement_settings(finetuning: FinetuneSettings, steps: int, rate: float) -> FinetuneSettings:
-    """AdamW with fresh moments at a constant rate, a multiple of the finetune's.
-
-    Raises:
-        ValueError: `steps` is below 1, or `rate` is not positive.
-    """
+    """AdamW with fresh moments at a constant rate, a multiple of the finetune's."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     if not rate > 0:

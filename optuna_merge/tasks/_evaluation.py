@@ -71,8 +71,8 @@ def check_finite(evaluations: Mapping[str, Evaluation], what: str) -> None:
 class EvaluationBatches:
     """A task's data in batches, in one fixed order, to be evaluated again and again.
 
-    Batches of data that are held in memory are put together and moved to the device once, when
-    they are first used; data that are decoded when read are read again in every pass.
+    Batches of data that are held in memory are put together and moved to the device once; data
+    that are decoded when read are read again in every pass.
 
     Args:
         task: The task.

@@ -161,12 +161,7 @@ class Task:
 
 
 def check_tasks(tasks: Sequence[Task]) -> tuple[Task, ...]:
-    """The tasks as a tuple, if they can stand in one study.
-
-    Raises:
-        ValueError: no task, two of one name or with one attribute of trials, or one shared head
-            with two sizes.
-    """
+    """The tasks as a tuple, if they can stand in one study."""
     if not tasks:
         raise ValueError("a study needs at least one task, got none")
     names = [task.name for task in tasks]

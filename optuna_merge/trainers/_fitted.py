@@ -148,14 +148,7 @@ class FittedProgram:
         repeat: int = 0,
         title: str | None = None,
     ) -> Measured:
-        """Finetune at these task weights, or find the finished run; see `Workbench`.
-
-        Args:
-            weights: Task weight by name, on the simplex.
-            report: Called after each rung; what it raises ends the run.
-            repeat: 0, or the number of a repetition with another seed.
-            title: Of a progress bar; None: there is none.
-        """
+        """Finetune at these task weights, or find the finished run; see `Workbench`."""
         run = self._runs.run(weights, report, repeat=repeat, title=title)
         reused = counts_as_reused(run.reused, weights, self.anchors, repeat)
         return Measured(_measured(run.metrics, "the finetune"), run.seconds, reused)

@@ -126,14 +126,14 @@ def study_mixture(
     label_tokens: Numbers | None = None,
     examples: Mapping[str, int] | None = None,
 ) -> str:
-    """Lines that mix the tasks' data by the weights that a study has found.
+    """Lines that mix the tasks' data by the weights that a study has found; see `mixture_lines`.
 
     Args:
         study: The study.
-        form: Whose words, see `mixture_lines`.
+        form: Whose words.
         weights: Task weights; None: those of a trial.
         trial: Number of that trial; None: the best finetune.
-        label_tokens: See `mixture_lines`; None: as the study's definition says.
+        label_tokens: None: as the study's definition says.
         examples: Likewise.
 
     Raises:

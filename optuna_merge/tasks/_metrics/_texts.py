@@ -52,20 +52,16 @@ def text_metric(
 ) -> Metric:
     """A metric of the texts that a model generates, with the labels as the references.
 
-    Its outputs are token ids as the model's `generate` returns them, without a prompt: (batch,
-    tokens); its labels, (batch, tokens), are the reference's tokens. -100 is ignored in both.
+    Outputs are token ids as the model's `generate` returns them, without a prompt, and labels the
+    reference's tokens: (batch, tokens). -100 is ignored in both.
 
     Args:
         name: Stands in the study's definition and in tables.
         measure: Of hypotheses and references: `bleu`, `chrf` or your own.
         decode: Lists of token ids to texts, without special tokens, such as
             `partial(tokenizer.batch_decode, skip_special_tokens=True)`.
-        length: Most tokens that are generated, or labelled, in an example; -100 doesn't count.
+        length: Most tokens that are generated, or labelled, in an example; more are an error.
         greater_is_better: Decides the direction of the study.
-
-    Raises:
-        ValueError: (when it is called) outputs that aren't token ids, or more tokens than
-            `length`.
     """
 
     def condense(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
