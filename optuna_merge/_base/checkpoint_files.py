@@ -31,13 +31,9 @@ PICKLE = (
     "safetensors.torch.save_file(load_checkpoint(...), ...)"
 )
 
-_FLOATS = ("F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16")
-_BYTES = ("I8", "U8", "int8", "uint8")
-_INTEGERS = (
-    *("I16", "U16", "I32", "U32", "I64", "U64"),
-    *("int16", "uint16", "int32", "uint32", "int64", "uint64"),
-)
-_NO_NUMBERS = ("BOOL", "bool", "C64", "complex32", "complex64", "complex128")
+# Types in the words of safetensors and of torch.
+_NUMBERS = re.compile(r"(B?F|b?float)(16|32|64)|BOOL|bool|C64|complex(32|64|128)")
+_WHOLE_NUMBERS = re.compile(r"(?:[IU]|u?int)(8|16|32|64)")
 
 # GPTQ, AWQ and compressed-tensors have packed weights, bitsandbytes its states.
 _QUANTISED = re.compile(
@@ -171,17 +167,12 @@ def check_unquantised_folder(path: Path) -> None:
 def check_unquantised(who: str, tensors: Mapping[str, tuple[str, int]]) -> None:
     """Refuse quantised weights, by types (in words of safetensors or torch) and dimensions."""
     for name, (dtype, dimensions) in tensors.items():
-        if dtype in _FLOATS or dtype in _NO_NUMBERS:
-            quantised = _QUANTISED.search(name) is not None
-        elif dtype in _BYTES or dtype in _INTEGERS:
-            quantised = (
-                _QUANTISED.search(name) is not None
-                or _INTEGER_WEIGHT.search(name) is not None
-                or (dtype in _BYTES and dimensions > 1 and not _MASK.search(name))
-            )
-        else:
-            quantised = True  # fp8, fp4, torch's own quantised types
-        if quantised:
+        if whole := _WHOLE_NUMBERS.fullmatch(dtype):
+            matrix = whole[1] == "8" and dimensions > 1 and not _MASK.search(name)
+            quantised = matrix or bool(_INTEGER_WEIGHT.search(name))
+        else:  # fp8, fp4, torch's own quantised types
+            quantised = not _NUMBERS.fullmatch(dtype)
+        if quantised or _QUANTISED.search(name):
             raise ValueError(f"{who}: {name!r} is {dtype}: {_UNQUANTISED}")
 
 

@@ -18,8 +18,7 @@ from safetensors import SafetensorError
 from optuna_merge._base.files import whole_folder, write_json
 from optuna_merge._base.turns import models_turn
 from optuna_merge.exceptions import DefinitionMismatchError
-from optuna_merge.exporting._card import model_card
-from optuna_merge.exporting._described import Export, ExportedModel, Metrics
+from optuna_merge.exporting._card import Export, ExportedModel, Metrics, model_card
 from optuna_merge.exporting._formats import PEFT, TRANSFORMERS, save_part, take_apart
 from optuna_merge.exporting._source import find_source
 from optuna_merge.search import differing_parts

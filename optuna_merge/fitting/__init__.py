@@ -19,8 +19,11 @@ from optuna_merge.fitting._damping import (
 from optuna_merge.fitting._finetune_files import DefinedFinetunes, FinetuneFiles, Finetunes
 from optuna_merge.fitting._fit import finetune_store, fit
 from optuna_merge.fitting._fitted import FittedStudy
-from optuna_merge.fitting._given import given_parameters as given_parameters
-from optuna_merge.fitting._nearness import UNRELATED as UNRELATED, median_cosine as median_cosine
+from optuna_merge.fitting._given import (
+    UNRELATED as UNRELATED,
+    given_parameters as given_parameters,
+    median_cosine as median_cosine,
+)
 from optuna_merge.fitting._units import FolderSharing, Sharing, Unit
 from optuna_merge.fitting._workbench import Measured, Report, Workbench
 

@@ -1,11 +1,15 @@
-"""The parameters of a given checkpoint as those of the model that is trained, or why not."""
+"""The parameters of a given checkpoint as those of the model that is trained, or why not.
+
+By names, shapes, frozen parameters, and numbers: how near both are.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -21,7 +25,6 @@ from optuna_merge._base.checkpoint_files import (
     tensor_files,
 )
 from optuna_merge._base.files import sha256_file
-from optuna_merge.fitting._nearness import check_base
 from optuna_merge.models import MultitaskModel
 from optuna_merge.posteriors import load_checkpoint
 
@@ -169,3 +172,36 @@ def _same_base(one: str, other: str) -> bool:
 
 def _hashes(folder: Path) -> list[str]:
     return [sha256_file(file) for file in tensor_files(folder, pickles=True)]
+
+
+UNRELATED = 0.1
+"""Median cosine below which two models count as of different bases; see studies/bases.py."""
+
+
+def median_cosine(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float | None:
+    """The median cosine of the matrices that both have, each taken as a vector; None without one.
+
+    A finetune keeps it near 1; of two independent starts it is near 0. Vectors are left out: those
+    of norms are near 1, and biases near 0, in any model. So are matrices that are zero in one, as
+    those are that an adapter begins with.
+    """
+    cosines = []
+    for name, tensor in one.items():
+        if tensor.ndim > 1 and name in other:
+            a, b = (t.detach().flatten().double().cpu() for t in (tensor, other[name]))
+            norms = float(a.norm() * b.norm())
+            if norms > 0:
+                cosines.append(float(a @ b) / norms)
+    return median(cosines) if cosines else None
+
+
+def check_base(where: str, found: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> None:
+    """See that a checkpoint may be a finetune of the base, by its numbers."""
+    cosine = median_cosine(found, base)
+    if cosine is not None and cosine < UNRELATED:
+        raise ValueError(
+            f"{where}: its matrices have nothing in common with those of the model that is "
+            f"trained (the median of their cosines is {cosine:.2f}, of a finetune it is near 1), "
+            f"so it is of another base, and a merge of both is no model. If it is of this base "
+            f"all the same, give optuna_merge.definition.GivenRun(path, any_base=True)"
+        )

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from optuna_merge.models._adapter import add_lora
-from optuna_merge.models._first_token import end_at_first_token
 from optuna_merge.models._multitask import MultitaskModel, fresh_heads
-from optuna_merge.models._trainable import Trainable
+from optuna_merge.models._trainable import Trainable, find_layers
 from optuna_merge.models._vocabulary import check_padding, check_tokens
 from optuna_merge.tasks import Task, loading
 
@@ -93,3 +93,24 @@ def from_transformers(
     return MultitaskModel(
         body, networks, tasks, inputs=_INPUTS, trainable=trainable, keywords=True
     )
+
+
+_READ_AT_FIRST_TOKEN = frozenset(
+    {"bert", "camembert", "deberta", "deberta-v2", "electra", "roberta", "xlm-roberta"}
+)
+"""Model types (transformers' names) whose `...ForSequenceClassification` reads only the first
+token, and whose layers hold a module `attention.output` from (attended, hidden states) to hidden
+states, with nothing but token-wise modules after it."""
+
+
+def end_at_first_token(body: nn.Module, model_type: str) -> bool:
+    """Let the last layer give hidden states of the first token only; False for other types."""
+    if model_type not in _READ_AT_FIRST_TOKEN:
+        return False
+    last = list(find_layers(body)[1].children())[-1]
+    last.get_submodule("attention.output").register_forward_pre_hook(_first_token)
+    return True
+
+
+def _first_token(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    return tuple(hidden[:, :1] for hidden in inputs)

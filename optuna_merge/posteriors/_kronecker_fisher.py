@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from optuna_merge.posteriors._example_gradients import LABELS, Batch, Labelling, drawn_labels
+from optuna_merge.posteriors._example_gradients import LABELS, Batch, Labelling, drawn_labels, wide
 
 Factors = dict[str, tuple[Tensor, Tensor]]
 
@@ -116,11 +116,9 @@ class _Collector:
 
     def rows(self, given: Tensor, gradient: Tensor, examples: int) -> tuple[Tensor, Tensor]:
         """Inputs and output gradients as (examples, positions, features), at least fp32."""
-        wide = torch.promote_types(gradient.dtype, torch.float32)
-        return (
-            given.reshape(examples, -1, given.shape[-1]).to(wide),
-            gradient.reshape(examples, -1, gradient.shape[-1]).to(wide),
-        )
+        dtype = wide(gradient)
+        inputs, outputs = (x.reshape(examples, -1, x.shape[-1]) for x in (given, gradient))
+        return inputs.to(dtype), outputs.to(dtype)
 
     def add(self, inputs: Tensor, outputs: Tensor, examples: int) -> None:
         """Add one call's part to the weight's curvature."""
@@ -141,16 +139,16 @@ class _Convolution(_Collector):
     def rows(self, given: Tensor, gradient: Tensor, examples: int) -> tuple[Tensor, Tensor]:
         conv = self.module
         assert isinstance(conv, nn.Conv2d)
-        wide = torch.promote_types(gradient.dtype, torch.float32)
+        dtype = wide(gradient)
         padding = conv._reversed_padding_repeated_twice
         mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
         patches = functional.unfold(
-            functional.pad(given.to(wide), padding, mode=mode),
+            functional.pad(given.to(dtype), padding, mode=mode),
             conv.kernel_size,
             dilation=conv.dilation,
             stride=conv.stride,
         )
-        return patches.mT, gradient.to(wide).flatten(2).mT
+        return patches.mT, gradient.to(dtype).flatten(2).mT
 
 
 class _LayerNorm(_Collector):
@@ -164,8 +162,7 @@ class _LayerNorm(_Collector):
 
 class _Embedding(_Collector):
     def rows(self, given: Tensor, gradient: Tensor, examples: int) -> tuple[Tensor, Tensor]:
-        wide = torch.promote_types(gradient.dtype, torch.float32)
-        return given.reshape(-1), gradient.reshape(-1, gradient.shape[-1]).to(wide)
+        return given.reshape(-1), gradient.reshape(-1, gradient.shape[-1]).to(wide(gradient))
 
     def collect(self, gradients: list[Tensor | None], examples: int) -> None:
         table = self.module.weight

@@ -26,14 +26,12 @@ from optuna_merge.posteriors import PosteriorSettings
 from optuna_merge.tasks import own_draws
 from optuna_merge.trainers._check_trainer import averaged_over, batch_size, check_trainer
 from optuna_merge.trainers._checkpoints import newest_checkpoint, remove_checkpoints
-from optuna_merge.trainers._curvature import squared_gradients
-from optuna_merge.trainers._data import check_data, describe_data, rows_of
+from optuna_merge.trainers._data import check_data, describe_data, prepared, rows_of
 from optuna_merge.trainers._evaluation import evaluate_tasks, label_lengths, one_by_one
 from optuna_merge.trainers._given_curvature import OPTIMIZER, from_file, from_optimizer
-from optuna_merge.trainers._labels import shifts_labels
+from optuna_merge.trainers._labels import shifts_labels, squared_gradients
 from optuna_merge.trainers._mixture import Mixture
 from optuna_merge.trainers._posteriors import Evaluated, make_previews, settled
-from optuna_merge.trainers._prepared import prepared
 from optuna_merge.trainers._program import Previews, Run
 from optuna_merge.trainers._ranks import Ranks
 from optuna_merge.trainers._shards import gathered, keep_whole, saves_whole
