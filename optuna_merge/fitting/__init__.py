@@ -28,19 +28,7 @@ from optuna_merge.fitting._units import FolderSharing, Sharing, Unit
 from optuna_merge.fitting._workbench import Measured, Report, Workbench
 
 __all__ = [
-    "MULTIPLES",
-    "Damping",
-    "DefinedFinetunes",
-    "FinetuneFiles",
-    "Finetunes",
-    "FittedStudy",
-    "FolderSharing",
-    "Measured",
-    "Report",
-    "Sharing",
-    "Unit",
-    "Workbench",
-    "finetune_store",
-    "fit",
+    "MULTIPLES", "Damping", "DefinedFinetunes", "FinetuneFiles", "Finetunes", "FittedStudy",
+    "FolderSharing", "Measured", "Report", "Sharing", "Unit", "Workbench", "finetune_store", "fit",
     "trial_weightings",
-]
+]  # fmt: skip
