@@ -7,7 +7,8 @@ import logging
 import os
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +40,16 @@ def content_hash(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     return digest.hexdigest()
 
 
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """A safetensors file, of which parts are read; damage is a `CorruptFileError`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise CorruptFileError(f"{path} is truncated or damaged: {error}") from error
+
+
 def save_tensors(
     tensors: Mapping[str, Tensor],
     path: str | os.PathLike[str],
@@ -66,13 +77,8 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise CorruptFileError(
-            f"{path} is truncated or not a safetensors file: {error}"
-        ) from error
+    with opened(path) as file:
+        metadata = dict(file.metadata() or {})
     if HASH not in metadata:
         raise CorruptFileError(f"{path} has no content hash; it was not written by optuna_merge")
     return metadata
@@ -86,7 +92,7 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         CorruptFileError: the file is truncated or altered.
     """
     metadata = read_metadata(path)
-    with safe_open(path, framework="pt") as file:
+    with opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     found = content_hash(tensors, metadata)
     if found != metadata[HASH]:

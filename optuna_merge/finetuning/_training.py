@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from optuna_merge.exceptions import TrainingDivergedError
@@ -106,7 +104,14 @@ class Training:
     def step(self, step: int) -> Tensor:
         """Take the step of this number, counted from 0; the weighted loss comes on the device."""
         total, norm = self._gradients(step)
-        _check_finite(total, norm, self.accelerator, step, self._weights)
+        # With fp16 an infinite gradient is ordinary: the scaler skips that step.
+        watched = total if self.accelerator.scaler is not None else total + norm.to(total)
+        if not bool(torch.isfinite(watched)):
+            raise TrainingDivergedError(
+                f"loss {float(total):g}, gradient norm {float(norm):g} in step {step + 1} with "
+                f"task weights {dict(self._weights)}; a lower learning rate or a longer warm-up "
+                f"may help"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total
@@ -136,7 +141,8 @@ class Training:
         seed_draws(derived_seed("step", settings.seed, step))
         if not self._model.training:  # an evaluation came before
             self._model.train()
-        _set_rate(self.optimizer, settings.rate(step))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * settings.rate(step)
         total = torch.zeros((), device=self.device)
         with self._bare.sampled() if isinstance(self._bare, IVON) else nullcontext():
             for task in self._active:
@@ -150,25 +156,3 @@ class Training:
                 accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(self._model.parameters(), settings.max_grad_norm)
         return total, norm
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor
-
-
-def _check_finite(
-    loss: Tensor,
-    norm: Tensor | None,
-    accelerator: Accelerator,
-    step: int,
-    weights: Mapping[str, float],
-) -> None:
-    # With fp16 an infinite gradient is ordinary: the scaler skips that step.
-    watched = loss if norm is None or accelerator.scaler is not None else loss + norm.to(loss)
-    if not bool(torch.isfinite(watched)):
-        size = math.nan if norm is None else float(norm)
-        raise TrainingDivergedError(
-            f"loss {float(loss):g}, gradient norm {size:g} in step {step + 1} with task weights "
-            f"{dict(weights)}; a lower learning rate or a longer warm-up may help"
-        )

@@ -6,6 +6,7 @@ from optuna_merge.fitting._anchors import (
     alone_weights as alone_weights,
     anchor_weights as anchor_weights,
     counts_as_reused as counts_as_reused,
+    reference_point as reference_point,
     uniform_weights as uniform_weights,
 )
 from optuna_merge.fitting._curvature import check_curvature as check_curvature

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from optuna_merge._base.files import json_hash
 from optuna_merge._base.turns import models_turn
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.finetuning import FinetuneStore, FinishedRun, Start
-from optuna_merge.fitting._anchors import anchor_weights, counts_as_reused
+from optuna_merge.fitting._anchors import anchor_weights, counts_as_reused, reference_point
 from optuna_merge.fitting._damping import Damping
 from optuna_merge.fitting._workbench import Measured, Report
-from optuna_merge.goals import Goal, below_nadir
+from optuna_merge.goals import Goal
 from optuna_merge.models import MultitaskModel
 from optuna_merge.previews import Previewer, refinement_settings, weighted_loss
 from optuna_merge.tasks import Evaluation, Measurement, Task, check_finite
@@ -77,13 +75,9 @@ class FittedStudy:
         A tenth of the range below the worst that the task has in the single-task runs (above it,
         where the metric is to be minimised).
         """
-        signs = np.array([1.0 if g else -1.0 for g in self.definition.greater_is_better.values()])
-        runs = [
-            [run.evaluations[name].metric.value for name in self.names]
-            for run in self.runs.values()
-        ]
-        point = signs * below_nadir(signs * np.array(runs))
-        return dict(zip(self.names, point.tolist()))
+        runs = [run.evaluations for run in self.runs.values()]
+        metrics = [{name: e.metric.value for name, e in found.items()} for found in runs]
+        return reference_point(metrics, self.definition.greater_is_better)
 
     @property
     def fingerprint(self) -> str:

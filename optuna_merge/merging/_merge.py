@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from optuna_merge._base.checkpoint_files import naming_hint
+from optuna_merge._base.checkpoint_files import same_shapes
 from optuna_merge.merging._gaussians import merge_elementwise, merge_gaussians
 from optuna_merge.merging._mixture import merge_mixtures
 from optuna_merge.merging._problem import Posteriors, Problem, Weights, check_merge
@@ -126,18 +126,7 @@ def _targets(
     own |= dict(module.named_parameters(remove_duplicate=False))
     if unknown := sorted(names.keys() - mean.keys()):
         raise ValueError(f"names has {unknown[0]!r}, which no posterior has")
-    targets = {}
-    for name, tensor in mean.items():
-        place = names.get(name, name)
-        if place not in own:
-            raise ValueError(
-                f"the module has no parameter or buffer {place!r} for {name!r}"
-                f"{naming_hint(place, own)}; give the module's names by names={{{name!r}: ...}}"
-            )
-        if own[place].shape != tensor.shape:
-            raise ValueError(
-                f"{name!r} has shape {tuple(tensor.shape)}, but the module's {place!r} has "
-                f"{tuple(own[place].shape)}"
-            )
-        targets[name] = own[place]
-    return targets
+    expected = {names.get(name, name): tensor for name, tensor in mean.items()}
+    advice = "; where the module has other names, give them: names={posterior's: module's, ...}"
+    same_shapes("the module", own, expected, advice)
+    return {name: own[names.get(name, name)] for name in mean}

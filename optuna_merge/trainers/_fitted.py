@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from torch import Tensor
 
 from optuna_merge._base.files import check_writable, json_hash, short_hash
@@ -27,6 +26,7 @@ from optuna_merge.fitting import (
     alone_weights,
     anchor_weights,
     counts_as_reused,
+    reference_point,
     uniform_weights,
 )
 from optuna_merge.goals import (
@@ -35,7 +35,6 @@ from optuna_merge.goals import (
     Goal,
     Limits,
     Score,
-    below_nadir,
     make_constraints,
     make_score,
 )
@@ -111,10 +110,8 @@ class FittedProgram:
     @property
     def reference_point(self) -> dict[str, float]:
         """By task, the metric that hypervolumes are measured from; see `FittedStudy`."""
-        sign = 1.0 if self._wanted.greater_is_better else -1.0
-        runs = [[run.metrics[task] for task in self.names] for run in self.runs.values()]
-        point = sign * below_nadir(sign * np.array(runs))
-        return dict(zip(self.names, point.tolist()))
+        runs = [run.metrics for run in self.runs.values()]
+        return reference_point(runs, dict.fromkeys(self.names, self._wanted.greater_is_better))
 
     @models_turn()
     def preview(self, weights: Mapping[str, float]) -> Measured:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from optuna_merge._base.checkpoint_files import (
@@ -19,7 +18,8 @@ from optuna_merge._base.checkpoint_files import (
     tensor_files,
 )
 from optuna_merge._base.files import json_hash, sha256_file
-from optuna_merge.exceptions import CorruptFileError, ProgramError
+from optuna_merge._base.tensors import opened
+from optuna_merge.exceptions import ProgramError
 from optuna_merge.merging import merge_files
 from optuna_merge.trainers._adapters import has_products, merge_products
 
@@ -92,12 +92,9 @@ def check_alike(paths: Mapping[str, Path]) -> None:
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for file in tensor_files(path):
-        try:
-            with safe_open(file, framework="pt") as opened:
-                for name in opened.keys():  # noqa: SIM118
-                    shapes[name] = tuple(opened.get_slice(name).get_shape())
-        except SafetensorError as error:
-            raise CorruptFileError(f"{file} is truncated or damaged: {error}") from error
+        with opened(file) as found:
+            for name in found.keys():  # noqa: SIM118
+                shapes[name] = tuple(found.get_slice(name).get_shape())
     return shapes
 
 
