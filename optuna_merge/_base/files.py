@@ -16,10 +16,7 @@ from typing import Any
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success flush it to disk and rename it there.
-
-    If the block raises, the temporary file is removed and whatever stood at `path` is untouched.
-    """
+    """Yield a path beside `path`; on success flush it and rename it there, else remove it."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,10 +86,7 @@ def remove(path: Path) -> None:
 
 
 def file_name(text: str) -> str:
-    """A name for a file that says what it is of: `text`, if that can stand in every file system.
-
-    Else what can of its first 80 characters, and a hash that tells it from others.
-    """
+    """`text` as a file's name; where it can't be one, what can of it and a hash."""
     safe = re.sub(r"[^\w .+=@-]", "_", text)[:80]
     return safe if safe == text and text.strip(". ") else f"{safe}-{sha256_text(text)[:8]}"
 

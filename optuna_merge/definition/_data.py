@@ -21,10 +21,7 @@ _IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 @dataclass(frozen=True)
 class Examples:
-    """The rows of a task by split, each with its label as text, and the classes in order.
-
-    `declared`: the data say so themselves; else the order is that of numbers, or of letters.
-    """
+    """A task's rows by split with labels as text, and the classes (as `declared`, or sorted)."""
 
     rows: dict[str, list[Row]]
     labels: dict[str, list[str]]
@@ -35,11 +32,7 @@ class Examples:
 def read_examples(
     task: str, data: Data, folder: Path, *, images: bool, fail: Callable[[str, str], ValueError]
 ) -> Examples:
-    """Read a task's splits, with labels. Rows without a label are left out.
-
-    `images`: from folders with a subfolder per class; else tables or a dataset of the hub. `fail`
-    makes the error of a key and a message.
-    """
+    """Read a task's splits, with labels; rows without one are left out."""
     if images and data.dataset is not None:
         raise fail(
             "dataset",

@@ -25,10 +25,7 @@ _TRUTHS = {"true": "True", "false": "False"}
 
 
 def read_table(path: Path) -> list[Row]:
-    """The rows of a table, each with all of its columns; what an object of JSON lacks is None.
-
-    Lines end with a line feed, a carriage return, or both; every other sign belongs to its cell.
-    """
+    """The rows of a table, each with all of its columns; what an object of JSON lacks is None."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; expected {TABLES}")
     kind = path.suffix.lower()

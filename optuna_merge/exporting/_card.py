@@ -17,10 +17,7 @@ Metrics = dict[str, dict[str, dict[str, float | None]]]
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """One model of an export: its folder within it ("." is all), its format, and whom it serves.
-
-    `loader` is the class of transformers that loads it, `outputs` the size of its head.
-    """
+    """One model of an export: its folder within it, format, loading class, head, and tasks."""
 
     folder: str
     format: str

@@ -18,10 +18,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A finetune after `step` steps and as many `seconds`, over all processes that worked on it.
-
-    `moments` are `<moment>.<parameter name>`, `evaluations` step → task → `Evaluation.to_json()`.
-    """
+    """A finetune after `step` steps; `moments` are `<moment>.<parameter>`."""
 
     step: int
     seconds: float

@@ -23,10 +23,7 @@ _CONSTANT = 0.1
 def make_optimizer(
     model: MultitaskModel, names: Sequence[str], settings: FinetuneSettings, examples: int
 ) -> tuple[Optimizer, list[str]]:
-    """AdamW or IVON over the named parameters, and the names in its order.
-
-    IVON's prior is centred where the model is; `examples` are those of the run's tasks.
-    """
+    """AdamW or IVON over the named parameters, and the names in its order."""
     parameters = dict(model.named_parameters())
     shared = set(model.shared_names())
     head_rate = settings.head_learning_rate or settings.peak_rate

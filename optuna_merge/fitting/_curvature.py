@@ -21,10 +21,7 @@ def estimate(
     state: Mapping[str, Tensor],
     settings: PosteriorSettings,
 ) -> Gaussian:
-    """The posterior of the shared parameters without the prior's share of the precision.
-
-    `state` has the shared parameters and the task's own head, of its own run; the model keeps it.
-    """
+    """The undamped posterior of the shared parameters at the state of a task's own run."""
     model.load(state, source=f"the run of task {task.name!r}")
     model.prepare(task)
     loss = task.loss

@@ -74,10 +74,7 @@ Losses = Callable[[Mapping[str, float]], Mapping[str, float]]
 def noted_damping(
     path: Path, undamped: Mapping[str, Posterior], losses: Callable[[float], Losses]
 ) -> Damping:
-    """The damping that the JSON file notes; where there is none it is chosen, and noted.
-
-    `losses` gives those of the merges of the posteriors with a damping.
-    """
+    """The damping that the JSON file notes; where there is none it is chosen, and noted."""
     found = load_sound(path, _read)
     if found is not None:
         return found

@@ -85,11 +85,7 @@ def given_parameters(
 def given_state(
     task: str, path: Path, model: MultitaskModel, *, any_base: bool = False
 ) -> dict[str, Tensor]:
-    """The trained parameters of a task's own run, from a given checkpoint of the own loop's model.
-
-    It is one of the language model or its adapter; or a file of tensors that have the names of the
-    multitask model, such as a finetune in another working folder.
-    """
+    """The same for the own loop's model, of its body's checkpoint or of a file with its names."""
     names = model.trained_names([task])
     if path.is_file():
         tensors = load_checkpoint(path)

@@ -34,10 +34,7 @@ Term = tuple[float, Tensor, Precision]
 def merge_items(
     items: Sequence[Item], weights: Sequence[float], *, vanishing: bool = True
 ) -> None:
-    """Merge tensors, with one weight per term; an output may be one of the means.
-
-    `vanishing`: some precision may be zero.
-    """
+    """Merge tensors, with one weight per term; `vanishing`: some precision may be zero."""
     # The kernels divide by precisions, of which none may be zero.
     for item in items if vanishing else merge_fused(items, weights):
         _merge_item(item, weights, vanishing=vanishing)

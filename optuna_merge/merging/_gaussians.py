@@ -17,10 +17,7 @@ _BATCH = 1 << 24
 def merge_gaussians(
     terms: Sequence[Gaussian], weights: Sequence[float], *, vanishing: bool = True
 ) -> dict[str, Tensor]:
-    """Merged means of checked terms of one family, of which the prior is one.
-
-    `vanishing`: some elementwise precision may be zero.
-    """
+    """Merged means of checked terms of one family, of which the prior is one."""
     family = next((type(term) for term in terms if isinstance(term, Coupled)), None)
     if family is not None:
         return _merge_coupled(family, terms, weights)

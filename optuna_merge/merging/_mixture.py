@@ -55,12 +55,7 @@ def merge_mixtures(problem: Problem) -> Parameters:
 
 
 class EM:
-    """Expectation maximisation with one responsibility per component.
-
-    Args:
-        tasks: For each task of nonzero weight its weight, components and log probabilities (fp64).
-        prior: The prior and its weight, or nothing.
-    """
+    """Expectation maximisation with one responsibility per component; probabilities as logs."""
 
     def __init__(
         self,
@@ -117,10 +112,7 @@ def log_density(term: Gaussian, point: Parameters) -> float:
 
 
 def log_ratio(term: Gaussian, first: Gaussian, point: Parameters) -> float:
-    """log N_term(point) - log N_first(point) in fp64, summed coordinate by coordinate.
-
-    The two logarithms grow with the number of parameters; only their difference matters.
-    """
+    """log N_term(point) - log N_first(point), summed by coordinate: the logarithms are large."""
     if term is first:
         return 0.0
     if isinstance(term, Coupled):

@@ -25,10 +25,7 @@ Posteriors = Sequence[Posterior] | Mapping[str, Posterior]
 
 @dataclass(frozen=True)
 class Problem:
-    """A merge that passed all checks; the prior's weight (zero without one) is the last.
-
-    `vanishing`: some precision that counts is zero somewhere.
-    """
+    """A merge that passed all checks; `vanishing`: some precision that counts is zero."""
 
     posteriors: list[Posterior]
     prior: Gaussian | None

@@ -48,10 +48,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Source:
-    """One checkpoint or posterior, from its headers; `folder` has its configuration, if it is one.
-
-    Of a diagonal posterior some precisions are tensors, else all are numbers.
-    """
+    """One checkpoint, or isotropic or diagonal posterior, from its headers."""
 
     label: str
     path: Path

@@ -65,18 +65,13 @@ def trainable_names(body: nn.Module, trainable: Trainable) -> list[str]:
             raise ValueError(
                 f"LastLayers({trainable.count}): {type(body).__name__} has {total} layers"
             )
-        first = total - trainable.count
-
         inside = f"{prefix}." if prefix else ""  # the body itself may be the list
-
-        def index(name: str) -> int | None:
-            return int(name[len(inside) :].split(".")[0]) if name.startswith(inside) else None
-
-        indices = [index(name) for name in names]
-        last_layer_at = max(i for i, layer in enumerate(indices) if layer is not None)
-        return [
-            name
-            for i, (name, layer) in enumerate(zip(names, indices))
-            if (layer is not None and layer >= first) or (layer is None and i > last_layer_at)
-        ]
+        layer_of = {
+            name: int(name[len(inside) :].split(".")[0])
+            for name in names
+            if name.startswith(inside)
+        }
+        behind = names[names.index([*layer_of][-1]) + 1 :]
+        last = {name for name, layer in layer_of.items() if layer >= total - trainable.count}
+        return [name for name in names if name in last or name in behind]
     raise TypeError(f"trainable must be 'all', LastLayers or Matching, got {trainable!r}")

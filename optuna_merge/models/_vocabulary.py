@@ -19,10 +19,7 @@ _READ = 4096
 
 
 def check_tokens(network: Any, tasks: Sequence[Task]) -> None:
-    """See that each token, type and position of the tasks' data has a row in the embeddings.
-
-    On the CPU a missing row is an `IndexError` in training, on other devices worse.
-    """
+    """See that each token, type and position of the tasks' data has a row in the embeddings."""
     rows = _rows(network)
     for task in tasks:
         for split in SPLITS:

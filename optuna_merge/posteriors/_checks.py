@@ -106,10 +106,7 @@ def check_factors(posteriors: Mapping[str, Posterior]) -> None:
 
 
 def check_values(who: str, posterior: Posterior, stamps: list[_Stamp]) -> bool:
-    """Refuse NaN, infinities and negative precisions; whether all precisions are positive.
-
-    A posterior that has passed with the same stamps is not read.
-    """
+    """Refuse NaN, infinities and negative precisions; whether all precisions are positive."""
     if posterior in _passed:
         before, positive = _passed[posterior]
         if _unchanged(before, stamps):

@@ -15,10 +15,7 @@ Coupling = Literal["none", "tensor", "whole"]
 
 
 class Part(NamedTuple):
-    """One stored tensor or number of the field `role`, the shape that it must have, its bounds.
-
-    Where one that `may_vanish` is zero, the precision is positive by the parts that may not.
-    """
+    """One stored tensor or number of the field `role`, the shape that it must have, its bounds."""
 
     role: str
     name: str

@@ -25,11 +25,7 @@ def place_posteriors(
     *,
     beside: int = 0,
 ) -> dict[str, Posterior]:
-    """The posteriors on the device, all of them if they take at most the share of its free memory.
-
-    Else as they are: merges on the host are copied tensor by tensor. `beside` are bytes of what
-    goes where they go.
-    """
+    """The posteriors on the device if all fit into that share of its free memory, else as is."""
     if device.type == "cpu":
         return dict(posteriors)
     needed = sum(posterior_bytes(posterior) for posterior in posteriors.values()) + beside

@@ -130,10 +130,7 @@ class CheckedData:
 
 
 def as_data(data: Data | Mapping[str, Tensor], where: str) -> Data:
-    """The data of a task, all of whose numbers are finite; a mapping of tensors as `TensorData`.
-
-    Data in memory are looked through now, others when they are read.
-    """
+    """The data of a task, of finite numbers: those in memory are looked through now."""
     if isinstance(data, Mapping):
         data = TensorData(data)
     if not isinstance(data, TensorData):

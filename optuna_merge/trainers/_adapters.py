@@ -38,10 +38,7 @@ def has_products(names: Sequence[str]) -> bool:
 def merge_products(
     states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]
 ) -> dict[str, Tensor]:
-    """Factors of the summed ranks, and the weighted means of all other tensors.
-
-    Weights add up to 1, and may be negative; zeros add no rank.
-    """
+    """Factors of the summed ranks (zeros add none), and the weighted means of all else."""
     for state in states[1:]:
         same_shapes("the run of another task", state, states[0])
     used = [(state, weight) for state, weight in zip(states, weights) if weight]

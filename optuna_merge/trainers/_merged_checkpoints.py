@@ -45,10 +45,7 @@ def checkpoint_hash(path: Path) -> str:
 def merge_checkpoints(
     paths: Mapping[str, Path], weights: Mapping[str, float], output: Path
 ) -> None:
-    """Write the weighted sum of checkpoints of one kind; of adapters that of the updates.
-
-    Weights add up to 1; paths of weight zero aren't read. `output` must not be there.
-    """
+    """Write the weighted sum of checkpoints of one kind; of adapters that of the updates."""
     used = {task: path for task, path in paths.items() if weights[task]}
     output.parent.mkdir(parents=True, exist_ok=True)
     if any(map(is_adapter, used.values())):

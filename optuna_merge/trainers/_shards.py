@@ -56,10 +56,7 @@ def keep_whole(trainer: Any) -> None:
 
 
 def gathered(trainer: Any, names: Collection[str]) -> dict[str, Tensor]:
-    """Whole parameters of a Trainer that has trained, asked for by all processes.
-
-    Of shards they come to rank 0 alone, on its CPU.
-    """
+    """Whole parameters of a Trainer that has trained; of shards on rank 0's CPU. All call this."""
     if not trainer.is_fsdp_enabled:
         parameters = dict(trainer.model.named_parameters())
         return {name: parameters[name].detach() for name in names}
