@@ -64,7 +64,8 @@ class ScoreModel:
     def metric_draws(self, weights: Array) -> Array:
         """Draws of the tasks' metrics, `n_draws x q x T`."""
         mean, std = zip(*(m.predict(weights) for m in self.models))
-        return np.stack(mean, axis=-1) + np.stack(std, axis=-1) * self.standard_draws[:, None, :]
+        spread: Array = np.stack(std, axis=-1) * self.standard_draws[:, None, :]
+        return np.stack(mean, axis=-1) + spread
 
     def predict(self, weights: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of the true score at `q x T`: two arrays of length q."""

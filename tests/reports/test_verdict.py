@@ -23,8 +23,7 @@ import optuna_merge as om
 from optuna_merge.calibration import study_calibration
 from optuna_merge.reports import update_dashboard, write_csv, write_html
 from optuna_merge.reports._verdict import Gain, judge
-from optuna_merge.tasks import Metric, accuracy
-from optuna_merge.tasks._metrics import Measurement
+from optuna_merge.tasks import Measurement, Metric, accuracy
 from optuna_merge.trials import (
     PROMOTED_FROM,
     SCORE,
