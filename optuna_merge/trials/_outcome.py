@@ -142,8 +142,8 @@ def repeated_finetunes(truths: Iterable[Outcome]) -> tuple[Repeats, ...]:
     for outcome in sorted(truths, key=lambda o: o.trial):
         group = groups.setdefault(tuple(round(w, _DIGITS) for w in outcome.weights.values()), [])
         mine = [o for o in group if o.repeat == outcome.repeat]
-        truths = (outcome.truth, dict(outcome.truths))
-        again = outcome.reused or any((o.truth, dict(o.truths)) == truths for o in mine)
+        same = (o for o in mine if (o.truth, o.truths) == (outcome.truth, outcome.truths))
+        again = outcome.reused or any(same)
         if not (mine and again):
             group.append(outcome)
     return tuple(Repeats(tuple(group)) for group in groups.values())
