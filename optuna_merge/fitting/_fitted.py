@@ -24,18 +24,20 @@ from optuna_merge.tasks import Evaluation, Measurement, Task, check_finite
 
 @dataclass(frozen=True)
 class FittedStudy:
-    """A definition with its task runs and posteriors: a `Workbench`.
+    """A definition with its task runs and posteriors, as `fit` returns it; a `Workbench` of a
+    study.
 
     Attributes:
         definition: What was fitted.
         model: The resident model.
         tasks: The tasks as they run: on the frozen trunk's cached output where that applies.
-        runs: The task's own finetune, by task; of several, that of the truths' seed.
+        runs: By task, the finetune of this task alone; if there are several, the one with the seed
+            of the real finetunes.
         previewer: Scores merges of the posteriors.
         merge: Gives the merge at some weights as the start of a finetune.
         damping: The damping; None for isotropic posteriors.
         costs: Training steps and seconds, by what they were spent on.
-        parts: The full definition, posteriors included, as JSON values.
+        parts: The complete definition, with the hashes of the posteriors, as JSON values.
         store: All finetunes of this definition.
         files: What another working folder needs to have the same fit.
     """
@@ -136,12 +138,12 @@ class FittedStudy:
     def refine(
         self, weights: Mapping[str, float], steps: int, *, rate: float = 1.0
     ) -> dict[str, Evaluation]:
-        """A refined preview: the merge at `weights`, trained for a few steps on the weighted loss.
+        """Train the merge at `weights` for a few steps on the weighted loss: a refined preview.
 
-        By AdamW at a constant rate, with fresh moments. A tenth to a fifth of a finetune's steps
-        make a preview truer than the same steps from the pretrained body do, at their cost; beyond
-        two fifths the refined model may be better than the finetune that it previews
-        (studies/ladder.py). The run is kept in the store.
+        The optimizer is AdamW at a constant rate, with fresh moments. With a tenth to a fifth of a
+        finetune's steps a refined preview is closer to the truth than a model that was trained for
+        as many steps from the pretrained body. With more than two fifths the refined model may be
+        better than the finetune that it previews (studies/ladder.py). The store keeps the run.
 
         Args:
             weights: Task weight by name, on the simplex.

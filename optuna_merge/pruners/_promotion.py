@@ -56,28 +56,31 @@ Array = npt.NDArray[np.float64]
 class PromotionPruner(BasePruner):
     """End every trial with its preview, and queue copies of those that are worth a real finetune.
 
-    A trial reports its preview at step 0 and asks `should_prune`: it ends there. Whenever there is
-    a free slot, the most promising preview of the whole study that was not promoted yet gets it: a
-    copy of its trial is queued (WAITING, with its
-    parameters, its user attributes, its preview at step 0 and `promoted_from`), which is executed
-    before any new trial, and is not pruned. A new preview is never promoted merely for having been
-    good when it was made, and none is lost for having come too early.
+    A trial reports its preview (the score of a merge) at step 0 and asks `should_prune`; there it
+    ends. When a finetune is due, the pruner promotes the most promising preview of the whole study
+    that was not promoted yet: it queues a copy of that trial. The copy is WAITING, with the
+    trial's parameters, its user attributes, its preview at step 0 and the user attribute
+    `promoted_from`. It is executed before any new trial and is not pruned, so it is finetuned and
+    its value is the truth. Because all previews are compared at that moment, none is promoted only
+    for having been good when it was made, and none is lost for having come too early.
 
-    A slot becomes free by itself, one at a time: when no further preview is expected to raise what
-    the next finetune promises (its expected improvement, see below) by more than its price says.
-    The price is the ratio of the seconds that previews and finetunes have taken so far (1/10 while
-    that is not known), and a preview must be worth four times as much, or else the previews since
-    the last promotion have cost a fourth of a finetune. So many previews come before the first
-    promotion where previews tell much and cost little, few where the truths have shown that they
-    say nothing. Finetunes under way count as pending, and no slot becomes free while a copy waits
-    that nobody has begun: two are chosen from the same truths only where another worker is idle.
-    With a `fraction` there are floor(fraction x previews) slots instead, and so there are, by a
-    fourth, in studies of one task, and where workers have the role to preview only.
+    By default a finetune is due as soon as no further preview is expected to be worth its price,
+    or when the previews since the last promotion have together cost a fourth of a finetune. A
+    preview is worth what it is expected to add to the expected improvement of the next finetune
+    (see below). Its price is four times the ratio of the seconds that previews and finetunes have
+    taken so far (1/10 while that is not known). So many previews come before the first promotion
+    if previews tell much and cost little, and few if the truths have shown that previews tell
+    nothing. Finetunes under way count as pending, and nothing is promoted while a copy waits that
+    no worker has begun: a second finetune is chosen from the same truths only if another worker is
+    idle.
 
-    Most promising is, as soon as there are two truths (baselines count), what has the largest
-    expected improvement of the TRUTH, by the same models as in `PreviewSampler`; before that, what
-    has the best preview. While eight truths or more show no correlation with their previews, every
-    fourth promotion goes to the preview whose truth is least certain, and a warning is logged.
+    With a `fraction`, floor(fraction x previews) promotions are due instead. A fraction of a
+    fourth also holds in studies of one task, and while workers have the role to preview only.
+
+    The most promising preview is the one with the largest expected improvement of the truth, by
+    the same models as in `PreviewSampler`. Before there are two truths (baselines count) it is the
+    best preview. While eight truths or more show no correlation with their previews, every fourth
+    promotion goes to the preview whose truth is least certain, and a warning is logged.
     `optuna-merge diagnose` shows how true the previews are.
 
     The decision is a pure function of the study's trials and the seed
@@ -89,66 +92,71 @@ class PromotionPruner(BasePruner):
         - A preview and its retry clones count once; failed trials are no previews.
         - A promotion counts once its copy is queued, whatever becomes of it: the budget counts
           finetunes begun.
-        - A preview that is NaN or infinite is never promoted, but counts as a preview.
+        - A preview that is NaN or infinite counts as a preview, but is never promoted.
         - Ties go to the better preview, then to the lower trial number.
 
-    With several workers exactly the budget is finetuned, and nothing twice. Copies come in the
-    order of their numbers. One that comes too late, or is the second of one preview, withdraws: it
-    is pruned when it asks first, its user attribute `promotion` becomes "withdrawn" (of one that
-    goes on it becomes "begun"), and its slot is filled again.
+    Several workers together never pass the budget and finetune nothing twice. Copies come in the
+    order of their trial numbers. A copy that comes too late, or is the second of one preview,
+    withdraws: it is pruned when it asks first, its user attribute `promotion` becomes "withdrawn",
+    and another preview may be promoted in its place. The attribute of a copy that is finetuned
+    becomes "begun".
 
-    In a study of several objectives, one per task, the preview is the user attributes
-    `preview_<task>`, and the most promising one has the largest expected hypervolume improvement
-    of the truths (before there are two truths: the first by non-domination rank, then by the
-    hypervolume of its preview alone). `Trial.should_prune` refuses to work there: ask
+    In a study with several objectives, one per task, the preview is in the user attributes
+    `preview_<task>`. The most promising preview has the largest expected hypervolume improvement
+    of the truths; before there are two truths, previews are ordered by non-domination rank, then
+    by their hypervolume. `Trial.should_prune` doesn't work in such studies: ask
     `optuna_merge.pruners.should_prune`.
 
-    All caps count promotions only, not the baselines. With a cap of zero nothing is promoted, nor
-    are copies that are queued already. A copy has its preview already; reporting it again does no
-    harm: Optuna keeps the first value and warns.
+    `max_promotions`, `max_steps` and `max_seconds` count promotions only, not the baselines. With
+    a cap of zero nothing is promoted, and copies that are queued already are not finetuned. A copy
+    has its preview already; if it reports the preview again, Optuna keeps the first value and
+    warns.
 
     Args:
-        fraction: Promotions per preview, in [0, 1], with 0 only baselines are finetuned; None:
-            when another preview is not worth its price, see above.
+        fraction: Promotions per preview, in [0, 1]; with 0 only baselines are finetuned. None: a
+            promotion is due when another preview is not worth its price, see above.
         max_promotions: Cap on the promotions of the whole study; None for none.
         warmup: Number of previews before anything is promoted; None: 8 with a fraction, else as
             many as `PreviewSampler` has in its design.
         max_steps: Cap on the training steps of all promoted finetunes together; None for none. A
-            promotion reserves a whole finetune's steps; one that is pruned at a rung gives back
-            what it did not use, for the next preview on. Never passed.
-        max_seconds: Cap on the seconds of all promoted finetunes together; None for none. One that
-            is under way counts as the longest finetune so far, so only a finetune that takes
-            longer than all before it passes the cap; while none has ended they go one at a time.
-        finetune_steps: Training steps of one finetune, for `max_steps`; None: those that the
-            study's definition says.
-        score: What the study's value is in terms of the tasks' metrics, as for `PreviewSampler`:
-            a function from an array of metrics `... x T` to an array `...`. With it, and with the
-            user attributes `preview_<task>` and `truth_<task>`, each task's metric is modelled.
-        constraints: What the tasks' true metrics must keep, as for `PreviewSampler`: promising is
-            then what may be better than the best feasible truth and feasible itself.
-        budget: Cap on the whole cost of the study, in finetunes at uniform weights: task runs,
-            posteriors, previews, baselines and promoted finetunes, by the seconds that they took
-            (by training steps where seconds are not known). Another finetune is begun where at
-            least half of it fits; then `stop_reason` says that the budget is spent. None for no
-            cap.
-        second_seeds: How many of the last finetunes under the caps are second seeds of the best
-            weights, at most a third of all promotions: queued trials with the user attribute
-            `repeat`, for an objective that heeds it. Without a cap there is no last one.
-        stop_when_flat: Whether `stop_reason` has one where the study is flat: where all that the
-            best weights are expected to gain over uniform ones, by now and by another finetune, is
-            below half the noise of one finetune.
-        until: Share of the noise of one finetune: where another finetune is expected to be better
-            than the best by less, `stop_reason` says so; None for never.
-        seed: Of the draw between models that trust the previews and models that don't; None is
-            0. Workers with one seed decide alike; with several, two may queue different copies
-            for one slot, of which the later withdraws.
+            promotion reserves the steps of a complete finetune; a finetune that is pruned at a
+            rung gives back the steps that it did not use. The cap is never passed.
+        max_seconds: Cap on the seconds of all promoted finetunes together; None for none. A
+            finetune under way counts as long as the longest one so far, so only a finetune that
+            takes longer than all before it passes the cap. Until the first one has ended,
+            finetunes run one at a time.
+        finetune_steps: Training steps of one finetune, for `max_steps`; None: as in the study's
+            definition.
+        score: How the study's value follows from the tasks' metrics, as for `PreviewSampler`: a
+            function from an array of metrics `... x T` to an array `...`. If it is given, and the
+            trials have the user attributes `preview_<task>` and `truth_<task>`, each task's metric
+            has its own model.
+        constraints: Constraints on the tasks' true metrics, as for `PreviewSampler`. Promising
+            weights are then those that may be feasible and better than the best feasible truth.
+        budget: Cap on the cost of the whole study, in units of a finetune at uniform weights: task
+            runs, posteriors, previews, baselines and promoted finetunes, by the seconds that they
+            took (or by training steps if the seconds are not known). Another finetune begins if at
+            least half of it fits; otherwise `stop_reason` says that the budget is spent. None for
+            no cap.
+        second_seeds: How many of the last finetunes under a cap repeat the best weights with a
+            second seed, at most a third of all promotions. They are queued trials with the user
+            attribute `repeat`, which the objective has to heed. Without a cap there is no last
+            finetune, and so no repeat.
+        stop_when_flat: Whether `stop_reason` gives a reason if the score is flat: if the best
+            weights and one more finetune are together expected to gain less than half the noise of
+            one finetune over uniform weights.
+        until: A share of the noise of one finetune. `stop_reason` gives a reason if another
+            finetune is expected to improve on the best by less than this; None for never.
+        seed: Seed of the draw between models that trust the previews and models that don't; None
+            is 0. Workers with equal seeds decide alike. With different seeds two workers may queue
+            different copies for one promotion, of which the later withdraws.
 
     Raises:
         ValueError: an argument is out of its range.
         TypeError: `score` or `constraints` is no function.
 
     Examples:
-        Of the previews of an objective, the most promising eighth goes on to a finetune:
+        The most promising eighth of all previews is finetuned:
 
         >>> from optuna_merge.samplers import PreviewSampler
         >>> tasks = ["news", "reviews"]
