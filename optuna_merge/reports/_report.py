@@ -30,14 +30,22 @@ def make_report(study: optuna.Study, fitted: Workbench, *, test: bool = True) ->
             finetuned model is in this working folder. Only a `FittedStudy` has test data.
 
     Returns:
-        `best` (the best truth that satisfies the constraints; None without one), `front` (of a
-        Pareto study, with its hypervolume; else None), `constraints` (None without any),
-        `baselines`, `counts` (see `Counts`), `verdict` (gains, of which positive ones are better
-        whatever is minimised, and what is said of them), `maximize` (of the score and each task,
-        whether larger is better), `noise` (of one finetune; see `Noise`), `failures` (weightings
-        that were given up), `cost`, `spent` (in finetunes, see `Spending`, and
-        what grids of finetunes would cost), `calibration` (of the
-        score and of each task; see `Calibration`), `definition`.
+        A dict with these keys:
+
+        - `best`: the best truth that satisfies the constraints; None without one.
+        - `front`: the front of a Pareto study, with its hypervolume; None in other studies.
+        - `constraints`: None without constraints.
+        - `baselines`: uniform weights and each task alone.
+        - `counts`: numbers of trials, see `Counts`.
+        - `verdict`: gains, of which positive ones are better, whatever is minimised, and sentences
+          about them.
+        - `maximize`: for the score and each task, whether larger is better.
+        - `noise`: the noise of one finetune, see `Noise`.
+        - `failures`: weights that were given up.
+        - `cost`: training steps and seconds.
+        - `spent`: the cost in finetunes, see `Spending`, beside the cost of grids of finetunes.
+        - `calibration`: for the score and each task, see `Calibration`.
+        - `definition`: the definition of the study.
     """
     findings = read_study(study)
     tested = metrics_on_test(_shown(findings), fitted) if test else {}
