@@ -1,4 +1,4 @@
-"""Trials asked for and told by a loop of your own.
+"""Your own loop runs the trials, with Optuna's ask and tell.
 
     python examples/ask_and_tell.py
 

@@ -1,4 +1,4 @@
-"""A causal language model on three sources: the whole study of your Trainer in 25 lines.
+"""A causal language model on three sources: a complete study of your Trainer in 25 lines.
 
     python examples/causal_trainer.py                              # a tiny random Llama
     python examples/causal_trainer.py HuggingFaceTB/SmolLM2-135M

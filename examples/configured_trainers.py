@@ -1,4 +1,4 @@
-"""LLaMA-Factory or axolotl: commands that read a configuration, which is filled for each finetune.
+"""Finetune with LLaMA-Factory or axolotl: their configuration is filled in for each finetune.
 
     python examples/configured_trainers.py llamafactory
     python examples/configured_trainers.py axolotl

@@ -1,4 +1,4 @@
-"""Checkpoints that are there already: which weights of their merge are best? Nothing is trained.
+"""Find the best weights of a merge of checkpoints that you already have, without training.
 
     python examples/existing_checkpoints.py                     # tiny random BERTs
     python examples/existing_checkpoints.py distilbert-base-uncased

@@ -1,4 +1,4 @@
-"""Lightning, or any training code in Python: a class of a few methods is a study's program.
+"""Finetune with Lightning, or any training code in Python: write a class of a few methods.
 
     python examples/lightning_program.py
 

@@ -1,4 +1,4 @@
-"""EleutherAI's lm-evaluation-harness as the metric of previews and truths: multiple choice.
+"""Score previews and finetunes with EleutherAI's lm-evaluation-harness: multiple choice.
 
     python examples/lm_eval_harness.py                             # a tiny random Llama
     python examples/lm_eval_harness.py HuggingFaceTB/SmolLM2-135M

@@ -1,4 +1,4 @@
-"""Trials in MLflow, by the callback of optuna-integration.
+"""Track trials in MLflow, with the callback of optuna-integration.
 
     python examples/mlflow_tracking.py                       # keeps nothing
     python examples/mlflow_tracking.py sqlite:///mlflow.db

@@ -1,4 +1,4 @@
-"""A training script of your own, in any language: two commands are all that a study needs.
+"""Finetune with your own script, in any language: a study needs two commands.
 
     python examples/own_command.py
 

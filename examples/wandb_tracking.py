@@ -1,4 +1,4 @@
-"""Trials in Weights & Biases, by the callback of optuna-integration; offline.
+"""Track trials in Weights & Biases, with the callback of optuna-integration; offline.
 
     python examples/wandb_tracking.py
 
