@@ -205,7 +205,7 @@ def example_page(folder: Path) -> str:
             about, text = "", path.read_text().rstrip()
             if path.suffix == ".py":
                 first = ast.parse(text).body[0]
-                about = ast.get_docstring(ast.parse(text)) or ""
+                about = (ast.get_docstring(ast.parse(text), clean=False) or "").strip()
                 text = "\n".join(text.split("\n")[first.end_lineno :]).strip()
             lines += [f"## {path.name}", "", about, "", f"```{path.suffix[1:]}", text, "```", ""]
             shown = " ".join(about.split("\n\n")[0].split())
