@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 import torch
 
+SHARED_DECAY, OWN_DECAY = 0.03, 0.1
+"""The pull of solved heads, by default: of a head of several tasks, and of a task's own."""
+
 _DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -33,8 +36,9 @@ class PreviewSettings:
         head_examples: Training examples per task on which heads are solved; each preview needs a
             forward pass of each.
         head_decay: The pull towards the merged head when a head is solved again; larger values
-            keep more of the merged head. None: 0.01 for a head that several tasks share, and 0.1
-            for a task's own head; the studies chose both (studies/results/README.md, "Heads").
+            keep more of the merged head. None: 0.03 for a head that several tasks share, and 0.1
+            for a task's own head, with which anchored previews were truest
+            (studies/results/README.md, "Heads").
         anchor: "uniform": the finetune at uniform weights, which every study makes, corrects the
             merges at other weights; see `Anchor`. "none": merges stay as they are.
     """
@@ -68,7 +72,8 @@ class PreviewSettings:
         if self.heads != "merged":
             described["heads"] = self.heads
             described["head_examples"] = self.head_examples
-            described["head_decay"] = self.head_decay
+            decay = self.head_decay
+            described["head_decay"] = [SHARED_DECAY, OWN_DECAY] if decay is None else decay
         if self.anchor != "none":
             described["anchor"] = self.anchor
         return described
