@@ -128,7 +128,7 @@ def open_search(
 
 
 def check_until(until: float | None, *, is_pareto: bool) -> None:
-    """Raise `ValueError` where a search can't be stopped by what its score is expected to gain."""
+    """Raise `ValueError` if `until` is given for a study without a single score."""
     if is_pareto and until is not None:
         raise ValueError(
             f"until is {until}, but the study has an objective a task: there is no single score "

@@ -42,7 +42,7 @@ class Finetunes(Protocol):
 
 
 class DefinedFinetunes:
-    """Those of a `StudyDefinition`, by the library's own training loop.
+    """The finetunes of a `StudyDefinition`, by the package's own training loop.
 
     Args:
         definition: The definition; it needs no fit.

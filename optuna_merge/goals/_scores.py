@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 PARETO = "pareto"
-"""The choice of no single score: each task's metric is an objective of its own."""
+"""The choice without a single score: each task's metric is an objective of its own."""
 
 Metrics = Mapping[str, float]
 Array = npt.NDArray[np.float64]

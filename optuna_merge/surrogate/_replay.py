@@ -151,7 +151,7 @@ def replays(
     keeps: Sequence[float],
     models: Mapping[str | None, TruthModel | None] | None = None,
 ) -> list[Replay]:
-    """The same at several bounds, from one pair of curves.
+    """As `replay`, at several bounds, from one pair of curves.
 
     Args:
         study: As for `replay`.

@@ -42,7 +42,7 @@ from optuna_merge.trials._weights import canonical_weights, param_name
 
 @dataclass(frozen=True)
 class Counts:
-    """How many there are of what. Weightings count once, however often they were tried.
+    """Numbers of previews, finetunes and failures; weights count once, however often they were tried.
 
     Attributes:
         trials: All trials.
@@ -65,7 +65,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that is told of a study: text, page, tables, notes and JSON read it here.
+    """What reports say of a study; text, page, tables, notes and JSON all read this.
 
     Attributes:
         tasks: Task names, in order.
