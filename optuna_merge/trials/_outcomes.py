@@ -42,7 +42,7 @@ from optuna_merge.trials._weights import canonical_weights, param_name
 
 @dataclass(frozen=True)
 class Counts:
-    """Numbers of previews, finetunes and failures; weights count once, however often they were tried.
+    """Numbers of previews, finetunes and failures; weights that were tried again count once.
 
     Attributes:
         trials: All trials.
