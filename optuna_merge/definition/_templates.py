@@ -7,24 +7,24 @@ from types import MappingProxyType
 
 _TEXT = """\
 # A study of task weights:   optuna-merge optimize FILE --n-trials 50
-# Every command takes this file. Paths are relative to its folder. Lines that begin with # are
-# optional, and show what is taken without them (or an example, where it says so).
+# All commands take this file. Paths are relative to its folder. A setting behind # is optional:
+# the line shows its default, or an example where it says so.
 
 model:
   kind: text                        # encoders of transformers
   name: distilbert-base-uncased     # on the hub, or a folder of save_pretrained
   trainable: all                    # or {last_layers: 2}, or {matching: "layer\\\\.5"}
-  # lora: {r: 8, alpha: 16, target_modules: [q_lin, v_lin]}   # example; of the body LoRA alone
+  # lora: {r: 8, alpha: 16, target_modules: [q_lin, v_lin]}   # example: train LoRA only
 
-# For all tasks; a task may say otherwise.
+# For all tasks; a task may have settings of its own.
 data:
   train: data.csv                   # .csv, .tsv, .json, .jsonl or .parquet
   validation: 0.2                   # a file of its own, or a share of train
-  test: 0.2                         # the same, or leave it out; looked at once, by the report
+  test: 0.2                         # the same, or leave it out; only the report uses it
   text: text                        # column; for pairs of texts [premise, hypothesis]
   max_length: 128                   # tokens kept of each text
   # metric: accuracy                # or macro_f1, matthews
-  # dataset: imdb                   # example: of the hub; train and test are then its splits
+  # dataset: imdb                   # example: a dataset of the hub, with its splits
 
 # At least two, named by letters, digits, _ and -. `label` is a column of texts or numbers. Rows
 # without a label are left out (an empty or blank cell, null, NaN, and NA among numbers).
@@ -36,34 +36,34 @@ tasks:
     # train: other.csv              # example: data of its own
     # head: shared                  # example: tasks that name one head share it; it is merged
 
-finetuning:                         # of each task alone, and of all of them at the weights found
+finetuning:                         # of each task alone, and of all tasks at task weights
   steps: 200
   batch_size: 32                    # of each task
   learning_rate: 5e-5
-  # head_learning_rate: 1e-3        # example; else as learning_rate
+  # head_learning_rate: 1e-3        # example; by default learning_rate
   # optimizer: adamw                # or ivon
   # mixed_precision: "no"           # or bf16, fp16
   # seed: 0
 
 # posterior:
-#   family: diagonal                # or isotropic, kronecker, ...: any other word lists them
-#   examples: 512                   # of training data, for the curvature
+#   family: diagonal                # or isotropic, kronecker, ...; an unknown name lists all
+#   examples: 512                   # training examples for the curvature
 
 score: mean                         # or relative, worst, worst_relative, target:topic, pareto
 # constraints: 0.95                 # example: no task below 95 % of what it reaches alone, or
 # constraints: [{task: tone, at_least: 0.8}]
 
 # search:                           # flags of the same names override it
-#   second_seed: true               # uniform weights twice: tells the noise of a finetune
-#   stop_when_flat: true            # once nothing above the noise is expected
-#   budget: 10                      # example: all that it may cost, in finetunes
-#   until: 0.25                     # example: or once a finetune promises less of the noise
+#   second_seed: true               # finetune uniform weights twice, to measure the noise
+#   stop_when_flat: true            # stop when no gain above the noise is expected
+#   budget: 10                      # example: cap on the cost of the study, in finetunes
+#   until: 0.25                     # example: stop below this expected gain, in noises
 """
 
 _IMAGE = """\
 # A study of task weights:   optuna-merge optimize FILE --n-trials 50
-# Every command takes this file. Paths are relative to its folder. Lines that begin with # are
-# optional, and show what is taken without them (or an example, where it says so).
+# All commands take this file. Paths are relative to its folder. A setting behind # is optional:
+# the line shows its default, or an example where it says so.
 
 model:
   kind: image                       # models of timm
@@ -72,10 +72,10 @@ model:
   # pretrained: true                # false: from random parameters
   # batch_norm: pretrained          # or reestimated
 
-# For all tasks; a task may say otherwise.
+# For all tasks; a task may have settings of its own.
 data:
   validation: 0.2                   # a folder of its own, or a share of train
-  test: 0.2                         # the same, or leave it out; looked at once, by the report
+  test: 0.2                         # the same, or leave it out; only the report uses it
   # metric: accuracy                # or macro_f1, matthews
   # augment: false                  # true: timm's augmentation of training images
 
@@ -88,34 +88,34 @@ tasks:
     train: images/tone
     # head: shared                  # example: tasks that name one head share it; it is merged
 
-finetuning:                         # of each task alone, and of all of them at the weights found
+finetuning:                         # of each task alone, and of all tasks at task weights
   steps: 200
   batch_size: 32                    # of each task
   learning_rate: 5e-5
-  # head_learning_rate: 1e-3        # example; else as learning_rate
+  # head_learning_rate: 1e-3        # example; by default learning_rate
   # optimizer: adamw                # or ivon
   # mixed_precision: "no"           # or bf16, fp16
   # seed: 0
 
 # posterior:
-#   family: diagonal                # or isotropic, kronecker, ...: any other word lists them
-#   examples: 512                   # of training data, for the curvature
+#   family: diagonal                # or isotropic, kronecker, ...; an unknown name lists all
+#   examples: 512                   # training examples for the curvature
 
 score: mean                         # or relative, worst, worst_relative, target:topic, pareto
 # constraints: 0.95                 # example: no task below 95 % of what it reaches alone, or
 # constraints: [{task: tone, at_least: 0.8}]
 
 # search:                           # flags of the same names override it
-#   second_seed: true               # uniform weights twice: tells the noise of a finetune
-#   stop_when_flat: true            # once nothing above the noise is expected
-#   budget: 10                      # example: all that it may cost, in finetunes
-#   until: 0.25                     # example: or once a finetune promises less of the noise
+#   second_seed: true               # finetune uniform weights twice, to measure the noise
+#   stop_when_flat: true            # stop when no gain above the noise is expected
+#   budget: 10                      # example: cap on the cost of the study, in finetunes
+#   until: 0.25                     # example: stop below this expected gain, in noises
 """
 
 _LANGUAGE = """\
 # A study of task weights:   optuna-merge optimize FILE --n-trials 50
-# Every command takes this file. Paths are relative to its folder. Lines that begin with # are
-# optional, and show what is taken without them (or an example, where it says so).
+# All commands take this file. Paths are relative to its folder. A setting behind # is optional:
+# the line shows its default, or an example where it says so.
 
 model:
   kind: language                    # of transformers: causal (Llama, Qwen, GPT-2) or T5, BART
@@ -123,10 +123,10 @@ model:
   lora: {r: 8, alpha: 16}           # leave it out to train all; target_modules: all-linear
   # trainable: all                  # without lora; or {last_layers: 2}
 
-# For all tasks; a task may say otherwise. Only answers are learnt, and measured.
+# For all tasks; a task may have settings of its own. Only answers are learnt, and measured.
 data:
   validation: 0.1                   # a file of its own, or a share of train
-  test: 0.1                         # the same, or leave it out; looked at once, by the report
+  test: 0.1                         # the same, or leave it out; only the report uses it
   prompt: prompt                    # columns
   answer: answer
   # separator: "\\n"                 # between prompt and answer; causal models only
@@ -134,7 +134,7 @@ data:
   # max_prompt_length: 256          # tokens kept, the last ones
   # max_answer_length: 128          # tokens kept, the first ones
   # metric: token_loss              # or perplexity, token_accuracy
-  # dataset: name                   # example: of the hub; train and test are then its splits
+  # dataset: name                   # example: a dataset of the hub, with its splits
 
 # At least two, each of a file: .jsonl, .json, .csv, .tsv or .parquet.
 tasks:
@@ -144,62 +144,62 @@ tasks:
     train: chat.jsonl
     messages: messages              # a column of lists of {role, content} in place of prompts
     # max_length: 1024              # tokens kept of a conversation, the last ones
-    # text: text                    # example: a column of whole texts, all of which is learnt
+    # text: text                    # example: a column of texts that are learnt completely
 
-finetuning:                         # of each task alone, and of all of them at the weights found
+finetuning:                         # of each task alone, and of all tasks at task weights
   steps: 200
   batch_size: 8                     # of each task
   learning_rate: 2e-4
   # mixed_precision: "no"           # or bf16, fp16
   # seed: 0
 
-# runs:                             # example: checkpoints that are there already, in place of
+# runs:                             # example: checkpoints that you already have, in place of
 #   math: checkpoints/math          # a task's own run; adapters of the same base, or folders
 
 # posterior:
-#   family: diagonal                # or isotropic, kronecker, ...: any other word lists them
-#   examples: 512                   # of training data, for the curvature
+#   family: diagonal                # or isotropic, kronecker, ...; an unknown name lists all
+#   examples: 512                   # training examples for the curvature
 
 score: mean                         # of losses: lower is better; or relative, worst, pareto, ...
 # constraints: 0.95                 # example: no task's loss above 1 / 0.95 of what it is alone
 
 # search:                           # flags of the same names override it
-#   budget: 10                      # example: all that it may cost, in finetunes
+#   budget: 10                      # example: cap on the cost of the study, in finetunes
 """
 
 _COMMAND = """\
 # A study of task weights:   optuna-merge optimize FILE --n-trials 50
-# Every command takes this file. Lines that begin with # are optional, and show what is taken
-# without them (or an example, where it says so).
+# fit, optimize, report, replay and gc take this file. A setting behind # is optional: the line
+# shows its default, or an example where it says so.
 
-# A program that trains. It leaves its model in {checkpoint}: a folder of save_pretrained, a LoRA
-# adapter, or a safetensors file. It is started again in the same {folder} after a kill. No shell
-# reads the lines; they run where optuna-merge was started.
+# A program that trains and writes its model to {checkpoint}: a folder of save_pretrained, a LoRA
+# adapter, or a safetensors file. After a kill it is started again in the same {folder}. The lines
+# run without a shell, in the folder where optuna-merge was started.
 trainer:
   kind: command
   train: python train.py {folder} {checkpoint} {weights} {seed} {steps}   # or {weight:math} ...
-  evaluate: python evaluate.py {checkpoint}     # its last line: {"math": 0.4, "chat": 0.7}
+  evaluate: python evaluate.py {checkpoint}     # prints at the end: {"math": 0.4, "chat": 0.7}
   steps: 1000                       # of one finetune
-  unit: examples                    # what its weights are: shares of the sampled examples, or
-                                    # of packed tokens, or factors of averaged losses
+  unit: examples                    # how it uses weights: as shares of the sampled examples;
+                                    # or tokens (shares of packed tokens), or losses (factors)
   # unit: {kind: examples, label_tokens: {math: 120, chat: 300}}   # loss averaged over tokens
   # greater_is_better: true         # of the metrics
-  # metric: "{task}"                # key of a task's metric in what is printed
+  # metric: "{task}"                # key of a task's metric in the printed line
   # checkpoint: model               # its name in the folder
   # seed: 0
   # time_limit: 3600                # example: seconds of one call
-  # about: {data: second version}   # example: where it changes, all is trained anew
+  # about: {data: second version}   # example: if it changes, all is trained again
 
 tasks: [math, chat]                 # at least two
 
-# runs:                             # example: checkpoints that are there already, in place of
+# runs:                             # example: checkpoints that you already have, in place of
 #   math: checkpoints/math          # a task's own run; paths are relative to this file
 
 score: mean                         # or relative, worst, worst_relative, target:math, pareto
 # constraints: 0.95                 # example: no task below 95 % of what it reaches alone
 
 # search:                           # flags of the same names override it
-#   budget: 10                      # example: all that it may cost, in finetunes
+#   budget: 10                      # example: cap on the cost of the study, in finetunes
 """
 
 TEMPLATES: Mapping[str, str] = MappingProxyType(
