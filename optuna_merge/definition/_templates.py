@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 _TEXT = """\
 # A study of task weights:   optuna-merge optimize FILE --n-trials 50
-# All commands take this file. Paths are relative to its folder. A setting behind # is optional:
-# the line shows its default, or an example where it says so.
+# All commands take this file. Paths are relative to its folder. Settings behind # are optional;
+# such a line shows the default, or an example where it says so.
 
 model:
   kind: text                        # encoders of transformers
@@ -62,8 +62,8 @@ score: mean                         # or relative, worst, worst_relative, target
 
 _IMAGE = """\
 # A study of task weights:   optuna-merge optimize FILE --n-trials 50
-# All commands take this file. Paths are relative to its folder. A setting behind # is optional:
-# the line shows its default, or an example where it says so.
+# All commands take this file. Paths are relative to its folder. Settings behind # are optional;
+# such a line shows the default, or an example where it says so.
 
 model:
   kind: image                       # models of timm
@@ -114,8 +114,8 @@ score: mean                         # or relative, worst, worst_relative, target
 
 _LANGUAGE = """\
 # A study of task weights:   optuna-merge optimize FILE --n-trials 50
-# All commands take this file. Paths are relative to its folder. A setting behind # is optional:
-# the line shows its default, or an example where it says so.
+# All commands take this file. Paths are relative to its folder. Settings behind # are optional;
+# such a line shows the default, or an example where it says so.
 
 model:
   kind: language                    # of transformers: causal (Llama, Qwen, GPT-2) or T5, BART
@@ -169,8 +169,8 @@ score: mean                         # of losses: lower is better; or relative, w
 
 _COMMAND = """\
 # A study of task weights:   optuna-merge optimize FILE --n-trials 50
-# fit, optimize, report, replay and gc take this file. A setting behind # is optional: the line
-# shows its default, or an example where it says so.
+# fit, optimize, report, replay and gc take this file. Settings behind # are optional; such a
+# line shows the default, or an example where it says so.
 
 # A program that trains and writes its model to {checkpoint}: a folder of save_pretrained, a LoRA
 # adapter, or a safetensors file. After a kill it is started again in the same {folder}. The lines
