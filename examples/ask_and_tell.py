@@ -2,8 +2,8 @@
 
     python examples/ask_and_tell.py
 
-`study.ask`, weights of your choice, `study.tell`: twenty trials, the first one of weights that we
-want to see.
+The script runs twenty trials with `study.ask` and `study.tell`. It enqueues the weights of the
+first trial itself.
 """
 
 from __future__ import annotations

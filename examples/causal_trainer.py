@@ -3,8 +3,8 @@
     python examples/causal_trainer.py                              # a tiny random Llama
     python examples/causal_trainer.py HuggingFaceTB/SmolLM2-135M
 
-What comes with it: each source alone and uniform weights as baselines, a study in SQLite that goes
-on after a kill, costs, the report and its page.
+The study finetunes each source alone and uniform weights as baselines, continues after a kill, and
+ends with a report and its page.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python examples/configured_trainers.py llamafactory
     python examples/configured_trainers.py axolotl
 
-Needs the trainer on the PATH (in an environment of its own, if it likes) and data in the folder
-data/; examples/configured/ has the configurations and the script that fills them.
+You need the trainer on the PATH (it may be in an environment of its own) and data in the folder
+data/. examples/configured/ has the configurations and the script that fills them in.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     python examples/lightning_program.py
 
-Needs lightning. Rungs are fits of their own: a killed finetune goes on from the last one.
+You need lightning. Each rung is one call of `fit`, and a killed finetune continues from the last
+rung.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python examples/own_command.py
 
-The script here, examples/tiny/command.py, is a stand-in that trains in a moment.
+The script examples/tiny/command.py stands for yours, and trains in a moment.
 """
 
 from __future__ import annotations
