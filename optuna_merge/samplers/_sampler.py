@@ -46,16 +46,15 @@ class PreviewSampler(BaseSampler):
     influence. Before the first truth the previews alone decide. Trials that run or wait count as
     pending.
 
-    If the study's pruner is a `PromotionPruner`, which finetunes the best of all previews, a trial
-    only has to teach something by its preview. The sampler then suggests the weights whose preview
-    is expected to raise the expected improvement of the next finetune most. They differ by at
-    least 0.03 in some weight from every earlier preview with a standard error
-    (`preview_<task>_se`), as long as there are such weights.
+    Where the study's pruner is a `PromotionPruner`, the suggestion is where its preview is
+    expected to raise most what the next finetune promises (its expected improvement). It is never
+    within 0.03 (the largest difference of a weight) of a preview that is there and has an error
+    (`preview_<task>_se`), as long as there is anything else.
 
-    With several objectives the sampler maximises the expected hypervolume improvement (of more
-    than four objectives, the improvement of a random Chebyshev scalarisation), from the study's
-    `reference_point` if it has one. If there are as many objectives as tasks, objective i belongs
-    to task i, and the numeric user attributes `preview_<task>` are its previews.
+    With several objectives the expected hypervolume improvement is maximised (more than four:
+    the improvement of a random Chebyshev scalarisation), from the study's `reference_point` if it
+    has one. When there are as many objectives as tasks, objective i is taken as task i's and the
+    numeric user attributes `preview_<task>` are its previews.
 
     All state is read from the study. With a seed, a suggestion is a function of the seed, the
     trial's number and the study. You can change between this sampler and Optuna's own at any time.
@@ -260,9 +259,9 @@ def _n_values(series: Series) -> int:
 class _Face:
     """The part of the simplex that a search space leaves free.
 
-    A weight whose parameter is missing from the search space (`PartialFixedSampler`) is held at
-    its latest value in the study, or left out of account while the study does not have one.
-    The free parameters add up to what it leaves of 1, or to 1 when it leaves nothing.
+    A weight that is missing from the search space (`PartialFixedSampler`) is held at its latest
+    value in the study. The free ones add up to what it leaves of 1, or to 1 when it leaves
+    nothing.
     """
 
     def __init__(self, free: Sequence[int], held: Mapping[int, float], n_tasks: int) -> None:

@@ -11,6 +11,7 @@ from optuna_merge.goals import Constraint, Score
 from optuna_merge.trainers._command import CommandProgram
 from optuna_merge.trainers._fitted import FittedProgram, Wanted, fit_program
 from optuna_merge.trainers._merged_checkpoints import check_alike
+from optuna_merge.trainers._template import Template
 from optuna_merge.trainers._units import Kind, WeightUnit
 
 
@@ -44,20 +45,16 @@ def from_command(
             unit="examples",
         )
 
-    The command trains at the given weights, and leaves its model in `{checkpoint}`: a folder as
-    `save_pretrained` writes it, a LoRA adapter's folder, or a safetensors file. After a kill the
-    command is started again in the same folder, and should continue from what it finds there.
-    SIGTERM asks it to end.
+    The command trains at the weights, and leaves its model in `{checkpoint}`: a folder as
+    `save_pretrained` writes it, a LoRA adapter's folder, or a safetensors file. It is started
+    again in the same folder after a kill, and should go on from what it finds there. SIGTERM asks
+    it to end. Where it evaluates meanwhile, it adds lines `{"step": 50, "metrics": {"math": 0.4}}`
+    to `metrics.jsonl` in the folder, each after the checkpoint of its step: they are rungs, at
+    which the study's pruner may stop it. Where this process dies, a command that still runs is
+    followed by the next call, not doubled; that needs the locks and process groups of POSIX.
 
-    If the command evaluates while it trains, it adds lines
-    `{"step": 50, "metrics": {"math": 0.4}}` to `metrics.jsonl` in the folder, each after the
-    checkpoint of its step. These steps are rungs, at which the study's pruner may stop the
-    command. If there is no line for the last step, `evaluate` scores the checkpoint. If this
-    process dies while the command runs, the next call waits for that command and does not start a
-    second one; this needs the locks and process groups of POSIX.
-
-    Previews are averages of the task runs' checkpoints (for adapters, of their updates), which the
-    command `evaluate` scores.
+    Previews are averages of the task runs' checkpoints (of adapters, of their updates), evaluated
+    by the command `evaluate`; so is a run without a line after its last step.
 
     Args:
         train: The command, with placeholders `{weights}` (a JSON object), or `{weight:task}` for
@@ -78,13 +75,9 @@ def from_command(
         seed: `{seed}` of a finetune; a repetition has this seed plus its number.
         time_limit: Seconds that one call may take; None: no limit.
         grace: Seconds between SIGTERM and SIGKILL.
-        about: What else the results depend on, such as a version of the data, as JSON values. If
-            it changes, everything is trained again.
-        runs: By task, checkpoints that you already have, in the form that the command leaves. They
-            replace the task runs: they are evaluated and cost nothing. The other tasks are
-            trained.
-        anchor: "uniform": uniform weights are finetuned now, which every study needs, and this
-            finetune corrects all previews. "none": previews are plain averages.
+        about: What else its numbers depend on (JSON): where it changes, all is trained anew.
+        runs: Checkpoints of this form that stand for tasks' own runs, by task, and cost nothing.
+        anchor: "uniform": uniform weights are finetuned now, and correct all previews; "none".
 
     Raises:
         ValueError: a placeholder of no task, or none that is needed; an unknown unit; given
@@ -104,9 +97,9 @@ def from_command(
             )
     check_alike({task: Path(run.path) for task, run in given.items()})
     program = CommandProgram(
-        train,
-        evaluate,
-        tasks,
+        Template(train, tasks, ("weights", "weight")),
+        Template(evaluate, tasks, ("checkpoint",)),
+        tuple(tasks),
         metric=metric,
         steps=steps,
         unit=unit if isinstance(unit, WeightUnit) else WeightUnit(unit),
@@ -117,10 +110,5 @@ def from_command(
         about=about or {},
         scratch=folder / "merged",
     )
-    return fit_program(
-        program,
-        Wanted(score, constraints, greater_is_better),
-        folder,
-        given=given,
-        anchor=anchor,
-    )
+    wanted = Wanted(score, constraints, greater_is_better)
+    return fit_program(program, wanted, folder, given=given, anchor=anchor)

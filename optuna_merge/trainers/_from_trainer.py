@@ -37,26 +37,14 @@ def from_trainer(
         study = om.open_search(fitted, "mine", "sqlite:///mine.db")
         study.optimize(om.Objective(fitted), n_trials=40)
 
-    A finetune at task weights samples the tasks' examples. Task weights weigh averaged losses;
-    `fitted.unit` says how they are converted into shares of examples. A finetune is evaluated at
-    each rung, stops there if the study's pruner says so, and after a kill continues from its
-    newest complete checkpoint. One Trainer stays in memory and evaluates all previews. Everything
-    else of your Trainer stays as it is: optimizer, precision, accumulation, collator, callbacks.
+    Finetunes at task weights sample the tasks' examples by shares that are converted from averaged
+    losses: `fitted.unit` says how. They are evaluated after each rung, stopped where the study's
+    pruner says so, and go on from their newest whole checkpoint after a kill. What the Trainer is
+    made with stays as it is: optimizer, precision, accumulation, collator, callbacks.
 
-    The examples of a finetune are drawn before it begins: for each place a task, independently by
-    the shares, and then the next example of that task in a fresh permutation for every epoch. The
-    Trainer's own sampler orders the examples, and accelerate distributes them, so that each is
-    used once, in one process or in several.
-
-    Several processes (`torchrun --nproc-per-node 2 optimize.py`, `accelerate launch`) train each
-    finetune together, as the Trainer does (data parallelism), and evaluate finetunes and previews
-    together. Only rank 0 returns from this call, so only rank 0 opens the study, decides and
-    reports. The other ranks follow it, and exit when it exits. All processes must see the working
-    folder. If the batch (of all processes together) and the micro-batch are equal, the study is
-    the same on any number of processes; only losses on validation data differ a little if the last
-    batch is not full, because the Trainer then takes a few examples twice. FSDP 2 and DeepSpeed's
-    ZeRO 1 and 2 train in shards; previews are evaluated in a complete model in each process. Other
-    kinds of shards are refused.
+    Launched as several processes (`torchrun --nproc-per-node 2 optimize.py`, `accelerate launch`),
+    they train and evaluate together, in shards by FSDP 2 or ZeRO 1 and 2 (this folder's README).
+    Rank 0 alone returns from this call; the others follow it, and exit when it does.
 
     Args:
         make_trainer: A function that takes a folder and returns a new `transformers.Trainer` (or a
