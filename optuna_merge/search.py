@@ -75,16 +75,17 @@ def open_search(
 
     Args:
         workbench: What previews and finetunes; from `fit`, or another `Workbench`.
-        name: The study's name; a study of this name goes on.
-        storage: Where it is: a URL as for `create_storage`, a storage, or None for memory.
-        fraction: As of the `PromotionPruner`, and so are the next two, `budget` and `until`.
+        name: The study's name. An existing study of this name continues.
+        storage: Where the study is: a URL as for `create_storage`, a storage, or None for memory.
+        fraction: As in `PromotionPruner`, like the next two arguments, `budget` and `until`.
         max_promotions: Cap on the promotions of the whole study; None for none.
-        warmup: Number of previews before anything is promoted; None: the pruner's.
-        seed: Of sampler and pruner.
-        budget: What the whole study may cost, in finetunes at uniform weights; None for no cap.
-        second_seed: Finetune uniform weights a second time, with another seed: what the two
-            differ by tells the noise of one finetune. It costs one finetune.
-        stop_when_flat: Whether `study.optimize` ends where the study is flat.
+        warmup: Number of previews before anything is promoted; None: the pruner's default.
+        seed: Seed of sampler and pruner.
+        budget: What the whole study may cost, in units of a finetune at uniform weights; None for
+            no cap.
+        second_seed: Whether to finetune uniform weights a second time, with another seed. The
+            difference tells the noise of one finetune, at the cost of one finetune.
+        stop_when_flat: Whether `study.optimize` ends when the score is flat.
         until: Stop once another finetune is expected to be better than the best by less than this
             share of the noise of one finetune; None for never.
 

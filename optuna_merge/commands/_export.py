@@ -37,7 +37,8 @@ def export(
         ),
     ] = None,
     examples: Annotated[
-        str | None, typer.Option(help="TASK=NUMBER,...: of a mixture, sizes of the training data.")
+        str | None,
+        typer.Option(help="TASK=NUMBER,...: with --mixture, examples of the training data."),
     ] = None,
     label_tokens: Annotated[
         str | None,

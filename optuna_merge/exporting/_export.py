@@ -54,13 +54,13 @@ def export_model(
 ) -> Export:
     """Write one model of a study into a folder that loads without this package.
 
-    Which one: the study's best trial's finetune; with `trial`, that trial's finetune; with
-    `weights` the merge at these weights. The format is that of the body: transformers
-    (`from_pretrained`), a peft adapter with its head, timm (`timm.create_model("local-dir:...")`),
-    or for any other module the safetensors of the body's and the heads' `state_dict`. Where tasks
-    have heads of their own there is a folder per task, where they share one, one model; a
-    tokenizer stands beside each. `README.md` is a model card, `optuna_merge.json` says the same
-    for programs.
+    By default this is the finetune of the study's best trial; with `trial` it is that trial's
+    finetune, with `weights` the merge at these weights. The format depends on the model:
+    transformers (`from_pretrained`), a peft adapter with its head, timm
+    (`timm.create_model("local-dir:...")`), or for any other module the safetensors of the body's
+    and the heads' `state_dict`. If tasks have heads of their own, there is a folder for each task;
+    if they share a head, there is one model. A tokenizer lies beside each model. `README.md` is a
+    model card, and `optuna_merge.json` holds the same for programs.
 
     Args:
         fitted: The fitted study.

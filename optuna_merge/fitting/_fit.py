@@ -41,10 +41,10 @@ def fit(
     The finetune at uniform weights is made here, too, because it corrects the previews (unless
     `PreviewSettings(anchor="none")`). It costs nothing extra: every study needs it as a baseline.
 
-    Every result is a file in the working folder, under the hash of what it was made from: of a
-    task's own run and its curvature that is this task alone, so that studies of other tasks share
-    them. An interrupted fit goes on where it stopped. Workers that fit at once share the tasks
-    out.
+    Every result is a file in the working folder, under the hash of what it was made from. A task's
+    run and its curvature depend on this task alone, so studies with other sets of tasks share
+    them. An interrupted fit continues where it stopped. Workers that fit at the same time share
+    the work.
 
     Args:
         definition: What to fit.

@@ -35,7 +35,7 @@ class Sharing(Protocol):
 
 
 class FolderSharing:
-    """Among processes with one working folder, by file locks, which die with their process."""
+    """Sharing among processes with one working folder, by file locks, which end with a process."""
 
     def __init__(self, workdir: Path) -> None:
         self._folder = workdir / "units"

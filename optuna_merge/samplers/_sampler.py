@@ -46,15 +46,15 @@ class PreviewSampler(BaseSampler):
     influence. Before the first truth the previews alone decide. Trials that run or wait count as
     pending.
 
-    Where the study's pruner is a `PromotionPruner`, the suggestion is where its preview is
-    expected to raise most what the next finetune promises (its expected improvement). It is never
-    within 0.03 (the largest difference of a weight) of a preview that is there and has an error
-    (`preview_<task>_se`), as long as there is anything else.
+    If the study's pruner is a `PromotionPruner`, the sampler suggests the weights whose preview is
+    expected to raise the expected improvement of the next finetune most. They differ by at least
+    0.03 in some weight from every earlier preview with a standard error (`preview_<task>_se`), as
+    long as there are such weights.
 
-    With several objectives the expected hypervolume improvement is maximised (more than four:
-    the improvement of a random Chebyshev scalarisation), from the study's `reference_point` if it
-    has one. When there are as many objectives as tasks, objective i is taken as task i's and the
-    numeric user attributes `preview_<task>` are its previews.
+    With several objectives the sampler maximises the expected hypervolume improvement (of more
+    than four objectives, the improvement of a random Chebyshev scalarisation), from the study's
+    `reference_point` if it has one. If there are as many objectives as tasks, objective i belongs
+    to task i, and the numeric user attributes `preview_<task>` are its previews.
 
     All state is read from the study. With a seed, a suggestion is a function of the seed, the
     trial's number and the study. You can change between this sampler and Optuna's own at any time.

@@ -82,17 +82,18 @@ def create_storage(
     All users of a machine can see a password in a URL on the command line. Use `env:NAME`,
     `PGPASSWORD`, or `~/.pgpass` instead.
 
-    SQLite files are those of a plain `optuna create-study --storage sqlite:///study.db`. They are
-    locked as transactions begin, without which several processes execute waiting trials twice: all
-    workers of one file should open it by this function. On network file systems use the journal or
-    a server. What was written last stands in a file beside it, `study.db-wal`, at most 256 KB,
-    until the next trial ends: copy both files, or, while workers run, `sqlite3 study.db ".backup
-    copy.db"`.
+    SQLite files are those of a plain `optuna create-study --storage sqlite:///study.db`. This
+    function locks them when a transaction begins; otherwise several processes would execute
+    waiting trials twice. So all workers should open a file with this function. On network file
+    systems use the journal or a server. The newest changes, at most 256 KB, are in a second file,
+    `study.db-wal`, until the next trial ends: copy both files, or, while workers run, use
+    `sqlite3 study.db ".backup copy.db"`.
 
-    A worker that dies is noticed by the next worker that starts a trial: its trial fails, and a
-    clone is queued, in one transaction. What kills its workers again and again is given up (user
-    attribute `given_up`, the reason in `failure`). While a database is away or busy, workers wait
-    for it. Memory and the journal have no heartbeat; there the four arguments have no effect.
+    When a worker dies, the next worker that starts a trial notices this: the dead worker's trial
+    fails, and a clone is queued, in one transaction. A trial that kills its workers again and
+    again is given up (user attribute `given_up`, the reason in `failure`). While a database is
+    away or busy, workers wait for it. Memory and the journal have no heartbeat, so the arguments
+    below have no effect on them.
 
     `study.optimize` gives the signs of life. If you run trials with `study.ask` and `study.tell`,
     and a trial may take longer than `grace_period`, pass `heartbeat_interval=None`.

@@ -45,16 +45,17 @@ def from_command(
             unit="examples",
         )
 
-    The command trains at the weights, and leaves its model in `{checkpoint}`: a folder as
-    `save_pretrained` writes it, a LoRA adapter's folder, or a safetensors file. It is started
-    again in the same folder after a kill, and should go on from what it finds there. SIGTERM asks
-    it to end. Where it evaluates meanwhile, it adds lines `{"step": 50, "metrics": {"math": 0.4}}`
-    to `metrics.jsonl` in the folder, each after the checkpoint of its step: they are rungs, at
-    which the study's pruner may stop it. Where this process dies, a command that still runs is
-    followed by the next call, not doubled; that needs the locks and process groups of POSIX.
+    The command trains at the given weights, and writes its model to `{checkpoint}`: a folder as
+    `save_pretrained` writes it, a LoRA adapter's folder, or a safetensors file. After a kill it is
+    started again in the same folder, and should continue from what it finds there. SIGTERM asks it
+    to end. If it evaluates while it trains, it adds lines `{"step": 50, "metrics": {"math": 0.4}}`
+    to `metrics.jsonl` in the folder, each after the checkpoint of its step. These steps are rungs,
+    at which the study's pruner may stop it. If this process dies while the command runs, the next
+    call waits for that command and does not start a second one; this needs the locks and process
+    groups of POSIX.
 
-    Previews are averages of the task runs' checkpoints (of adapters, of their updates), evaluated
-    by the command `evaluate`; so is a run without a line after its last step.
+    Previews are averages of the task runs' checkpoints (for adapters, of their updates), which the
+    command `evaluate` scores. It also scores a finetune that has no line for its last step.
 
     Args:
         train: The command, with placeholders `{weights}` (a JSON object), or `{weight:task}` for
@@ -75,9 +76,10 @@ def from_command(
         seed: `{seed}` of a finetune; a repetition has this seed plus its number.
         time_limit: Seconds that one call may take; None: no limit.
         grace: Seconds between SIGTERM and SIGKILL.
-        about: What else its numbers depend on (JSON): where it changes, all is trained anew.
-        runs: Checkpoints of this form that stand for tasks' own runs, by task, and cost nothing.
-        anchor: "uniform": uniform weights are finetuned now, and correct all previews; "none".
+        about: What else the results depend on (JSON). If it changes, everything is trained again.
+        runs: By task, checkpoints of this form that replace the task runs and cost nothing.
+        anchor: "uniform": uniform weights are finetuned now, and this finetune corrects all
+            previews; "none": previews are plain averages.
 
     Raises:
         ValueError: a placeholder of no task, or none that is needed; an unknown unit; given

@@ -37,14 +37,15 @@ def from_trainer(
         study = om.open_search(fitted, "mine", "sqlite:///mine.db")
         study.optimize(om.Objective(fitted), n_trials=40)
 
-    Finetunes at task weights sample the tasks' examples by shares that are converted from averaged
-    losses: `fitted.unit` says how. They are evaluated after each rung, stopped where the study's
-    pruner says so, and go on from their newest whole checkpoint after a kill. What the Trainer is
-    made with stays as it is: optimizer, precision, accumulation, collator, callbacks.
+    A finetune at task weights samples the tasks' examples. Task weights weigh averaged losses;
+    `fitted.unit` says how they are converted into shares of examples. A finetune is evaluated at
+    each rung, stops there if the study's pruner says so, and after a kill continues from its
+    newest complete checkpoint. Everything else of your Trainer stays as it is: optimizer,
+    precision, accumulation, collator, callbacks.
 
     Launched as several processes (`torchrun --nproc-per-node 2 optimize.py`, `accelerate launch`),
     they train and evaluate together, in shards by FSDP 2 or ZeRO 1 and 2 (this folder's README).
-    Rank 0 alone returns from this call; the others follow it, and exit when it does.
+    Only rank 0 returns from this call; the other ranks follow it, and exit when it exits.
 
     Args:
         make_trainer: A function that takes a folder and returns a new `transformers.Trainer` (or a

@@ -80,9 +80,8 @@ def run_trials(
     each has its own number to finish.
 
     At its end, after its number or its timeout, a run finetunes what has been promoted and waits,
-    beyond its number, unless another worker is there for it. Where the study's `PromotionPruner`
-    has a reason to stop (`stop_reason`), the run is over, and what has been promoted is left
-    waiting.
+    beyond its number, unless another worker is there for it. If the study's `PromotionPruner` has
+    a reason to stop (`stop_reason`), the run is over, and promoted trials are left waiting.
 
     A trial that raises an error is queued again, and the error ends this run. After three tries
     (`create_storage(max_retry=)`), workers that died in the trial included, the trial is given up.
