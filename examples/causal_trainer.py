@@ -39,7 +39,7 @@ def texts(step: int, size: int) -> Dataset:
 
 
 def search(body: str, folder: str, n_trials: int) -> None:
-    """From texts to the report; called again with the same folder it goes on."""
+    """From texts to the report; another call with the same folder continues."""
     tokenizer = AutoTokenizer.from_pretrained(body)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
 

@@ -23,7 +23,7 @@ from optuna_merge.tasks import text_task
 
 
 def write_reviews(path: Path, *, good: str, bad: str) -> None:
-    """Reviews of eight words, one of which tells; in each domain it is another."""
+    """Reviews of eight words. One word decides the label; each domain has another one."""
     draw = random.Random(path.name)
     lines = ["text,label"]
     for i in range(240):
