@@ -23,7 +23,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from optuna_merge.surrogate._kernels import similarities
+from optuna_merge.surrogate._kernels import own_curve, similarities
 
 OFFSET_VARIANCE = 1.0
 JUMP_VARIANCE = 0.5  # of z: its offset's, and its process's, whose length is 1
@@ -203,8 +203,7 @@ class Members:
         """Of the own weight, between -1/2 without any and 1/2 alone: `S x n`."""
         assert points.own is not None
         kinds, which = torch.unique(self.saturation, return_inverse=True)  # few: each once
-        k = kinds[:, None]
-        return (torch.expm1(-points.own / k) / torch.expm1(-self.n_tasks / k) - 0.5)[which]
+        return own_curve(points.own, kinds[:, None], self.n_tasks)[which]
 
     def mean(self, points: Points) -> Tensor:
         """Prior means, `S x n`."""

@@ -75,6 +75,7 @@ class TruthModel:
                 series.sign * series.previews,
                 series.preview_noise,
                 pending,
+                series.own,
             )
         truths = _without_collapses(series)
         keep = spread_subset(series.truth_weights, truths, MAX_TRUTHS)
