@@ -24,7 +24,8 @@ def export_model(model: TruthModel) -> Json:
     """A fitted model without pending points, as JSON values.
 
     Arrays are base64 of little-endian float64, row by row. With `sqrt(T/2)` times the task weights
-    as inputs `x`, and each process's standardised mean and variance as `p` and `v`:
+    as inputs `x`, and the mean and the variance of the process `below` as `p` and `v`, standardised
+    and times `unit` and its square:
 
     - kind "previews": kernel `amplitude / sqrt(1 + |x - x'|^2 / length^2) + 1 + sum(g g')`, a
       length per task, at the inputs `x` with the variances `noise`; `alpha` are the kernels'
@@ -73,6 +74,7 @@ def _truths(model: TruthModel) -> Json:
         "p": _packed(at.p),
         "v": _packed(variance),
         "alpha": _packed(alpha),
+        "unit": model._preview_unit,
         "below": None if below is None else _below(below),
     }
 

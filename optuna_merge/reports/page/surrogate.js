@@ -146,7 +146,8 @@ const Surrogate = (() => {
 
     // Mean and variance of the mixture of members, standardised.
     function at(point, withVariance) {
-      const [base, baseVariance] = below ? below.at(point, withVariance) : [0, 0];
+      const [preview, previewVariance] = below ? below.at(point, withVariance) : [0, 0];
+      const base = preview * data.unit, baseVariance = previewVariance * data.unit * data.unit;
       if (withVariance) prepare();
       const squares = squareDistances(x, n, point, tasks), weight = ownOf(point);
       let mean = 0, second = 0;
