@@ -24,8 +24,8 @@ def export_model(model: TruthModel) -> Json:
     """A fitted model without pending points, as JSON values.
 
     Arrays are base64 of little-endian float64, row by row. With `sqrt(T/2)` times the task weights
-    as inputs `x`, and the mean and the variance of the process `below` as `p` and `v`, standardised
-    and times `unit` and its square:
+    as inputs `x`, and the mean and the variance of the process `below`, standardised and times
+    `unit` and its square, as `p` and `v`:
 
     - kind "previews": kernel `amplitude / sqrt(1 + |x - x'|^2 / length^2) + 1 + sum(g g')`, a
       length per task, at the inputs `x` with the variances `noise`; `alpha` are the kernels'

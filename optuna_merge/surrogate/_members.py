@@ -4,13 +4,14 @@ A member says what the truth is built from (its side), and how large, wide and n
 
     truth = c + r p(w) + s (g(w_i) - 1/2) + d(w) + [w_i = 0] z(w) + noise
 
-`p` is the preview: of a score standardised, for its previews may have any unit; of a metric in the
-truth's unit, where a slope r of 1 says that differences of previews are those of truths. For the metric of a task i, `g` is the curve of its own weight: it
-saturates, `g(x) = (1 - exp(-x T / k)) / (1 - exp(-T / k))`, k in units of uniform weights. That
-more own weight is better is the mean of s, and no rule. `d` is a smooth process over the task
-weights. A task without any weight is another regime, where nothing has taught it: `z` is an offset
-and a process of its own, shared by all such points, so that neither the jump nor what happens on
-that side of it sets the scale and the noise of the rest. The offset c and the slopes r and s are
+`p` is the preview: of a score standardised, for its previews may have any unit; of a metric in
+the truth's unit, where a slope r of 1 says that previews differ as truths do. For the metric of a
+task i, `g` is the curve of its own weight: it saturates,
+`g(x) = (1 - exp(-x T / k)) / (1 - exp(-T / k))`, k in units of uniform weights. That more own
+weight is better is the mean of s, and no rule. `d` is a smooth process over the task weights. A
+task without any weight is another regime, where nothing has taught it: `z` is an offset and a
+process of its own, shared by all such points, so that neither the jump nor what happens on that
+side of it sets the scale and the noise of the rest. The offset c and the slopes r and s are
 normal, and integrated out as `d` and `z` are.
 
 Where it isn't known whose metric it is (a score), there is no curve and no other regime.

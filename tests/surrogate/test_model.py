@@ -273,6 +273,22 @@ def test_previews_need_not_rise_with_own_weight() -> None:
     assert np.sqrt(np.mean((mean - other(w)) ** 2)) < 0.1 * other(w).std()
 
 
+def test_where_previews_were_made_does_not_say_how_they_are_read() -> None:
+    of = observed(4, 0, previews="good")
+    near = np.full((60, 4), 0.25) + 0.01 * np.random.default_rng(1).normal(size=(60, 4))
+    near /= near.sum(axis=1, keepdims=True)
+    seen = 0.8 * metric(near, 0) + 0.1 * near[:, 1]
+    weights, previews = (
+        np.concatenate(x) for x in ((of.preview_weights, near), (of.previews, seen))
+    )
+    slopes = []
+    for one in (of, replace(of, preview_weights=weights, previews=previews)):
+        model = TruthModel.fit(one)
+        w = np.array([[0.5, 0.3, 0.1, 0.1], [0.2, 0.1, 0.3, 0.4]])
+        slopes.append(float(np.subtract(*model.predict(w)[0])))
+    assert slopes[1] == pytest.approx(slopes[0], rel=0.1)
+
+
 def test_a_jump_at_weight_zero_spoils_nothing_inside() -> None:
     of = observed(3, 8, previews="none")
     w = np.random.default_rng(7).dirichlet(np.ones(3), 6)
