@@ -95,10 +95,7 @@ def _fit_previews(
 
 
 def _fit_size(n: int) -> int:
-    """Number of first previews to fit to: all while few, then in steps of about 10 %.
-
-    Between the steps the fit comes from the cache. It is still a function of the study alone.
-    """
+    """Number of first previews to fit to, in steps of 10 %: the cache has the fit between."""
     size = 40
     if n <= size:
         return n
@@ -126,22 +123,14 @@ def _linear(weights: Array, own: int | None) -> Tensor:
 
 
 class PreviewProcess:
-    """Gaussian process on the previews, with a length scale per task.
+    """Gaussian process on the previews, with a length scale per task; larger values are better.
 
     Its kernel is the inverse multiquadric, the rational quadratic one of exponent 1/2 (Rasmussen
     and Williams 2006, equation 4.19): a mixture of squared exponentials of many length scales.
-    With few previews in many dimensions it predicts better than any single one. Of a task's metric
-    its own weight tells the most: curves of it, one for each of a few saturations, are added with
-    slopes that are integrated out, so that few previews are enough to know their part.
-
-    Args:
-        weights: `n x T`, n >= 1.
-        values: `n`, larger is better.
-        noise: `n` variances of the errors, NaN where unknown (a common one is fitted on top).
-        pending: `k x T` points whose values will be known soon: they reduce the variance only.
-        own: The task whose metric the values are; None: no task's own.
-
-    The predictions are standardised: `location + scale * prediction` is in the values' unit.
+    Of a task's metric its `own` weight tells the most: curves of it are added, their slopes
+    integrated out, so that few previews are enough to know their part. Unknown variances of errors
+    are NaN (a common one is fitted on top). Points that are `pending` reduce the variance only.
+    Predictions p stand for `location + scale * p`.
     """
 
     def __init__(
