@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 import torch
 
+SHARED_DECAY, OWN_DECAY = 0.03, 0.1
+"""The pull of solved heads, by default: of a head of several tasks, and of a task's own."""
+
 _DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -32,9 +35,9 @@ class PreviewSettings:
             models. The definition is described by what it came to.
         head_examples: Training examples per task that heads are solved on; a preview costs so
             many forward passes more.
-        head_decay: The pull towards the merged head; larger values keep more of it. None: 0.01
-            for a head that several tasks share, which was truer with less of it, and 0.1 for a
-            task's own, which was not (studies/README.md, "Heads").
+        head_decay: The pull towards the merged head; larger values keep more of it. None: 0.03
+            for a head that several tasks share and 0.1 for a task's own, with which anchored
+            previews were truest (studies/results/README.md, "Heads").
         anchor: "uniform": the finetune at uniform weights, which every study makes, corrects the
             merges between it and the task runs, see `Anchor`. "none": merges stay as they are.
     """
@@ -68,7 +71,8 @@ class PreviewSettings:
         if self.heads != "merged":
             described["heads"] = self.heads
             described["head_examples"] = self.head_examples
-            described["head_decay"] = self.head_decay
+            decay = self.head_decay
+            described["head_decay"] = [SHARED_DECAY, OWN_DECAY] if decay is None else decay
         if self.anchor != "none":
             described["anchor"] = self.anchor
         return described
