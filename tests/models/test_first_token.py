@@ -61,6 +61,15 @@ def test_outputs_and_gradients_are_those_of_the_whole_layer(model_type: str) -> 
     assert hidden.shape[1] == 1
 
 
+def test_only_the_first_token_of_the_last_layer_has_a_query() -> None:
+    made = network("bert")
+    assert end_at_first_token(made.base_model, "bert")
+    attention = made.base_model.encoder.layer[-1].attention.self
+    queries = attention.query(torch.randn(5, 9, 16, dtype=torch.double))
+    assert queries.shape == (5, 9, 16)
+    assert queries.stride(1) == 0  # one for all
+
+
 @pytest.mark.parametrize("model_type", ["distilbert", "modernbert", "albert"])
 def test_other_models_are_left_alone(model_type: str) -> None:
     config = AutoConfig.for_model(model_type)
