@@ -5,7 +5,7 @@
 Reads truth.csv of the folder (see `families.py`), makes task runs, posteriors and the finetune at
 uniform weights of a seed that no truth has, previews all interior weights of the table with heads
 solved on each number of examples, and writes `head_examples.csv` (the previews) and
-`head_examples.md` beside it. With `:bf16` behind a number forward passes run under autocast.
+`head_examples.md` beside it.
 
 Columns are those of `anchors.py`, and the CPU seconds of a preview (the median, one thread with
 `OMP_NUM_THREADS=1`).
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -29,7 +29,6 @@ import typer
 from optuna_merge.commands import Debug, Definition, guarded, load_definition
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.fitting import fit
-from optuna_merge.previews import PreviewSettings
 from studies.anchors import SEED, Array, Truths, row
 from studies.preview_quality import FINETUNE, write_csv
 
@@ -39,37 +38,26 @@ class Previews:
     """What heads solved on so many examples give.
 
     Attributes:
-        kind: The number of examples, with the precision behind it.
+        examples: Their number, of each task.
         metrics: A row for each weighting, a column for each task.
         seconds: CPU seconds of a preview, the median.
     """
 
-    kind: str
+    examples: int
     metrics: Array
     seconds: float
 
 
-def settings_of(kind: str, settings: PreviewSettings) -> PreviewSettings:
-    """The settings with the examples and the precision that a kind names.
-
-    Raises:
-        ValueError: it isn't a number, or a number and a precision.
-    """
-    number, _, precision = kind.partition(":")
-    if not number.isdigit():
-        raise ValueError(f"examples are given as 128 or 128:bf16, got {kind!r}")
-    changes: dict[str, Any] = {"heads": "resolved", "head_examples": int(number)}
-    return replace(settings, mixed_precision=precision or "no", **changes)
-
-
-def previews(definition: StudyDefinition, kind: str, weights: Array, workdir: Path) -> Previews:
+def previews(
+    definition: StudyDefinition, examples: int, weights: Array, workdir: Path
+) -> Previews:
     """The previews of all weightings."""
     fitted = fit(
         replace(
             definition,
             posterior=replace(definition.posterior, seed=SEED),
             finetuning=replace(definition.finetuning, seed=SEED),
-            preview=settings_of(kind, definition.preview),
+            preview=replace(definition.preview, heads="resolved", head_examples=examples),
         ),
         workdir,
         progress=False,
@@ -81,7 +69,7 @@ def previews(definition: StudyDefinition, kind: str, weights: Array, workdir: Pa
         found = fitted.previewer(dict(zip(fitted.names, each))).evaluations
         seconds.append(time.process_time() - started)
         rows.append([found[task].metric.value for task in fitted.names])
-    return Previews(kind, np.array(rows), median(seconds))
+    return Previews(examples, np.array(rows), median(seconds))
 
 
 def table(truths: Truths, made: Sequence[Previews], names: Sequence[str]) -> str:
@@ -93,7 +81,7 @@ def table(truths: Truths, made: Sequence[Previews], names: Sequence[str]) -> str
         others = np.delete(truths.metrics, 0, 0).mean(0)
         lines.append([*row(FINETUNE, truths.metrics[0], others, truths.weights), ""])
     for each in made:
-        cells = row(each.kind, each.metrics, mean, truths.weights)
+        cells = row(str(each.examples), each.metrics, mean, truths.weights)
         lines.append([*cells, f"{each.seconds:.3g}"])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
@@ -105,16 +93,14 @@ def write(path: Path, truths: Truths, made: Sequence[Previews], names: Sequence[
     ]
     for each in made:
         for weights, metrics in zip(truths.weights, each.metrics):
-            rows.append([each.kind, *(f"{x:.7g}" for x in (*weights, *metrics))])
+            rows.append([each.examples, *(f"{x:.7g}" for x in (*weights, *metrics))])
     write_csv(path, rows)
 
 
 def main(
     definition: Definition,
     results: Annotated[Path, typer.Argument(help="Folder with truth.csv; the tables go there.")],
-    examples: Annotated[
-        str, typer.Option(help="Separated by commas; 128:bf16 is 128 under autocast.")
-    ] = "64,128,256,512",
+    examples: Annotated[str, typer.Option(help="Separated by commas.")] = "64,128,256,512",
     workdir: Annotated[
         Optional[Path],  # noqa: UP045 (typer reads it)
         typer.Option(help="Folder of finetunes and posteriors; default workdir/<study>."),
@@ -124,13 +110,11 @@ def main(
     """Compare numbers of examples that heads are solved on."""
 
     def work() -> None:
-        kinds = examples.split(",")
+        numbers = [int(number) for number in examples.split(",")]
         found = load_definition(definition)
-        for kind in kinds:
-            settings_of(kind, found.preview)
         truths = Truths.read(results)
         folder = workdir or Path("workdir") / definition.resolve().parent.name
-        made = [previews(found, kind, truths.weights, folder) for kind in kinds]
+        made = [previews(found, number, truths.weights, folder) for number in numbers]
         write(results / "head_examples.csv", truths, made, found.names)
         text = table(truths, made, found.names)
         (results / "head_examples.md").write_text(text, encoding="utf-8")
