@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from optuna_merge._base.turns import models_turn
 from optuna_merge.models import MultitaskModel
-from optuna_merge.previews._settings import OWN_DECAY, SHARED_DECAY, PreviewSettings
+from optuna_merge.previews._settings import PreviewSettings
 from optuna_merge.tasks import LABELS, Batch, Loss, Task, batches_in_order, own_draws, to_device
 
 _STEPS = 100  # of L-BFGS, in each precision
@@ -111,8 +111,7 @@ class HeadSolver:
         tasks: Its tasks, in order.
         states: By task, the trained parameters of its own run.
         examples: Training examples per task, drawn at random, the same ones in all processes.
-        decay: The pull towards the head of the merge, in units of the loss; None: 0.03 for a head
-            that several tasks share, 0.1 for a task's own.
+        decay: The pull towards the head of the merge, in units of the loss.
         batch_size: Examples a forward pass.
 
     Raises:
@@ -127,7 +126,7 @@ class HeadSolver:
         states: Mapping[str, Mapping[str, Tensor]],
         *,
         examples: int,
-        decay: float | None,
+        decay: float,
         batch_size: int,
     ) -> None:
         self._model, self._tasks, self._states = model, tuple(tasks), states
@@ -166,10 +165,7 @@ class HeadSolver:
         seen: Mapping[str, _Seen],
         weights: Mapping[str, float],
     ) -> None:
-        merged, decay = _values(layer), self._decay
-        if decay is None:
-            sharing = sum(other is layer for other in self._layers.values())
-            decay = SHARED_DECAY if sharing > 1 else OWN_DECAY
+        merged = _values(layer)
         problem = _Problem(
             terms=[(weights[task.name], task, seen[task.name]) for task in users],
             merged=merged,
@@ -177,7 +173,7 @@ class HeadSolver:
                 sum((weights[t.name] * self._left[t.name][i] for t in users), torch.zeros(()))
                 for i in range(len(merged))
             ],
-            decay=decay,
+            decay=self._decay,
         )
         values = merged
         try:

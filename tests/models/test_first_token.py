@@ -11,7 +11,7 @@ from helpers import save_bert
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from optuna_merge.models import LastLayers, cache_trunk, from_transformers
-from optuna_merge.models._first_token import _READ_AT_FIRST_TOKEN, end_at_first_token
+from optuna_merge.models._transformers import _READ_AT_FIRST_TOKEN, end_at_first_token
 from optuna_merge.tasks import Task, TensorData
 
 SIZES = {
@@ -59,15 +59,6 @@ def test_outputs_and_gradients_are_those_of_the_whole_layer(model_type: str) -> 
         torch.testing.assert_close(found[1][1][name], gradient, rtol=1e-8, atol=1e-12, msg=name)
     hidden = first.base_model(**batch()).last_hidden_state
     assert hidden.shape[1] == 1
-
-
-def test_only_the_first_token_of_the_last_layer_has_a_query() -> None:
-    made = network("bert")
-    assert end_at_first_token(made.base_model, "bert")
-    attention = made.base_model.encoder.layer[-1].attention.self
-    queries = attention.query(torch.randn(5, 9, 16, dtype=torch.double))
-    assert queries.shape == (5, 9, 16)
-    assert queries.stride(1) == 0  # one for all
 
 
 @pytest.mark.parametrize("model_type", ["distilbert", "modernbert", "albert"])
