@@ -64,8 +64,8 @@ class PreviewSampler(BaseSampler):
     Args:
         tasks: Task names, in order.
         seed: Seed of the design and of the candidates; None draws one.
-        n_startup_trials: Trials with task weights in the study, whoever suggested them, before
-            the model takes over; None: number of tasks + 4.
+        n_startup_trials: Different task weights in the study, whoever suggested them, before the
+            model takes over; None: number of tasks + 4, of three or four tasks 2 tasks + 1.
         n_candidates: Points scored in each suggestion.
         score: What the study's value is in terms of the tasks' metrics: a function from an array
             of metrics `... x T` to an array `...`, in NumPy operations. With it, and with the
@@ -188,7 +188,7 @@ class PreviewSampler(BaseSampler):
         if n_free == 1:
             return np.ones(1)
         visited = history.visited()
-        if len(visited) >= self._n_startup:
+        if len(np.unique(visited, axis=0)) >= self._n_startup:
             improvement = self._improvement(study, number, history)
             if improvement is not None:
                 acquisition: surrogate.Acquisition = improvement

@@ -17,6 +17,7 @@ from optuna.samplers import BaseSampler, PartialFixedSampler, TPESampler
 from optuna.trial import TrialState
 
 from optuna_merge.samplers import PreviewSampler
+from optuna_merge.surrogate import startup_design
 from optuna_merge.trials import TrialReader, suggest_weights, weight_params
 
 TASKS = ["a", "b", "c"]
@@ -186,6 +187,17 @@ def test_degenerate_objectives(values: list[float]) -> None:
 
     study.optimize(run, n_trials=8)
     assert len(set(params_of(study))) == 8
+
+
+def test_weights_that_are_tried_twice_take_no_place_of_the_design() -> None:
+    """As uniform weights are, whose second seed tells the noise."""
+    study = optuna.create_study(sampler=PreviewSampler(TASKS, seed=0))
+    for _ in range(3):
+        study.enqueue_trial(dict.fromkeys(("w_a", "w_b", "w_c"), 1.0))
+    study.optimize(objective, n_trials=9)
+    found = {tuple(round(w, 9) for w in params) for params in params_of(study)[3:]}
+    axial = {tuple(round(w, 9) for w in row) for row in startup_design(3, 7, seed=0)[1:]}
+    assert found == axial
 
 
 def test_failing_trials_are_not_repeated() -> None:
