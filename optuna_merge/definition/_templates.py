@@ -183,7 +183,7 @@ trainer:
   unit: examples                    # what its weights are: shares of the sampled examples, or
                                     # of packed tokens, or factors of averaged losses
   # unit: {kind: examples, label_tokens: {math: 120, chat: 300}}   # loss averaged over tokens
-  # greater_is_better: true         # of the metrics
+  # greater_is_better: true         # of the metrics; false where the key ends with loss, ...
   # metric: "{task}"                # key of a task's metric in what is printed
   # checkpoint: model               # its name in the folder
   # seed: 0
