@@ -101,6 +101,7 @@ def open_search(
     """
     goal = workbench.goal
     check_until(until, is_pareto=goal.is_pareto)
+    check_seed(seed)
     if goal.is_pareto:
         need("botorch", "pareto", "a search for a front")
     score = None if goal.is_pareto else goal.scores
@@ -133,6 +134,12 @@ def check_until(until: float | None, *, is_pareto: bool) -> None:
             f"until is {until}, but the study has an objective a task: there is no single score "
             f"that another finetune could improve. Leave it out, or give a score"
         )
+
+
+def check_seed(seed: int | None) -> None:
+    """Raise `ValueError` unless random numbers can be drawn from this seed."""
+    if seed is not None and not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed}, expected 0 to {2**32 - 1}, or None for a new one")
 
 
 def open_study(

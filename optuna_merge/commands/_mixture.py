@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from optuna_merge.commands._existing import existing_study
@@ -39,6 +40,9 @@ def mixture(
     if label_tokens is not None:
         tokens = numbers_by_task(label_tokens, "--label-tokens")
     if weights is not None:
+        if min(weights.values()) < 0 or not 0 < sum(weights.values()) < math.inf:
+            given = ", ".join(f"{task} {weight:g}" for task, weight in weights.items())
+            raise ValueError(f"--weights are {given}; expected numbers of 0 or more, not all 0")
         chosen = {task: weight / sum(weights.values()) for task, weight in weights.items()}
         return mixture_lines(chosen, form, label_tokens=tokens, examples=sizes)
     study = existing_study(where)

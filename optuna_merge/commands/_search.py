@@ -28,10 +28,16 @@ from optuna_merge.fitting import FittedStudy
 from optuna_merge.objective import Objective
 from optuna_merge.pruners import PromotionPruner
 from optuna_merge.reports import Dashboard
-from optuna_merge.search import check_until, open_search
+from optuna_merge.search import check_seed, check_until, open_search
 from optuna_merge.storages import create_storage
 from optuna_merge.trainers import FittedProgram
-from optuna_merge.workers import Collector, check_keep_best, check_role, run_trials
+from optuna_merge.workers import (
+    Collector,
+    check_keep_best,
+    check_limits,
+    check_role,
+    run_trials,
+)
 
 
 def search(
@@ -64,6 +70,8 @@ def _prepared(
     """The study with its baselines, sampler and pruner, and its fit."""
     check_role(flags.role)
     check_keep_best(flags.keep_best)
+    check_limits(flags.n_trials, flags.timeout, flags.patience)
+    check_seed(flags.seed)
     check_own_loop(definition, artifacts=flags.artifacts)
     check_writable(flags.workdir)
     budget: dict[str, Any] = {
