@@ -48,9 +48,9 @@ class PreviewSampler(BaseSampler):
     Where the study's pruner is a `PromotionPruner`, which finetunes the best of all previews, a
     trial is there for what its preview teaches: the suggestion is where it is expected to raise
     most what the next finetune promises (its expected improvement), be it that the weights are
-    better than all that were previewed. It is never within 0.03 (the largest difference of a
-    weight) of a preview that is there and has an error (`preview_<task>_se`), as long as there is
-    anything else.
+    better than all that were previewed. Where previews have an error (`preview_<task>_se`) it is
+    never within 0.03 (the largest difference of a weight) of one that is there, or is being made,
+    as long as there is anything else.
 
     With several objectives the expected hypervolume improvement is maximised (more than four:
     the improvement of a random Chebyshev scalarisation), from the study's `reference_point` if it
@@ -196,6 +196,8 @@ class PreviewSampler(BaseSampler):
                 if isinstance(study.pruner, PromotionPruner):
                     acquisition = surrogate.PreviewWorth(improvement, history.unpromoted())
                     previewed = history.previewed(noisy=True)
+                    if len(previewed):  # and those to come, of other workers, say as much
+                        previewed = np.concatenate([previewed, history.pending()])
                 return surrogate.maximise(
                     acquisition,
                     n_free,
