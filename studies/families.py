@@ -86,7 +86,6 @@ FAMILIES = (
 """What is compared if nothing else is asked for."""
 
 RESOLVED = "+heads"
-HEAD_DECAY = 0.1
 
 PACKAGES = ("torch", "optuna", "timm", "transformers", "datasets", "accelerate", "numpy")
 
@@ -131,7 +130,7 @@ def preview_settings(text: str, settings: PreviewSettings) -> PreviewSettings:
     if text.endswith(ANCHORED):
         settings = replace(settings, anchor="uniform")
     if RESOLVED in merge:
-        decay = float(merge.partition(RESOLVED)[2] or HEAD_DECAY)
+        decay = float(merge.partition(RESOLVED)[2] or PreviewSettings.head_decay)
         settings = replace(settings, heads="resolved", head_decay=decay)
     return settings
 

@@ -13,8 +13,8 @@ from optuna_merge.models import MultitaskModel
 from optuna_merge.previews._settings import PreviewSettings
 from optuna_merge.tasks import LABELS, Batch, Loss, Task, batches_in_order, own_draws, to_device
 
-_STEPS = 100  # of L-BFGS, which is done long before
-_SHARED_DECAY, _OWN_DECAY = 0.01, 0.1
+_STEPS = 100  # of L-BFGS, in each precision
+_TOLERANCE = 1e-4  # of the gradient's entries: with a tenth of it one label of 2,000 differs
 
 
 class _NotFinite(Exception):
@@ -29,6 +29,68 @@ class _Seen:
     labels: Tensor
 
 
+@dataclass(frozen=True)
+class _Problem:
+    """What is minimal at a solved layer's values, see `HeadSolver`.
+
+    Attributes:
+        terms: Weight, task and data of each task that uses the layer.
+        merged: The values of the merge.
+        left: The weighted sum of the gradients that the task runs left.
+        decay: The pull towards the values of the merge.
+    """
+
+    terms: Sequence[tuple[float, Task, _Seen]]
+    merged: Sequence[Tensor]
+    left: Sequence[Tensor]
+    decay: float
+
+    def to(self, dtype: torch.dtype) -> _Problem:
+        """The same in another precision."""
+        return _Problem(
+            [(w, task, replace(d, features=d.features.to(dtype))) for w, task, d in self.terms],
+            [value.to(dtype) for value in self.merged],
+            [gradient.to(dtype) for gradient in self.left],
+            self.decay,
+        )
+
+    def __call__(self, values: Sequence[Tensor]) -> Tensor:
+        """The objective."""
+        total = torch.stack([w * _loss(task, data, values) for w, task, data in self.terms]).sum()
+        for value, merged, gradient in zip(values, self.merged, self.left):
+            pull = self.decay / 2 * (value - merged).square().sum()
+            total = total + pull - (gradient * value).sum()
+        return total
+
+
+def _minimum(problem: _Problem, start: Sequence[Tensor]) -> list[Tensor]:
+    """The values that L-BFGS finds from the start, in the problem's precision.
+
+    Raises:
+        _NotFinite: the loss is not finite.
+    """
+    dtype = problem.merged[0].dtype
+    values = [value.detach().to(dtype).clone().requires_grad_(True) for value in start]
+    optimizer = torch.optim.LBFGS(
+        values,
+        max_iter=_STEPS,
+        tolerance_grad=_TOLERANCE,
+        tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
+    )
+
+    def objective() -> Tensor:
+        optimizer.zero_grad()
+        total = problem(values)
+        if not total.isfinite():
+            raise _NotFinite
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    optimizer.step(objective)  # type: ignore[no-untyped-call]
+    return [value.detach() for value in values]
+
+
 class HeadSolver:
     """Solves the last linear layer of each head again, on the features of a merged body.
 
@@ -39,18 +101,17 @@ class HeadSolver:
         sum_t a_t (loss_t(W) - <g_t, W>) + decay / 2 |W - W_0|^2
 
     over the tasks that use it, W_0 the head of the merge: a convex problem, solved by L-BFGS on
-    the CPU in double precision. g_t is the gradient that was left of loss_t where the task's own
-    run ended, on that run's features: runs stop early, and a real multitask finetune does, too. So
-    the merge at a task alone gives back its own run's head, and a task without weight keeps its
-    head.
+    the CPU, in single precision as far as that goes and to its end in double. g_t is the gradient
+    that was left of loss_t where the task's own run ended, on that run's features: runs stop
+    early, and a real multitask finetune does, too. So the merge at a task alone gives back its
+    own run's head, and a task without weight keeps its head.
 
     Args:
         model: The model that merges are put into.
         tasks: Its tasks, in order.
         states: By task, the trained parameters of its own run.
         examples: Training examples per task, drawn at random, the same ones in all processes.
-        decay: The pull towards the head of the merge, in units of the loss; None: 0.01 for a head
-            that several tasks share, 0.1 for a task's own.
+        decay: The pull towards the head of the merge, in units of the loss.
         batch_size: Examples a forward pass.
 
     Raises:
@@ -65,7 +126,7 @@ class HeadSolver:
         states: Mapping[str, Mapping[str, Tensor]],
         *,
         examples: int,
-        decay: float | None,
+        decay: float,
         batch_size: int,
     ) -> None:
         self._model, self._tasks, self._states = model, tuple(tasks), states
@@ -104,36 +165,21 @@ class HeadSolver:
         seen: Mapping[str, _Seen],
         weights: Mapping[str, float],
     ) -> None:
-        merged, decay = _values(layer), self._decay
-        if decay is None:
-            sharing = sum(other is layer for other in self._layers.values())
-            decay = _SHARED_DECAY if sharing > 1 else _OWN_DECAY
-        values = [value.clone().requires_grad_(True) for value in merged]
-        optimizer = torch.optim.LBFGS(
-            values,
-            max_iter=_STEPS,
-            tolerance_grad=1e-6,
-            tolerance_change=1e-12,
-            line_search_fn="strong_wolfe",
+        merged = _values(layer)
+        problem = _Problem(
+            terms=[(weights[task.name], task, seen[task.name]) for task in users],
+            merged=merged,
+            left=[
+                sum((weights[t.name] * self._left[t.name][i] for t in users), torch.zeros(()))
+                for i in range(len(merged))
+            ],
+            decay=self._decay,
         )
-
-        def objective() -> Tensor:
-            optimizer.zero_grad()
-            total = torch.zeros((), dtype=torch.float64)
-            for value, start in zip(values, merged):
-                total = total + decay / 2 * (value - start).square().sum()
-            for task in users:
-                loss = _loss(task, seen[task.name], values)
-                for value, left in zip(values, self._left[task.name]):
-                    loss = loss - (left * value).sum()
-                total = total + weights[task.name] * loss
-            if not total.isfinite():
-                raise _NotFinite
-            total.backward()  # type: ignore[no-untyped-call]
-            return total
-
+        values = merged
         try:
-            optimizer.step(objective)  # type: ignore[no-untyped-call]
+            # Single precision takes half the time, and leaves little to do.
+            for dtype in (torch.float32, torch.float64):
+                values = _minimum(problem.to(dtype), values)
         except _NotFinite:
             return  # features that overflow: the merge's own head says so
         with torch.no_grad():

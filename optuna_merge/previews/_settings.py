@@ -32,9 +32,9 @@ class PreviewSettings:
             models. The definition is described by what it came to.
         head_examples: Training examples per task that heads are solved on; a preview costs so
             many forward passes more.
-        head_decay: The pull towards the merged head; larger values keep more of it. None: 0.01
-            for a head that several tasks share, which was truer with less of it, and 0.1 for a
-            task's own, which was not (studies/README.md, "Heads").
+        head_decay: The pull of solved heads towards the merged ones; larger values keep more of
+            them. Without an anchor 0.01 is truer for a head that several tasks share
+            (studies/results/README.md, "Heads").
         anchor: "uniform": the finetune at uniform weights, which every study makes, corrects the
             merges between it and the task runs, see `Anchor`. "none": merges stay as they are.
     """
@@ -43,7 +43,7 @@ class PreviewSettings:
     memory_share: float = 0.5
     heads: Literal["auto", "merged", "resolved"] = "auto"
     head_examples: int = 512
-    head_decay: float | None = None
+    head_decay: float = 0.1
     anchor: Literal["uniform", "none"] = "uniform"
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class PreviewSettings:
             raise ValueError(f"anchor: uniform or none, got {self.anchor!r}")
         if self.head_examples < 1:
             raise ValueError(f"head_examples must be at least 1, got {self.head_examples}")
-        if self.head_decay is not None and not self.head_decay > 0:
+        if not self.head_decay > 0:
             raise ValueError(f"head_decay must be positive, got {self.head_decay}")
         if self.mixed_precision not in _DTYPES:
             raise ValueError(f"mixed_precision: no, bf16 or fp16, got {self.mixed_precision!r}")

@@ -1,4 +1,4 @@
-"""The tables of regrets in README.md, from what `peers.py` has stored.
+"""The tables of README.md, from what `peers.py` and `real.py` have stored.
 
 python studies/search/page.py          # prints them
 python studies/search/page.py --write  # puts them in the place of those in README.md
@@ -6,13 +6,17 @@ python studies/search/page.py --write  # puts them in the place of those in READ
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
 
 FOLDER = Path(__file__).parent
-SHOWN = {  # suites in the page's order, and their scores
+SHOWN = {  # suites on which all methods are replayed, and their scores
     "mnist": ("worst", "relative", "mean"),
     "fashion": ("worst", "relative", "mean"),
     "newsgroups": ("worst", "relative", "mean"),
@@ -20,26 +24,43 @@ SHOWN = {  # suites in the page's order, and their scores
     "sentiment": ("worst_relative", "mean"),
     "digits": ("worst", "relative"),
 }
-FINETUNES = ("4", "6", "12", "12 seconds")
+FEW_ARE_GOOD = [
+    ("mnist", "worst"),
+    ("fashion", "worst"),
+    ("newsgroups", "worst"),
+    ("text", "worst"),
+]
+FLATTER = [(s, score) for s in SHOWN for score in SHOWN[s] if (s, score) not in FEW_ARE_GOOD]
+TRANSFER = [("conflict", "mean"), ("conflict", "worst"), ("film", "target:film"), ("film", "mean")]
+COSTS = ("6", "12", "12 seconds")
 METHODS = (
     "uniform",
     "doubling rule",
     "own-weight curve",
     "random",
-    "TPE",
     "TPE (-log u)",
     "GPSampler (-log u)",
-    "TPE + Hyperband",
     "TPE + Hyperband (-log u)",
     "SMAC (-log u)",
     "ASHA (-log u)",
     "BOHB (-log u)",
     "best previews",
-    "quadratic",
     "simplex GP",
     "metric GPs from corners",
+    "ours until flat",
     "ours",
 )
+NOISE, GOOD = "noise of a finetune", "weightings within it"
+REAL = {  # files of real searches, by their columns
+    "MNIST, worst": ("mnist-worst", "worst"),
+    "MNIST, mean relative": ("mnist", "relative"),
+    "desks, worst": ("desks", "worst"),
+    "film, target": ("film", "target:film"),
+    "film, mean": ("film", "mean"),
+}
+
+Scored = tuple[str, str]
+"""A suite and a score."""
 
 
 def tables(text: str) -> Iterator[tuple[list[str], list[list[str]]]]:
@@ -49,38 +70,99 @@ def tables(text: str) -> Iterator[tuple[list[str], list[list[str]]]]:
         yield lines[0], lines[2:]
 
 
-def regrets(suite: str) -> dict[tuple[str, str, str], str]:
-    """A suite's stored regrets by score, method and finetunes."""
+def regrets(suite: str, score: str) -> dict[tuple[str, str], str]:
+    """What is stored of a suite's score, by method and finetunes; noise with finetunes ""."""
     text = (FOLDER / "results" / f"{suite}.md").read_text()
-    found: dict[tuple[str, str, str], str] = {}
-    for part in re.split(rf"^(?={suite}, )", text, flags=re.M)[1:]:
-        score = part[len(suite) + 2 : part.index(":")]
-        for head, rows in tables(part):
-            if head[:2] == ["method", "searches"]:
-                found |= {(score, row[0], k): v for row in rows for k, v in zip(head, row)}
+    (part,) = re.findall(rf"^{suite}, {score}: .*?(?=^{suite}, |\Z)", text, re.M | re.S)
+    noise, share = re.findall(r"noise of one finetune 0(\.\d+); (\d+%)", part)[0]
+    found: dict[tuple[str, str], str] = {(NOISE, ""): noise, (GOOD, ""): share}
+    for head, rows in tables(part):
+        if head[:2] == ["method", "searches"]:
+            found |= {(row[0], k): v for row in rows for k, v in zip(head, row)}
     return found
 
 
-def table(suite: str) -> str:
-    """The page's table of a suite."""
-    kept = regrets(suite)
-    columns = [(score, finetunes) for score in SHOWN[suite] for finetunes in FINETUNES]
-    head = ["regret", *(f"{score}: {finetunes}" for score, finetunes in columns)]
-    lines = [head, ["---"] * len(head)]
+def regret_table(scores: Sequence[Scored], costs: Sequence[str] = COSTS) -> str:
+    """Regrets of all methods that a suite of these has, a column for each cost.
+
+    Args:
+        scores: Suites and scores.
+        costs: Heads of the stored tables: after how many finetunes' cost.
+    """
+    kept = {place: regrets(*place) for place in scores}
+    columns = [(place, cost) for place in scores for cost in costs]
+    head = [f"{suite}, {score}: {cost}" for (suite, score), cost in columns]
+    lines = [["regret", *head]]
+    for name in (NOISE, GOOD):
+        first = costs[0]
+        lines.append([name, *(kept[p][name, ""] if c == first else "" for p, c in columns)])
     for name in METHODS:
-        lines.append([name, *(kept.get((score, name, k), "") for score, k in columns)])
-    ruled = "|".join(lines.pop(1))
+        cells = [kept[place].get((name, cost), "") for place, cost in columns]
+        if any(cells):
+            lines.append([name, *cells])
+    return ruled(lines)
+
+
+def real_table() -> str:
+    """Gains over uniform weights by fresh seeds on test data, and finetunes in brackets."""
+    stored = {name: real_searches(*place) for name, place in REAL.items()}
+    lines = [["real searches", *stored]]
+    for method in next(iter(stored.values())):
+        cells = []
+        for searches in stored.values():
+            tests = {s["seed"]: mean(s["test_scores"]) for s in searches[method]}
+            equal = {s["seed"]: mean(s["test_scores"]) for s in searches["uniform"]}
+            if method == "uniform":
+                cells.append(f"{mean(equal.values()):.3f}".replace("0.", "."))
+                continue
+            gains = [tests[seed] - equal[seed] for seed in tests]
+            error = stdev(gains) / math.sqrt(len(gains))
+            gain = f"{mean(gains):+.4f} ± {error:.4f}".replace("0.", ".")
+            cells.append(f"{gain} ({mean(s['finetunes'] for s in searches[method]):.1f})")
+        lines.append([method, *cells])
+    return ruled(lines)
+
+
+def real_searches(study: str, score: str) -> dict[str, list[dict[str, Any]]]:
+    """Stored real searches for a score by method."""
+    path = FOLDER / "results" / f"real-{study}.json"
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in json.loads(path.read_text())["searches"]:
+        if row["score"] == score:
+            found.setdefault(row["method"], []).append(row)
+    return found
+
+
+def ruled(lines: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown, the first line as its head."""
     first, *rest = (f"| {' | '.join(line)} |\n" for line in lines)
-    return f"{first}|{ruled}|\n{''.join(rest)}"
+    return f"{first}|{'---|' * len(lines[0])}\n{''.join(rest)}"
+
+
+def made() -> list[str]:
+    """The page's tables in its order."""
+    return [
+        regret_table(FEW_ARE_GOOD),
+        regret_table(FLATTER, ["12"]),
+        regret_table(TRANSFER),
+        real_table(),
+    ]
 
 
 def replaced(page: str) -> str:
-    """The page with the tables as they are stored."""
-    made = [table(suite) for suite in SHOWN]
-    shown = re.findall(r"^\| regret \|.*\n(?:\|.*\n)+", page, re.M)
-    for old, new in zip(shown, made, strict=True):
-        page = page.replace(old, new)
-    return page
+    """The page with the tables as they are stored.
+
+    Raises:
+        ValueError: the page has not as many tables that begin with these words.
+    """
+    pattern = re.compile(r"^\| (?:regret|real searches) \|.*\n(?:\|.*\n)+", re.M)
+    new = made()
+    if (found := len(pattern.findall(page))) != len(new):
+        raise ValueError(
+            f"README.md has {found} tables whose first cell is 'regret' or 'real searches', "
+            f"and {len(new)} are made; put a table with that first cell where one is to stand"
+        )
+    return pattern.sub(lambda _: new.pop(0), page)
 
 
 if __name__ == "__main__":
@@ -88,4 +170,4 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--write"]:
         README.write_text(replaced(README.read_text()))
     else:
-        print("\n".join(table(suite) for suite in SHOWN))
+        print("\n".join(made()))

@@ -79,7 +79,7 @@ def test_the_weighted_gradient_is_what_the_runs_left_and_the_pull(
     heads = [name for name in solved if name.startswith("heads.")]
     body = [name for name in solved if name not in heads]
     assert same({n: solved[n].double() for n in body}, {n: plain[n] for n in body})
-    decay = 0.01 if shared else 0.1
+    decay = RESOLVED.head_decay
     total = {n: decay * (solved[n].double() - plain[n]) for n in heads}
     for task, weight in WEIGHTS.items():
         study.model.load(solved)
@@ -91,7 +91,7 @@ def test_the_weighted_gradient_is_what_the_runs_left_and_the_pull(
             total[name] -= weight * value
     for name in heads:
         assert not torch.equal(solved[name].double(), plain[name])
-        assert total[name].abs().max() < 1e-5, name
+        assert total[name].abs().max() < 1e-4, name  # the solver's own tolerance
 
 
 @pytest.mark.parametrize("shared", [False, True])

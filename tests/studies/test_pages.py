@@ -8,14 +8,25 @@ from pathlib import Path
 import pytest
 
 import studies
-from studies.search.page import replaced, table
+from studies.search.page import FEW_ARE_GOOD, regret_table, replaced
 
 STUDIES = Path(studies.__file__).parent
 JUDGED = {  # pages, and from which heading on their tables are those of `studies/judge.py`
+    "digits": "## Previews against finetunes",
+    "fashion": "## Previews against finetunes",
     "mnist": "# MNIST",
     "text": "## Previews against finetunes",
     "newsgroups": "# Newsgroups",
     "sentiment": "# Sentiment",
+}
+ERRORS: dict[str, dict[str, str]] = {  # headings, and columns of suites whose folder is another
+    "## Families": {},
+    "## Heads": {
+        "digits": "digits/results/heads",
+        "digits, own heads": "digits/results/own_heads",
+        "Fashion": "fashion/results/heads",
+    },
+    "## Rungs": {},
 }
 
 
@@ -27,7 +38,7 @@ def rows(text: str) -> list[str]:
 
 
 def stored_rows(*folders: Path) -> set[str]:
-    return {row for f in folders for path in f.glob("*.md") for row in rows(path.read_text())}
+    return {row for f in folders for path in f.rglob("*.md") for row in rows(path.read_text())}
 
 
 @pytest.mark.parametrize("name", JUDGED)
@@ -39,24 +50,77 @@ def test_a_study_s_tables_are_stored(name: str) -> None:
     assert [row for row in shown if row not in stored] == []
 
 
-def test_the_families_tables_are_stored() -> None:
+def numbers(text: str) -> list[str]:
+    return re.findall(r"(?<![\w.])\d*\.\d+(?![\w.])", text)
+
+
+@pytest.mark.parametrize("name", ["conflict", "film", "groups", "mixture"])
+def test_the_numbers_of_collated_tables_are_stored(name: str) -> None:
+    text = (STUDIES / name / "README.md").read_text().partition("## What previews know\n")[2]
+    found = (p for p in (STUDIES / name / "results").iterdir() if p.suffix in (".md", ".json"))
+    stored = [float(number) for path in found for number in numbers(path.read_text())]
+
+    def is_stored(number: str) -> bool:
+        half = 0.5 * 10.0 ** -len(number.partition(".")[2]) + 1e-9
+        return any(abs(x - float(number)) <= half for x in stored)
+
+    missing = {
+        row: lost for row in rows(text) if (lost := [n for n in numbers(row) if not is_stored(n)])
+    }
+    assert len(rows(text)) > 10
+    assert missing == {}
+
+
+def stored_errors(folder: str) -> dict[str, str]:
+    """Errors in the `judge.md` of a folder of results, by the kind of previews.
+
+    Refined previews go by their start and share of a finetune's steps, as in "diagonal 5%".
+    """
+    path = STUDIES / folder / "judge.md"
+    if path.exists():
+        text = path.read_text()
+    else:  # a part of the tables of several folders
+        text = (STUDIES / "results" / "judge.md").read_text()
+        text = text.partition(f"## studies/{folder}\n")[2].partition("\n## ")[0]
+    found: dict[str, str] = {}
+    for line in text.partition("| beyond own weight")[0].splitlines():
+        kind, share, error = ([cell.strip() for cell in line.split("|")] + [""] * 4)[1:4]
+        start, _, steps = kind.partition(" + ")
+        if "%" in share and not steps.endswith(" x 128"):  # finetunes have batches of 16 and 32
+            found[f"{start} {share}" if steps else kind] = error.partition(" ")[0]
+    return found
+
+
+@pytest.mark.parametrize("heading", ERRORS)
+def test_the_errors_are_stored(heading: str) -> None:
     text = (STUDIES / "results" / "README.md").read_text()
-    shown = rows(text[text.index("## Families\n") : text.index("*Row and column means.*")])
-    folders = (STUDIES / name / "results" for name in ("digits", "fashion"))
-    stored = stored_rows(*folders) | set(rows((STUDIES / "results/judge.md").read_text()))
-    assert len(shown) > 40
-    assert [row for row in shown if row not in stored] == []
+    part = text.partition(f"{heading}\n")[2].partition("\n## ")[0]
+    (block,) = re.findall(r"^\| error(?: |, from )\|.*\n(?:\|.*\n)+", part, re.M)
+    head, _, *lines = [[c.strip() for c in line.split("|")[1:-1]] for line in block.splitlines()]
+    seen = 0
+    for name in [name for name in head[1:] if name != "share"]:
+        stored = stored_errors(ERRORS[heading].get(name, f"{name.lower()}/results"))
+        for cells in (dict(zip(head, line)) for line in lines):
+            share = cells.get("share", "0%")
+            kind = cells[head[0]] + (f" {share}" if share != "0%" else "")
+            if cells[name]:
+                assert cells[name] == stored[kind], f"{kind} of {name}"
+                seen += 1
+    assert seen > 25
 
 
 def test_the_table_of_all_suites_is_stored() -> None:
     text = (STUDIES / "results" / "README.md").read_text()
-    shown = rows(text[: text.index("*What previews know beyond own weight.*")])
+    shown = rows(text[: text.index("**Beyond own weight.**")])
     stored = rows((STUDIES / "results" / "judge.md").read_text())
     assert len(shown) == 10
     assert [row for row in shown if row not in stored] == []
 
 
-def test_the_regrets_of_searches_are_stored() -> None:
+def test_the_tables_of_searches_are_stored() -> None:
     text = (STUDIES / "search" / "README.md").read_text()
     assert text == replaced(text), "python studies/search/page.py --write"
-    assert ".0076" in table("mnist")
+    assert ".0076" in regret_table(FEW_ARE_GOOD)
+    assert "+.0541 ± .0048 (9.0)" in text
+    with pytest.raises(ValueError, match="has 0 tables"):
+        replaced("# Searches\n")
