@@ -41,8 +41,8 @@ def mixture(
         tokens = numbers_by_task(label_tokens, "--label-tokens")
     if weights is not None:
         if min(weights.values()) < 0 or not 0 < sum(weights.values()) < math.inf:
-            given = ", ".join(f"{task} {weight:g}" for task, weight in weights.items())
-            raise ValueError(f"--weights are {given}; expected numbers of 0 or more, not all 0")
+            shown = ", ".join(f"{task} {weight:g}" for task, weight in weights.items())
+            raise ValueError(f"--weights are {shown}; expected numbers of 0 or more, not all 0")
         chosen = {task: weight / sum(weights.values()) for task, weight in weights.items()}
         return mixture_lines(chosen, form, label_tokens=tokens, examples=sizes)
     study = existing_study(where)
