@@ -21,7 +21,7 @@ from torch import Tensor
 
 import optuna_merge as om
 from optuna_merge.calibration import study_calibration
-from optuna_merge.reports import update_dashboard, write_csv, write_html
+from optuna_merge.reports import study_report, update_dashboard, write_csv, write_html
 from optuna_merge.reports._verdict import Gain, judge
 from optuna_merge.tasks import Metric, accuracy
 from optuna_merge.tasks._metrics import Measurement
@@ -306,3 +306,12 @@ def test_a_study_that_has_just_been_made_has_no_previews_either() -> None:
     assert judge(read_study(study)).answer == [
         "No truth yet: nothing has been finetuned to its end, nor are there previews."
     ]
+
+
+def test_finetunes_of_many_tasks_do_not_make_one_wide_table() -> None:
+    names = tuple(f"task{i}" for i in range(12))
+    text = om.format_report(study_report(study_by_hand(names, 20, 15)))
+    table = text.split("Gain over")[0].splitlines()
+    assert max(map(len, table)) < 250
+    assert [line.count("preview") for line in table if "preview" in line] == [8, 6]
+    assert sum(line.startswith("task11 ") for line in table) == 2
