@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from optuna_merge.finetuning import FinetuneSettings
 from optuna_merge.fitting import FittedStudy
-from optuna_merge.previews._refiner import weighted_loss
+from optuna_merge.previews import weighted_loss
 from optuna_merge.tasks import Evaluation
 from studies.extension import Known
 from studies.preview_quality import Point, point

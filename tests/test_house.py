@@ -52,10 +52,6 @@ OF_OTHERS = {
         "posteriors._kronecker_fisher: _reversed_padding_repeated_twice": "pads as Conv2d",
         "previews._heads: _parameters": "which parameters of a layer are its own, not computed",
     },
-    "transformers": {
-        f"exporting._source: _raise_exceptions_for_{what}": "a file that is not there is no error"
-        for what in ("connection_errors", "gated_repo", "missing_entries")
-    },
 }  # fmt: skip
 """Private names of other packages, by package, module and name."""
 

@@ -23,34 +23,25 @@ def running_batch_norms(module: nn.Module) -> list[_BatchNorm]:
 
 
 def reestimate_batch_norm(
-    module: nn.Module,
-    batches: Iterable[Any],
-    predict: Callable[[Any], object] | None = None,
+    module: nn.Module, batches: Iterable[Any], predict: Callable[[Any], object] | None = None
 ) -> None:
     """Set all batch norms' running statistics to those of the batches, in place.
 
-    After a merge the activations are others than in any of the merged models, so neither's
-    running mean and variance fit them, nor does an average of both. As in stochastic weight
-    averaging (arXiv 1803.05407, section 3.3), all layers are estimated in one pass in which batch
-    norms normalise by each batch's own statistics, as they do in training; all else is in
-    evaluation mode. What a layer is given therefore depends on how the examples are batched,
-    except in the first one: take batches of the size used in training, or larger.
+    After a merge the activations are others than in any of the merged models. As in stochastic
+    weight averaging (arXiv 1803.05407, section 3.3), all layers are estimated in one pass in which
+    batch norms normalise by each batch's own statistics, as they do in training; all else is in
+    evaluation mode. So take batches of the size used in training, or larger.
 
     Mean and variance are those of all values in all batches together, each batch counted by its
-    values (a mean of the batches' variances would leave out how their means differ), in fp32 at
-    least; the variance is unbiased, as torch's own. What was there before has no influence, and
-    neither have the layers' momentum. Parameters, modes and counters of batches stay as they are.
+    values, in fp32 at least; the variance is unbiased, as torch's own. What was there before has
+    no influence, nor have the layers' momentum. Batch norms that the batches don't reach are left
+    alone.
 
     Args:
-        module: Holds the batch norms. May be a part of what `predict` runs: then the other batch
-            norms are run in the mode that they are in.
-        batches: What `predict` takes; a few thousand examples of the data that the model is to
-            be used on are plenty, their labels are not needed.
-        predict: Runs a batch through the model, on the right device; what it returns is not
-            used. Default: `module(batch)`. For a loader of pairs: `lambda batch: model(batch[0])`.
-
-    A module without batch norms is left alone, and so are batch norms without running statistics
-    and those that the batches don't reach.
+        module: Holds the batch norms. May be a part of what `predict` runs.
+        batches: What `predict` takes; a few thousand examples without labels are plenty.
+        predict: Runs a batch through the model, on the right device. Default: `module(batch)`. For
+            a loader of pairs: `lambda batch: model(batch[0])`.
 
     Raises:
         ValueError: no batches, or a batch with one value per channel, of which torch says so. The

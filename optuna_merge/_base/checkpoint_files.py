@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 _SAFE = ("model.safetensors", "model.safetensors.index.json")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
+_SIDE_FILES = (".json", ".txt", ".model", ".jinja")
 _TENSORS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 PICKLE = (
     "files of torch.save are not merged from disk to disk; convert it to safetensors, by "
@@ -29,13 +31,9 @@ PICKLE = (
     "safetensors.torch.save_file(load_checkpoint(...), ...)"
 )
 
-_FLOATS = ("F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16")
-_BYTES = ("I8", "U8", "int8", "uint8")
-_INTEGERS = (
-    *("I16", "U16", "I32", "U32", "I64", "U64"),
-    *("int16", "uint16", "int32", "uint32", "int64", "uint64"),
-)
-_NO_NUMBERS = ("BOOL", "bool", "C64", "complex32", "complex64", "complex128")
+# Types in the words of safetensors and of torch.
+_NUMBERS = re.compile(r"(B?F|b?float)(16|32|64)|BOOL|bool|C64|complex(32|64|128)")
+_WHOLE_NUMBERS = re.compile(r"(?:[IU]|u?int)(8|16|32|64)")
 
 # GPTQ, AWQ and compressed-tensors have packed weights, bitsandbytes its states.
 _QUANTISED = re.compile(
@@ -60,25 +58,22 @@ _WRAPPERS = {
 }
 
 
+def is_adapter(path: Path) -> bool:
+    """Whether a checkpoint is a PEFT folder."""
+    return (path / ADAPTER_CONFIG).is_file()
+
+
+def tensor_files(path: Path, *, pickles: bool = False) -> list[Path]:
+    """The files of a checkpoint, an adapter's among them."""
+    return [path / ADAPTERS[0]] if is_adapter(path) else find_files(path, pickles=pickles)[0]
+
+
 def find_files(path: Path, *, pickles: bool) -> tuple[list[Path], dict[str, str]]:
     """The files that transformers would load, and by an index' word the file of each tensor.
 
     In a folder the first of these: what `transformers_weights` of its config.json names,
-    model.safetensors, its index, pytorch_model.bin, its index. Others that lie there, older or
-    newer, are not read, as transformers doesn't.
-
-    Args:
-        path: A folder, an index, or a file of tensors.
-        pickles: Whether files of torch.save will do.
-
-    Returns:
-        The files, in the order in which later ones replace tensors of earlier ones; and names of
-        files by tensors' names, empty without an index.
-
-    Raises:
-        FileNotFoundError: no such path, no checkpoint in the folder, or a shard that is missing.
-        CorruptFileError: an index that can't be read.
-        ValueError: a file of quantised weights (GGUF).
+    model.safetensors, its index, and with `pickles` pytorch_model.bin, its index. Later files
+    replace tensors of earlier ones.
     """
     if path.is_dir():
         return find_files(_in_folder(path, pickles=pickles), pickles=pickles)
@@ -131,11 +126,7 @@ def is_pickle(file: Path) -> bool:
 
 
 def model_config(path: Path) -> dict[str, Any]:
-    """The config.json of a folder, or of the folder that a file is in; empty without one.
-
-    Raises:
-        CorruptFileError: it can't be read.
-    """
+    """The config.json of a folder, or of the folder that a file is in; empty without one."""
     file = (path if path.is_dir() else path.parent) / "config.json"
     if not file.is_file():
         return {}
@@ -147,11 +138,7 @@ def model_config(path: Path) -> dict[str, Any]:
 
 
 def check_index(path: Path, index: Mapping[str, str], names: Iterable[str]) -> None:
-    """Refuse a checkpoint of which no file holds a tensor that the index names.
-
-    Raises:
-        CorruptFileError: names the tensor and the file that should hold it.
-    """
+    """Refuse a checkpoint of which no file holds a tensor that the index names."""
     missing = sorted(index.keys() - set(names))
     if missing:
         raise CorruptFileError(
@@ -162,11 +149,7 @@ def check_index(path: Path, index: Mapping[str, str], names: Iterable[str]) -> N
 
 
 def check_unquantised_folder(path: Path) -> None:
-    """Refuse a folder whose configuration says that its weights are quantised.
-
-    Raises:
-        ValueError: says the method, and what to do.
-    """
+    """Refuse a folder whose configuration says that its weights are quantised."""
     if not path.is_dir():
         return
     config = model_config(path)
@@ -182,27 +165,14 @@ def check_unquantised_folder(path: Path) -> None:
 
 
 def check_unquantised(who: str, tensors: Mapping[str, tuple[str, int]]) -> None:
-    """Refuse quantised weights. Buffers of integers (position ids, counters) are none.
-
-    Args:
-        who: What the error begins with.
-        tensors: By name the type, in the words of safetensors or torch, and the dimensions.
-
-    Raises:
-        ValueError: names a tensor and its type, and says what to do.
-    """
+    """Refuse quantised weights, by types (in words of safetensors or torch) and dimensions."""
     for name, (dtype, dimensions) in tensors.items():
-        if dtype in _FLOATS or dtype in _NO_NUMBERS:
-            quantised = _QUANTISED.search(name) is not None
-        elif dtype in _BYTES or dtype in _INTEGERS:
-            quantised = (
-                _QUANTISED.search(name) is not None
-                or _INTEGER_WEIGHT.search(name) is not None
-                or (dtype in _BYTES and dimensions > 1 and not _MASK.search(name))
-            )
-        else:
-            quantised = True  # fp8, fp4, torch's own quantised types
-        if quantised:
+        if whole := _WHOLE_NUMBERS.fullmatch(dtype):
+            matrix = whole[1] == "8" and dimensions > 1 and not _MASK.search(name)
+            quantised = matrix or bool(_INTEGER_WEIGHT.search(name))
+        else:  # fp8, fp4, torch's own quantised types
+            quantised = not _NUMBERS.fullmatch(dtype)
+        if quantised or _QUANTISED.search(name):
             raise ValueError(f"{who}: {name!r} is {dtype}: {_UNQUANTISED}")
 
 
@@ -217,9 +187,6 @@ def check_no_adapter(who: str, names: Iterable[str]) -> None:
 
     Means of an adapter's parts are not the part of a mean: B A is linear in either factor, not in
     both. The factors B alone are what `load_lora_factors` gives, of adapters that share A.
-
-    Raises:
-        ValueError: names a tensor, and says what to do.
     """
     names = tuple(names)
     parts = {part for found in adapter_parts(names).values() for part in found}
@@ -253,16 +220,28 @@ def _adapter_parts(names: tuple[str, ...]) -> Mapping[str, Mapping[str, tuple[st
     return parts
 
 
+def copy_side_files(source: Path, target: Path) -> None:
+    """Copy what a checkpoint's folder has beside tensors: configuration and tokenizer."""
+    for file in source.iterdir():
+        if file.suffix in _SIDE_FILES and not file.name.endswith(".index.json") and file.is_file():
+            shutil.copy(file, target)
+
+
+def same_shapes(
+    what: str, found: Mapping[str, Any], expected: Mapping[str, Any], advice: str = ""
+) -> dict[str, Any]:
+    """Those of the tensors found that are expected: all must be there, in their shapes."""
+    for name, tensor in expected.items():
+        if name not in found:
+            raise ValueError(f"{what} has no {name!r}{naming_hint(name, found)}{advice}")
+        shape, known = tuple(tensor.shape), tuple(found[name].shape)
+        if known != shape:
+            raise ValueError(f"{what}: {name!r} has shape {known}, expected {shape}{advice}")
+    return {name: found[name] for name in expected}
+
+
 def naming_hint(missing: str, names: Iterable[str]) -> str:
-    """What an error about a missing tensor may add: what there is, and by what prefix it differs.
-
-    Args:
-        missing: The name that was expected.
-        names: Those that there are.
-
-    Returns:
-        A clause that begins with a semicolon.
-    """
+    """A clause for an error of a missing tensor: what there is, by what prefix it differs."""
     names = list(names)
     for name in names:
         longer, shorter = (name, missing) if len(name) > len(missing) else (missing, name)

@@ -9,21 +9,14 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success flush it to disk and rename it there.
-
-    If the block raises, the temporary file is removed and whatever stood at `path` is untouched.
-    Missing parent folders are made.
-
-    Raises:
-        OSError: the folder can't be written; the message names it and says what to do.
-    """
+    """Yield a path beside `path`; on success flush it and rename it there, else remove it."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +41,33 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder beside, which takes the place of `folder` if the block does not raise."""
+    parent = folder.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=parent))
+    except OSError as error:
+        reason = f"can't write {folder}: {error.strerror or error}; give another folder"
+        raise type(error)(error.errno, reason) from error
+    old = temporary.with_suffix(".old")
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if folder.exists():
+            folder.rename(old)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            with suppress(OSError):
+                old.rename(folder)
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove what killed writers of this file left beside it; to be called while none can live."""
     for left in path.parent.glob(f".{path.name}.*.tmp"):
@@ -66,16 +86,7 @@ def remove(path: Path) -> None:
 
 
 def file_name(text: str) -> str:
-    """A name for a file that says what it is of: `text`, if that can stand in every file system.
-
-    Else what can of its first 80 characters, and a hash that tells it from others.
-
-    Examples:
-        >>> file_name("my study-1")
-        'my study-1'
-        >>> file_name("../team/a")
-        '.._team_a-d41e484a'
-    """
+    """`text` as a file's name; where it can't be one, what can of it and a hash."""
     safe = re.sub(r"[^\w .+=@-]", "_", text)[:80]
     return safe if safe == text and text.strip(". ") else f"{safe}-{sha256_text(text)[:8]}"
 
@@ -145,11 +156,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Make the folder, and see that a file can be written there.
-
-    Raises:
-        OSError: it can't; the message names the folder.
-    """
+    """Make the folder, and see that a file can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

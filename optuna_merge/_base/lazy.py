@@ -20,10 +20,6 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
 
 
 def need(package: str, extra: str, what: str) -> None:
-    """Check that a package of an extra is installed.
-
-    Raises:
-        ImportError: it is not; the message says what needs it and how to install it.
-    """
+    """See that a package of an extra is installed."""
     if importlib.util.find_spec(package) is None:
         raise ImportError(f"{what} needs {package}: pip install 'optuna-merge[{extra}]'")

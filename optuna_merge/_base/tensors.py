@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +19,10 @@ from torch import Tensor
 
 from optuna_merge._base.files import atomic_path, canonical_json
 from optuna_merge.exceptions import CorruptFileError
+
+_logger = logging.getLogger(__name__)
+
+_Loaded = TypeVar("_Loaded")
 
 HASH = "sha256"
 """Key of the content hash in the file's metadata."""
@@ -34,16 +40,22 @@ def content_hash(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     return digest.hexdigest()
 
 
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """A safetensors file, of which parts are read; damage is a `CorruptFileError`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise CorruptFileError(f"{path} is truncated or damaged: {error}") from error
+
+
 def save_tensors(
     tensors: Mapping[str, Tensor],
     path: str | os.PathLike[str],
     metadata: Mapping[str, str] | None = None,
 ) -> str:
-    """Write tensors and metadata to `path`; return the content hash, which is in the metadata.
-
-    Raises:
-        OSError: the file can't be written; nothing is left half-written.
-    """
+    """Write tensors and metadata to `path`; return the content hash, which is in the metadata."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     described = dict(metadata or {})
     described[HASH] = content_hash(plain, described)
@@ -65,29 +77,22 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise CorruptFileError(
-            f"{path} is truncated or not a safetensors file: {error}"
-        ) from error
+    with opened(path) as file:
+        metadata = dict(file.metadata() or {})
     if HASH not in metadata:
         raise CorruptFileError(f"{path} has no content hash; it was not written by optuna_merge")
     return metadata
 
 
-def load_tensors(
-    path: str | os.PathLike[str], *, expected_hash: str | None = None
-) -> tuple[dict[str, Tensor], dict[str, str]]:
+def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read tensors and metadata, and check the content hash.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CorruptFileError: the file is truncated or altered, or its hash is not `expected_hash`.
+        CorruptFileError: the file is truncated or altered.
     """
     metadata = read_metadata(path)
-    with safe_open(path, framework="pt") as file:
+    with opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     found = content_hash(tensors, metadata)
     if found != metadata[HASH]:
@@ -95,22 +100,24 @@ def load_tensors(
             f"{path} was altered: its content hash is {found}, but {metadata[HASH]} was written; "
             f"delete it, and it will be made again"
         )
-    if expected_hash is not None and found != expected_hash:
-        raise CorruptFileError(f"{path} has content hash {found}, expected {expected_hash}")
     return tensors, metadata
 
 
+def load_sound(
+    path: Path, load: Callable[[Path], _Loaded], again: str = "making it again"
+) -> _Loaded | None:
+    """What the file holds; None if there is none or it is damaged, so that it is made again."""
+    try:
+        return load(path)
+    except FileNotFoundError:
+        return None
+    except CorruptFileError as error:
+        _logger.warning("%s: %s", again, error)
+        return None
+
+
 def load_pickled(path: Path, *, where: str | None = None, advice: str = "") -> Any:
-    """What `torch.save` wrote, if it is tensors and plain containers; nothing is executed.
-
-    Args:
-        path: The file.
-        where: What errors call it; None: its path.
-        advice: What errors say to do.
-
-    Raises:
-        CorruptFileError: the file is damaged, or holds more than tensors.
-    """
+    """What `torch.save` wrote, if it is tensors and plain containers; nothing is executed."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:

@@ -38,13 +38,8 @@ _WITH_TORCH = {
 }
 
 __all__ = [
-    "TEMPLATES",
-    "CommandDefinition",
-    "GivenRun",
-    "PosteriorSettings",
-    "SearchSettings",
-    "StudyDefinition",
-    "load_yaml",
-]
+    "TEMPLATES", "CommandDefinition", "GivenRun", "PosteriorSettings", "SearchSettings",
+    "StudyDefinition", "load_yaml",
+]  # fmt: skip
 
 __getattr__ = lazy_names(__name__, _WITH_TORCH)  # the templates need no torch

@@ -8,6 +8,8 @@ from typing import Any, Generic, TypeVar
 from optuna_merge.definition._data import beside, reason_of
 from optuna_merge.definition._document import Document
 from optuna_merge.definition._sections import (
+    Data,
+    LanguageData,
     LanguageModelOf,
     LanguageStudy,
     LastLayersOf,
@@ -19,15 +21,11 @@ from optuna_merge.models import LastLayers, Matching, Trainable
 from optuna_merge.tasks import check_name, load_tokenizer
 
 S = TypeVar("S", Study, LanguageStudy)
+D = TypeVar("D", Data, LanguageData)
 
 
 class Builder(Generic[S]):
-    """Makes tasks and model of a file.
-
-    Args:
-        document: The file.
-        study: Its content, checked.
-    """
+    """Makes tasks and model of a file, whose content was checked."""
 
     def __init__(self, document: Document, study: S) -> None:
         self.document = document
@@ -44,6 +42,12 @@ class Builder(Generic[S]):
             return ValueError(f"{self.document.where(keys)}: {message}")
 
         return fail
+
+    def settings(self, task: Any, kind: type[D]) -> D:
+        """A task's own settings over those of all."""
+        shared = self.study.data.given()
+        own = {k: v for k, v in task.given().items() if k in kind.model_fields}
+        return kind(**(shared | own))
 
     def failed_model(self, error: Exception) -> ValueError:
         """An error of the model's name, or of its files."""

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from optuna_merge.definition._builder import Builder, adapter, trainable
-from optuna_merge.definition._data import (
-    SPLITS,
-    Examples,
-    common_names,
-    read_examples,
-    reason_of,
-)
-from optuna_merge.definition._sections import Data, OneTask, Study
+from optuna_merge.definition._data import SPLITS, Examples, common_names, read_examples, reason_of
+from optuna_merge.definition._sections import Data, Study
 from optuna_merge.models import MultitaskModel, from_timm, from_transformers, timm_body
 from optuna_merge.tasks import (
     Task,
@@ -49,10 +44,7 @@ def _datasets(
 
 
 def _read_all(task: Task, fail: Callable[[str, str], ValueError]) -> None:
-    """Read all of a task's images, so that a broken one is named now, with its line.
-
-    Their hash is what the definition is described by later: they are not read for it again.
-    """
+    """Read all of a task's images, so that a broken one is named now, with its line."""
     for split in SPLITS:
         if getattr(task, split) is not None:
             try:
@@ -65,14 +57,10 @@ class ClassificationBuilder(Builder[Study]):
     """Text and image classification: a head a task, or shared ones."""
 
     def build(self) -> tuple[list[Task], MultitaskModel]:
-        """The tasks, and the model around its body.
-
-        Raises:
-            ValueError: something is wrong with the data or the model; the message has its line.
-        """
+        """The tasks, and the model around its body; errors have their lines."""
         self.check_names()
         specs = self.study.tasks
-        data = [self._data(spec) for spec in specs]
+        data = [self.settings(spec, Data) for spec in specs]
         examples = [
             read_examples(
                 spec.name, found, self.folder, images=self._images, fail=self.fail(index)
@@ -92,14 +80,12 @@ class ClassificationBuilder(Builder[Study]):
                 )
         body = self._body()
         reader = self._transforms(body) if self._images else self.tokenizer(body)
-        make = self._image_task if self._images else self._text_task
         tasks = []
         for index, (spec, where) in enumerate(zip(specs, data)):
-            options = {"head": spec.head, "metrics": (_METRICS[where.metric],)}
+            metrics = (_METRICS[where.metric],)
             try:
-                tasks.append(
-                    make(spec.name, where, examples[index], names[index], reader, options)
-                )
+                make = self._task(spec.name, where, examples[index], names[index], reader)
+                tasks.append(make(label=LABEL, head=spec.head, metrics=metrics))
             except Exception as error:  # of tokenizers, datasets and readers of images
                 raise self.fail(index)("", reason_of(error)) from error
             if self._images:
@@ -112,12 +98,6 @@ class ClassificationBuilder(Builder[Study]):
     @property
     def _images(self) -> bool:
         return bool(self.study.model.kind == "image")
-
-    def _data(self, spec: OneTask) -> Data:
-        """The task's own settings over those of all."""
-        shared = {k: getattr(self.study.data, k) for k in self.study.data.model_fields_set}
-        own = {k: getattr(spec, k) for k in spec.model_fields_set & Data.model_fields.keys()}
-        return Data(**(shared | own))
 
     def _body(self) -> Any:
         """A name or folder for transformers, a module for timm, whose images depend on it."""
@@ -137,57 +117,23 @@ class ClassificationBuilder(Builder[Study]):
         mode = "L" if config["input_size"][0] == 1 else "RGB"
         return create_transform(**config), create_transform(**config, is_training=True), mode
 
-    def _text_task(
-        self,
-        name: str,
-        data: Data,
-        examples: Examples,
-        names: tuple[str, ...],
-        reader: Any,
-        options: dict[str, Any],
-    ) -> Task:
-        from datasets import Value
+    def _task(
+        self, name: str, data: Data, examples: Examples, names: tuple[str, ...], reader: Any
+    ) -> Callable[..., Task]:
+        from datasets import Image, Value
 
-        columns = (data.text,) if isinstance(data.text, str) else data.text
+        if self._images:
+            transform, augmented, mode = reader
+            columns: dict[str, Any] = {"image": Image(mode=mode)}
+            splits = _datasets(examples, names, columns, lambda row, column: row[column])
+            training = augmented if data.augment else None
+            return partial(image_task, name, splits, transform, train_transform=training)
+        texts = (data.text,) if isinstance(data.text, str) else data.text
+        columns = {column: Value("string") for column in texts}
         splits = _datasets(
-            examples,
-            names,
-            {c: Value("string") for c in columns},
-            lambda row, c: "" if row[c] is None else str(row[c]),
+            examples, names, columns, lambda row, c: "" if row[c] is None else str(row[c])
         )
-        return text_task(
-            name,
-            splits,
-            reader,
-            text=data.text,
-            label=LABEL,
-            max_length=data.max_length,
-            **options,
-        )
-
-    def _image_task(
-        self,
-        name: str,
-        data: Data,
-        examples: Examples,
-        names: tuple[str, ...],
-        reader: Any,
-        options: dict[str, Any],
-    ) -> Task:
-        from datasets import Image
-
-        transform, augmented, mode = reader
-        splits = _datasets(
-            examples, names, {"image": Image(mode=mode)}, lambda row, column: row[column]
-        )
-        return image_task(
-            name,
-            splits,
-            transform,
-            train_transform=augmented if data.augment else None,
-            label=LABEL,
-            **options,
-        )
+        return partial(text_task, name, splits, reader, text=data.text, max_length=data.max_length)
 
     def _model(self, body: Any, tasks: list[Task]) -> MultitaskModel:
         spec = self.study.model

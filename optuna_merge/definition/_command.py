@@ -15,25 +15,8 @@ from optuna_merge.goals import PARETO, Constraint, Direction
 class CommandDefinition:
     """A program that trains, its tasks, and what is looked for; commands take it.
 
-    All but `search` are arguments of `optuna_merge.from_command`.
-
     Attributes:
-        train: The command that trains, with placeholders.
-        evaluate: The command that evaluates a checkpoint.
-        tasks: The tasks' names.
-        steps: Training steps of one finetune.
-        unit: What the program's weights are: a kind, or fields of a `WeightUnit`.
-        metric: Key of a task's metric in what the commands tell.
-        checkpoint: Name of the checkpoint in a run's folder.
-        seed: Of a finetune.
-        time_limit: Seconds that one call may take; None: no limit.
-        grace: Seconds between SIGTERM and SIGKILL.
-        greater_is_better: Whether the metric is to be maximised.
-        about: What else its numbers depend on.
-        runs: Checkpoints that are there already, by task.
-        score: As in a `StudyDefinition`.
-        constraints: The same.
-        search: How the commands search.
+        search: How the commands search. All others are arguments of `optuna_merge.from_command`.
     """
 
     train: str | Sequence[str]

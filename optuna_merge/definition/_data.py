@@ -28,15 +28,7 @@ _IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 @dataclass(frozen=True)
 class Examples:
-    """The rows of a task by split, each with its label as text.
-
-    Attributes:
-        rows: By split; columns by name.
-        labels: By split, as many.
-        names: Of the classes, in order.
-        declared: Whether the data say so themselves; else the order is that of numbers, or of
-            letters.
-    """
+    """A task's rows by split with labels as text, and the classes (as `declared`, or sorted)."""
 
     rows: dict[str, list[Row]]
     labels: dict[str, list[str]]
@@ -47,15 +39,7 @@ class Examples:
 def read_examples(
     task: str, data: Data, folder: Path, *, images: bool, fail: Callable[[str, str], ValueError]
 ) -> Examples:
-    """Read a task's splits, with labels. Rows without a label are left out.
-
-    Args:
-        task: The task's name.
-        data: Where they are.
-        folder: Paths are relative to it.
-        images: Folders of images, a subfolder per class; else tables or a dataset of the hub.
-        fail: Key and message to the error to be raised.
-    """
+    """Read a task's splits, with labels; rows without one are left out."""
     if images and data.dataset is not None:
         raise fail(
             "dataset",
@@ -121,10 +105,7 @@ def _leave_out(
     labels: dict[str, list[str]],
     unseen: Sequence[str],
 ) -> None:
-    """Leave out of a share what chance has put there alone: no model could have learnt it.
-
-    The row does not go back into the training data: of another task it is test data.
-    """
+    """Leave out of a share what chance has put there alone: no model could have learnt it."""
     kept = [i for i, label in enumerate(labels[split]) if label not in unseen]
     _logger.warning(
         "task %s: %d of %d rows of the %s data are left out, because the training data have no "
@@ -154,22 +135,12 @@ def read_rows(
     label: str | None = None,
     plain: bool = True,
 ) -> tuple[dict[str, list[Row]], tuple[str, ...] | None]:
-    """Read a task's splits.
+    """Read a task's splits, and the names of the classes, if the data say so themselves.
 
-    A share for validation or test takes so many of the training rows, at random, but the same
-    ones for every task with the same file.
-
-    Args:
-        task: The task's name.
-        data: Where they are.
-        folder: Paths are relative to it.
-        columns: Columns that must be there, with the keys that name them; none: folders of images.
-        fail: Key and message to the error to be raised.
-        label: Column of classes, whose names a dataset of the hub may know.
-        plain: Whether these columns hold texts and numbers alone.
-
-    Returns:
-        Rows by split, and the names of the classes, if the data say so themselves.
+    A share for validation or test takes so many of the training rows, at random, but the same ones
+    for every task with the same file. `columns` must be there, each with the key that names it
+    (none: folders of images), and hold texts and numbers alone if they are `plain`; `label` is the
+    one whose classes a dataset of the hub may know.
     """
     if data.train is None and data.dataset is None:
         raise fail("train", f"task {task!r} has no training data; give train: or dataset:")
@@ -222,10 +193,7 @@ def common_names(tasks: Sequence[Examples]) -> tuple[str, ...]:
 
 
 def reason_of(error: BaseException) -> str:
-    """The message where it is made for readers, as of tables; else types and all that led to it.
-
-    The reader of the hub says that it could not read, and leaves the reason to its cause.
-    """
+    """The message where it is made for readers, as of tables; else types and all causes."""
     if type(error) is ValueError or isinstance(error, (OSError, ImportError, OptunaMergeError)):
         return str(error)
     told = f"{type(error).__name__}: {error}"

@@ -35,14 +35,7 @@ _Loader.add_implicit_resolver(
 
 @dataclass(frozen=True)
 class Document:
-    """Values, and the place of each.
-
-    Attributes:
-        path: The file.
-        value: What it says: mappings, lists, texts, numbers.
-        keys: By path of keys, where the key (or the item of a list) stands.
-        values: The same, where the value stands.
-    """
+    """Values of a file, and where keys and values stand, by path of keys and places in lists."""
 
     path: Path
     value: Any
@@ -50,12 +43,7 @@ class Document:
     values: dict[tuple[Key, ...], Place] = field(default_factory=dict)
 
     def where(self, keys: Sequence[Any], *, key: bool = False) -> str:
-        """`FILE:LINE:COLUMN` of what the keys lead to, or of the nearest above it.
-
-        Args:
-            keys: Keys and list indices, from the top.
-            key: The place of the key itself, not of its value.
-        """
+        """`FILE:LINE:COLUMN` of the value (or `key`) at the keys, or of the nearest above it."""
         path = tuple(keys)
         while path and path not in self.values:
             path = path[:-1]
@@ -64,12 +52,7 @@ class Document:
 
 
 def read_document(path: Path) -> Document:
-    """Read a YAML file.
-
-    Raises:
-        ValueError: no YAML, or a key that stands twice in a mapping; with line and column.
-        OSError: the file can't be read.
-    """
+    """Read a YAML file; errors have line and column."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -31,11 +31,7 @@ class LanguageBuilder(Builder[LanguageStudy]):
     """Tasks of a causal or an encoder-decoder language model, which needs no heads."""
 
     def build(self) -> tuple[list[Task], MultitaskModel]:
-        """The tasks, and the model.
-
-        Raises:
-            ValueError: something is wrong with the data or the model; the message has its line.
-        """
+        """The tasks, and the model; errors have their lines."""
         self.check_names()
         specs = self.study.tasks
         read = [self._read(index, spec) for index, spec in enumerate(specs)]
@@ -66,13 +62,9 @@ class LanguageBuilder(Builder[LanguageStudy]):
         self, index: int, spec: LanguageTask
     ) -> tuple[LanguageData, Form, dict[str, _Table]]:
         """A task's settings over those of all, the form of its examples, and these."""
-        shared = {k: getattr(self.study.data, k) for k in self.study.data.model_fields_set}
-        own = {
-            k: getattr(spec, k) for k in spec.model_fields_set & LanguageData.model_fields.keys()
-        }
         fail = self.fail(index)
-        form = _form(spec.name, own, fail) or _form(spec.name, shared, fail) or "answers"
-        data = LanguageData(**(shared | own))
+        form = _form(spec, spec.name, fail) or _form(self.study.data, spec.name, fail) or "answers"
+        data = self.settings(spec, LanguageData)
         columns = {str(getattr(data, key)): key for key in _KEYS[form]}
 
         def helped(key: str, told: str) -> ValueError:
@@ -110,11 +102,10 @@ _KEYS: dict[Form, tuple[str, ...]] = {
 """The keys that name columns, what is learnt last."""
 
 
-def _form(task: str, given: dict[str, Any], fail: Callable[[str, str], ValueError]) -> Form | None:
+def _form(section: LanguageData, task: str, fail: Callable[[str, str], ValueError]) -> Form | None:
     """What the keys say that stand in one section; None: nothing."""
-    found = {
-        form: [key for key in keys if given.get(key) is not None] for form, keys in _KEYS.items()
-    }
+    given = [key for key, value in section.given().items() if value is not None]
+    found = {form: [key for key in keys if key in given] for form, keys in _KEYS.items()}
     said = [form for form, keys in found.items() if keys]
     if len(said) > 1:
         one, other = found[said[0]][0], found[said[1]][0]

@@ -25,22 +25,15 @@ def load_yaml(path: str | os.PathLike[str]) -> StudyDefinition:
 
     Text classification and language models with transformers, from CSV, TSV, JSON or Parquet files
     or a dataset of the hub, and image folders with timm. Paths are relative to the file's folder.
-    For anything else write the definition in Python.
-
-    A language model learns answers from prompts, the assistant's turns of conversations, or whole
-    texts; what of an example is learnt is what is measured. See `language_task`, `chat_task` and
-    `seq2seq_task`, which an encoder-decoder model takes. Rows without an answer are left out.
+    What the keys mean is in this folder's README; for anything else write the definition in
+    Python.
 
     Labels may be texts: classes are numbered in the order of numbers, or else of letters. They
     mean the same in every format: in a column of numbers 1.0 is 1, and in one of truth values
     `true` is True. Missing is what is null (or not in an object of JSON), NaN, empty or blank, and
-    nan, NA, N/A, null or None among numbers; beside other words they are words. A row without a
-    label is left out, a missing text is an empty one. Rows of a share for validation or test whose
-    class no training row has are left out, with a warning.
-
-    Tables are UTF-8, with or without a byte order mark. Names of files and folders that begin with
-    a dot are passed over among images. Images of 16 bits are scaled to 8, transparency is left
-    out, orientation as cameras note it is heeded, and of an animation the first picture is taken.
+    nan, NA, N/A, null or None among numbers. A row without a label is left out, a missing text is
+    an empty one. Rows of a share for validation or test whose class no training row has are left
+    out, with a warning.
 
     Args:
         path: The file.
@@ -101,8 +94,8 @@ def _runs(document: Document, study: AnyStudy) -> dict[str, Path]:
 
 
 def _command(document: Document, study: CommandStudy, more: dict[str, Any]) -> CommandDefinition:
-    given = {name: getattr(study.trainer, name) for name in study.trainer.model_fields_set}
-    given.pop("kind")
+    given = study.trainer.given()
+    del given["kind"]
     spec = study.trainer
     given["greater_is_better"] = is_to_be_maximised(spec.metric, spec.greater_is_better)
     if isinstance(study.trainer.unit, UnitOf):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optuna_merge._base.checkpoint_files import ADAPTER_CONFIG, ADAPTERS, find_files
+from optuna_merge._base.checkpoint_files import tensor_files
 from optuna_merge._base.files import json_hash, sha256_file
 
 
@@ -50,12 +50,7 @@ Runs = Mapping[str, str | os.PathLike[str] | GivenRun]
 
 
 def given_runs(runs: Runs | None, tasks: Sequence[str]) -> dict[str, GivenRun]:
-    """Checkpoints by task, seen to be there.
-
-    Raises:
-        ValueError: a name that is no task's.
-        FileNotFoundError: a path that isn't there.
-    """
+    """Checkpoints by task, seen to be there."""
     found: dict[str, GivenRun] = {}
     for task, run in (runs or {}).items():
         if task not in tasks:
@@ -77,15 +72,9 @@ def given_runs(runs: Runs | None, tasks: Sequence[str]) -> dict[str, GivenRun]:
 
 
 def run_hash(task: str, run: GivenRun) -> str:
-    """A hash of the files of tensors of a given checkpoint.
-
-    Raises:
-        ValueError: it is no checkpoint.
-    """
-    path = Path(run.path)
-    adapter = (path / ADAPTER_CONFIG).is_file()
+    """A hash of the files of tensors of a given checkpoint."""
     try:
-        files = [path / ADAPTERS[0]] if adapter else find_files(path, pickles=True)[0]
+        files = tensor_files(Path(run.path), pickles=True)
         return json_hash([sha256_file(file) for file in files])
     except (OSError, ValueError) as error:
-        raise ValueError(f"runs: task {task!r}: {path} is no checkpoint: {error}") from error
+        raise ValueError(f"runs: task {task!r}: {run.path} is no checkpoint: {error}") from error

@@ -16,11 +16,7 @@ AnyStudy = Study | LanguageStudy | CommandStudy
 
 
 def check(document: Document) -> AnyStudy:
-    """The file's content, checked.
-
-    Raises:
-        ValueError: everything that is wrong, a line each with file, line and column.
-    """
+    """The file's content, checked; the error has a line for everything that is wrong."""
     if not isinstance(document.value, dict):
         raise ValueError(
             f"{document.path}: expected a mapping with model, tasks and more; "
@@ -58,7 +54,7 @@ def _told(document: Document, error: ValidationError) -> list[str]:
                 keys = _named_in(document, keys, message)
             where = document.where(keys)
             if kind != "value_error":
-                message = f"{message[0].lower()}{message[1:]}, got {_short(found['input'])}"
+                message = f"{message[0].lower()}{message[1:]}, got {found['input']!r:.60}"
         label = ".".join(str(k) if isinstance(k, str) else f"[{k}]" for k in keys)
         start = f"{where}: {label}: " if label else f"{where}: "
         lines.setdefault(start.replace(".[", "["), {})[message] = None
@@ -111,8 +107,3 @@ def _unknown(key: str, known: list[str]) -> str:
     if close:
         return f"unknown key {key!r}; did you mean {close[0]!r}?"
     return f"unknown key {key!r}; there are {', '.join(known)}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

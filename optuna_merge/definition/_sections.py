@@ -19,6 +19,10 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    def given(self) -> dict[str, Any]:
+        """What the file says, by name."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
 
 class _Settings(Section):
     """A section that is one of the package's settings, checked by that as well."""
@@ -31,10 +35,6 @@ class _Settings(Section):
     def _make(self) -> Any:
         self.made_of(self.given())
         return self
-
-    def given(self) -> dict[str, Any]:
-        """What the file says, by name."""
-        return {name: getattr(self, name) for name in self.model_fields_set}
 
     def make(self) -> Any:
         """The settings."""

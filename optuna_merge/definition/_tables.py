@@ -26,14 +26,7 @@ _TRUTHS = {"true": "True", "false": "False"}
 
 
 def read_table(path: Path) -> list[Row]:
-    """The rows of a table, each with all of its columns; what an object of JSON lacks is None.
-
-    Lines end with a line feed, a carriage return, or both; every other sign belongs to its cell.
-
-    Raises:
-        OSError: the file is missing or can't be read.
-        ValueError: it is no such table; the message names the file and the line.
-    """
+    """The rows of a table, each with all of its columns; what an object of JSON lacks is None."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; expected {TABLES}")
     kind = path.suffix.lower()
@@ -162,8 +155,7 @@ def _filled(found: list[Any], path: Path) -> list[Row]:
     for number, row in enumerate(found, 1):
         if not isinstance(row, dict):
             raise ValueError(
-                f"{path}: expected objects, in one list or one a line; row {number} is "
-                f"{_short(row)}"
+                f"{path}: expected objects, in one list or one a line; row {number} is {row!r:.60}"
             )
     columns = {column: None for row in found for column in row}
     return [{column: row.get(column) for column in columns} for row in found]
@@ -174,9 +166,6 @@ def present(rows: Sequence[Row], columns: Sequence[str]) -> list[Row]:
 
     Missing are null, what no number is (NaN), and a cell that is empty or blank. Words for it,
     such as NA, are words here; `spelled_labels` knows columns of numbers.
-
-    Raises:
-        ValueError: a value that is no text, number, truth value or None; the row is named.
     """
     return [
         {**row, **{column: _present(row[column], column, number) for column in columns}}
@@ -192,21 +181,18 @@ def _present(value: Any, column: str, row: int) -> Any:
     if isinstance(value, (int, float, Decimal)):
         return value
     raise ValueError(
-        f"row {row}: {column!r} is {_short(value)} ({type(value).__name__}), expected a text or a "
+        f"row {row}: {column!r} is {value!r:.60} ({type(value).__name__}), expected a text or a "
         f"number"
     )
 
 
 def spelled_labels(splits: Mapping[str, Sequence[Any]]) -> dict[str, list[str | None]]:
-    """Labels as texts, spelled alike whatever the format.
+    """Labels by split as texts, spelled alike whatever the format.
 
     Formats differ in types: what is 1 in one file is 1.0 in another, as programs write a column of
     integers of which some are missing, and true, True, TRUE are one. So in a column of numbers
     alone, 1.0 is spelled 1, and words for a missing number (nan, NA, N/A, null, None) are missing;
     in one of truth values alone, they are spelled True and False.
-
-    Args:
-        splits: By split, the column of labels; None where one is missing.
     """
     texts = {
         split: [None if value is None else str(value) for value in column]
@@ -238,8 +224,3 @@ def measures(labels: Sequence[str]) -> bool:
     numbers = all(map(_NUMBER.fullmatch, labels))
     whole = all(float(label).is_integer() for label in labels) if numbers else True
     return not whole and 2 * len(set(labels)) > len(labels) > _FEW
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,22 +1,82 @@
-"""The model card of an export."""
+"""What was exported, and its model card."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
 from optuna_merge._version import __version__
 from optuna_merge.definition import StudyDefinition
-from optuna_merge.exporting._described import Export, ExportedModel
 from optuna_merge.exporting._formats import PEFT, PLAIN, TIMM, TRANSFORMERS
 from optuna_merge.exporting._source import Source
+
+Metrics = dict[str, dict[str, dict[str, float | None]]]
+"""By task, by split and by metric."""
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """One model of an export: its folder within it, format, loading class, head, and tasks."""
+
+    folder: str
+    format: str
+    loader: str | None
+    head: str
+    outputs: int
+    tasks: tuple[str, ...]
+    label_names: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was exported.
+
+    Attributes:
+        folder: Where it is.
+        kind: "finetune", or "merge", which was not trained.
+        trial: The trial whose model it is; None for weights that were given.
+        study: The study's name, if one was asked.
+        weights: The task weights.
+        metrics: By task, by split and by metric; of finetunes also "test", as of the report.
+        costs: Training steps and seconds, by what they were spent on.
+        models: The models.
+        without: Tasks without weight, whose heads were never trained, so that they have no model.
+        fingerprint: Of the study's definition.
+    """
+
+    folder: Path
+    kind: str
+    trial: int | None
+    study: str | None
+    weights: dict[str, float]
+    metrics: Metrics
+    costs: dict[str, float]
+    models: tuple[ExportedModel, ...]
+    without: tuple[str, ...]
+    fingerprint: str
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values, with the package's version."""
+        return {"optuna_merge": __version__, **asdict(self), "folder": str(self.folder)}
 
 
 def model_card(export: Export, definition: StudyDefinition, source: Source) -> str:
     """The text of `README.md`, with its front matter for the hub."""
+    kind = "Multitask model" if len(export.weights) > 1 else "Model"
+    names = ", ".join(export.without)
+    told = f"No model for {names}: without weight, the head was not trained.\n"
+    without = [told] if names else []
     sections = [
         _front_matter(export, source),
-        f"# {_title(export)}\n",
+        f"# {kind}: {', '.join(export.weights)}\n",
         _summary(export, source) + "\n",
         _table(export),
-        *_without(export),
+        *(
+            [f"No model for {without}: without weight, the head was not trained.\n"]
+            if without
+            else []
+        ),
         "## How to load it\n",
         *(_loading(export, model, source) for model in _examples(export)),
         "## How it was made\n",
@@ -26,11 +86,6 @@ def model_card(export: Export, definition: StudyDefinition, source: Source) -> s
         f"Task weights, metrics and costs for programs: `optuna_merge.json`.\n",
     ]
     return "\n".join(sections)
-
-
-def _title(export: Export) -> str:
-    names = ", ".join(export.weights)
-    return f"Multitask model: {names}" if len(export.weights) > 1 else f"Model: {names}"
 
 
 def _front_matter(export: Export, source: Source) -> str:
@@ -67,14 +122,6 @@ def _table(export: Export) -> str:
             shown = " | ".join("-" if v is None else f"{v:.4f}" for v in (value, test))
             lines.append(f"| {task} | {weight:.4f} | {metric} | {shown} |")
     return "\n".join([*lines, ""])
-
-
-def _without(export: Export) -> list[str]:
-    if not export.without:
-        return []
-    return [
-        f"No model for {', '.join(export.without)}: without weight, the head was not trained.\n"
-    ]
 
 
 def _examples(export: Export) -> list[ExportedModel]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +15,12 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from safetensors import SafetensorError
 
-from optuna_merge._base.files import write_json
+from optuna_merge._base.files import whole_folder, write_json
 from optuna_merge._base.turns import models_turn
 from optuna_merge.exceptions import DefinitionMismatchError
-from optuna_merge.exporting._card import model_card
-from optuna_merge.exporting._described import Export, ExportedModel, Metrics
-from optuna_merge.exporting._formats import PEFT, TRANSFORMERS, save_part
-from optuna_merge.exporting._parts import take_apart
-from optuna_merge.exporting._source import Source, find_source
+from optuna_merge.exporting._card import Export, ExportedModel, Metrics, model_card
+from optuna_merge.exporting._formats import PEFT, TRANSFORMERS, save_part, take_apart
+from optuna_merge.exporting._source import find_source
 from optuna_merge.search import differing_parts
 from optuna_merge.tasks import Evaluation
 from optuna_merge.trials import (
@@ -59,12 +55,12 @@ def export_model(
     """Write one model of a study as a folder that others load without this package.
 
     Which one: the study's best trial's finetune; with `trial`, that trial's finetune; with
-    `weights` the merge at these weights, to which no training is done. The format is that of the
-    body: transformers (`from_pretrained`; classifiers know the names of their classes), a peft
-    adapter with its head, timm (`timm.create_model("local-dir:...")`), or for any other module
-    the safetensors of the body's and the heads' `state_dict`. Where tasks have heads of their own
-    there is a folder per task, where they share one, one model; a tokenizer stands beside each.
-    `README.md` is a model card, `optuna_merge.json` says the same for programs.
+    `weights` the merge at these weights. The format is that of the body: transformers
+    (`from_pretrained`), a peft adapter with its head, timm (`timm.create_model("local-dir:...")`),
+    or for any other module the safetensors of the body's and the heads' `state_dict`. Where tasks
+    have heads of their own there is a folder per task, where they share one, one model; a
+    tokenizer stands beside each. `README.md` is a model card, `optuna_merge.json` says the same
+    for programs.
 
     Args:
         fitted: The fitted study.
@@ -98,11 +94,11 @@ def export_model(
     served = [task for task in fitted.tasks if task.name not in chosen.without]
     source = find_source(fitted.model)
     models = []
-    with _whole_folder(folder) as root:
+    with _new_folder(folder) as root:
         for part in take_apart(fitted.model, served):
             fitted.model.prepare(part.tasks[0])
             written, place = save_part(part, fitted.model, root)
-            for beside in _processors(processor, source):
+            for beside in source.processors() if processor is None else (processor,):
                 beside.save_pretrained(place)
             models.append(
                 ExportedModel(
@@ -250,36 +246,10 @@ def _trial(study: optuna.Study, number: int) -> FrozenTrial:
     return trials[number]
 
 
-def _processors(given: Any, source: Source) -> Sequence[Any]:
-    return source.processors() if given is None else (given,)
-
-
 @contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a folder beside, which takes the place of `folder` if the block does not raise."""
-    parent = folder.absolute().parent
+def _new_folder(folder: Path) -> Iterator[Path]:
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=parent))
-    except OSError as error:
-        raise type(error)(
-            error.errno,
-            f"can't write {folder}: {error.strerror or error}; give another folder",
-        ) from error
-    old = temporary.with_suffix(".old")
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if folder.exists():
-            folder.rename(old)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            with suppress(OSError):
-                old.rename(folder)
-            raise
+        with whole_folder(folder) as root:
+            yield root
     except SafetensorError as error:
         raise OSError(0, f"can't write {folder}: {error}; is the disk full?") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)

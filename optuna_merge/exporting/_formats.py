@@ -1,9 +1,11 @@
-"""The formats: transformers, peft, timm, and safetensors of body and heads for any module."""
+"""A multitask model as models of its own, of transformers, peft, timm, or any module."""
 
 from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,55 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from optuna_merge.exporting._parts import Part
-from optuna_merge.models import BodyAndHead, MultitaskModel, quiet
-from optuna_merge.tasks import to_device
+from optuna_merge.models import BodyAndHead, LanguageModel, MultitaskModel, quiet
+from optuna_merge.tasks import Task, to_device
+
+
+@dataclass(frozen=True)
+class Part:
+    """One model of an export: its folder ("" is all), network, its loader, head and tasks."""
+
+    folder: str
+    network: Any
+    loader: str
+    head: str
+    tasks: tuple[Task, ...]
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """Names of the classes, if all its tasks have the same."""
+        names = {None if t.label_names is None else tuple(t.label_names) for t in self.tasks}
+        return names.pop() if len(names) == 1 else None
+
+
+def take_apart(model: MultitaskModel, tasks: Sequence[Task]) -> list[Part]:
+    """One part per network: tasks that share a head share a model.
+
+    Where batch norms have statistics of each task, a model per task. A single part is the export
+    itself; several have a folder each, named by their task or shared head.
+    """
+    groups: dict[Any, list[Task]] = {}
+    for task in tasks:
+        network = network_of(model, task)
+        groups.setdefault((id(network), task.name if model.reestimates else ""), []).append(task)
+    parts = []
+    for found in groups.values():
+        network = network_of(model, found[0])
+        name = found[0].name if model.reestimates or len(found) == 1 else str(found[0].head)
+        folder = name if len(groups) > 1 else ""
+        loader = "AutoModelForSequenceClassification"
+        if isinstance(model.heads[str(found[0].head)], LanguageModel):
+            decoder = network.config.is_encoder_decoder
+            loader = "AutoModelForSeq2SeqLM" if decoder else "AutoModelForCausalLM"
+        parts.append(Part(folder, network, loader, str(found[0].head), tuple(found)))
+    return parts
+
+
+def network_of(model: MultitaskModel, task: Task) -> Any:
+    """The task's network; of a language model the transformers model itself."""
+    network = model.heads[str(task.head)]
+    return network.network if isinstance(network, LanguageModel) else network
+
 
 _logger = logging.getLogger(__name__)
 
@@ -66,10 +114,7 @@ def _save_transformer(part: Part, folder: Path) -> None:
 
 
 def _save_adapter(part: Part, body: Any, folder: Path) -> None:
-    """Adapter and head as `PeftModel.save_pretrained` writes them.
-
-    Targets are named in full, so that they mean the same in the whole network as in the body.
-    """
+    """Adapter and head as `PeftModel.save_pretrained` writes them; targets are named in full."""
     network = part.network
     inside = "" if network is body else f"{network.base_model_prefix}."
     tensors, targets, heads = {}, set(), set()

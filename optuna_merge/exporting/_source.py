@@ -15,13 +15,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """Where a body is from.
-
-    Attributes:
-        name: Its name on the hub, timm's name, that of its folder, or the module's class.
-        licence: As its own card has it; None: unknown.
-        path: What transformers loads it from: the name on the hub, or a folder.
-    """
+    """Where a body is from: name, licence (None: unknown), and what transformers loads it from."""
 
     name: str
     licence: str | None = None
@@ -75,13 +69,7 @@ def _file(name: str, file: str) -> str | None:
         path = Path(name) / file
         return str(path) if path.is_file() else None
     try:
-        return cached_file(  # type: ignore[no-any-return]
-            name,
-            file,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
+        return cached_file(name, file)  # type: ignore[no-any-return]
     except OSError:
         return None
 

@@ -4,27 +4,11 @@ from optuna_merge.finetuning._accelerator import make_accelerator, training_devi
 from optuna_merge.finetuning._ivon import IVON
 from optuna_merge.finetuning._loop import FinetuneResult, finetune
 from optuna_merge.finetuning._settings import FinetuneSettings
-from optuna_merge.finetuning._store import (
-    FinetuneStore,
-    FinishedRun,
-    Given as Given,
-    Start,
-)
-from optuna_merge.finetuning._tensorboard import TensorBoard
-from optuna_merge.finetuning._watchers import RunInfo, Watcher, watched_by
+from optuna_merge.finetuning._store import FinetuneStore, FinishedRun, Given as Given, Start
+from optuna_merge.finetuning._watchers import RunInfo, TensorBoard, Watcher, watched_by
 
 __all__ = [
-    "IVON",
-    "FinetuneResult",
-    "FinetuneSettings",
-    "FinetuneStore",
-    "FinishedRun",
-    "RunInfo",
-    "Start",
-    "TensorBoard",
-    "Watcher",
-    "finetune",
-    "make_accelerator",
-    "training_device",
+    "IVON", "FinetuneResult", "FinetuneSettings", "FinetuneStore", "FinishedRun", "RunInfo",
+    "Start", "TensorBoard", "Watcher", "finetune", "make_accelerator", "training_device",
     "watched_by",
-]
+]  # fmt: skip

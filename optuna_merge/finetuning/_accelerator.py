@@ -12,11 +12,7 @@ from optuna_merge.finetuning._settings import FinetuneSettings
 
 
 def make_accelerator(mixed_precision: str) -> Accelerator:
-    """Accelerate's choice for this process.
-
-    Raises:
-        ValueError: it was launched as one of several that train together.
-    """
+    """Accelerate's choice for this process, which is not one of several that train together."""
     size = int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
     if size > 1:
         raise ValueError(

@@ -11,24 +11,14 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optuna_merge._base.tensors import load_tensors, save_tensors
-from optuna_merge.exceptions import CorruptFileError
+from optuna_merge._base.tensors import load_sound, load_tensors, save_tensors
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A finetune after `step` steps.
-
-    Attributes:
-        step: Steps done.
-        seconds: Time they took, evaluations included, over all processes that worked on it.
-        parameters: The trained parameters by name.
-        moments: AdamW's state: `<moment>.<parameter name>`.
-        evaluations: Of every rung so far: step → task → `Evaluation.to_json()`.
-        scaler: State of the fp16 gradient scaler, empty otherwise.
-    """
+    """A finetune after `step` steps; `moments` are `<moment>.<parameter>`."""
 
     step: int
     seconds: float
@@ -58,13 +48,9 @@ def load_checkpoint(path: Path, key: str) -> Checkpoint | None:
 
     A file that is damaged or another run's is reported and left out: the run starts again.
     """
-    if not path.exists():
+    if (found := load_sound(path, load_tensors, "starting again")) is None:
         return None
-    try:
-        tensors, metadata = load_tensors(path)
-    except CorruptFileError as error:
-        _logger.warning("starting again: %s", error)
-        return None
+    tensors, metadata = found
     if metadata.get("key") != key:
         _logger.warning("starting again: %s belongs to a run with other settings", path)
         return None

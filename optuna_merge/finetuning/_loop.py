@@ -59,12 +59,10 @@ def finetune(
 ) -> FinetuneResult:
     """Minimise `sum_t a_t mean_i loss_t(i)` from the model's initial parameters, in place.
 
-    Every step takes `batch_size` examples of each task with positive weight, and weighs the
-    MEANS of the tasks' losses (arXiv 2412.08147, eq. 1): weights then mean the same here as in a
-    merge, whatever the tasks' sizes. Heads of tasks with weight zero stay as they were made.
-
-    With a checkpoint the run can be killed at any moment and goes on from its last rung, on the
-    CPU bit for bit as if it had never stopped: data order, dropout and IVON's noise depend on the
+    Every step takes `batch_size` examples of each task with positive weight, and weighs the MEANS
+    of the tasks' losses (arXiv 2412.08147, eq. 1): weights then mean the same here as in a merge,
+    whatever the tasks' sizes. With a checkpoint the run can be killed at any moment and goes on
+    from its last rung, on the CPU bit for bit: data order, dropout and IVON's noise depend on the
     step alone.
 
     Args:
@@ -108,10 +106,7 @@ def finetune(
         model, tasks, batch_size=settings.evaluation_batch_size, device=training.device
     )
     started = time.perf_counter()
-    with (
-        training.running(),
-        told(RunInfo(progress, weights, settings.steps, done)) as watchers,
-    ):
+    with training.running(), told(RunInfo(progress, weights, settings.steps, done)) as watchers:
         for step in range(done, settings.steps):
             loss = training.step(step)
             for watcher in watchers:

@@ -23,14 +23,7 @@ _CONSTANT = 0.1
 def make_optimizer(
     model: MultitaskModel, names: Sequence[str], settings: FinetuneSettings, examples: int
 ) -> tuple[Optimizer, list[str]]:
-    """AdamW or IVON over the named parameters, and the names in its order.
-
-    Args:
-        model: At its initial parameters, where IVON's prior is centred.
-        names: The parameters to train.
-        settings: The run's settings.
-        examples: Training examples of the run's tasks.
-    """
+    """AdamW or IVON over the named parameters, and the names in its order."""
     parameters = dict(model.named_parameters())
     shared = set(model.shared_names())
     head_rate = settings.head_learning_rate or settings.peak_rate

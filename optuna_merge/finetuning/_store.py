@@ -12,9 +12,8 @@ from filelock import FileLock
 from torch import Tensor
 
 from optuna_merge._base.files import canonical_json, remove_leftovers, short_hash
-from optuna_merge._base.tensors import load_tensors, save_tensors
+from optuna_merge._base.tensors import load_sound, load_tensors, save_tensors
 from optuna_merge._base.turns import models_turn
-from optuna_merge.exceptions import CorruptFileError
 from optuna_merge.finetuning._loop import OnRung, finetune
 from optuna_merge.finetuning._settings import FinetuneSettings
 from optuna_merge.models import MultitaskModel, evaluate_tasks, task_batches
@@ -63,11 +62,7 @@ class FinishedRun:
         return {n: tensor for n, tensor in tensors.items() if not n.startswith(_CURVATURE)}
 
     def curvature(self) -> dict[str, Tensor]:
-        """IVON's estimate of the curvature of the trained parameters by name; see `IVON`.
-
-        Raises:
-            ValueError: the run was not one with IVON.
-        """
+        """IVON's estimate of the curvature of the trained parameters by name; see `IVON`."""
         tensors = load_tensors(self.path)[0]
         found = {
             name.removeprefix(_CURVATURE): tensor
@@ -98,14 +93,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Given:
-    """A checkpoint that stands for a task's own run.
-
-    Attributes:
-        path: Where it is.
-        key: Identifies its tensors.
-        settings: Those of the run that it stands for; with another seed it is trained.
-        parameters: Gives the trained parameters by name.
-    """
+    """A checkpoint that stands for a task's own run; with other settings, that is trained."""
 
     path: Path
     key: str
@@ -116,13 +104,11 @@ class Given:
 class FinetuneStore:
     """A folder of finetunes, each under the hash of its tasks, settings and task weights.
 
-    A run that is there is not repeated: a task's own run is also the truth of the weights that
-    are one for this task, and a run that was killed goes on from its checkpoint, whichever trial
-    asks for it. Processes of one machine that want the same run wait for each other, and threads
-    of one process take turns, whatever they want: they train one model.
-
-    A task's own run is under the hash of this task alone, so that studies of other tasks beside
-    it find it. Where these were not there when it was trained, its end is evaluated on them.
+    A run that is there is not repeated, and one that was killed goes on from its checkpoint,
+    whichever trial asks for it. Processes of one machine that want the same run wait for each
+    other, and threads of one process take turns: they train one model. A task's own run is under
+    the hash of this task alone, so that studies of other tasks beside it find it. Where these were
+    not there when it was trained, its end is evaluated on them.
 
     Args:
         folder: Where; is made.
@@ -133,37 +119,22 @@ class FinetuneStore:
     def __init__(
         self, folder: Path, keys: Mapping[str, str], given: Mapping[str, Given] | None = None
     ) -> None:
-        self._folder = folder
-        self._keys = dict(keys)
-        self._given = dict(given or {})
-
-    @property
-    def folder(self) -> Path:
-        """Where the finetunes are."""
-        return self._folder
-
-    @property
-    def keys(self) -> dict[str, str]:
-        """By task, what identifies the task, its data, and what it uses of the body."""
-        return dict(self._keys)
+        self.folder, self.keys, self._given = folder, dict(keys), dict(given or {})
 
     def path(
-        self,
-        weights: Mapping[str, float],
-        settings: FinetuneSettings,
-        start: Start | None = None,
+        self, weights: Mapping[str, float], settings: FinetuneSettings, start: Start | None = None
     ) -> Path:
         """File of the finished run."""
         numbers = {name: float(weight) for name, weight in weights.items()}  # 1 is 1.0
         active = [name for name, number in numbers.items() if number != 0]
         if len(active) == 1 and start is None:
             numbers = {active[0]: numbers[active[0]]}
-        keys = [[name, key] for name, key in self._keys.items() if name in numbers]
+        keys = [[name, key] for name, key in self.keys.items() if name in numbers]
         described = [keys, numbers, settings.describe()]
         described += [] if start is None else [start.key]
         given = self._given_at(weights, settings, start)
         described += [] if given is None else [given.key]
-        return self._folder / short_hash(described) / "model.safetensors"
+        return self.folder / short_hash(described) / "model.safetensors"
 
     def _given_at(
         self, weights: Mapping[str, float], settings: FinetuneSettings, start: Start | None
@@ -175,27 +146,21 @@ class FinetuneStore:
 
     def test_path(self, run: FinishedRun) -> Path:
         """Where metrics of the run on the tasks' test data are kept, once they are known."""
-        return run.path.with_name(f"test-{short_hash(self._keys)}.json")
+        return run.path.with_name(f"test-{short_hash(self.keys)}.json")
 
     def find(
-        self,
-        weights: Mapping[str, float],
-        settings: FinetuneSettings,
-        start: Start | None = None,
+        self, weights: Mapping[str, float], settings: FinetuneSettings, start: Start | None = None
     ) -> FinishedRun | None:
         """The finished run, evaluated on all tasks; None if there is none."""
         found = self._read(self.path(weights, settings, start))
-        return found if found is not None and len(found.evaluations) == len(self._keys) else None
+        return found if found is not None and len(found.evaluations) == len(self.keys) else None
 
     def _read(self, path: Path) -> FinishedRun | None:
         """The finished run with what is known of it on this store's tasks."""
-        try:
-            metadata = load_tensors(path)[1]  # all of it: a damaged run is trained again
-        except FileNotFoundError:
+        found = load_sound(path, load_tensors, "training again")  # all of it, not its head alone
+        if found is None:
             return None
-        except CorruptFileError as error:
-            _logger.warning("training again: %s", error)
-            return None
+        metadata = found[1]
         if not {"keys", "rungs", "steps", "seconds"} <= metadata.keys():
             _logger.warning("training again: %s is no finished finetune", path)
             return None
@@ -205,15 +170,15 @@ class FinetuneStore:
             int(step): {n: Evaluation.from_json(value) for n, value in evaluations.items()}
             for step, evaluations in json.loads(metadata["rungs"]).items()
         }
-        added = [name for name, key in self._keys.items() if then.get(name) != key]
+        added = [name for name, key in self.keys.items() if then.get(name) != key]
         for name in added:
             known[steps].pop(name, None)  # of a task that was other than it is now
             file = self._evaluation_path(path, name)
-            if (evaluation := _read_evaluation(file)) is not None:
-                known[steps][name] = evaluation
+            if (noted := load_sound(file, load_tensors, "evaluating again")) is not None:
+                known[steps][name] = Evaluation.from_json(json.loads(noted[1][_EVALUATION]))
                 files.append(file)
         rungs = {
-            step: {name: evaluations[name] for name in self._keys if name in evaluations}
+            step: {name: evaluations[name] for name in self.keys if name in evaluations}
             for step, evaluations in known.items()
             if step == steps or not added
         }
@@ -221,7 +186,7 @@ class FinetuneStore:
         return FinishedRun(path, rungs, steps, seconds, True, tuple(files), given)
 
     def _evaluation_path(self, path: Path, task: str) -> Path:
-        return path.with_name(f"evaluation-{task}-{short_hash(self._keys[task])}.safetensors")
+        return path.with_name(f"evaluation-{task}-{short_hash(self.keys[task])}.safetensors")
 
     @models_turn()
     def run(
@@ -269,31 +234,19 @@ class FinetuneStore:
                 settings,
                 start=None if start is None else start.parameters(),
                 checkpoint=checkpoint,
-                key=canonical_json([self._keys, None if start is None else start.key]),
+                key=canonical_json([self.keys, None if start is None else start.key]),
                 on_rung=remember,
                 progress=progress,
             )
-            metadata = {
-                "kind": "optuna_merge finetune",
-                "weights": json.dumps(dict(weights)),
-                "keys": json.dumps(self._keys),
-                "rungs": json.dumps(
-                    {
-                        step: {name: e.to_json() for name, e in evaluations.items()}
-                        for step, evaluations in rungs.items()
-                    }
-                ),
-                "steps": str(result.steps),
-                "seconds": repr(result.seconds),
-            }
             # Heads without weight are the model's own fresh ones, or else the start's.
             active = [n for n, weight in weights.items() if weight > 0 or start is not None]
             tensors = model.state(model.trained_names(active))
             for name, tensor in (result.curvature or {}).items():
                 tensors[_CURVATURE + name] = tensor
-            save_tensors(tensors, path, metadata)
+            steps, seconds = result.steps, result.seconds
+            _write_run(path, tensors, self.keys, weights, rungs, steps, seconds)
             checkpoint.unlink(missing_ok=True)
-            return FinishedRun(path, rungs, result.steps, result.seconds, False, (path,))
+            return FinishedRun(path, rungs, steps, seconds, False, (path,))
 
     def _adopt(
         self,
@@ -310,18 +263,10 @@ class FinetuneStore:
         model.load(given.parameters(model), source=str(given.path))
         batches = task_batches(model, tasks, batch_size=settings.evaluation_batch_size)
         found = evaluate_tasks(model, tasks, batches)
-        rungs = {settings.steps: {name: e.to_json() for name, e in found.items()}}
-        metadata = {
-            "kind": "optuna_merge finetune",
-            "weights": json.dumps(dict(weights)),
-            "keys": json.dumps(self._keys),
-            "rungs": json.dumps(rungs),
-            "steps": str(settings.steps),
-            "seconds": "0.0",
-            "given": str(given.path.absolute()),
-        }
         active = [name for name, weight in weights.items() if weight > 0]
-        save_tensors(model.state(model.trained_names(active)), path, metadata)
+        tensors = model.state(model.trained_names(active))
+        rungs, where = {settings.steps: found}, str(given.path.absolute())
+        _write_run(path, tensors, self.keys, weights, rungs, settings.steps, 0.0, given=where)
         if on_rung is not None:
             on_rung(settings.steps, found)
         run = self._read(path)
@@ -350,12 +295,24 @@ class FinetuneStore:
         return whole
 
 
-def _read_evaluation(path: Path) -> Evaluation | None:
-    """The evaluation in the file; None if there is none, or a damaged one."""
-    try:
-        return Evaluation.from_json(json.loads(load_tensors(path)[1][_EVALUATION]))
-    except FileNotFoundError:
-        return None
-    except CorruptFileError as error:
-        _logger.warning("evaluating again: %s", error)
-        return None
+def _write_run(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    keys: Mapping[str, str],
+    weights: Mapping[str, float],
+    rungs: Mapping[int, Mapping[str, Evaluation]],
+    steps: int,
+    seconds: float,
+    **more: str,
+) -> None:
+    numbers = {step: {n: e.to_json() for n, e in found.items()} for step, found in rungs.items()}
+    metadata = {
+        "kind": "optuna_merge finetune",
+        "weights": json.dumps(dict(weights)),
+        "keys": json.dumps(keys),
+        "rungs": json.dumps(numbers),
+        "steps": str(steps),
+        "seconds": repr(seconds),
+        **more,
+    }
+    save_tensors(tensors, path, metadata)

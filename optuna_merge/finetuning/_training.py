@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from optuna_merge.exceptions import TrainingDivergedError
@@ -16,22 +15,46 @@ from optuna_merge.finetuning._accelerator import make_accelerator
 from optuna_merge.finetuning._checkpoint import Checkpoint, optimizer_moments, restore_moments
 from optuna_merge.finetuning._ivon import IVON
 from optuna_merge.finetuning._optimizers import make_optimizer
-from optuna_merge.finetuning._order import Order, derived_seed
 from optuna_merge.finetuning._settings import FinetuneSettings
 from optuna_merge.models import MultitaskModel
 from optuna_merge.tasks import LABELS, Loss, Task, own_draws, seed_draws, to_device
 
 
-class Training:
-    """A run between two rungs.
+def derived_seed(*parts: object) -> int:
+    """A 63-bit seed from the parts, the same on every machine."""
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
-    Args:
-        model: Is reset and trained.
-        active: The tasks with weight.
-        weights: Task weights.
-        settings: The run's settings.
-        start: Parameters to start from in place of the initial ones.
-    """
+
+class Order:
+    """Which examples of one task each step sees: a fresh permutation every epoch."""
+
+    def __init__(self, task: str, size: int, batch_size: int, seed: int) -> None:
+        self._task, self._size, self._batch_size, self._seed = task, size, batch_size, seed
+        self._epochs: dict[int, list[int]] = {}
+
+    def rows(self, step: int) -> list[int]:
+        """Indices of the examples of step `step`, counted from 0."""
+        start = step * self._batch_size
+        return [
+            self._permutation(position // self._size)[position % self._size]
+            for position in range(start, start + self._batch_size)
+        ]
+
+    def _permutation(self, epoch: int) -> list[int]:
+        if epoch not in self._epochs:
+            generator = torch.Generator().manual_seed(
+                derived_seed("order", self._seed, self._task, epoch)
+            )
+            # Keep the newest two: a batch may straddle epochs, long runs have many.
+            while len(self._epochs) > 1:
+                self._epochs.pop(min(self._epochs))
+            self._epochs[epoch] = torch.randperm(self._size, generator=generator).tolist()
+        return self._epochs[epoch]
+
+
+class Training:
+    """A run between two rungs."""
 
     def __init__(
         self,
@@ -70,10 +93,7 @@ class Training:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """The steps are taken within this block.
-
-        Random numbers are the run's in it; the process's own come back after it.
-        """
+        """The steps are taken within this block, in which random numbers are the run's."""
         try:
             with own_draws(self.device):
                 yield
@@ -82,13 +102,16 @@ class Training:
                 self.accelerator.free_memory()
 
     def step(self, step: int) -> Tensor:
-        """Take the step of this number, counted from 0.
-
-        Returns:
-            The weighted loss of the batches, on the device.
-        """
+        """Take the step of this number, counted from 0; the weighted loss comes on the device."""
         total, norm = self._gradients(step)
-        _check_finite(total, norm, self.accelerator, step, self._weights)
+        # With fp16 an infinite gradient is ordinary: the scaler skips that step.
+        watched = total if self.accelerator.scaler is not None else total + norm.to(total)
+        if not bool(torch.isfinite(watched)):
+            raise TrainingDivergedError(
+                f"loss {float(total):g}, gradient norm {float(norm):g} in step {step + 1} with "
+                f"task weights {dict(self._weights)}; a lower learning rate or a longer warm-up "
+                f"may help"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total
@@ -118,7 +141,8 @@ class Training:
         seed_draws(derived_seed("step", settings.seed, step))
         if not self._model.training:  # an evaluation came before
             self._model.train()
-        _set_rate(self.optimizer, settings.rate(step))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * settings.rate(step)
         total = torch.zeros((), device=self.device)
         with self._bare.sampled() if isinstance(self._bare, IVON) else nullcontext():
             for task in self._active:
@@ -132,25 +156,3 @@ class Training:
                 accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(self._model.parameters(), settings.max_grad_norm)
         return total, norm
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor
-
-
-def _check_finite(
-    loss: Tensor,
-    norm: Tensor | None,
-    accelerator: Accelerator,
-    step: int,
-    weights: Mapping[str, float],
-) -> None:
-    # With fp16 an infinite gradient is ordinary: the scaler skips that step.
-    watched = loss if norm is None or accelerator.scaler is not None else loss + norm.to(loss)
-    if not bool(torch.isfinite(watched)):
-        size = math.nan if norm is None else float(norm)
-        raise TrainingDivergedError(
-            f"loss {float(loss):g}, gradient norm {size:g} in step {step + 1} with task weights "
-            f"{dict(weights)}; a lower learning rate or a longer warm-up may help"
-        )

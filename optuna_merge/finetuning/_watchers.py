@@ -1,11 +1,13 @@
-"""Who looks on while a model is finetuned: progress bars, trackers."""
+"""Who looks on while a model is finetuned: progress bars, TensorBoard."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -59,11 +61,7 @@ _ACTIVE: ContextVar[tuple[Watcher, ...]] = ContextVar("watchers", default=())
 
 @contextmanager
 def watched_by(*watchers: Watcher) -> Iterator[None]:
-    """Within this block all finetunes of this thread are watched: task runs and truths alike.
-
-    Example:
-        `with watched_by(TensorBoard("curves")): study.optimize(Objective(fitted))`
-    """
+    """Within this block all finetunes of this thread are watched: task runs and truths alike."""
     token = _ACTIVE.set((*_ACTIVE.get(), *watchers))
     try:
         yield
@@ -102,3 +100,40 @@ def told(run: RunInfo) -> Iterator[tuple[Watcher, ...]]:
     finally:
         for watcher in watchers:
             watcher.ended()
+
+
+class TensorBoard(Watcher):
+    """Writes the weighted training loss, and each task's validation loss and metrics.
+
+    Every finetune has a folder of its own below `folder`, named by its task weights; one that goes
+    on from a checkpoint goes on there. The training loss is written `every` so many steps.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, every: int = 10) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError(
+                "learning curves need TensorBoard: pip install tensorboard"
+            ) from error
+        self._make: Any = SummaryWriter
+        self._folder = Path(folder)
+        self._every = every
+        self._writer: Any = None
+
+    def started(self, run: RunInfo) -> None:
+        parts = [f"{name}={weight:.4g}" for name, weight in run.weights.items() if weight > 0]
+        self._writer = self._make(str(self._folder / ",".join(parts)))
+
+    def stepped(self, step: int, loss: Tensor) -> None:
+        if step % self._every == 0:
+            self._writer.add_scalar("train/loss", loss.item(), step)
+
+    def evaluated(self, step: int, evaluations: Mapping[str, Evaluation]) -> None:
+        for task, evaluation in evaluations.items():
+            self._writer.add_scalar(f"{task}/loss", evaluation.loss.value, step)
+            for name, metric in evaluation.metrics.items():
+                self._writer.add_scalar(f"{task}/{name}", metric.value, step)
+
+    def ended(self) -> None:
+        self._writer.close()

@@ -6,8 +6,10 @@ from optuna_merge.fitting._anchors import (
     alone_weights as alone_weights,
     anchor_weights as anchor_weights,
     counts_as_reused as counts_as_reused,
+    reference_point as reference_point,
     uniform_weights as uniform_weights,
 )
+from optuna_merge.fitting._curvature import check_curvature as check_curvature
 from optuna_merge.fitting._damping import (
     MULTIPLES,
     Damping,
@@ -19,31 +21,15 @@ from optuna_merge.fitting._finetune_files import DefinedFinetunes, FinetuneFiles
 from optuna_merge.fitting._fit import finetune_store, fit
 from optuna_merge.fitting._fitted import FittedStudy
 from optuna_merge.fitting._given import (
-    given_parameters as given_parameters,
-    same_shapes as same_shapes,
-)
-from optuna_merge.fitting._nearness import (
     UNRELATED as UNRELATED,
+    given_parameters as given_parameters,
     median_cosine as median_cosine,
 )
-from optuna_merge.fitting._sound import check_curvature as check_curvature
 from optuna_merge.fitting._units import FolderSharing, Sharing, Unit
 from optuna_merge.fitting._workbench import Measured, Report, Workbench
 
 __all__ = [
-    "MULTIPLES",
-    "Damping",
-    "DefinedFinetunes",
-    "FinetuneFiles",
-    "Finetunes",
-    "FittedStudy",
-    "FolderSharing",
-    "Measured",
-    "Report",
-    "Sharing",
-    "Unit",
-    "Workbench",
-    "finetune_store",
-    "fit",
+    "MULTIPLES", "Damping", "DefinedFinetunes", "FinetuneFiles", "Finetunes", "FittedStudy",
+    "FolderSharing", "Measured", "Report", "Sharing", "Unit", "Workbench", "finetune_store", "fit",
     "trial_weightings",
-]
+]  # fmt: skip

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
+from optuna_merge.exceptions import NotFiniteError
 from optuna_merge.models import MultitaskModel
-from optuna_merge.posteriors import Curvature, Evidence, Gaussian, PosteriorSettings
+from optuna_merge.posteriors import Curvature, Evidence, Gaussian, Posterior, PosteriorSettings
 from optuna_merge.tasks import Batch, Loss, Task, to_device, unpadded_batches
 
 
@@ -19,15 +21,7 @@ def estimate(
     state: Mapping[str, Tensor],
     settings: PosteriorSettings,
 ) -> Gaussian:
-    """The posterior of the shared parameters without the prior's share of the precision.
-
-    Args:
-        curvature: What is estimated.
-        model: Is given the state, and keeps it.
-        task: The task; a seeded choice of its training data is used.
-        state: Shared parameters and the task's own head, of its own run.
-        settings: Number of examples, seed, and what the estimate reads.
-    """
+    """The undamped posterior of the shared parameters at the state of a task's own run."""
     model.load(state, source=f"the run of task {task.name!r}")
     model.prepare(task)
     loss = task.loss
@@ -59,3 +53,15 @@ def estimate(
         },
     )
     return curvature.estimate(evidence, **{n: getattr(settings, n) for n in curvature.reads})
+
+
+def check_curvature(task: str, undamped: Posterior) -> None:
+    """See that the curvature of a task's own finetune is finite."""
+    mean = undamped.mean_curvature()  # of squares: one that is not finite makes it so
+    if not math.isfinite(mean):
+        raise NotFiniteError(
+            f"task {task!r}: the curvature at the end of its own finetune is {mean:g} in the "
+            f"mean; expected a finite number. Is there a gradient without a value, as that of a "
+            f"root or a norm at 0, or does the loss overflow? A lower learning rate may help, or "
+            f"the isotropic family, which needs no curvature"
+        )

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optuna_merge._base.files import write_json
+from optuna_merge._base.tensors import load_sound
 from optuna_merge.exceptions import CorruptFileError, NotFiniteError
-from optuna_merge.fitting._sound import load_sound
 from optuna_merge.posteriors import Posterior
 
 _logger = logging.getLogger(__name__)
@@ -37,14 +37,7 @@ class Damping:
 
 
 def candidates(curvatures: Mapping[str, Posterior]) -> list[float]:
-    """`MULTIPLES` of the mean curvature over tasks and parameters.
-
-    Args:
-        curvatures: Undamped posteriors, by task.
-
-    Raises:
-        ValueError: all curvatures are zero.
-    """
+    """`MULTIPLES` of the mean curvature over tasks and parameters of undamped posteriors."""
     mean = sum(posterior.mean_curvature() for posterior in curvatures.values()) / len(curvatures)
     if not mean > 0:
         raise ValueError(
@@ -81,17 +74,7 @@ Losses = Callable[[Mapping[str, float]], Mapping[str, float]]
 def noted_damping(
     path: Path, undamped: Mapping[str, Posterior], losses: Callable[[float], Losses]
 ) -> Damping:
-    """The damping that the file notes; where there is none it is chosen, and noted.
-
-    Args:
-        path: A JSON file, which is made where it is missing or damaged.
-        undamped: Posteriors without damping, by task.
-        losses: Of the merges of the posteriors with a damping.
-
-    Raises:
-        ValueError: all curvatures are zero.
-        NotFiniteError: no merge has a finite loss, whatever the damping.
-    """
+    """The damping that the JSON file notes; where there is none it is chosen, and noted."""
     found = load_sound(path, _read)
     if found is not None:
         return found

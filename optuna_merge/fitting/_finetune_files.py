@@ -42,12 +42,7 @@ class Finetunes(Protocol):
 
 
 class DefinedFinetunes:
-    """Those of a `StudyDefinition`, by the library's own training loop.
-
-    Args:
-        definition: The definition; it needs no fit.
-        workdir: The working folder.
-    """
+    """Those of a `StudyDefinition` (which needs no fit), by the library's own training loop."""
 
     def __init__(self, definition: StudyDefinition, workdir: Path) -> None:
         self.names, self.parts = definition.names, definition.describe()

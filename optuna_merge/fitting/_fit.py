@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,13 +16,7 @@ from optuna_merge._base.tensors import content_hash
 from optuna_merge._base.turns import models_turn
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.exceptions import TrainingDivergedError
-from optuna_merge.finetuning import (
-    FinetuneStore,
-    FinishedRun,
-    Given,
-    Start,
-    training_device,
-)
+from optuna_merge.finetuning import FinetuneStore, FinishedRun, Given, training_device
 from optuna_merge.fitting._fitted import FittedStudy
 from optuna_merge.fitting._given import given_state
 from optuna_merge.fitting._posteriors import PosteriorMaker
@@ -50,9 +43,9 @@ def fit(
     `PreviewSettings(anchor="none")`): a study needs it in any case, and its trial finds it.
 
     Every result is a file in the working folder, under the hash of what it was made from: of a
-    task's own run and its curvature that is this task alone, so that studies of other sets of
-    tasks share them. An interrupted fit goes on where it stopped, the training run from its last
-    checkpoint. Workers that fit at once share the tasks out: each run is made by one of them.
+    task's own run and its curvature that is this task alone, so that studies of other tasks share
+    them. An interrupted fit goes on where it stopped. Workers that fit at once share the tasks
+    out.
 
     Args:
         definition: What to fit.
@@ -103,11 +96,11 @@ def fit(
 
     settings = json_hash([parts["finetuning"], parts["posterior"]])
     components = range(definition.posterior.components)
-    given = parts.get("runs", {})
+    given = {task: [key] for task, key in parts.get("runs", {}).items()}
     units = [
         Unit(
             f"task {task.name}" + (f", seed {component}" if component else ""),
-            _unit_key(store.keys[task.name], settings, component, given.get(task.name)),
+            short_hash([store.keys[task.name], settings, component, *given.get(task.name, ())]),
             partial(make, task, component),
         )
         for task in tasks
@@ -133,10 +126,7 @@ def fit(
 
 @models_turn()
 def _cached_tasks(definition: StudyDefinition, workdir: Path) -> tuple[Task, ...]:
-    """The tasks as they run: on the frozen trunk's output, kept in the folder, where that applies.
-
-    For the process that fits, and those that train along with it.
-    """
+    """The tasks as they run: on the frozen trunk's output, kept in the folder, if it is used."""
     return cache_trunk(
         definition.model,
         definition.tasks,
@@ -163,19 +153,6 @@ def finetune_store(definition: StudyDefinition, workdir: Path) -> FinetuneStore:
         for task, run in definition.given_runs.items()
     }
     return FinetuneStore(workdir / "finetunes", keys, given)
-
-
-def merges_key(parts: Mapping[str, Any]) -> str:
-    """Identifies what merges are made of, from a `FittedStudy`'s parts."""
-    made_of = [parts["posteriors"], parts["heads"]]
-    if {"heads", "anchor"} & parts.get("preview", {}).keys():  # merges are not all
-        made_of += [parts["preview"], parts.get("anchor")]
-    return json_hash(made_of)
-
-
-def _unit_key(task: str, settings: str, component: int, given: str | None) -> str:
-    made_of = [task, settings, component]
-    return short_hash(made_of if given is None else [*made_of, given])
 
 
 @dataclass(frozen=True)
@@ -266,18 +243,12 @@ def _assemble(
     }
     files = [*(path for run in every for path in run.files), *made.files]
     files += [] if anchor is None else anchor.files
-    merges = merges_key(parts)
-
-    def merge(weights: Mapping[str, float]) -> Start:
-        return Start(merges, lambda: previewer.merged(weights))
-
     return FittedStudy(
         definition=definition,
         model=model,
         tasks=tasks,
         runs={name: of_task[0] for name, of_task in runs.items()},
         previewer=previewer,
-        merge=merge,
         damping=made.damping,
         costs=costs,
         parts=parts,

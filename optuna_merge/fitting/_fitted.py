@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from optuna_merge._base.files import json_hash
 from optuna_merge._base.turns import models_turn
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.finetuning import FinetuneStore, FinishedRun, Start
-from optuna_merge.fitting._anchors import anchor_weights, counts_as_reused
+from optuna_merge.fitting._anchors import anchor_weights, counts_as_reused, reference_point
 from optuna_merge.fitting._damping import Damping
 from optuna_merge.fitting._workbench import Measured, Report
-from optuna_merge.goals import Goal, below_nadir
+from optuna_merge.goals import Goal
 from optuna_merge.models import MultitaskModel
-from optuna_merge.previews import Previewer, refined, refinement_settings
+from optuna_merge.previews import Previewer, refinement_settings, weighted_loss
 from optuna_merge.tasks import Evaluation, Measurement, Task, check_finite
 
 
@@ -32,7 +30,6 @@ class FittedStudy:
         tasks: The tasks as they run: on the frozen trunk's cached output where that applies.
         runs: The task's own finetune, by task; of several, that of the truths' seed.
         previewer: Scores merges of the posteriors.
-        merge: Gives the merge at some weights as the start of a finetune.
         damping: The damping; None for isotropic posteriors.
         costs: Training steps and seconds, by what they were spent on.
         parts: The full definition, posteriors included, as JSON values.
@@ -45,7 +42,6 @@ class FittedStudy:
     tasks: tuple[Task, ...]
     runs: dict[str, FinishedRun]
     previewer: Previewer
-    merge: Callable[[Mapping[str, float]], Start]
     damping: Damping | None
     costs: dict[str, float]
     parts: dict[str, Any]
@@ -79,13 +75,9 @@ class FittedStudy:
         A tenth of the range below the worst that the task has in the single-task runs (above it,
         where the metric is to be minimised).
         """
-        signs = np.array([1.0 if g else -1.0 for g in self.definition.greater_is_better.values()])
-        runs = [
-            [run.evaluations[name].metric.value for name in self.names]
-            for run in self.runs.values()
-        ]
-        point = signs * below_nadir(signs * np.array(runs))
-        return dict(zip(self.names, point.tolist()))
+        runs = [run.evaluations for run in self.runs.values()]
+        metrics = [{name: e.metric.value for name, e in found.items()} for found in runs]
+        return reference_point(metrics, self.definition.greater_is_better)
 
     @property
     def fingerprint(self) -> str:
@@ -96,6 +88,13 @@ class FittedStudy:
     def anchors(self) -> tuple[dict[str, float], ...]:
         """Task weights whose truths make the previews: each task alone, uniform if anchored."""
         return anchor_weights(self.names, uniform=self.parts.get("anchor") is not None)
+
+    def merge(self, weights: Mapping[str, float]) -> Start:
+        """The merge at some weights as the start of a finetune."""
+        made_of = [self.parts["posteriors"], self.parts["heads"]]
+        if {"heads", "anchor"} & self.parts.get("preview", {}).keys():  # merges are not all
+            made_of += [self.parts["preview"], self.parts.get("anchor")]
+        return Start(json_hash(made_of), lambda: self.previewer.merged(weights))
 
     def preview(self, weights: Mapping[str, float]) -> Measured:
         """What the merge at these task weights is worth; see `Workbench`."""
@@ -139,33 +138,28 @@ class FittedStudy:
         """A refined preview: the merge at `weights`, trained for a few steps on the weighted loss.
 
         By AdamW at a constant rate, with fresh moments. A tenth to a fifth of a finetune's steps
-        make a preview truer than the same steps from the pretrained body do, at their cost; beyond
-        two fifths the refined model may be better than the finetune that it previews
-        (studies/ladder.py). The run is kept in the store.
+        make a preview truer than the same steps from the pretrained body do; beyond two fifths the
+        refined model may be better than the finetune that it previews (studies/ladder.py).
 
         Args:
             weights: Task weight by name, on the simplex.
             steps: Training steps.
-            rate: Multiple of the finetune's learning rates (where that is not by AdamW, of
-                AdamW's default).
+            rate: Multiple of the finetune's learning rates (or, of others than AdamW's, of its).
 
         Returns:
-            The evaluations by task, or the merge's own where training has not lowered the
-            weighted loss.
+            Evaluations by task; the merge's own where training hasn't lowered the weighted loss.
 
         Raises:
             ValueError: `steps` below 1, or a rate that is not positive.
             TrainingDivergedError: a loss or gradient is not finite.
         """
-        return refined(
-            weights,
-            refinement_settings(self.definition.finetuning, steps, rate),
-            previewer=self.previewer,
-            model=self.model,
-            tasks=self.tasks,
-            store=self.store,
-            start=self.merge,
-        )
+        settings = refinement_settings(self.definition.finetuning, steps, rate)
+        with models_turn():
+            merge = self.previewer(weights).evaluations
+            self.previewer.release()  # training needs the device's memory
+            start = self.merge(weights)
+            run = self.store.run(self.model, self.tasks, weights, settings, start=start)
+        return min(merge, run.evaluations, key=lambda found: weighted_loss(weights, found))
 
 
 def _metrics(evaluations: Mapping[str, Evaluation]) -> dict[str, Measurement]:

@@ -1,4 +1,7 @@
-"""The parameters of a given checkpoint as those of the model that is trained, or why not."""
+"""The parameters of a given checkpoint as those of the model that is trained, or why not.
+
+By names, shapes, frozen parameters, and numbers: how near both are.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,22 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from optuna_merge._base.checkpoint_files import ADAPTER_CONFIG, ADAPTERS, find_files, naming_hint
+from optuna_merge._base.checkpoint_files import (
+    ADAPTER_CONFIG,
+    ADAPTERS,
+    is_adapter,
+    naming_hint,
+    same_shapes,
+    tensor_files,
+)
 from optuna_merge._base.files import sha256_file
-from optuna_merge.fitting._nearness import check_base
 from optuna_merge.models import MultitaskModel
 from optuna_merge.posteriors import load_checkpoint
 
@@ -27,33 +37,19 @@ _SCALING = ("lora_alpha", "use_rslora", "alpha_pattern", "rank_pattern", "use_do
 def given_parameters(
     task: str, path: Path, model: Any, names: Sequence[str], *, any_base: bool = False
 ) -> dict[str, Tensor]:
-    """The trained parameters of a given checkpoint, by the names of the model.
+    """The trained parameters (of these names) of a given checkpoint, by the names of the model.
 
     What the model keeps frozen must be equal in the checkpoint, as far as it is in there. What is
-    trained must have something in common with the model.
-
-    Args:
-        task: For errors.
-        path: A folder, an adapter's folder, or a file of tensors.
-        model: Is trained; isn't changed here. It has the base's parameters, or a finetune's.
-        names: Of its trained parameters.
-        any_base: Take matrices that have nothing in common with the model's, too.
-
-    Raises:
-        ValueError: the checkpoint is of another base: other names, shapes, frozen parameters, or
-            matrices that have nothing in common with the model's;
-            an adapter for a whole model or the other way round; one with another scaling.
-        FileNotFoundError, CorruptFileError: there is no checkpoint, or it can't be read.
+    trained must have something in common with the model, unless `any_base`.
     """
     where = f"runs: task {task!r}: {path}"
     adapted = getattr(model, "peft_config", None) is not None
-    is_adapter = (path / ADAPTER_CONFIG).is_file()
-    if is_adapter != adapted:
+    if is_adapter(path) != adapted:
         raise ValueError(
             f"{where} is an adapter, but the model that is trained has none; train one of the "
             f"same LoraConfig, or give the model with the adapter in it: "
             f"model.merge_and_unload().save_pretrained(...)"
-            if is_adapter
+            if not adapted
             else f"{where} is no adapter's folder (it has no {ADAPTER_CONFIG}), but an adapter is "
             f"trained"
         )
@@ -68,17 +64,8 @@ def given_parameters(
                 f"{where}: the model that is trained has no {unknown!r}"
                 f"{naming_hint(unknown, known)}; {_OTHER_BASE}"
             )
-    for name in names:
-        if name not in found:
-            raise ValueError(f"{where} has no {name!r}{naming_hint(name, found)}; {_OTHER_BASE}")
-    for name, tensor in found.items():
-        if name not in own:
-            continue
-        if tensor.shape != own[name].shape:
-            raise ValueError(
-                f"{where}: {name!r} is {tuple(tensor.shape)}, but {tuple(own[name].shape)} in the "
-                f"model that is trained; {_OTHER_BASE}"
-            )
+    expected = {name: p for name, p in own.items() if name in names or name in found}
+    for name, tensor in same_shapes(where, found, expected, f"; {_OTHER_BASE}").items():
         if name not in names and not torch.equal(tensor.to(own[name].dtype), own[name].cpu()):
             told = _OTHER_BASE
             if re.search(r"\.lora_(embedding_)?A\.", name):
@@ -98,19 +85,7 @@ def given_parameters(
 def given_state(
     task: str, path: Path, model: MultitaskModel, *, any_base: bool = False
 ) -> dict[str, Tensor]:
-    """The trained parameters of a task's own run, from a given checkpoint of the own loop's model.
-
-    Args:
-        task: The task.
-        path: A checkpoint of the language model or its adapter; or a file of tensors that have
-            the names of the multitask model, such as a finetune in another working folder.
-        model: The multitask model; isn't changed.
-        any_base: As in `given_parameters`.
-
-    Raises:
-        ValueError: as `given_parameters`; a whole model's checkpoint where tasks have heads.
-        FileNotFoundError, CorruptFileError: there is no checkpoint, or it can't be read.
-    """
+    """The same for the own loop's model, of its body's checkpoint or of a file with its names."""
     names = model.trained_names([task])
     if path.is_file():
         tensors = load_checkpoint(path)
@@ -192,23 +167,37 @@ def _same_base(one: str, other: str) -> bool:
 
 
 def _hashes(folder: Path) -> list[str]:
-    return [sha256_file(file) for file in find_files(folder, pickles=True)[0]]
+    return [sha256_file(file) for file in tensor_files(folder, pickles=True)]
 
 
-def same_shapes(
-    what: str, found: Mapping[str, Tensor], parameters: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Tensors of the parameters' names and shapes, and none that is missing.
+UNRELATED = 0.1
+"""Median cosine below which two models count as of different bases; see studies/bases.py."""
 
-    Raises:
-        ValueError: names the first that is missing or has another shape.
+
+def median_cosine(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float | None:
+    """The median cosine of the matrices that both have, each taken as a vector; None without one.
+
+    A finetune keeps it near 1; of two independent starts it is near 0. Vectors are left out: those
+    of norms are near 1, and biases near 0, in any model. So are matrices that are zero in one, as
+    those are that an adapter begins with.
     """
-    for name, parameter in parameters.items():
-        if name not in found:
-            raise ValueError(f"{what} has no {name!r}{naming_hint(name, found)}")
-        if found[name].shape != parameter.shape:
-            raise ValueError(
-                f"{what}: {name!r} is {tuple(found[name].shape)}, but the parameter "
-                f"{tuple(parameter.shape)}"
-            )
-    return {name: found[name] for name in parameters}
+    cosines = []
+    for name, tensor in one.items():
+        if tensor.ndim > 1 and name in other:
+            a, b = (t.detach().flatten().double().cpu() for t in (tensor, other[name]))
+            norms = float(a.norm() * b.norm())
+            if norms > 0:
+                cosines.append(float(a @ b) / norms)
+    return median(cosines) if cosines else None
+
+
+def check_base(where: str, found: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> None:
+    """See that a checkpoint may be a finetune of the base, by its numbers."""
+    cosine = median_cosine(found, base)
+    if cosine is not None and cosine < UNRELATED:
+        raise ValueError(
+            f"{where}: its matrices have nothing in common with those of the model that is "
+            f"trained (the median of their cosines is {cosine:.2f}, of a finetune it is near 1), "
+            f"so it is of another base, and a merge of both is no model. If it is of this base "
+            f"all the same, give optuna_merge.definition.GivenRun(path, any_base=True)"
+        )

@@ -13,12 +13,12 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from optuna_merge._base.checkpoint_files import same_shapes
 from optuna_merge._base.files import short_hash
-from optuna_merge._base.tensors import HASH, content_hash, read_metadata
+from optuna_merge._base.tensors import HASH, content_hash, load_sound, read_metadata
 from optuna_merge.definition import StudyDefinition
-from optuna_merge.fitting._curvature import estimate
+from optuna_merge.fitting._curvature import check_curvature, estimate
 from optuna_merge.fitting._damping import Damping, Losses, noted_damping
-from optuna_merge.fitting._sound import check_curvature, load_sound
 from optuna_merge.models import MultitaskModel
 from optuna_merge.posteriors import (
     FAMILIES,
@@ -39,6 +39,8 @@ _logger = logging.getLogger(__name__)
 _DAMPED = "factors one by one"
 """How `damped` works, part of the key: posteriors that an older version damped are made again."""
 
+_OTHER_BODY = "; it belongs to another body: use another --workdir"
+
 _NOTHING = Metric(
     "nothing",
     lambda outputs, labels: Measurement(math.nan, math.nan),
@@ -48,15 +50,7 @@ _NOTHING = Metric(
 
 @dataclass(frozen=True)
 class MadePosteriors:
-    """Posteriors by task, and what there is to know of them.
-
-    Attributes:
-        posteriors: By task.
-        hashes: Their files' content hashes, by task.
-        damping: What was added to the curvature; None for isotropic posteriors.
-        seconds: What they cost when they were made.
-        files: All files that they are made of.
-    """
+    """Posteriors by task, their files and these files' hashes, the damping, and what they cost."""
 
     posteriors: dict[str, Posterior]
     hashes: dict[str, str]
@@ -68,16 +62,8 @@ class MadePosteriors:
 class PosteriorMaker:
     """Makes posteriors; what is in the folder and matches is not made again.
 
-    Args:
-        definition: Gives the settings.
-        model: The model, for curvature and for the previews that choose the damping.
-        tasks: The tasks, in order.
-        states: Trained parameters of each task's own runs, one per component.
-        curvatures: Curvature that these runs have estimated, by task and component, where the
-            settings take it from there.
-        heads: Parameters of each task's own head in previews.
-        folder: Where the files are.
-        keys: By task, what identifies the task, its data, and what it uses of the body.
+    By task: `states` and `curvatures` of its own runs, one per component; `heads` as in previews;
+    `keys` that identify the task, its data, and what it uses of the body.
     """
 
     def __init__(
@@ -137,10 +123,7 @@ class PosteriorMaker:
         return MadePosteriors(posteriors, hashes, damping, seconds, tuple(files))
 
     def curvature(self, task: Task, index: int) -> Path | None:
-        """File of the curvature of one run, made if it is missing; None where none is needed.
-
-        `make` does so, too: this is for workers that share out the runs.
-        """
+        """File of the curvature of one run, made if it is missing; None where none is needed."""
         curvature = self._family.curvature
         if curvature is None or self._settings.estimator == "ivon":
             return None
@@ -161,7 +144,7 @@ class PosteriorMaker:
                 posterior = undamped.damped(damping.value)
                 metadata["damping"] = repr(damping.value)
             save_posterior(posterior, path, metadata)
-        _check_shapes(task, path, posterior.mean, undamped.mean)
+        same_shapes(f"task {task!r}: {path}", posterior.mean, undamped.mean, _OTHER_BODY)
         return posterior
 
     def _mixed(self, components: list[Gaussian]) -> Posterior:
@@ -184,7 +167,7 @@ class PosteriorMaker:
         path = self._curvature_path(family.curvature, task.name, index)
         loaded = load_sound(path, load_posterior)
         if loaded is not None:
-            _check_shapes(task.name, path, loaded.mean, mean)
+            same_shapes(f"task {task.name!r}: {path}", loaded.mean, mean, _OTHER_BODY)
             return path, family.made(loaded), float(read_metadata(path)["seconds"])
         _logger.info("task %s: estimating the curvature", task.name)
         started = time.perf_counter()
@@ -231,16 +214,3 @@ def _only_cheap(task: Task) -> Task:
     if left == task.metrics:
         return task
     return replace(task, metrics=left or (_NOTHING,))
-
-
-def _check_shapes(
-    task: str, path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]
-) -> None:
-    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
-    for name, tensor in expected.items():
-        if shapes.get(name) != tuple(tensor.shape):
-            raise ValueError(
-                f"task {task!r}: {path} has {shapes.get(name, 'no tensor')} for {name!r}, but the "
-                f"body's is {tuple(tensor.shape)}; it belongs to another body: use another "
-                f"--workdir"
-            )

@@ -35,11 +35,7 @@ class Sharing(Protocol):
 
 
 class FolderSharing:
-    """Among processes with one working folder, by file locks, which die with their process.
-
-    Args:
-        workdir: The working folder.
-    """
+    """Among processes with one working folder, by file locks, which die with their process."""
 
     def __init__(self, workdir: Path) -> None:
         self._folder = workdir / "units"

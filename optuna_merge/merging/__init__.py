@@ -5,6 +5,6 @@ from __future__ import annotations
 
 from optuna_merge._base.batch_norm import reestimate_batch_norm
 from optuna_merge.merging._files import merge_files
-from optuna_merge.merging._merge import merge, merge_into, merge_many
+from optuna_merge.merging._merge import merge, merge_into
 
-__all__ = ["merge", "merge_files", "merge_into", "merge_many", "reestimate_batch_norm"]
+__all__ = ["merge", "merge_files", "merge_into", "reestimate_batch_norm"]

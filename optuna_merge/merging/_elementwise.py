@@ -12,7 +12,6 @@ so that rounding errors are relative to the distance between the means, not to t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import reduce
 
 import torch
@@ -28,131 +27,79 @@ _BLOCK = 3 << 17
 _NEGLIGIBLE = 1e-30
 """Weights below this fraction of the largest are left out: ratios must stay within fp32."""
 
-
-@dataclass(slots=True)
-class Running:
-    """The terms so far, which are themselves a Gaussian.
-
-    Attributes:
-        mean: Their merged mean.
-        precision: Their merged precision, divided by `weight`.
-        weight: The weight of the last term.
-        total: The sum of all weights.
-    """
-
-    mean: Tensor
-    precision: Precision
-    weight: float
-    total: float
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """Buffers for one block; `vanishing` says that precisions may be zero."""
-
-    precision: Tensor
-    share: Tensor
-    mean: Tensor
-    vanishing: bool
-
-
-def accumulate(
-    state: Running | None,
-    weight: float,
-    mean: Tensor,
-    precision: Precision,
-    work: Workspace,
-    into: Tensor,
-) -> Running:
-    """Add one term of nonzero weight; terms come with falling weights.
-
-    The order keeps every partial sum of precisions positive, whatever the signs of the weights,
-    as long as the whole sum is. Where all precisions so far are zero, the mean is weighted by the
-    weights alone, which is the limit of equal precisions that tend to zero.
-
-    Args:
-        state: What was accumulated so far, None before the first term.
-        weight: The task's weight, or the prior's.
-        mean: One block of the term's mean.
-        precision: The same block of its precision, or one number.
-        work: Buffers that the state lives in.
-        into: Where the new running mean is written.
-    """
-    if state is None:
-        return Running(mean, precision, weight, weight)
-    total = state.total + weight
-    ratio = state.weight / weight
-    if isinstance(precision, float) and isinstance(state.precision, float):
-        merged = precision + state.precision * ratio
-        share = precision / merged if merged else weight / total
-        return Running(torch.lerp(state.mean, mean, share, out=into), merged, weight, total)
-    one, other = (_as_tensor(value, mean) for value in (precision, state.precision))
-    torch.add(one, other, alpha=ratio, out=work.precision)
-    torch.div(one, work.precision, out=work.share)
-    if work.vanishing:
-        work.share.masked_fill_(work.precision == 0, weight / total)
-    torch.lerp(state.mean, mean, work.share, out=into)
-    return Running(into, work.precision, weight, total)
-
-
-def solve(state: Running) -> Tensor:
-    """The merged mean of the accumulated terms."""
-    return state.mean
+Term = tuple[float, Tensor, Precision]
+"""Weight, and one block of mean and precision."""
 
 
 def merge_items(
-    items: Sequence[Item], weightings: Sequence[Sequence[float]], *, vanishing: bool = True
+    items: Sequence[Item], weights: Sequence[float], *, vanishing: bool = True
 ) -> None:
-    """Merge several tensors for several weightings, reading each input once.
-
-    Args:
-        items: Inputs and outputs, of all terms that some weighting uses. An output may be one of
-            the means only if there is a single weighting.
-        weightings: For each output one weight per term.
-        vanishing: Whether some precision may be zero.
-    """
+    """Merge tensors, with one weight per term; `vanishing`: some precision may be zero."""
     # The kernels divide by precisions, of which none may be zero.
-    for item in items if vanishing else merge_fused(items, weightings):
-        _merge_item(item, weightings, vanishing=vanishing)
+    for item in items if vanishing else merge_fused(items, weights):
+        _merge_item(item, weights, vanishing=vanishing)
 
 
-def _merge_item(
-    item: Item, weightings: Sequence[Sequence[float]], *, vanishing: bool = True
-) -> None:
+def _merge_item(item: Item, weights: Sequence[float], *, vanishing: bool) -> None:
     """Merge one tensor by tensor operations: on any device, of any types."""
-    outputs, means, precisions = item
+    output, means, precisions = item
     dtypes = {t.dtype for t in (*means, *precisions) if isinstance(t, Tensor)}
     dtype = reduce(torch.promote_types, dtypes, torch.float32)
     size = max(1, means[0].numel())
     count = -(-size // _BLOCK) if means[0].device.type == "cpu" else 1
     block = -(-size // count)
-    orders = [_order(weights) for weights in weightings]
-    used = sorted(set().union(*orders))
-    mean_blocks = {k: _split(means[k], block) for k in used}
+    order = _order(weights)
+    mean_blocks = {k: _split(means[k], block) for k in order}
     precision_blocks = {
-        k: _split(p, block) for k in used if isinstance(p := precisions[k], Tensor)
+        k: _split(p, block) for k in order if isinstance(p := precisions[k], Tensor)
     }
-    output_blocks = [_split(output, block) for output in outputs]
-    work = None
-    for i in range(len(output_blocks[0])):
-        mean = {k: mean_blocks[k][i].to(dtype) for k in used}
-        precision = {
-            k: precision_blocks[k][i].to(dtype) if k in precision_blocks else precisions[k]
-            for k in used
-        }
-        if work is None or len(work.mean) != len(output_blocks[0][i]):
-            a, b, c = (torch.empty_like(mean[used[0]]) for _ in range(3))
-            work = Workspace(a, b, c, vanishing)
-        for weights, order, blocks in zip(weightings, orders, output_blocks):
-            state = None
-            for k in order:
-                last = k == order[-1] and blocks[i].dtype == dtype
-                into = blocks[i] if last else work.mean
-                state = accumulate(state, weights[k], mean[k], precision[k], work, into)
-            assert state is not None  # some weight is not zero: they add up to one
-            merged = solve(state)
-            if merged is not blocks[i]:
-                blocks[i].copy_(merged)
+    work: tuple[Tensor, ...] = ()
+    for i, out in enumerate(_split(output, block)):
+        terms: list[Term] = [
+            (
+                weights[k],
+                mean_blocks[k][i].to(dtype),
+                precision_blocks[k][i].to(dtype) if k in precision_blocks else precisions[k],
+            )
+            for k in order
+        ]
+        if not work or len(work[0]) != len(out):
+            work = tuple(torch.empty_like(terms[0][1]) for _ in range(3))
+        _merge_block(terms, out, work, vanishing=vanishing)
+
+
+def _merge_block(
+    terms: Sequence[Term], out: Tensor, work: Sequence[Tensor], *, vanishing: bool
+) -> None:
+    """The terms one after the other: those so far are a Gaussian of `precision` times `weight`.
+
+    They come with falling weights, which keeps every partial sum of precisions positive, whatever
+    the signs of the weights, as long as the whole sum is. Where all precisions so far are zero,
+    the mean is weighted by the weights alone: the limit of equal precisions that tend to zero.
+    """
+    (weight, mean, precision), *others = terms
+    total = weight
+    merged, share, running = work
+    for place, (next_weight, next_mean, next_precision) in enumerate(others, 1):
+        total, ratio = total + next_weight, weight / next_weight
+        into = out if place == len(others) and out.dtype == mean.dtype else running
+        if isinstance(next_precision, float) and isinstance(precision, float):
+            precision = next_precision + precision * ratio
+            part = next_precision / precision if precision else next_weight / total
+            torch.lerp(mean, next_mean, part, out=into)
+        else:
+            one, other = (
+                p if isinstance(p, Tensor) else next_mean.new_tensor(p)
+                for p in (next_precision, precision)
+            )
+            precision = torch.add(one, other, alpha=ratio, out=merged)
+            torch.div(one, merged, out=share)
+            if vanishing:
+                share.masked_fill_(merged == 0, next_weight / total)
+            torch.lerp(mean, next_mean, share, out=into)
+        weight, mean = next_weight, into
+    if mean is not out:
+        out.copy_(mean)
 
 
 def _order(weights: Sequence[float]) -> list[int]:
@@ -166,7 +113,3 @@ def _split(tensor: Tensor, block: int) -> Sequence[Tensor]:
     """Blocks of the tensor, flattened: views if it is contiguous."""
     flat = tensor.detach().reshape(-1)
     return (flat,) if len(flat) <= block else torch.split(flat, block)
-
-
-def _as_tensor(value: Precision, like: Tensor) -> Tensor:
-    return value if isinstance(value, Tensor) else like.new_tensor(value)

@@ -5,30 +5,22 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import struct
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from optuna_merge._base.checkpoint_files import (
-    check_unquantised,
-    naming_hint,
-)
-from optuna_merge._base.files import atomic_path
+from optuna_merge._base.checkpoint_files import check_unquantised, copy_side_files, naming_hint
+from optuna_merge._base.files import atomic_path, whole_folder
 from optuna_merge.merging._elementwise import Item, merge_items
+from optuna_merge.merging._problem import Weights, task_weights, with_prior
 from optuna_merge.merging._sources import BLOCK, DTYPES, Entry, Reader, Source, open_source
-from optuna_merge.merging._weights import Weights, task_weights, with_prior
 
 PathLike = str | os.PathLike[str]
-
-_SIDE_FILES = {".json", ".txt", ".model", ".jinja"}
-"""Suffixes of a checkpoint folder's files that are copied: configuration and tokenizer."""
 
 
 def merge_files(
@@ -93,7 +85,9 @@ def merge_files(
             with atomic_path(output) as temporary:
                 _write(temporary, {name: sources[0].means[name] for name in names}, merged)
             return
-        with _new_folder(output) as folder:
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise FileExistsError(f"{output} exists and is not an empty folder; take another name")
+        with whole_folder(output) as folder:
             _write_shards(folder, sources[0], names, merged, max_shard_bytes)
 
 
@@ -134,8 +128,8 @@ class _Merged:
                     precisions.append(precision)
                 vanishing |= lowest <= 0
             output = torch.empty_like(means[0])
-            item = Item([output], means, precisions)
-            merge_items([item], [self._weights], vanishing=vanishing)
+            item = Item(output, means, precisions)
+            merge_items([item], self._weights, vanishing=vanishing)
             yield output.view(torch.uint8)
 
     def _copied(self, name: str, entry: Entry) -> Iterator[Tensor]:
@@ -222,7 +216,8 @@ def _check_block(source: Source, role: str, name: str, block: Tensor, *, signed:
 def _write(path: Path, entries: Mapping[str, Entry], merged: _Merged) -> None:
     """One safetensors file: the header first, then tensor after tensor."""
     # Wide types first, so that every tensor starts at a multiple of its item's size.
-    ordered = sorted(entries, key=lambda name: -_item_size(entries[name]))
+    sizes = {n: (e.stop - e.start) // max(1, math.prod(e.shape)) for n, e in entries.items()}
+    ordered = sorted(entries, key=lambda name: -sizes[name])
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name in ordered:
@@ -244,10 +239,6 @@ def _write(path: Path, entries: Mapping[str, Entry], merged: _Merged) -> None:
                 while len(view):
                     view = view[file.write(view) :]
         os.fsync(file.fileno())
-
-
-def _item_size(entry: Entry) -> int:
-    return (entry.stop - entry.start) // max(1, math.prod(entry.shape))
 
 
 def _write_shards(
@@ -277,27 +268,5 @@ def _write_shards(
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
     for file, shard in zip(files, shards):
         _write(folder / file, shard, merged)
-    for side in _side_files(first.folder):
-        shutil.copy(side, folder)
-
-
-def _side_files(folder: Path | None) -> Iterable[Path]:
-    for file in sorted(folder.iterdir()) if folder is not None else ():
-        if file.suffix in _SIDE_FILES and not file.name.endswith(".index.json") and file.is_file():
-            yield file
-
-
-@contextmanager
-def _new_folder(path: Path) -> Iterator[Path]:
-    """A folder that is there, complete, after the block, or not at all."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"{path} exists and is not an empty folder; choose another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        temporary.replace(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    if first.folder is not None:
+        copy_side_files(first.folder, folder)

@@ -36,15 +36,9 @@ Array = npt.NDArray[Any]
 
 
 class Item(NamedTuple):
-    """One tensor of a merge.
+    """One tensor of a merge, with a mean and a precision per term."""
 
-    Attributes:
-        outputs: One per weighting, of the means' shape; written to.
-        means: One per term.
-        precisions: One per term: a tensor of that shape, or a number.
-    """
-
-    outputs: list[Tensor]
+    output: Tensor
     means: list[Tensor]
     precisions: list[Precision]
 
@@ -68,37 +62,32 @@ def kernels() -> ModuleType | None:
     return _kernels
 
 
-def merge_fused(items: Iterable[Item], weightings: Sequence[Sequence[float]]) -> list[Item]:
-    """Merge the tensors that the kernels can take; return the others.
-
-    Args:
-        items: Tensors of all terms that some weighting uses, their precisions positive.
-        weightings: For each output one weight per term.
-    """
+def merge_fused(items: Iterable[Item], weights: Sequence[float]) -> list[Item]:
+    """Merge the tensors that the kernels can take, precisions positive; return the others."""
     groups: dict[_Kind | None, list[Item]] = {}
     for item in items:
         groups.setdefault(_kind(item) if kernels() else None, []).append(item)
     rest = groups.pop(None, [])
     for kind, group in groups.items():
         assert kind is not None
-        _merge(kind, group, np.array(weightings, dtype=float))
+        _merge(kind, group, np.array(weights, dtype=float))
     return rest
 
 
 def _kind(item: Item) -> _Kind | None:
     """The kernel that can take the item, if there is one."""
     precisions = [p for p in item.precisions if isinstance(p, Tensor)]
-    if not all(t.is_cpu and t.is_contiguous() for t in item.outputs + item.means + precisions):
+    if not all(t.is_cpu and t.is_contiguous() for t in (item.output, *item.means, *precisions)):
         return None
-    sources, targets = {m.dtype for m in item.means}, {o.dtype for o in item.outputs}
-    if not _KNOWN.issuperset(sources | targets) or len(sources) > 1 or len(targets) > 1:
+    sources, target = {m.dtype for m in item.means}, item.output.dtype
+    if not _KNOWN.issuperset(sources | {target}) or len(sources) > 1:
         return None
     if any(precision.dtype != torch.float32 for precision in precisions):
         return None
-    return _Kind(sources.pop(), targets.pop(), scalar=not precisions)
+    return _Kind(sources.pop(), target, scalar=not precisions)
 
 
-def _merge(kind: _Kind, items: Sequence[Item], weightings: Array) -> None:
+def _merge(kind: _Kind, items: Sequence[Item], given: Array) -> None:
     """Merge items of one kind."""
     compiled = kernels()
     assert compiled is not None
@@ -107,13 +96,13 @@ def _merge(kind: _Kind, items: Sequence[Item], weightings: Array) -> None:
     target = compiled.BFLOAT if kind.target == bf16 else compiled.FLOAT
     # A precision that is a number goes into the weight, and ones stand in its place.
     numbers = [[1.0 if isinstance(p, Tensor) else p for p in item.precisions] for item in items]
-    weights = np.array(numbers)[:, None, :] * weightings
-    outputs = _addresses([item.outputs for item in items])
+    weights = np.array(numbers) * given
+    outputs = _addresses([[item.output] for item in items])[0]
     means = _padded(_addresses([item.means for item in items]), axis=0, mode="edge")
     chunks = _chunks([item.means[0].numel() for item in items])
     if kind.scalar:
-        weights /= weights.sum(axis=2, keepdims=True)
-        arguments: tuple[Array, ...] = (outputs, means, _padded(weights, axis=2))
+        weights /= weights.sum(axis=1, keepdims=True)
+        arguments: tuple[Array, ...] = (outputs, means, _padded(weights, axis=1))
         kernel = compiled.linear
     else:
         steps = np.array([[isinstance(p, Tensor) for p in item.precisions] for item in items]).T
@@ -123,18 +112,15 @@ def _merge(kind: _Kind, items: Sequence[Item], weightings: Array) -> None:
             means,
             _padded(precisions, axis=0, mode="edge"),
             _padded(steps.astype(np.int64), axis=0, mode="edge"),
-            _padded(weights, axis=2),
+            _padded(weights, axis=1),
         )
         kernel = compiled.weighted
-    written = weights.shape[1] * sum(item.means[0].numel() for item in items)
-    _in_threads(
-        lambda part: kernel(*arguments, part, source, target),
-        chunks,
-        torch.get_num_threads() if written > _WORTH_A_THREAD else 1,
-    )
-    for item in items:
-        # Autograd, and the checks of posteriors, notice changes by this count.
-        torch.autograd.graph.increment_version([o for o in item.outputs if not o.is_inference()])
+    written = sum(item.output.numel() for item in items)
+    threads = torch.get_num_threads() if written > _WORTH_A_THREAD else 1
+    _in_threads(lambda part: kernel(*arguments, part, source, target), chunks, threads)
+    # Autograd, and the checks of posteriors, notice changes by this count.
+    changed = [item.output for item in items if not item.output.is_inference()]
+    torch.autograd.graph.increment_version(changed)
 
 
 def _addresses(rows: Sequence[Sequence[Precision]]) -> Array:

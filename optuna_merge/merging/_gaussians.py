@@ -15,50 +15,37 @@ _BATCH = 1 << 24
 
 
 def merge_gaussians(
-    terms: Sequence[Gaussian],
-    weightings: Sequence[Sequence[float]],
-    *,
-    vanishing: bool = True,
-    out: Sequence[dict[str, Tensor]] | None = None,
-) -> list[dict[str, Tensor]]:
-    """Merged means for several weightings of terms that passed all checks.
-
-    Args:
-        terms: Of one family, elementwise ones among them; the prior is a term.
-        weightings: For each merge one weight per term.
-        vanishing: Whether some elementwise precision may be zero.
-        out: Tensors by name for each merge, to be written to; None: new ones.
-    """
+    terms: Sequence[Gaussian], weights: Sequence[float], *, vanishing: bool = True
+) -> dict[str, Tensor]:
+    """Merged means of checked terms of one family, of which the prior is one."""
     family = next((type(term) for term in terms if isinstance(term, Coupled)), None)
     if family is not None:
-        merged = [_merge_coupled(family, terms, weights) for weights in weightings]
-        return merged if out is None else copied(merged, out)
-    results = [empty_like(terms[0].mean) for _ in weightings] if out is None else list(out)
-    merge_elementwise(results, terms, weightings, vanishing=vanishing)
-    return results
+        return _merge_coupled(family, terms, weights)
+    merged = empty_like(terms[0].mean)
+    merge_elementwise(merged, terms, weights, vanishing=vanishing)
+    return merged
 
 
 def merge_elementwise(
-    outputs: Sequence[Mapping[str, Tensor]],
+    outputs: Mapping[str, Tensor],
     terms: Sequence[Gaussian],
-    weightings: Sequence[Sequence[float]],
+    weights: Sequence[float],
     *,
     vanishing: bool = True,
 ) -> None:
-    """Write the named tensors of elementwise terms, merged for each weighting, to the outputs."""
-    used = [t for t in range(len(terms)) if any(weights[t] for weights in weightings)]
-    terms = [terms[t] for t in used]
-    weightings = [[weights[t] for t in used] for weights in weightings]
-    for names in _batches(outputs[0]):
+    """Write the named tensors of elementwise terms, merged, to the outputs."""
+    terms = [term for term, weight in zip(terms, weights) if weight]
+    weights = [weight for weight in weights if weight]
+    for names in _batches(outputs):
         items = [
             Item(
-                [output[name] for output in outputs],
+                outputs[name],
                 [term.mean[name] for term in terms],
                 [precision_of(term, name) for term in terms],
             )
             for name in names
         ]
-        merge_items(items, weightings, vanishing=vanishing)
+        merge_items(items, weights, vanishing=vanishing)
 
 
 def precision_of(term: Gaussian, name: str) -> Tensor | float:
@@ -79,16 +66,6 @@ def _batches(tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
         names.append(name)
         size += tensor.numel()
     yield names
-
-
-def copied(
-    merged: Sequence[Mapping[str, Tensor]], out: Sequence[dict[str, Tensor]]
-) -> list[dict[str, Tensor]]:
-    """`out`, with the merged tensors copied into its own."""
-    for tensors, targets in zip(merged, out):
-        for name, tensor in tensors.items():
-            targets[name].copy_(tensor)
-    return list(out)
 
 
 def _merge_coupled(

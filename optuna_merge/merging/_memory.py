@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import accumulate
 from operator import mul
 from typing import Any
@@ -25,9 +25,8 @@ _spare: list[Bytes] = []
 def empty_like(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Uninitialised contiguous tensors; on the CPU all in one piece of memory.
 
-    The first use of fresh memory takes as long as the merge itself, even in huge pages (which
-    NumPy asks for where an array is large). So the last piece whose tensors are all gone is kept
-    for the next merge of this size.
+    The first use of fresh memory takes as long as the merge itself, even in huge pages. So the
+    last piece whose tensors are all gone is kept for the next merge of this size.
     """
     if any(tensor.device.type != "cpu" for tensor in tensors.values()):
         return {
@@ -44,13 +43,10 @@ def empty_like(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for (name, tensor), start in zip(tensors.items(), [0, *ends]):
         whole = flat[tensor.dtype]
         offset = whole.storage_offset() + start // tensor.element_size()
-        pieces[name] = whole.as_strided(tensor.shape, _strides(tensor.shape), offset)
+        # Strides of a contiguous tensor.
+        strides = list(accumulate(tensor.shape[:0:-1], mul, initial=1))[::-1][: tensor.ndim]
+        pieces[name] = whole.as_strided(tensor.shape, strides, offset)
     return pieces
-
-
-def _strides(shape: Sequence[int]) -> list[int]:
-    """Of a contiguous tensor of the shape."""
-    return list(accumulate(shape[:0:-1], mul, initial=1))[::-1] if shape else []
 
 
 def _array(size: int) -> Bytes:

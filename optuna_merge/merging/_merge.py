@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from optuna_merge._base.checkpoint_files import naming_hint
-from optuna_merge.merging._gaussians import copied, merge_elementwise, merge_gaussians
+from optuna_merge._base.checkpoint_files import same_shapes
+from optuna_merge.merging._gaussians import merge_elementwise, merge_gaussians
 from optuna_merge.merging._mixture import merge_mixtures
-from optuna_merge.merging._problem import Posteriors, Problem, check_merge
-from optuna_merge.merging._weights import Weights
+from optuna_merge.merging._problem import Posteriors, Problem, Weights, check_merge
 from optuna_merge.posteriors import Coupled, Posterior
 
 
@@ -61,43 +60,9 @@ def merge(
         >>> merge({"news": news, "books": books}, {"news": 0, "books": 1})
         {'w': tensor([1., 1.])}
     """
-    return merge_many(posteriors, [weights], prior=prior)[0]
-
-
-def merge_many(
-    posteriors: Posteriors,
-    weightings: Sequence[Weights] | Tensor,
-    *,
-    prior: Posterior | None = None,
-    out: Sequence[dict[str, Tensor]] | None = None,
-) -> list[dict[str, Tensor]]:
-    """`merge` for K weightings at once, reading each input once.
-
-    Args:
-        posteriors: As in `merge`.
-        weightings: K weightings, or a tensor of shape (K, tasks).
-        prior: As in `merge`.
-        out: K dicts of tensors with the names, shapes and dtypes of the means, which are written
-            to and returned: memory that is used again is faster than new memory. None of them may
-            share memory with an input.
-
-    Returns:
-        K dicts of tensors, in the order of the weightings, equal to K calls of `merge`.
-
-    Raises:
-        TypeError, ValueError: as in `merge`, or an `out` that does not fit.
-
-    Examples:
-        >>> import torch
-        >>> from optuna_merge.posteriors import IsotropicGaussian
-        >>> means = [IsotropicGaussian({"w": torch.tensor([value])}) for value in (0.0, 1.0)]
-        >>> merge_many(means, [(0.5, 0.5), (0.25, 0.75)])
-        [{'w': tensor([0.5000])}, {'w': tensor([0.7500])}]
-    """
-    problem = check_merge(posteriors, weightings, prior)
-    if out is not None:
-        _check_out(out, problem)
-    return _merge(problem, out)
+    problem = check_merge(posteriors, weights, prior)
+    with torch.no_grad():
+        return _merged(problem)
 
 
 def merge_into(
@@ -114,8 +79,7 @@ def merge_into(
     one of the means may be overwritten. Parameters that the posteriors don't have stay.
 
     Args:
-        module: Has a parameter or buffer for every tensor, of its shape; dtype and device may
-            differ.
+        module: Has a parameter or buffer for every tensor, of its shape; types may differ.
         posteriors: As in `merge`.
         weights: As in `merge`.
         prior: As in `merge`.
@@ -124,22 +88,13 @@ def merge_into(
     Raises:
         TypeError, ValueError: as in `merge`, or a name or shape that the module does not have; the
             module is unchanged then.
-
-    Examples:
-        >>> from optuna_merge.posteriors import IsotropicGaussian
-        >>> first, second, merged = (nn.Linear(1, 1, bias=False) for _ in range(3))
-        >>> _ = nn.init.constant_(first.weight, 1), nn.init.constant_(second.weight, 3)
-        >>> posteriors = [IsotropicGaussian(net.state_dict()) for net in (first, second)]
-        >>> merge_into(merged, posteriors, [0.5, 0.5])
-        >>> merged.weight.item()
-        2.0
     """
-    problem = check_merge(posteriors, [weights], prior)
+    problem = check_merge(posteriors, weights, prior)
     targets = _targets(module, problem.posteriors[0].mean, names or {})
     gaussians = problem.gaussians()
     with torch.no_grad():
         if gaussians is None or any(isinstance(term, Coupled) for term in gaussians[0]):
-            for name, tensor in _merge(problem)[0].items():
+            for name, tensor in _merged(problem).items():
                 targets[name].copy_(tensor)
             return
         mean, vanishing = gaussians[0][0].mean, problem.vanishing
@@ -149,42 +104,18 @@ def merge_into(
             if target.is_contiguous() and target.device == mean[name].device
         }
         if direct:
-            merge_elementwise([direct], *gaussians, vanishing=vanishing)
+            merge_elementwise(direct, *gaussians, vanishing=vanishing)
         for name in targets.keys() - direct.keys():
             output = torch.empty_like(mean[name], memory_format=torch.contiguous_format)
-            merge_elementwise([{name: output}], *gaussians, vanishing=vanishing)
+            merge_elementwise({name: output}, *gaussians, vanishing=vanishing)
             targets[name].copy_(output)
 
 
-def _merge(
-    problem: Problem, out: Sequence[dict[str, Tensor]] | None = None
-) -> list[dict[str, Tensor]]:
+def _merged(problem: Problem) -> dict[str, Tensor]:
     gaussians = problem.gaussians()
-    if not problem.weightings:
-        return []
-    with torch.no_grad():
-        if gaussians is None:
-            merged = merge_mixtures(problem)
-            return merged if out is None else copied(merged, out)
-        return merge_gaussians(*gaussians, vanishing=problem.vanishing, out=out)
-
-
-def _check_out(out: Sequence[Mapping[str, Tensor]], problem: Problem) -> None:
-    if len(out) != len(problem.weightings):
-        raise ValueError(f"out has {len(out)} dicts for {len(problem.weightings)} weightings")
-    mean = problem.posteriors[0].mean
-    for k, tensors in enumerate(out):
-        if tensors.keys() != mean.keys():
-            odd = sorted(tensors.keys() ^ mean.keys())
-            raise ValueError(f"out[{k}] and the means differ in the tensor {odd[0]!r}")
-        for name, tensor in tensors.items():
-            like = mean[name]
-            given, expected = ((tuple(t.shape), t.dtype, str(t.device)) for t in (tensor, like))
-            if given != expected or not tensor.is_contiguous():
-                raise ValueError(
-                    f"out[{k}]: {name!r} is {given}, expected {expected} as of the means, and "
-                    f"contiguous"
-                )
+    if gaussians is None:
+        return merge_mixtures(problem)
+    return merge_gaussians(*gaussians, vanishing=problem.vanishing)
 
 
 def _targets(
@@ -195,18 +126,7 @@ def _targets(
     own |= dict(module.named_parameters(remove_duplicate=False))
     if unknown := sorted(names.keys() - mean.keys()):
         raise ValueError(f"names has {unknown[0]!r}, which no posterior has")
-    targets = {}
-    for name, tensor in mean.items():
-        place = names.get(name, name)
-        if place not in own:
-            raise ValueError(
-                f"the module has no parameter or buffer {place!r} for {name!r}"
-                f"{naming_hint(place, own)}; give the module's names by names={{{name!r}: ...}}"
-            )
-        if own[place].shape != tensor.shape:
-            raise ValueError(
-                f"{name!r} has shape {tuple(tensor.shape)}, but the module's {place!r} has "
-                f"{tuple(own[place].shape)}"
-            )
-        targets[name] = own[place]
-    return targets
+    expected = {names.get(name, name): tensor for name, tensor in mean.items()}
+    advice = "; where the module has other names, give them: names={posterior's: module's, ...}"
+    same_shapes("the module", own, expected, advice)
+    return {name: own[names.get(name, name)] for name in mean}

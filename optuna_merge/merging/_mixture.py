@@ -29,20 +29,11 @@ _TOLERANCE = 1e-12
 Parameters = dict[str, Tensor]
 
 
-def merge_mixtures(problem: Problem) -> list[Parameters]:
-    """One merge per weighting of posteriors that all are mixtures.
-
-    Raises:
-        ValueError: responsibilities that the family does not allow, or precisions of zero, which
-            have no density.
-    """
+def merge_mixtures(problem: Problem) -> Parameters:
+    """The merge of posteriors that all are mixtures."""
     tasks = [posterior for posterior in problem.posteriors if isinstance(posterior, Mixture)]
     _check(tasks, problem)
-    return [_merge_one(tasks, weights, problem) for weights in problem.weightings]
-
-
-def _merge_one(tasks: list[Mixture], weights: Sequence[float], problem: Problem) -> Parameters:
-    mean = tasks[0].mean
+    mean, weights = tasks[0].mean, problem.weights
     kind = tasks[0].responsibilities
     used = [(a, task) for a, task in zip(weights, tasks) if a]
     prior = [(weights[-1], problem.prior)] if problem.prior is not None and weights[-1] else []
@@ -64,12 +55,7 @@ def _merge_one(tasks: list[Mixture], weights: Sequence[float], problem: Problem)
 
 
 class EM:
-    """Expectation maximisation with one responsibility per component.
-
-    Args:
-        tasks: For each task of nonzero weight its weight, components and log probabilities (fp64).
-        prior: The prior and its weight, or nothing.
-    """
+    """Expectation maximisation with one responsibility per component; probabilities as logs."""
 
     def __init__(
         self,
@@ -102,7 +88,7 @@ class EM:
         weights = [a * float(r) for (a, _, _), rs in zip(self.tasks, responsibilities) for r in rs]
         terms += [term for _, term in self.prior]
         weights += [a for a, _ in self.prior]
-        return merge_gaussians(terms, [weights])[0]
+        return merge_gaussians(terms, weights)
 
     def expect(self, point: Parameters) -> tuple[float, list[Tensor]]:
         """The E step: J (but for a constant) and the responsibilities at a point."""
@@ -126,11 +112,7 @@ def log_density(term: Gaussian, point: Parameters) -> float:
 
 
 def log_ratio(term: Gaussian, first: Gaussian, point: Parameters) -> float:
-    """log N_term(point) - log N_first(point), coordinate by coordinate in fp64.
-
-    The two logarithms grow with the number of parameters; only their difference matters, so it is
-    the difference that is summed.
-    """
+    """log N_term(point) - log N_first(point), summed by coordinate: the logarithms are large."""
     if term is first:
         return 0.0
     if isinstance(term, Coupled):
@@ -180,10 +162,7 @@ def _coordinates(
     prior: Sequence[tuple[float, Tensor, Tensor]],
     eps: float,
 ) -> Tensor:
-    """EM on a block: per task its weight, log pi (K, 1), precisions and means (K, n).
-
-    It stops when no coordinate moves by more than `eps` of its size.
-    """
+    """EM on a block: per task its weight, log pi (K, 1), precisions and means (K, n)."""
     shares = [log_pi.exp().expand_as(s) for _, log_pi, s, _ in tasks]
     centre = tasks[0][3][0] if tasks else prior[0][2]
     best = value = None

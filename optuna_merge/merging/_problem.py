@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from optuna_merge.merging._weights import Weights, task_weights, with_prior
 from optuna_merge.posteriors import (
     Coupled,
     Gaussian,
@@ -26,21 +25,14 @@ Posteriors = Sequence[Posterior] | Mapping[str, Posterior]
 
 @dataclass(frozen=True)
 class Problem:
-    """A merge that passed all checks.
-
-    Attributes:
-        posteriors: One per task, in order.
-        prior: The prior, if there is one.
-        weightings: For each merge one weight per task, then one of the prior (zero without it).
-        vanishing: Whether some precision that counts is zero somewhere.
-    """
+    """A merge that passed all checks; `vanishing`: some precision that counts is zero."""
 
     posteriors: list[Posterior]
     prior: Gaussian | None
-    weightings: list[tuple[float, ...]]
+    weights: tuple[float, ...]
     vanishing: bool
 
-    def gaussians(self) -> tuple[list[Gaussian], list[tuple[float, ...]]] | None:
+    def gaussians(self) -> tuple[list[Gaussian], tuple[float, ...]] | None:
         """All terms, the prior among them, with their weights; None for mixtures."""
         terms: list[Gaussian] = []
         for posterior in self.posteriors:
@@ -48,20 +40,12 @@ class Problem:
                 return None
             terms.append(posterior)
         if self.prior is None:
-            return terms, [weights[:-1] for weights in self.weightings]
-        return [*terms, self.prior], self.weightings
+            return terms, self.weights[:-1]
+        return [*terms, self.prior], self.weights
 
 
-def check_merge(
-    posteriors: Posteriors,
-    weightings: Sequence[Weights] | Tensor,
-    prior: Posterior | None,
-) -> Problem:
-    """Check everything, and put it into task order.
-
-    Raises:
-        TypeError, ValueError: as `merge` says.
-    """
+def check_merge(posteriors: Posteriors, weights: Weights, prior: Posterior | None) -> Problem:
+    """Check everything, and put it into task order."""
     if isinstance(posteriors, Mapping):
         tasks, terms, named = list(posteriors), list(posteriors.values()), True
     else:
@@ -69,22 +53,18 @@ def check_merge(
     if not terms:
         raise ValueError("no posteriors to merge; expected at least one")
     labels = [f"task {task!r}" if named else f"task {task}" for task in tasks]
-    given = [task_weights(weights, tasks, named=named) for weights in weightings]
-    full = [with_prior(weights, has_prior=prior is not None) for weights in given]
+    given = task_weights(weights, tasks, named=named)
+    full = with_prior(given, has_prior=prior is not None)
     if isinstance(prior, Mixture):
         raise TypeError("the prior is a Mixture; expected one of the Gaussian families")
     everyone = dict(zip(labels, terms))
     together = everyone if prior is None else {**everyone, "prior": prior}
-    used = [who for k, who in enumerate(together) if any(weights[k] for weights in full)]
+    used = [who for who, weight in zip(together, full) if weight]
     positive = check_posteriors(together, used)
     _check_family(everyone, prior)
-    for weights in full:
-        _check_positivity(everyone, prior, weights)
-    for present in {tuple(map(bool, weights)) for weights in full}:
-        if sum(present) > 1:
-            check_factors(
-                {who: together[who] for who, is_used in zip(together, present) if is_used}
-            )
+    _check_positivity(everyone, prior, full)
+    if len(used) > 1:
+        check_factors({who: together[who] for who in used})
     return Problem(terms, prior, full, vanishing=not positive)
 
 
@@ -172,3 +152,52 @@ def _check_includes(label: str, task: Gaussian, prior: Gaussian) -> None:
                 f"{label}: the precision of {name!r} is smaller than the prior's somewhere; it "
                 f"must include the prior once for weights that add up to more than 1"
             )
+
+
+Weights = Sequence[float] | Mapping[str, float] | Tensor
+"""One weight per task: in task order, or by task name."""
+
+_EXACT = 1e-12
+_NEAR_SIMPLEX = 1e-4
+"""How far from 1 a sum of weights may be that were rounded when they were written down."""
+
+
+def task_weights(weights: Weights, tasks: Sequence[str], *, named: bool) -> tuple[float, ...]:
+    """The weights as floats in task order; by name only where the posteriors are `named`."""
+    if isinstance(weights, Mapping):
+        if not named:
+            raise TypeError(
+                "weights are given by task name, but posteriors are not: give both as mappings"
+            )
+        if weights.keys() != set(tasks):
+            raise ValueError(
+                f"weights are for {sorted(weights)}, but posteriors are for {sorted(tasks)}"
+            )
+        weights = [weights[task] for task in tasks]
+    values = tuple(float(weight) for weight in weights)
+    if len(values) != len(tasks):
+        raise ValueError(f"{len(values)} weights for {len(tasks)} posteriors; expected one each")
+    for task, value in zip(tasks, values):
+        if not math.isfinite(value):
+            raise ValueError(f"the weight of task {task!r} is {value}; weights must be finite")
+    return values
+
+
+def with_prior(weights: Sequence[float], *, has_prior: bool) -> tuple[float, ...]:
+    """The weights of the tasks, and the prior's behind them: 1 - their sum.
+
+    Rounding counts as zero. Without a prior weights that miss 1 by up to 1e-4, as those that were
+    written down with a few digits, are divided by their sum.
+    """
+    total = math.fsum(weights)
+    rest = 1.0 - total
+    if abs(rest) <= _EXACT:
+        return (*weights, 0.0)
+    if has_prior:
+        return (*weights, rest)
+    if abs(rest) > _NEAR_SIMPLEX:
+        raise ValueError(
+            f"the weights add up to {total!r}; off the simplex the merge depends on the prior: "
+            f"pass prior=..., or divide the weights by their sum"
+        )
+    return (*(weight / total for weight in weights), 0.0)

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from optuna_merge._base.checkpoint_files import (
-    ADAPTER_CONFIG,
     PICKLE,
     adapter_parts,
     check_index,
     check_no_adapter,
     check_unquantised_folder,
     find_files,
+    is_adapter,
     is_pickle,
 )
 from optuna_merge.exceptions import CorruptFileError
@@ -32,12 +32,7 @@ PathLike = str | os.PathLike[str]
 BLOCK = 1 << 20
 """Elements read, merged and written at a time."""
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -53,16 +48,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Source:
-    """One checkpoint or posterior, from its headers.
-
-    Attributes:
-        label: What it is called in errors.
-        path: Where it was found.
-        folder: Where its configuration is, if it is a folder.
-        means: The tensors that are merged.
-        precisions: For a diagonal posterior the tensors, otherwise numbers.
-        diagonal: Whether it is a diagonal posterior.
-    """
+    """One checkpoint, or isotropic or diagonal posterior, from its headers."""
 
     label: str
     path: Path
@@ -103,7 +89,7 @@ class Reader:
 
 def open_source(label: str, path: PathLike) -> Source:
     path = Path(path)
-    if (path / ADAPTER_CONFIG).is_file():
+    if is_adapter(path):
         raise ValueError(
             f"{label}: {path} is an adapter's folder; give checkpoints of whole models: save the "
             f"tensors of load_checkpoint({str(path)!r}, base=...) with safetensors"

@@ -25,22 +25,10 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
 
 
 def add_lora(body: nn.Module, config: Any, seed: int, trainable: Trainable) -> Trainable:
-    """Put LoRA adapters into a body, in place; give what is trained then.
+    """Put LoRA adapters by a `peft.LoraConfig` (or None) into a body; give what is trained then.
 
-    An update B A is linear in B alone, so that with one frozen A for all tasks a merge of the
-    factors B is the merge of the updates: the weighted mean of B gives the weighted mean of B A.
-
-    Args:
-        body: Its linear layers or convolutions are wrapped.
-        config: A `peft.LoraConfig`; None: nothing is done.
-        seed: Seed of the factors A.
-        trainable: What the body's user has chosen to train; with adapters it must be "all".
-
-    Raises:
-        ImportError: peft isn't installed.
-        TypeError: not a `LoraConfig`.
-        ValueError: an option under which more than B would be trained, or B not from zero;
-            another choice of what is trained.
+    An update B A is linear in B alone, so that with one frozen A (of the seed) for all tasks a
+    merge of the factors B is the merge of the updates: the weighted mean of B gives that of B A.
     """
     if config is None:
         return trainable

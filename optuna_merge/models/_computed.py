@@ -16,13 +16,6 @@ def check_computed_weights(model: nn.Module) -> None:
     Such are `torch.nn.utils.parametrizations.weight_norm` and `orthogonal`: what they are computed
     from is trained and merged like all parameters. What a forward pass leaves in the module (the
     vectors of a spectral norm, the weight of an old-style hook) no merge can put there.
-
-    Args:
-        model: Whatever of it requires gradients is trained.
-
-    Raises:
-        ValueError: a trained layer with spectral norm, pruning or old-style weight norm; its name
-            and what to do are told.
     """
     for path, module in model.named_modules():
         if not any(p.requires_grad for p in module.parameters(recurse=False)):
@@ -30,27 +23,22 @@ def check_computed_weights(model: nn.Module) -> None:
         if isinstance(module, ParametrizationList):
             layer, _, tensor = path.rpartition(".parametrizations.")
             if any(isinstance(each, _SpectralNorm) for each in module):
-                undo = f"torch.nn.utils.parametrize.remove_parametrizations(layer, {tensor!r})"
+                undo = "parametrize.remove_parametrizations"
                 raise _refused(layer, tensor, "spectral norm", undo)
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, SpectralNorm):
-                undo = f"torch.nn.utils.remove_spectral_norm(layer, {hook.name!r})"
-                raise _refused(path, hook.name, "spectral norm", undo)
+                raise _refused(path, hook.name, "spectral norm", "remove_spectral_norm")
             if isinstance(hook, BasePruningMethod):
-                name = str(hook._tensor_name)
-                undo = f"torch.nn.utils.prune.remove(layer, {name!r})"
-                raise _refused(path, name, "pruning", undo)
+                raise _refused(path, str(hook._tensor_name), "pruning", "prune.remove")
             if isinstance(hook, WeightNorm):
-                undo = (
-                    f"torch.nn.utils.remove_weight_norm(layer, {hook.name!r}), and then perhaps "
-                    f"torch.nn.utils.parametrizations.weight_norm(layer)"
-                )
-                raise _refused(path, hook.name, "old-style weight norm", undo)
+                more = ", and then perhaps torch.nn.utils.parametrizations.weight_norm(layer)"
+                what = "old-style weight norm"
+                raise _refused(path, hook.name, what, "remove_weight_norm", more)
 
 
-def _refused(layer: str, tensor: str, what: str, undo: str) -> ValueError:
+def _refused(layer: str, tensor: str, what: str, undo: str, more: str = "") -> ValueError:
     return ValueError(
         f"{tensor!r} of the layer {layer!r} is under {what}, which computes it in each forward "
         f"pass from what is not all parameters, and cannot be merged; take that away before the "
-        f"model is made: {undo}; or do not train the layer"
+        f"model is made: torch.nn.utils.{undo}(layer, {tensor!r}){more}; or do not train the layer"
     )

@@ -19,10 +19,8 @@ def evaluate_tasks(
 ) -> dict[str, Evaluation]:
     """Loss and metrics of every task, each with its own head; leaves the model in evaluation mode.
 
-    The model is prepared for each task first; see `MultitaskModel.prepare`.
-
     Args:
-        model: The model.
+        model: The model, which is prepared for each task first.
         tasks: The model's tasks, or some of them.
         batches: Each task's data, such as `task_batches` makes them.
         split: Which data these are; for metrics of whole models, which have data of their own.

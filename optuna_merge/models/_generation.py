@@ -14,24 +14,12 @@ from optuna_merge._base.labels import IGNORED
 from optuna_merge.tasks import Batch
 
 _KEPT = (
-    "bad_words_ids",
-    "begin_suppress_tokens",
-    "bos_token_id",
-    "decoder_start_token_id",
-    "early_stopping",
-    "encoder_no_repeat_ngram_size",
-    "encoder_repetition_penalty",
-    "eos_token_id",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "length_penalty",
-    "min_length",
-    "min_new_tokens",
-    "no_repeat_ngram_size",
-    "pad_token_id",
-    "repetition_penalty",
+    "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "decoder_start_token_id",
+    "early_stopping", "encoder_no_repeat_ngram_size", "encoder_repetition_penalty",
+    "eos_token_id", "forced_bos_token_id", "forced_eos_token_id", "length_penalty", "min_length",
+    "min_new_tokens", "no_repeat_ngram_size", "pad_token_id", "repetition_penalty",
     "suppress_tokens",
-)
+)  # fmt: skip
 """Of a model's own generation settings those that leave nothing to chance."""
 
 
@@ -70,12 +58,7 @@ class Writer(Protocol):
 
 
 class LanguageModel(nn.Module):
-    """A transformers model with `generate`, causal or encoder-decoder.
-
-    Args:
-        network: The model; several of these may hold the same one.
-        settings: How it generates.
-    """
+    """A transformers model with `generate`, causal or encoder-decoder; several may share one."""
 
     def __init__(self, network: nn.Module, settings: GenerationSettings) -> None:
         super().__init__()
@@ -111,11 +94,7 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def write(self, batch: Batch) -> Tensor:
-        """Generated token ids (batch, tokens), without a prompt; -100 behind the end.
-
-        A causal model goes on from each example's prompt, which is everything up to its first
-        labelled position; see `prompts`.
-        """
+        """Generated token ids (batch, tokens), without a prompt; -100 behind the end."""
         from transformers import GenerationConfig
 
         decoder = self.network.config.is_encoder_decoder
@@ -144,13 +123,6 @@ def prompts(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 
     An example's prompt is everything up to the first labelled position, of which the label is the
     first token to be generated (see `tasks.token_cross_entropy`); without labels, all of it.
-
-    Args:
-        batch: `input_ids` and `labels`, and `attention_mask` unless nothing is padded; each
-            (batch, tokens).
-
-    Returns:
-        Both (batch, longest prompt), on the batch's device.
     """
     ids, labelled = batch["input_ids"], batch["labels"] != IGNORED
     mask = batch.get("attention_mask")

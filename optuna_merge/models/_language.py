@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ def from_language_model(
     *,
     trainable: Trainable = "all",
     adapter: Any = None,
-    generation: GenerationSettings | Mapping[str, GenerationSettings] | None = None,
+    generation: GenerationSettings | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     **options: Any,
@@ -48,18 +48,15 @@ def from_language_model(
             all of the decoder behind them.
         adapter: A `peft.LoraConfig`: only the adapters' factors B are trained and merged; the
             factors A are random, frozen and the same for all tasks.
-        generation: How texts are generated, for all tasks or by task name; default:
-            `GenerationSettings()`.
+        generation: How texts are generated; default: `GenerationSettings()`.
         seed: Seed of the adapters' factors A.
         dtype: Of the parameters.
         **options: Passed to `from_pretrained`, such as `revision`.
 
     Raises:
         ImportError, TypeError: an adapter without peft, or one that is no `LoraConfig`.
-        ValueError: an adapter that trains more than its factors B; a task whose columns are for
-            the other kind of model, that has more tokens than the model, or whose decoder inputs
-            start with another token than the model's, or tokens or positions that it has no
-            embedding of.
+        ValueError: an adapter that trains more than its factors B; a task for the other kind of
+            model, or with tokens or positions that this one doesn't have.
         FileNotFoundError: there is no model of this name or in this folder.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
@@ -70,38 +67,14 @@ def from_language_model(
         network = kind.from_pretrained(name_or_path, dtype=dtype, use_safetensors=True, **options)
     trainable = add_lora(network, adapter, seed, trainable)
     tasks = check_tasks(tasks)
-    chosen = _by_task(generation, tasks)
-    heads = {}
+    settings = generation or GenerationSettings()
+    heads = {str(task.head): LanguageModel(network, settings) for task in tasks}
     for task in tasks:
-        heads[str(task.head)] = LanguageModel(network, chosen[task.name])
         _check_task(task, network, heads[str(task.head)].ends)
     check_tokens(network, tasks)
     return MultitaskModel(
         network, heads, tasks, inputs=_INPUTS, trainable=trainable, keywords=True
     )
-
-
-def _by_task(
-    generation: GenerationSettings | Mapping[str, GenerationSettings] | None, tasks: Sequence[Task]
-) -> dict[str, GenerationSettings]:
-    if generation is None or isinstance(generation, GenerationSettings):
-        return {task.name: generation or GenerationSettings() for task in tasks}
-    names = {task.name for task in tasks}
-    if unknown := sorted(generation.keys() - names):
-        raise ValueError(
-            f"generation has settings for {unknown[0]!r}, but the tasks are {sorted(names)}"
-        )
-    heads: dict[str | None, GenerationSettings] = {}
-    chosen = {}
-    for task in tasks:
-        settings = generation.get(task.name, GenerationSettings())
-        if heads.setdefault(task.head, settings) != settings:
-            raise ValueError(
-                f"tasks that share the head {task.head!r} generate with the same settings, got "
-                f"{heads[task.head]} and {settings}"
-            )
-        chosen[task.name] = settings
-    return chosen
 
 
 def _check_task(task: Task, network: Any, ends: Sequence[int]) -> None:

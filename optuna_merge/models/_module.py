@@ -56,7 +56,9 @@ def from_module(
         raise ValueError("give either features=, for linear heads, or heads=, modules of your own")
     if heads is None:
         assert features is not None
-        heads = linear_heads(features, tasks, seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            heads = {name: nn.Linear(features, size) for name, size in fresh_heads(tasks).items()}
     networks = {name: BodyAndHead(body, head) for name, head in heads.items()}
     return MultitaskModel(
         body,
@@ -67,10 +69,3 @@ def from_module(
         batch_norm=batch_norm,
         batch_norm_examples=batch_norm_examples,
     )
-
-
-def linear_heads(features: int, tasks: Sequence[Task], seed: int) -> dict[str, nn.Module]:
-    """One linear layer per head, the same for the same seed."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return {name: nn.Linear(features, size) for name, size in fresh_heads(tasks).items()}

@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from optuna_merge._base.batch_norm import reestimate_batch_norm, running_batch_norms
+from optuna_merge._base.checkpoint_files import same_shapes
 from optuna_merge.models._computed import check_computed_weights
 from optuna_merge.models._generation import LanguageModel, Writer
 from optuna_merge.models._trainable import Trainable, trainable_names
@@ -34,21 +35,19 @@ _WRITERS = "make the model with from_language_model, or give the network a metho
 class MultitaskModel(nn.Module):
     """One shared body and one network per head, each of which contains the body.
 
-    Parameters are named `body.<name>` and `heads.<head>.<name>`. *Shared* parameters (those of
-    the body that are trained, and of heads that several tasks use) are merged; a head of one
-    task's own is trained with that task and never merged. Frozen modules stay in evaluation mode
-    while training (no dropout in them), and frozen batch norms keep their statistics.
+    Parameters are named `body.<name>` and `heads.<head>.<name>`. *Shared* parameters (those of the
+    body that are trained, and of heads that several tasks use) are merged; a head of one task's
+    own is trained with that task and never merged. Frozen modules stay in evaluation mode while
+    training (no dropout in them), and frozen batch norms keep their statistics.
 
-    Trained batch norms either keep the pretrained statistics too, in evaluation mode even while
-    training; or they are re-estimated: while training they normalise by each task's batch, and
-    before a task is evaluated (see `prepare`) their statistics are set to those of a fixed choice
-    of its training data under the present parameters. Every task then has statistics of its own,
-    and they depend on parameters and data alone: none are trained, merged or saved.
+    Trained batch norms either keep the pretrained statistics too; or they are re-estimated: while
+    training they normalise by each task's batch, and before a task is evaluated (see `prepare`)
+    their statistics are set to those of a fixed choice of its training data under the present
+    parameters. None are trained, merged or saved.
 
     Args:
         body: The shared part.
-        heads: Network per head name, each holding `body` as a submodule and taking the batch's
-            inputs.
+        heads: Network per head name, each holding `body` as a submodule and taking the inputs.
         tasks: The tasks; each names one of the heads.
         inputs: Columns of the batch that the networks take.
         trainable: Which of the body's parameters are trained and merged.
@@ -58,11 +57,9 @@ class MultitaskModel(nn.Module):
             preview of a task costs so many forward passes more.
 
     Raises:
-        ValueError: a task's head is missing, or nothing of the body is trained and no head is
-            shared, so that there is nothing to merge; a choice for batch norms that isn't one; a
-            metric of generated texts for a network that can't generate; a parameter that is NaN
-            or infinite; a trained layer whose weight is computed otherwise than from parameters
-            alone (spectral norm, pruning, old-style weight norm).
+        ValueError: a task's head is missing, or there is nothing to merge; a metric that a network
+            doesn't serve; a parameter that is NaN or infinite; a trained layer whose weight is
+            computed otherwise than from parameters alone (spectral norm, pruning).
     """
 
     def __init__(
@@ -172,10 +169,6 @@ class MultitaskModel(nn.Module):
         Deterministic, in evaluation mode; see `GenerationSettings`. A causal model goes on from
         each example's prompt: all of it up to the first label that isn't -100.
 
-        Args:
-            batch: The task's columns, on the model's device.
-            task: The task's name.
-
         Raises:
             ValueError: the task's network can't generate.
         """
@@ -185,13 +178,7 @@ class MultitaskModel(nn.Module):
         return network.write(batch)
 
     def measure(self, metric: Metric, task: str, split: str) -> Measurement:
-        """The value of a metric of the whole model, on its own data of a split.
-
-        Args:
-            metric: Has `of_model`.
-            task: The name of the task whose network is measured.
-            split: "validation" or "test".
-        """
+        """The value of a metric of the whole model, on its own data of "validation" or "test"."""
         network = self.heads[self._head_of[task]]
         assert isinstance(network, LanguageModel) and metric.of_model is not None
         with network.greedy() as inner, own_draws(self.device):
@@ -245,12 +232,9 @@ class MultitaskModel(nn.Module):
     def prepare(self, task: Task) -> None:
         """Make ready for evaluating the task: evaluation mode, with the task's statistics.
 
-        Without batch norms that are re-estimated this is `eval()`. Else their statistics are set
-        to those of the task's training data under the present parameters, in batches of at most
-        64 examples (`optuna_merge.merging.reestimate_batch_norm`).
-
-        Args:
-            task: One of the model's tasks; its training data are read.
+        Batch norms that are re-estimated get those of the task's training data under the present
+        parameters, in batches of at most 64 examples
+        (`optuna_merge.merging.reestimate_batch_norm`).
         """
         self.eval()
         if not self._reestimated:
@@ -290,23 +274,15 @@ class MultitaskModel(nn.Module):
         return {name: parameters[name].detach().clone() for name in chosen}
 
     def load(self, tensors: Mapping[str, Tensor], *, source: str = "the given tensors") -> None:
-        """Copy tensors into the parameters of the same names, in place.
-
-        Raises:
-            ValueError: a name or shape that the model does not have; nothing is copied then.
-        """
+        """Copy tensors into the parameters of the same names, in place; all of them, or none."""
         parameters = dict(self.named_parameters())
-        for name, tensor in tensors.items():
-            if name not in parameters:
-                raise ValueError(f"{source}: the model has no parameter {name!r}")
-            if parameters[name].shape != tensor.shape:
-                raise ValueError(
-                    f"{source}: {name!r} has shape {tuple(tensor.shape)}, but the model's has "
-                    f"{tuple(parameters[name].shape)}; was it made with another body?"
-                )
+        if unknown := sorted(tensors.keys() - parameters.keys()):
+            raise ValueError(f"{source}: the model has no parameter {unknown[0]!r}")
+        own = {name: parameters[name] for name in tensors}
+        same_shapes(source, tensors, own, "; was it made with another body?")
         with torch.no_grad():
             for name, tensor in tensors.items():
-                parameters[name].copy_(tensor)
+                own[name].copy_(tensor)
 
     def reset(self) -> None:
         """Back to the parameters that the model was made with: pretrained body, fresh heads."""

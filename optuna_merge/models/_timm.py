@@ -17,14 +17,7 @@ from optuna_merge.tasks import Task, own_draws
 
 
 def timm_body(name: str, *, pretrained: bool, seed: int = 0) -> Any:
-    """A timm model without its classifier; without pretrained weights the seed alone makes it.
-
-    A study that goes on in another process must have the same body.
-
-    Raises:
-        ImportError: timm is missing.
-        ValueError: timm knows no model of this name.
-    """
+    """A timm model without its classifier; without pretrained weights the seed alone makes it."""
     need("timm", "images", "a model of images")
     import timm
 

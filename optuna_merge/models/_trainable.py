@@ -28,11 +28,7 @@ Trainable = Literal["all"] | LastLayers | Matching
 
 
 def find_layers(body: nn.Module) -> tuple[str, nn.Module]:
-    """Name and module of the body's layers: its longest list of modules of one class.
-
-    Raises:
-        ValueError: the body has no list of at least two modules of one class.
-    """
+    """Name and module of the body's layers: its longest list of modules of one class."""
     best: tuple[str, nn.Module] | None = None
     length = 1
     for name, module in body.named_modules():
@@ -50,12 +46,7 @@ def find_layers(body: nn.Module) -> tuple[str, nn.Module]:
 
 
 def trainable_names(body: nn.Module, trainable: Trainable) -> list[str]:
-    """Names of the body's parameters that are trained, in the body's order.
-
-    Raises:
-        ValueError: more layers than there are, or a pattern that matches nothing.
-        TypeError: not a `Trainable`.
-    """
+    """Names of the body's parameters that are trained, in the body's order."""
     names = [name for name, _ in body.named_parameters()]
     if trainable == "all":
         return names
@@ -74,18 +65,13 @@ def trainable_names(body: nn.Module, trainable: Trainable) -> list[str]:
             raise ValueError(
                 f"LastLayers({trainable.count}): {type(body).__name__} has {total} layers"
             )
-        first = total - trainable.count
-
         inside = f"{prefix}." if prefix else ""  # the body itself may be the list
-
-        def index(name: str) -> int | None:
-            return int(name[len(inside) :].split(".")[0]) if name.startswith(inside) else None
-
-        indices = [index(name) for name in names]
-        last_layer_at = max(i for i, layer in enumerate(indices) if layer is not None)
-        return [
-            name
-            for i, (name, layer) in enumerate(zip(names, indices))
-            if (layer is not None and layer >= first) or (layer is None and i > last_layer_at)
-        ]
+        layer_of = {
+            name: int(name[len(inside) :].split(".")[0])
+            for name in names
+            if name.startswith(inside)
+        }
+        behind = names[names.index([*layer_of][-1]) + 1 :]
+        last = {name for name, layer in layer_of.items() if layer >= total - trainable.count}
+        return [name for name in names if name in last or name in behind]
     raise TypeError(f"trainable must be 'all', LastLayers or Matching, got {trainable!r}")

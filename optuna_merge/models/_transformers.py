@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from optuna_merge.models._adapter import add_lora
-from optuna_merge.models._first_token import end_at_first_token
 from optuna_merge.models._multitask import MultitaskModel, fresh_heads
-from optuna_merge.models._trainable import Trainable
+from optuna_merge.models._trainable import Trainable, find_layers
 from optuna_merge.models._vocabulary import check_padding, check_tokens
 from optuna_merge.tasks import Task, loading
 
@@ -49,18 +49,17 @@ def from_transformers(
     """A multitask model around a pretrained transformer, each head as its architecture has it.
 
     Every head is a `...ForSequenceClassification` network of the architecture, and all of them
-    hold the same base model, which is the body. Where these heads read only the first token, as
-    in BERT and its kin, the last layer is computed for that token alone after its attention.
+    hold the same base model, which is the body. Where these heads read only the first token, as in
+    BERT and its kin, the last layer is computed for that token alone after its attention.
 
     Args:
         name_or_path: A model's name on the hub, or a folder made by `save_pretrained`.
         tasks: Tasks with the tokenizer's columns.
         trainable: Which of the body's parameters are trained and merged.
-        adapter: A `peft.LoraConfig`: of the body only the adapters' factors B are trained and
-            merged; the factors A are random, frozen and the same for all tasks.
+        adapter: As in `from_language_model`.
         seed: Seed of the heads' initial values, and of the adapters' factors A.
         dtype: Of the parameters.
-        **options: Passed to `from_pretrained`, such as `revision` and `trust_remote_code`.
+        **options: Passed to `from_pretrained`, such as `revision`.
 
     Raises:
         ImportError, TypeError: an adapter without peft, or one that is no `LoraConfig`.
@@ -94,3 +93,24 @@ def from_transformers(
     return MultitaskModel(
         body, networks, tasks, inputs=_INPUTS, trainable=trainable, keywords=True
     )
+
+
+_READ_AT_FIRST_TOKEN = frozenset(
+    {"bert", "camembert", "deberta", "deberta-v2", "electra", "roberta", "xlm-roberta"}
+)
+"""Model types (transformers' names) whose `...ForSequenceClassification` reads only the first
+token, and whose layers hold a module `attention.output` from (attended, hidden states) to hidden
+states, with nothing but token-wise modules after it."""
+
+
+def end_at_first_token(body: nn.Module, model_type: str) -> bool:
+    """Let the last layer give hidden states of the first token only; False for other types."""
+    if model_type not in _READ_AT_FIRST_TOKEN:
+        return False
+    last = list(find_layers(body)[1].children())[-1]
+    last.get_submodule("attention.output").register_forward_pre_hook(_first_token)
+    return True
+
+
+def _first_token(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    return tuple(hidden[:, :1] for hidden in inputs)

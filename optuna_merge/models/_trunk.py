@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,8 +14,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from optuna_merge._base.files import sha256_text
-from optuna_merge._base.tensors import load_tensors, save_tensors
-from optuna_merge.exceptions import CorruptFileError
+from optuna_merge._base.tensors import load_sound, load_tensors, save_tensors
 from optuna_merge.models._multitask import TRUNK, MultitaskModel
 from optuna_merge.models._trainable import LastLayers, find_layers
 from optuna_merge.tasks import (
@@ -30,8 +28,6 @@ from optuna_merge.tasks import (
     fingerprint,
     to_device,
 )
-
-_logger = logging.getLogger(__name__)
 
 
 def cache_trunk(
@@ -103,14 +99,10 @@ def _kept(path: Path, compute: Callable[[], Tensor]) -> Tensor:
     """The tensor in the file, mapped into memory; computed and written if it isn't there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        try:
-            return load_tensors(path)[0][TRUNK]
-        except FileNotFoundError:
-            pass
-        except CorruptFileError as error:
-            _logger.warning("computing it again: %s", error)
-        save_tensors({TRUNK: compute()}, path)
-        return load_tensors(path)[0][TRUNK]
+        if (found := load_sound(path, load_tensors)) is None:
+            save_tensors({TRUNK: compute()}, path)
+            found = load_tensors(path)
+        return found[0][TRUNK]
 
 
 class _Trunk:

@@ -19,17 +19,7 @@ _READ = 4096
 
 
 def check_tokens(network: Any, tasks: Sequence[Task]) -> None:
-    """See that each token, type and position of the tasks' data has a row in the embeddings.
-
-    On the CPU a missing row is an `IndexError` in training, on other devices worse.
-
-    Args:
-        network: A transformers model.
-        tasks: Their data have tokens as columns.
-
-    Raises:
-        ValueError: a row is missing; task, split, sizes and what to do are told.
-    """
+    """See that each token, type and position of the tasks' data has a row in the embeddings."""
     rows = _rows(network)
     for task in tasks:
         for split in SPLITS:
@@ -127,14 +117,7 @@ def _positions(network: Any) -> dict[str, int]:
 
 
 def check_padding(network: Any) -> None:
-    """See that a classifier which looks for the last token can tell it from padding.
-
-    Args:
-        network: A `...ForSequenceClassification` model.
-
-    Raises:
-        ValueError: its configuration has no padding token, and it needs one.
-    """
+    """See that a classifier which looks for the last token can tell it from padding."""
     if getattr(network.config, "pad_token_id", None) is not None:
         return
     try:

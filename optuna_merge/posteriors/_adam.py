@@ -16,8 +16,8 @@ def adam_second_moments(
 
     Rougher than `squared_gradients`: gradients are of minibatches with the data's labels, dropout
     on, at the parameters of the last 1 / (1 - beta2) steps, and clipped if they were. The factor
-    of the batch size undoes the averaging as far as the examples' gradients are independent.
-    For a state that was saved to a file, see this folder's README.
+    of the batch size undoes the averaging as far as the examples' gradients are independent. For a
+    state that was saved to a file, see this folder's README.
 
     Args:
         state: The optimizer or its `state_dict()`.
@@ -26,20 +26,16 @@ def adam_second_moments(
         batch_size: Examples averaged for one step, accumulation and processes included.
 
     Returns:
-        Tensors by name, the data part on the scale of the averaged loss. Parameters that were
-        never stepped are missing.
+        Tensors by name, of parameters that were stepped: the data part of the averaged loss.
 
     Raises:
-        ValueError: another number of names than parameters, none where the optimizer kept none, or
-            an optimizer that has no second moments.
+        ValueError: other names than parameters, or an optimizer that has no second moments.
     """
     described = state.state_dict() if isinstance(state, Optimizer) else state
     moments: dict[str, Tensor] = {}
     count = sum(len(group["params"]) for group in described["param_groups"])
     if names is None:
-        names = [
-            name for group in described["param_groups"] for name in group.get("param_names", [])
-        ]
+        names = [n for group in described["param_groups"] for n in group.get("param_names", [])]
         if not names and count:
             raise ValueError(
                 "the optimizer kept no names, as it was not made of model.named_parameters(); "
@@ -48,13 +44,11 @@ def adam_second_moments(
     if len(names) != count:
         raise ValueError(f"{len(names)} names for the optimizer's {count} parameters")
     for group in described["param_groups"]:
-        if "betas" not in group:
-            raise ValueError("the optimizer keeps no second moments; expected Adam or AdamW")
         for index in group["params"]:
             values = described["state"].get(index)
-            if values is None:
+            if values is None and "betas" in group:
                 continue
-            if "exp_avg_sq" not in values:
+            if "betas" not in group or "exp_avg_sq" not in values:
                 raise ValueError("the optimizer keeps no second moments; expected Adam or AdamW")
             correction = 1 - group["betas"][1] ** float(values["step"])
             moments[names[index]] = values["exp_avg_sq"].detach() * (batch_size / correction)

@@ -17,6 +17,7 @@ from torch import Tensor
 from optuna_merge._base.checkpoint_files import (
     ADAPTER_CONFIG,
     ADAPTERS,
+    is_adapter,
     model_config,
     naming_hint,
 )
@@ -61,16 +62,11 @@ _OUTPUT = "its output layer"
 def load_checkpoint(path: PathLike, *, base: PathLike | None = None) -> dict[str, Tensor]:
     """The parameters in a checkpoint, as a posterior's mean.
 
-    For the precision run an estimator on them (`squared_gradients` and others), or take
-    `IsotropicGaussian` for averaging. Left out, for they are not to be averaged: tensors that are
-    not floating-point, and the running statistics of batch norms, which must be estimated anew for
-    a merged model (`optuna_merge.merging.reestimate_batch_norm`). Tied tensors are taken once, by
-    their first name.
-
-    Of a folder those files are read that transformers would load: model.safetensors before the
-    index of shards, both before pytorch_model.bin; and of an adapter adapter_model.safetensors
-    before adapter_model.bin. Names are those in the files: what torch.compile or DataParallel put
-    before them ("_orig_mod.", "module.") is kept.
+    Left out, for they are not to be averaged: tensors that are not floating-point, and the running
+    statistics of batch norms (`optuna_merge.merging.reestimate_batch_norm`). Tied tensors are
+    taken once, by their first name. Of a folder those files are read that transformers would load:
+    model.safetensors before the index of shards, both before pytorch_model.bin; and of an adapter
+    adapter_model.safetensors before adapter_model.bin. Names are those in the files.
 
     Args:
         path: A Hugging Face folder (sharded or not), a safetensors file or an index of shards, a
@@ -81,8 +77,7 @@ def load_checkpoint(path: PathLike, *, base: PathLike | None = None) -> dict[str
             alpha / sqrt(r) for rsLoRA (arXiv 2312.03732), and the base's other parameters. Of a
             DoRA adapter (arXiv 2402.09353, eq. 5) it is m W' / |W'|, with the norms of the rows
             that belong to one output each. Where the base's output layer is its embedding (tied),
-            the adapter must leave them equal: change both alike (resized vocabularies,
-            `ensure_weight_tying`), or neither.
+            the adapter must leave them equal.
 
     Returns:
         Tensors by name, on the CPU.
@@ -90,13 +85,11 @@ def load_checkpoint(path: PathLike, *, base: PathLike | None = None) -> dict[str
     Raises:
         FileNotFoundError: no such path, no checkpoint in the folder, or a shard is missing.
         CorruptFileError: a file that can't be read, or that lacks what its index names.
-        ValueError: an adapter without a base or the other way round (also one given as a file),
-            one that does not fit its base, or one that isn't of these forms: the message names
-            the option; quantised weights; a posterior's file.
+        ValueError: an adapter without a base or the other way round, one that does not fit it, or
+            one that isn't of these forms; quantised weights; a posterior's file.
     """
     path = Path(path)
-    adapter = (path / ADAPTER_CONFIG).is_file()
-    if adapter != (base is not None):
+    if is_adapter(path) != (base is not None):
         if base is None:
             raise ValueError(
                 f"{path} is an adapter: give the checkpoint it was trained on as base"
@@ -106,7 +99,7 @@ def load_checkpoint(path: PathLike, *, base: PathLike | None = None) -> dict[str
         )
     if base is None:
         return read_model(path)[0]
-    if (Path(base) / ADAPTER_CONFIG).is_file():
+    if is_adapter(Path(base)):
         raise ValueError(
             f"the base {base} is an adapter itself; give a whole checkpoint, for instance the "
             f"tensors of load_checkpoint({str(base)!r}, base=...) saved with safetensors"
@@ -177,10 +170,7 @@ def load_lora_factors(paths: Sequence[PathLike]) -> list[dict[str, Tensor]]:
 
 @dataclass(frozen=True)
 class _Update:
-    """What an adapter does to one weight: factors (rank, in) and (out, rank), DoRA's magnitudes.
-
-    Embeddings have one row per token and are "in" by "out"; their factors are as others'.
-    """
+    """What an adapter does to one weight: factors (rank, in), (out, rank), DoRA's magnitudes."""
 
     a: Tensor
     b: Tensor
@@ -205,7 +195,7 @@ class _Update:
 
 def _adapter(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     files = [path / name for name in ADAPTERS if (path / name).is_file()]
-    if not (path / ADAPTER_CONFIG).is_file() or not files:
+    if not is_adapter(path) or not files:
         raise FileNotFoundError(f"{path} lacks {ADAPTER_CONFIG} or {ADAPTERS[0]}")
     try:
         config = json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))
@@ -285,8 +275,7 @@ def _transposed(
 ) -> dict[str, bool]:
     """Which weights are "in" by "out", by their shapes; square ones as the flag says.
 
-    PEFT has one flag for all layers of an adapter, which a model with layers of both kinds sets
-    to that of the last one.
+    PEFT has one flag for an adapter's layers, of models with both kinds that of the last layer.
     """
     found: dict[str, bool | None] = {}
     for place, update in updates.items():
@@ -335,15 +324,8 @@ def _tied_outputs(
 ) -> dict[str, str]:
     """A language model's output layers that are its embedding itself, to the embedding's name.
 
-    Args:
-        path: The base's.
-        base: Its tensors.
-        ties: Those that its files tell of.
-        adapter_config: Says the class of the model that was adapted.
-        shapes: What the adapter changes, by names, with shapes.
-
-    Returns:
-        By the name of the output layer: the adapter's, the base's, or none that is known.
+    They are named as in the adapter (whose changes have the `shapes`), as in the base, or by no
+    name that is known.
     """
     config = model_config(path)
     tied = config.get("tie_word_embeddings")

@@ -20,15 +20,8 @@ from optuna_merge.posteriors._mixture import Mixture
 def check_posteriors(posteriors: Mapping[str, Posterior], used: Collection[str]) -> bool:
     """Refuse posteriors that can't be merged; what has passed is read again only when changed.
 
-    Args:
-        posteriors: Keyed by the words that name each in an error, for instance "task 'news'".
-        used: Those whose values are to be checked, too; the others' may be NaN.
-
-    Returns:
-        Whether all precisions of those that are used are positive, none zero.
-
-    Raises:
-        TypeError, ValueError: as `check_structure` and `check_values`.
+    Keys are the words that name each in an error, for instance "task 'news'". Values are checked
+    of those that are used alone. True: all precisions of these are positive, none zero.
     """
     stamps = {who: _stamps(posterior) for who, posterior in posteriors.items()}
     together: list[_Stamp] = [(tuple(stamps), 0)]
@@ -41,15 +34,7 @@ def check_posteriors(posteriors: Mapping[str, Posterior], used: Collection[str])
 
 
 def check_structure(posteriors: Mapping[str, Posterior]) -> None:
-    """Refuse posteriors whose tensors differ in name, shape, dtype or device; reads no values.
-
-    Args:
-        posteriors: Keyed by the words that name each in an error, for instance "task 'news'".
-
-    Raises:
-        TypeError: not a posterior, or something else than tensors in it.
-        ValueError: the message names the posterior and the tensor.
-    """
+    """Refuse posteriors whose tensors differ in name, shape, dtype or device; reads no values."""
     gaussians: dict[str, Gaussian] = {}
     for who, posterior in posteriors.items():
         if type(posterior).__name__ not in CLASSES:
@@ -69,12 +54,15 @@ def check_structure(posteriors: Mapping[str, Posterior]) -> None:
     first = next(iter(gaussians))
     reference: dict[tuple[str, str], Tensor | float] = {}
     for who, gaussian in gaussians.items():
-        _check_mean(who, gaussian.mean)
-        _check_names(who, gaussian.mean, first, gaussians[first].mean, "mean")
+        mean = gaussian.mean
+        if not isinstance(mean, dict) or not mean:
+            told = f"a dict of at least one tensor, got {mean!r:.80}"
+            raise TypeError(f"{who}: the mean must be {told}")
+        _check_names(who, mean, first, gaussians[first].mean, "mean")
         for field, value in vars(gaussian).items():
             if isinstance(value, dict):
                 some = field in gaussian.partial
-                _check_names(who, value, f"{who}'s mean", gaussian.mean, field, some=some)
+                _check_names(who, value, f"{who}'s mean", mean, field, some=some)
         parts = tuple(gaussian.parts())
         for part in parts:
             _check_part(who, part)
@@ -89,13 +77,6 @@ def check_factors(posteriors: Mapping[str, Posterior]) -> None:
     What an adapter does to a weight is linear in each of its parts, but not in several at once:
     with B A the mean of the products is the product of the means if A is the same in all tasks,
     or B. The magnitudes of DoRA are divided by a norm in which A and B are: only they may differ.
-
-    Args:
-        posteriors: Those that are merged, at least two, keyed by the words that name each in an
-            error.
-
-    Raises:
-        ValueError: the message names a posterior and the tensors.
     """
     means = [
         (who, gaussian.mean)
@@ -125,19 +106,7 @@ def check_factors(posteriors: Mapping[str, Posterior]) -> None:
 
 
 def check_values(who: str, posterior: Posterior, stamps: list[_Stamp]) -> bool:
-    """Refuse NaN and infinities anywhere, and negative precisions.
-
-    Args:
-        who: The words that name it in an error.
-        posterior: Is not read if it has passed with the same stamps.
-        stamps: Of the posterior.
-
-    Returns:
-        Whether all its precisions are positive, none zero.
-
-    Raises:
-        ValueError: the message names the posterior and the tensor.
-    """
+    """Refuse NaN, infinities and negative precisions; whether all precisions are positive."""
     if posterior in _passed:
         before, positive = _passed[posterior]
         if _unchanged(before, stamps):
@@ -170,10 +139,7 @@ _alike: list[_Stamp] = []
 
 
 def _stamps(value: Any) -> list[_Stamp]:
-    """Of everything in a posterior: tensors with their counts of in-place changes, names, numbers.
-
-    Tensors made under torch.inference_mode keep no count.
-    """
+    """Of all in a posterior: tensors with their counts of in-place changes, names, numbers."""
     if isinstance(value, Tensor):
         return [(weakref.ref(value), None if value.is_inference() else value._version)]
     if isinstance(value, dict):
@@ -209,11 +175,6 @@ def _range(value: Tensor | float) -> tuple[float, float]:
         return float(value), float(value)
     lowest, highest = torch.aminmax(value.detach())
     return lowest.item(), highest.item()
-
-
-def _check_mean(who: str, mean: dict[str, Tensor]) -> None:
-    if not isinstance(mean, dict) or not mean:
-        raise TypeError(f"{who}: the mean must be a dict of at least one tensor, got {mean!r:.80}")
 
 
 def _check_names(

@@ -80,9 +80,8 @@ def squared_gradients(
     Args:
         predict: `predict(params, batch) -> outputs`, without randomness (the model in eval mode)
             and of the parameters given, as `torch.func.functional_call` does it. It is called
-            under vmap with a batch of one example, its leading dimension kept; code that looks
-            into a tensor (Hugging Face models do, into a two-dimensional attention mask) can't be
-            vmapped and is called one example after the other instead, to the same result.
+            under vmap with a batch of one example, its leading dimension kept; code that can't be
+            vmapped is called one example after the other instead, to the same result.
         params: Parameters by name to differentiate by.
         batches: Batches of equal keys, each tensor of leading dimension B; labels at "labels".
         loss: Outputs and labels of B examples to B losses, each the negative logarithm of the
@@ -98,23 +97,6 @@ def squared_gradients(
 
     Raises:
         ValueError: no examples, a batch without labels, bad chunk size, or dropout that is on.
-
-    Examples:
-        Of a linear regression with the loss 1/2 (output - label)^2 it is the mean of x^2:
-
-        >>> from optuna_merge.posteriors import gaussian_labels
-        >>> x = torch.tensor([[1.0], [3.0]]).repeat(5000, 1)
-        >>> fisher = squared_gradients(
-        ...     lambda params, batch: batch["x"] @ params["w"],
-        ...     {"w": torch.zeros(1)},
-        ...     [{"x": x, "labels": torch.zeros(10000)}],
-        ...     loss=lambda outputs, labels: 0.5 * (outputs - labels).square(),
-        ...     sample_labels=gaussian_labels,
-        ...     chunk_size=1000,
-        ...     generator=torch.Generator().manual_seed(0),
-        ... )
-        >>> round(fisher["w"].item())
-        5
     """
     total = {name: torch.zeros_like(p, dtype=wide(p)) for name, p in params.items()}
     count = 0

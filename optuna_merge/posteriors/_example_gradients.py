@@ -32,10 +32,7 @@ _TRAINING_MODE = (
 
 
 class Labelling(TypedDict, total=False):
-    """The loss and the labels it is taken with: arguments of every estimator.
-
-    They are described where `squared_gradients` has them.
-    """
+    """Arguments of every estimator; they are described where `squared_gradients` has them."""
 
     loss: Required[Loss]
     sample_labels: SampleLabels | None
@@ -50,10 +47,7 @@ def example_gradients(
     chunk_size: int,
     **labelling: Unpack[Labelling],
 ) -> Iterator[dict[str, Tensor]]:
-    """Gradients by parameter, with a leading dimension over some of the examples.
-
-    Arguments and errors are those of `squared_gradients`.
-    """
+    """Gradients by parameter, with a leading dimension over some of the examples."""
     if chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}; expected at least 1")
     params = {name: tensor.detach() for name, tensor in params.items()}

@@ -66,10 +66,6 @@ class Curvature:
     estimators: tuple[str, ...] = ("squared_gradients",)
 
 
-def _any_size(parameters: int) -> None:
-    """Any number of parameters will do."""
-
-
 @dataclass(frozen=True)
 class Family:
     """One way to describe a task's posterior, as `PosteriorSettings` name it.
@@ -88,4 +84,4 @@ class Family:
     gaussian: type[Gaussian]
     curvature: Curvature | None
     made: Callable[[Any], Gaussian] = lambda estimated: estimated
-    check_size: Callable[[int], None] = _any_size
+    check_size: Callable[[int], None] = lambda parameters: None

@@ -57,18 +57,14 @@ def save_posterior(
     return save_tensors(_apart(tensors), path, {**(metadata or {}), _LAYOUT: layout})
 
 
-def load_posterior(path: str | os.PathLike[str], *, expected_hash: str | None = None) -> Posterior:
+def load_posterior(path: str | os.PathLike[str]) -> Posterior:
     """Read and verify a posterior that `save_posterior` wrote; its tensors keep their order.
 
-    Args:
-        path: The file.
-        expected_hash: The hash that `save_posterior` returned; any other is refused.
-
     Raises:
-        CorruptFileError: truncated, altered, not a posterior, or not of the expected hash.
+        CorruptFileError: truncated, altered, or not a posterior.
         FileNotFoundError: no such file.
     """
-    tensors, metadata = load_tensors(path, expected_hash=expected_hash)
+    tensors, metadata = load_tensors(path)
     if _LAYOUT not in metadata:
         raise CorruptFileError(
             f"{path} holds tensors but no posterior; expected a file written by save_posterior"

@@ -72,13 +72,7 @@ class FullGaussian(Coupled):
 
 
 class FullSums:
-    """Sums over the terms so far, in fp64.
-
-    Attributes:
-        centre: The tensors that means are measured from.
-        precision: sum_t a_t S_t, of shape (P, P).
-        moment: sum_t a_t S_t (m_t - centre), of shape (P,).
-    """
+    """Sums in fp64: precision sum_t a_t S_t (P, P), moment sum_t a_t S_t (m_t - centre) (P,)."""
 
     def __init__(self, centre: Mapping[str, Tensor]) -> None:
         self.centre = centre
@@ -101,11 +95,7 @@ class FullSums:
             self.moment.add_(diagonal * shift, alpha=weight)
 
     def solve(self) -> dict[str, Tensor]:
-        """centre + precision^-1 moment.
-
-        Raises:
-            ValueError: the merged precision is not positive definite.
-        """
+        """centre + precision^-1 moment."""
         shift = torch.cholesky_solve(self.moment[:, None], cholesky(self.precision))[:, 0]
         return unflatten(self._flat + shift, self.centre)
 

@@ -15,17 +15,7 @@ Coupling = Literal["none", "tensor", "whole"]
 
 
 class Part(NamedTuple):
-    """One stored tensor or number and what must hold of it.
-
-    Attributes:
-        role: The posterior's field, for instance "mean".
-        name: The tensor's name within the field, empty if the field is a single one.
-        value: The tensor or number itself.
-        shape: The shape that it must have.
-        nonnegative: Whether negative values are refused.
-        may_vanish: Whether the precision is positive where this is zero, as long as all parts
-            are positive that may not vanish.
-    """
+    """One stored tensor or number of the field `role`, the shape that it must have, its bounds."""
 
     role: str
     name: str
@@ -71,9 +61,8 @@ class Gaussian(ABC):
     def damped(self, delta: float) -> Self:
         """The same with `delta` added to its precision, the data part alone: H + delta I.
 
-        Args:
-            delta: The prior's precision, on the scale of the averaged loss's curvature. Large
-                values lead to simple averaging, small ones to Fisher merging.
+        It is on the scale of the averaged loss's curvature. Large values lead to simple averaging,
+        small ones to Fisher merging.
         """
 
     def mean_curvature(self) -> float:

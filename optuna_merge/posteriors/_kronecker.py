@@ -140,12 +140,10 @@ def _damped_pair(pair: Factors, delta: float) -> Factors:
 
 @dataclass
 class Layer:
-    """Sums over the terms so far of one matrix, in fp64 and relative to the centre.
+    """Sums over the terms of one matrix (out, in), in fp64 and relative to the centre.
 
-    Attributes:
-        products: Weight, G and A of each term; None stands for the identity.
-        elementwise: The sum of elementwise precisions, (out, in).
-        moment: sum_t a_t S_t (m_t - centre), (out, in).
+    `moment` is sum_t a_t S_t (m_t - centre). `products` are the weight, G and A of each term; None
+    stands for the identity.
     """
 
     elementwise: Tensor
@@ -174,11 +172,7 @@ class KroneckerSums:
                 layer.moment.add_(_product(g, shift, a), alpha=weight)
 
     def solve(self) -> dict[str, Tensor]:
-        """The merged mean of every layer.
-
-        Raises:
-            ValueError: a merged precision is not positive definite; the message names the tensor.
-        """
+        """The merged mean of every layer."""
         merged = {}
         for name, layer in self.layers.items():
             try:
@@ -196,7 +190,10 @@ def _solve_layer(layer: Layer) -> Tensor:
     uniform = bool((layer.elementwise == layer.elementwise.view(-1)[:1]).all())
     if not left and not right:
         plain = sum(weight for weight, _, _ in layer.products)
-        return _divide(layer.moment, layer.elementwise + plain)
+        precision = layer.elementwise + plain
+        if bool((precision <= 0).any()):
+            raise ValueError("the merged precision is not positive everywhere: add damping")
+        return layer.moment / precision
     if uniform and not left:
         transposed: Tensor = torch.cholesky_solve(layer.moment.T, cholesky(_summed(layer, side=2)))
         return transposed.T
@@ -245,12 +242,6 @@ def _summed(layer: Layer, *, side: Literal[1, 2], elementwise: bool = True) -> T
 def _product(g: Tensor | None, x: Tensor, a: Tensor | None) -> Tensor:
     x = x if g is None else g @ x
     return x if a is None else x @ a
-
-
-def _divide(moment: Tensor, precision: Tensor) -> Tensor:
-    if bool((precision <= 0).any()):
-        raise ValueError("the merged precision is not positive everywhere: add damping")
-    return moment / precision
 
 
 def _eigenvalues(factor: Tensor | None, like: Tensor) -> Tensor:

@@ -9,12 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from optuna_merge.posteriors._example_gradients import (
-    LABELS,
-    Batch,
-    Labelling,
-    drawn_labels,
-)
+from optuna_merge.posteriors._example_gradients import LABELS, Batch, Labelling, drawn_labels, wide
 
 Factors = dict[str, tuple[Tensor, Tensor]]
 
@@ -32,8 +27,8 @@ def kronecker_fisher(
     mean of a a' over examples and positions, G the mean over examples of the sum of g g' over
     positions, with inputs a and gradients g at the outputs (K-FAC, arXiv 1503.05671; positions as
     in K-FAC-expand, arXiv 2311.00636). Their biases, layer norms and embeddings get the diagonal:
-    exact squared gradients of each example. Other parameters get nothing, nor do embeddings that
-    are looked up once for the whole batch (positions): the prior decides on them.
+    exact squared gradients of each example. Others get nothing, nor do embeddings that are looked
+    up once for the whole batch (positions): the prior decides on them.
 
     Args:
         model: In eval mode. A module that is called several times in a pass counts every call as
@@ -43,8 +38,7 @@ def kronecker_fisher(
         labelling: `loss`, `sample_labels` and `generator`, as in `squared_gradients`.
 
     Returns:
-        Factors and diagonals by parameter name, the data part on the scale of the averaged loss,
-        for parameters that require gradients.
+        Factors and diagonals by name of a parameter that requires gradients: the data part.
 
     Raises:
         ValueError: the model is in training mode, no examples, or a batch without labels.
@@ -122,11 +116,9 @@ class _Collector:
 
     def rows(self, given: Tensor, gradient: Tensor, examples: int) -> tuple[Tensor, Tensor]:
         """Inputs and output gradients as (examples, positions, features), at least fp32."""
-        wide = torch.promote_types(gradient.dtype, torch.float32)
-        return (
-            given.reshape(examples, -1, given.shape[-1]).to(wide),
-            gradient.reshape(examples, -1, gradient.shape[-1]).to(wide),
-        )
+        dtype = wide(gradient)
+        inputs, outputs = (x.reshape(examples, -1, x.shape[-1]) for x in (given, gradient))
+        return inputs.to(dtype), outputs.to(dtype)
 
     def add(self, inputs: Tensor, outputs: Tensor, examples: int) -> None:
         """Add one call's part to the weight's curvature."""
@@ -147,16 +139,16 @@ class _Convolution(_Collector):
     def rows(self, given: Tensor, gradient: Tensor, examples: int) -> tuple[Tensor, Tensor]:
         conv = self.module
         assert isinstance(conv, nn.Conv2d)
-        wide = torch.promote_types(gradient.dtype, torch.float32)
+        dtype = wide(gradient)
         padding = conv._reversed_padding_repeated_twice
         mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
         patches = functional.unfold(
-            functional.pad(given.to(wide), padding, mode=mode),
+            functional.pad(given.to(dtype), padding, mode=mode),
             conv.kernel_size,
             dilation=conv.dilation,
             stride=conv.stride,
         )
-        return patches.mT, gradient.to(wide).flatten(2).mT
+        return patches.mT, gradient.to(dtype).flatten(2).mT
 
 
 class _LayerNorm(_Collector):
@@ -170,8 +162,7 @@ class _LayerNorm(_Collector):
 
 class _Embedding(_Collector):
     def rows(self, given: Tensor, gradient: Tensor, examples: int) -> tuple[Tensor, Tensor]:
-        wide = torch.promote_types(gradient.dtype, torch.float32)
-        return given.reshape(-1), gradient.reshape(-1, gradient.shape[-1]).to(wide)
+        return given.reshape(-1), gradient.reshape(-1, gradient.shape[-1]).to(wide(gradient))
 
     def collect(self, gradients: list[Tensor | None], examples: int) -> None:
         table = self.module.weight

@@ -33,11 +33,7 @@ def matrix_shape(tensor: Tensor) -> tuple[int, int]:
 
 
 def cholesky(matrix: Tensor) -> Tensor:
-    """The lower factor.
-
-    Raises:
-        ValueError: the matrix is not positive definite.
-    """
+    """The lower factor; ValueError if the matrix is not positive definite."""
     factor, info = torch.linalg.cholesky_ex(matrix)
     if info:
         raise ValueError(
@@ -50,11 +46,7 @@ def cholesky(matrix: Tensor) -> Tensor:
 def conjugate_gradients(
     apply: Callable[[Tensor], Tensor], target: Tensor, precondition: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Solve apply(x) = target for a symmetric positive definite linear map.
-
-    Raises:
-        ValueError: the map is seen not to be positive definite.
-    """
+    """Solve apply(x) = target for a symmetric positive definite linear map."""
     length = float(target.norm())
     if length == 0:
         return target

@@ -37,12 +37,12 @@ class LowRankGaussian(Coupled):
         diagonal: Tensors of the same names and shapes, positive; they include the prior's
             precision once.
         factors: The columns of U, cut along the tensors: for each name a tensor of the mean's
-            shape with one more dimension, of length r, at the end; or one matrix P x r over the
-            tensors flattened in the mean's order. The data part of the averaged loss.
+            shape with one more dimension, of length r, at the end. The data part of the averaged
+            loss.
     """
 
     diagonal: dict[str, Tensor]
-    factors: dict[str, Tensor] | Tensor
+    factors: dict[str, Tensor]
 
     def __post_init__(self) -> None:
         if not isinstance(self.diagonal, dict):
@@ -52,21 +52,11 @@ class LowRankGaussian(Coupled):
 
     def rows(self) -> dict[str, Tensor]:
         """For each name the rows of U that belong to it, (elements, r)."""
-        if isinstance(self.factors, dict):
-            return {
-                name: self.factors[name].reshape(mean.numel(), -1)
-                for name, mean in self.mean.items()
-            }
-        sizes = [mean.numel() for mean in self.mean.values()]
-        return dict(zip(self.mean, self.factors.split_with_sizes(sizes)))
+        return {n: self.factors[n].reshape(mean.numel(), -1) for n, mean in self.mean.items()}
 
     def parts(self) -> Iterator[Part]:
         yield from super().parts()
         yield from self.precision_parts("diagonal", self.diagonal)
-        if isinstance(self.factors, Tensor):
-            total = sum(mean.numel() for mean in self.mean.values())
-            yield Part("factors", "", self.factors, shape=(total, *self.factors.shape[1:][:1]))
-            return
         rank = next(iter(self.factors.values())).shape[-1:]
         for name, factor in self.factors.items():
             yield Part("factors", name, factor, shape=(*self.mean[name].shape, *rank))
@@ -98,14 +88,7 @@ class LowRankGaussian(Coupled):
 
 
 class LowRankSums:
-    """Sums over the terms so far, as fp64 columns by name.
-
-    Attributes:
-        centre: The tensors that means are measured from.
-        diagonal: sum_t a_t d_t.
-        moment: sum_t a_t S_t (m_t - centre).
-        factors: The blocks sqrt(a_t) U_t of V.
-    """
+    """Sums of a_t d_t, of moments a_t S_t (m_t - centre), and the blocks sqrt(a_t) U_t of V."""
 
     def __init__(self, centre: Mapping[str, Tensor]) -> None:
         self.centre = centre
@@ -130,11 +113,7 @@ class LowRankSums:
                 self.factors.setdefault(name, []).append(weight**0.5 * rows[name])
 
     def solve(self) -> dict[str, Tensor]:
-        """centre + (D + V V')^-1 moment.
-
-        Raises:
-            ValueError: the merged diagonal is not positive; the message names the tensor.
-        """
+        """centre + (D + V V')^-1 moment."""
         for name, diagonal in self.diagonal.items():
             if bool((diagonal <= 0).any()):
                 raise ValueError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from optuna_merge._base.checkpoint_files import (
@@ -16,7 +15,7 @@ from optuna_merge._base.checkpoint_files import (
     find_files,
     is_pickle,
 )
-from optuna_merge._base.tensors import load_pickled
+from optuna_merge._base.tensors import load_pickled, opened
 from optuna_merge.exceptions import CorruptFileError
 
 _STATISTICS = (".running_mean", ".running_var")
@@ -79,15 +78,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            metadata = dict(opened.metadata() or {})
-            if "posterior" in metadata:
-                raise ValueError(f"{file} is a posterior: read it with load_posterior")
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise CorruptFileError(f"{file} is truncated or damaged: {error}") from error
-    return tensors, metadata
+    with opened(file) as found:
+        metadata = dict(found.metadata() or {})
+        if "posterior" in metadata:
+            raise ValueError(f"{file} is a posterior: read it with load_posterior")
+        return {name: found.get_tensor(name) for name in found.keys()}, metadata  # noqa: SIM118
 
 
 def _read_pickle(file: Path) -> dict[str, Tensor]:

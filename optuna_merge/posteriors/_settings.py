@@ -52,7 +52,8 @@ class PosteriorSettings:
         _check_choice("estimator", self.estimator, ESTIMATORS)
         _check_choice("responsibilities", self.responsibilities, RESPONSIBILITIES)
         family = FAMILIES[self.family]
-        if self.estimator == "ivon" and family not in (served := _served_by("ivon")):
+        served = [f for f in FAMILIES.values() if f.curvature and "ivon" in f.curvature.estimators]
+        if self.estimator == "ivon" and family not in served:
             raise ValueError(
                 f"estimator='ivon' gives one number per parameter, for the families "
                 f"{_listed(served)}, got family={self.family!r}; use estimator='squared_gradients'"
@@ -80,14 +81,6 @@ class PosteriorSettings:
         if self.estimator != "squared_gradients":
             parts.append(self.estimator)
         return ":".join(parts)
-
-
-def _served_by(estimator: str) -> list[Family]:
-    return [
-        family
-        for family in FAMILIES.values()
-        if family.curvature is not None and estimator in family.curvature.estimators
-    ]
 
 
 def _listed(families: Iterable[Family]) -> str:

@@ -15,9 +15,6 @@ def anchor_share(weights: Iterable[float]) -> float:
     """How much of the correction at uniform weights a merge elsewhere takes.
 
     `sqrt(T^T prod_t a_t)`: 1 at uniform weights and 0 wherever a task has none.
-
-    Args:
-        weights: The task weights, on the simplex.
     """
     numbers = list(weights)
     return math.sqrt(math.prod(len(numbers) * number for number in numbers))
@@ -40,9 +37,7 @@ class Anchor:
     """
 
     def __init__(
-        self,
-        truth: Mapping[str, Tensor],
-        share: Callable[[Iterable[float]], float] = anchor_share,
+        self, truth: Mapping[str, Tensor], share: Callable[[Iterable[float]], float] = anchor_share
     ) -> None:
         self.share = share
         self._truth = truth
@@ -65,12 +60,7 @@ class Anchor:
         return sum(tensor.numel() * tensor.element_size() for tensor in self._truth.values())
 
     def measure(self, model: MultitaskModel, without: Collection[str] = ()) -> None:
-        """Take what the merge at uniform weights, which is in the model, misses; to the host.
-
-        Args:
-            model: The model.
-            without: Parameters that are not corrected.
-        """
+        """Take what the merge at uniform weights, which is in the model, misses; to the host."""
         parameters = dict(model.named_parameters())
         with torch.no_grad():
             self._missing = {

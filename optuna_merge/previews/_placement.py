@@ -25,17 +25,7 @@ def place_posteriors(
     *,
     beside: int = 0,
 ) -> dict[str, Posterior]:
-    """The posteriors on the device, all of them if they fit there, else as they are.
-
-    Merges of posteriors on the host are copied to the model tensor by tensor.
-
-    Args:
-        posteriors: By task.
-        device: The model's.
-        share: Of its free memory, the most that they may take; the rest is for forward passes.
-        free: Bytes free there; default: what the device says.
-        beside: Bytes of what goes where they go.
-    """
+    """The posteriors on the device if all fit into that share of its free memory, else as is."""
     if device.type == "cpu":
         return dict(posteriors)
     needed = sum(posterior_bytes(posterior) for posterior in posteriors.values()) + beside

@@ -42,11 +42,9 @@ class Previewer:
     """Merges the tasks' posteriors at given weights and evaluates the merged model.
 
     The body (and shared heads) are merged, and every task has the head of its own run; the heads
-    are then solved again for the body where `PreviewSettings.heads` says so. Everything
-    happens on the model's device: the data are moved there, and so are the posteriors if they
-    take no more than a share of its free memory. Else they stay where they are, and merged
-    tensors are copied one by one. Threads take turns; between `load` and what is done with the
-    loaded model, see `optuna_merge._base.turns`.
+    are then solved again for the body where `PreviewSettings.heads` says so. Everything happens on
+    the model's device, where the posteriors are, too, if they take no more than a share of its
+    free memory. Threads take turns.
 
     Args:
         model: The model that the merged parameters are put into.
@@ -126,11 +124,7 @@ class Previewer:
 
     @models_turn()
     def load(self, weights: Mapping[str, float]) -> None:
-        """Put `merged(weights)` into the model, in place.
-
-        Args:
-            weights: Task weight by name, on the simplex.
-        """
+        """Put `merged(weights)` into the model, in place."""
         self._settle()
         if self._solver is not None:
             with self.autocast():

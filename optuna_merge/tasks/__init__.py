@@ -22,69 +22,23 @@ from optuna_merge.tasks._evaluation import (
 )
 from optuna_merge.tasks._image import image_task
 from optuna_merge.tasks._language import language_task, seq2seq_task
-from optuna_merge.tasks._losses import (
-    Loss,
-    cross_entropy,
-    mean_squared_error,
-    token_cross_entropy,
-)
-from optuna_merge.tasks._metrics import (
-    Measurement,
-    Metric,
-    ModelMeasure,
-    accuracy,
-    bleu,
-    chrf,
-    lm_eval_metric,
-    macro_f1,
-    matthews,
-    negative_squared_error,
-    pearson,
-    perplexity,
-    squared_error,
-    text_metric,
-    token_accuracy,
-    token_loss,
-    torchmetrics_metric,
-)
+from optuna_merge.tasks._losses import Loss, cross_entropy, mean_squared_error, token_cross_entropy
+from optuna_merge.tasks._metrics._classification import accuracy, macro_f1, matthews
+from optuna_merge.tasks._metrics._lm_eval import lm_eval_metric
+from optuna_merge.tasks._metrics._metric import Measurement, Metric, ModelMeasure
+from optuna_merge.tasks._metrics._regression import negative_squared_error, pearson, squared_error
+from optuna_merge.tasks._metrics._texts import bleu, chrf, text_metric
+from optuna_merge.tasks._metrics._tokens import perplexity, token_accuracy, token_loss
+from optuna_merge.tasks._metrics._torchmetrics import torchmetrics_metric
 from optuna_merge.tasks._pretrained import load_tokenizer as load_tokenizer, loading as loading
 from optuna_merge.tasks._task import SPLITS as SPLITS, Task, check_name as check_name, check_tasks
 from optuna_merge.tasks._text import text_task
 
 __all__ = [
-    "Batch",
-    "Data",
-    "Evaluation",
-    "EvaluationBatches",
-    "Loss",
-    "Measurement",
-    "Metric",
-    "ModelMeasure",
-    "Task",
-    "TensorData",
-    "accuracy",
-    "bleu",
-    "chat_task",
-    "check_tasks",
-    "chrf",
-    "cross_entropy",
-    "evaluate",
-    "fingerprint",
-    "image_task",
-    "language_task",
-    "lm_eval_metric",
-    "macro_f1",
-    "matthews",
-    "mean_squared_error",
-    "negative_squared_error",
-    "pearson",
-    "perplexity",
-    "seq2seq_task",
-    "squared_error",
-    "text_metric",
-    "text_task",
-    "token_accuracy",
-    "token_cross_entropy",
-    "token_loss",
-    "torchmetrics_metric",
-]
+    "Batch", "Data", "Evaluation", "EvaluationBatches", "Loss", "Measurement", "Metric",
+    "ModelMeasure", "Task", "TensorData", "accuracy", "bleu", "chat_task", "check_tasks", "chrf",
+    "cross_entropy", "evaluate", "fingerprint", "image_task", "language_task", "lm_eval_metric",
+    "macro_f1", "matthews", "mean_squared_error", "negative_squared_error", "pearson",
+    "perplexity", "seq2seq_task", "squared_error", "text_metric", "text_task", "token_accuracy",
+    "token_cross_entropy", "token_loss", "torchmetrics_metric",
+]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 from optuna_merge._base.labels import IGNORED
 from optuna_merge.tasks._data import LABELS, TensorData
-from optuna_merge.tasks._language import language_columns, language_splits, tokenizer_of
+from optuna_merge.tasks._language import language_data, language_splits, tokenizer_of
 from optuna_merge.tasks._task import Task
 
 Piece = tuple[str, bool]
@@ -26,15 +26,14 @@ def chat_task(
     """A `Task` in which a causal language model learns the assistant's turns of conversations.
 
     The tokenizer's chat template writes a conversation as text. Labelled is what the template adds
-    for each turn of the assistant, behind the words that ask for one, with the tokens that end
-    the turn. So a model learns to answer from exactly the tokens that generation starts from.
-    Messages behind the last turn of the assistant are left out. A conversation is one example,
-    unless the template writes earlier turns otherwise once more follow: then every answer is one.
+    for each turn of the assistant, with the tokens that end the turn, so a model learns to answer
+    from exactly the tokens that generation starts from. Messages behind the last turn of the
+    assistant are left out. A conversation is one example, unless the template writes earlier turns
+    otherwise once more follow: then every answer is one.
 
     Args:
         name: The task's name.
-        splits: `{"train": ..., "validation": ..., "test": ...}` of `datasets.Dataset`; "test" may
-            be missing.
+        splits: As in `language_task`.
         tokenizer: A Hugging Face tokenizer with a chat template, or the name or folder of one.
         messages: Column of the conversations: lists of `{"role": ..., "content": ...}`.
         max_length: Tokens to keep of each conversation, the last ones.
@@ -67,10 +66,7 @@ def chat_task(
                 rows.append(row)
                 following = zip(row[1:], learnt[1:])
                 labels.append([t if known else IGNORED for t, known in following] + [IGNORED])
-        return TensorData(
-            language_columns(tokenizer, rows, {LABELS: (labels, IGNORED)}),
-            vocabulary=len(tokenizer),
-        )
+        return language_data(tokenizer, rows, {LABELS: (labels, IGNORED)})
 
     return language_splits(name, splits, [messages], encoded, len(tokenizer), options)
 
@@ -80,10 +76,6 @@ def chat_examples(tokenizer: Any, conversation: Any) -> list[list[Piece]]:
 
     It is one example. But where the template writes earlier turns otherwise once more follow (it
     may leave out what a model has thought), an answer begins an example of its own.
-
-    Raises:
-        ValueError: no list of messages, no turn of the assistant, or a chat template that refuses
-            them, or writes an answer otherwise than it asks for one.
     """
     turns = _checked(conversation)
     answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]

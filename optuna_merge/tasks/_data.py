@@ -106,14 +106,7 @@ def _lengths(mask: Tensor) -> Tensor:
 
 
 class CheckedData:
-    """Data that are decoded when they are read: the numbers of each batch are checked then.
-
-    Whatever else the data have (`lengths`, `columns`, `content_hash`) is theirs.
-
-    Args:
-        data: The data.
-        where: What they are called in errors, with the task's name and the split.
-    """
+    """Data that are decoded when they are read: the numbers of each batch are checked then."""
 
     def __init__(self, data: Data, where: str) -> None:
         self.data = data
@@ -137,17 +130,7 @@ class CheckedData:
 
 
 def as_data(data: Data | Mapping[str, Tensor], where: str) -> Data:
-    """The data of a task, all of whose numbers are finite; a mapping of tensors as `TensorData`.
-
-    Data in memory are looked through now, others when they are read.
-
-    Args:
-        data: Data or columns.
-        where: What they are called in errors, with the task's name and the split.
-
-    Raises:
-        ValueError: (at once, or from what is read) a number is NaN or infinite.
-    """
+    """The data of a task, of finite numbers: those in memory are looked through now."""
     if isinstance(data, Mapping):
         data = TensorData(data)
     if not isinstance(data, TensorData):
@@ -186,11 +169,7 @@ def find_not_finite(columns: Mapping[str, Any]) -> tuple[str, int] | None:
 def batches_in_order(
     data: Data, batch_size: int, indices: Sequence[int] | None = None
 ) -> list[list[int]]:
-    """Index lists that cover `indices` (default: all) once.
-
-    Examples are sorted by length where lengths are known (longest first, so that memory peaks at
-    once); otherwise they stand in their given order.
-    """
+    """Lists that cover `indices` (default: all) once; where lengths are known, longest first."""
     order = list(range(len(data))) if indices is None else list(indices)
     lengths = getattr(data, "lengths", None)
     if lengths is not None:
@@ -201,8 +180,7 @@ def batches_in_order(
 def unpadded_batches(data: Data, indices: Sequence[int], batch_size: int) -> Iterator[Batch]:
     """Batches of `indices` without any padding, and so without an attention mask.
 
-    Examples of one length stand together. Models look into a mask, which vmap can't follow; where
-    there is no padding they do as well without one. Data without lengths come as they are.
+    Examples of one length stand together. Models look into a mask, which vmap can't follow.
     """
     lengths = getattr(data, "lengths", None)
     groups: dict[int, list[int]] = {}

@@ -25,12 +25,7 @@ def seed_draws(seed: int) -> None:
 
 @contextmanager
 def own_draws(device: torch.device, seed: int = 0) -> Iterator[None]:
-    """Within this block draws begin at the seed; the process's own go on after it.
-
-    Args:
-        device: Whose generator is kept beside the CPU's.
-        seed: Of all generators.
-    """
+    """Within this block draws begin at the seed; the process's own go on after it."""
     theirs, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         seed_draws(seed)

@@ -13,7 +13,8 @@ from torch import Tensor
 from optuna_merge.exceptions import NotFiniteError
 from optuna_merge.tasks._data import LABELS, Batch, TensorData, batches_in_order, to_device
 from optuna_merge.tasks._losses import Loss
-from optuna_merge.tasks._metrics import Measurement, Metric, mean_measurement
+from optuna_merge.tasks._metrics._metric import Measurement, Metric
+from optuna_merge.tasks._metrics._standard_errors import mean_measurement
 from optuna_merge.tasks._task import Task
 
 
@@ -55,15 +56,7 @@ class Evaluation:
 
 
 def check_finite(evaluations: Mapping[str, Evaluation], what: str) -> None:
-    """See that every task's metric is a number that one can go on with.
-
-    Args:
-        evaluations: By task.
-        what: What was evaluated, for the error.
-
-    Raises:
-        NotFiniteError: a task's metric is NaN or infinite; its name and the task's are told.
-    """
+    """See that every task's metric is a number that one can go on with."""
     for task, evaluation in evaluations.items():
         if not math.isfinite(evaluation.metric.value):
             raise NotFiniteError(
@@ -78,8 +71,8 @@ def check_finite(evaluations: Mapping[str, Evaluation], what: str) -> None:
 class EvaluationBatches:
     """A task's data in batches, in one fixed order, to be evaluated again and again.
 
-    Batches of data that are held in memory are put together and moved to the device once, when
-    they are first used; data that are decoded when read are read again in every pass.
+    Batches of data that are held in memory are put together and moved to the device once; data
+    that are decoded when read are read again in every pass.
 
     Args:
         task: The task.
@@ -122,9 +115,7 @@ def evaluate(
     generate: Callable[[Batch], Tensor] | None = None,
     measure: Callable[[Metric], Measurement] | None = None,
 ) -> Evaluation:
-    """Evaluate `predict` in one pass without gradients.
-
-    Everything stays on the device until the end: nothing waits on the way.
+    """Evaluate `predict` in one pass without gradients; nothing waits on the device on the way.
 
     Args:
         predict: Batch to outputs (batch, ...); the model must be in evaluation mode.
@@ -132,12 +123,10 @@ def evaluate(
         batches: The data, such as `EvaluationBatches`; at least one example.
         generate: Batch to generated token ids (batch, tokens), without the prompt; needed for
             metrics of generated texts, and called only for them.
-        measure: A metric's value, for metrics of the whole model; needed and called only for
-            them.
+        measure: A metric's value; needed and called only for metrics of the whole model.
 
     Raises:
-        ValueError: a metric wants generated texts, and `generate` is missing, or the whole model,
-            and `measure` is.
+        ValueError: a metric wants what is missing of these.
     """
     if measure is None and any(metric.of_model is not None for metric in task.metrics):
         raise ValueError(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from optuna_merge.tasks._data import LABELS, Data
+from optuna_merge.tasks._splits import classification, tables_of
 from optuna_merge.tasks._task import Task
 
 
@@ -28,16 +29,14 @@ def image_task(
     """A `Task` that classifies images; each is decoded and transformed when it is read.
 
     A column `datasets.Image(mode="RGB")`, or another mode of 8 bits, gives all images in that
-    mode. Grey images of 16 bits, which PIL would clip to white, are scaled to 8 by their bit
-    depth; those of 32 bits or of floats, whose range no file tells, are refused. Transparency is
-    left out, the orientation that cameras note is heeded, of an animation the first picture is
-    taken. Without a mode the transform gets images as their files have them; mind that PIL's
-    `convert` clips.
+    mode: grey images of 16 bits are scaled to 8, transparency is left out, the orientation that
+    cameras note is heeded, of an animation the first picture is taken. Those of 32 bits or of
+    floats, whose range no file tells, are refused. Without a mode the transform gets images as
+    their files have them.
 
     Args:
         name: The task's name.
-        splits: `{"train": ..., "validation": ..., "test": ...}` of `datasets.Dataset` (a
-            `DatasetDict` will do); "test" may be missing.
+        splits: As in `text_task`.
         transform: Image to tensor of one shape, such as `timm.data.create_transform(...)`.
         train_transform: For the training data; default `transform`.
         num_labels: Classes; default: the label feature's, or else the largest training label + 1.
@@ -46,49 +45,23 @@ def image_task(
         **options: Further fields of `Task`, such as `head` and `metrics`.
 
     Raises:
-        ValueError: a split or column that is missing. And when images are read, one that is
-            damaged, no image, or can't be had in the column's mode; the message names task, split
-            and file.
+        ValueError: a split or column that is missing; or, when it is read, an image that is
+            damaged, or can't be had in the column's mode.
     """
     data: dict[str, Data] = {}
-    for split in ("train", "validation", "test"):
-        if split not in splits:
-            if split != "test":
-                raise ValueError(f"task {name!r}: no split {split!r} among {sorted(splits)}")
-            continue
-        table = splits[split]
-        for column in (image, label):
-            if column not in table.column_names:
-                raise ValueError(
-                    f"task {name!r}, {split} data: no column {column!r} among {table.column_names}"
-                )
+    for split, where, table in tables_of(name, splits, (image, label)):
         chosen = train_transform if split == "train" and train_transform else transform
-        data[split] = _ImageData(f"task {name!r}, {split} data", table, chosen, image, label)
-    feature = splits["train"].features[label]
-    if num_labels is None:
-        declared = getattr(feature, "num_classes", None)
-        num_labels = declared or max(splits["train"][label], default=0) + 1
-    if getattr(feature, "num_classes", None) == num_labels:
-        options = {"label_names": tuple(feature.names)} | options
-    return Task(
-        name, data["train"], data["validation"], num_labels, test=data.get("test"), **options
-    )
+        data[split] = _ImageData(where, table, chosen, image, label)
+    return classification(name, data, splits["train"], label, num_labels, options)
 
 
 class _ImageData:
     def __init__(
-        self,
-        where: str,
-        table: Any,
-        transform: Callable[[Any], Tensor],
-        image: str,
-        label: str,
+        self, where: str, table: Any, transform: Callable[[Any], Tensor], image: str, label: str
     ) -> None:
         from datasets import Image
 
-        self._where = where
-        self._transform = transform
-        self._image = image
+        self._where, self._transform, self._image = where, transform, image
         self.columns = {LABELS: torch.as_tensor(list(table[label]))}
         feature = table.features[image]
         # As files, to be decoded here; but not under a format or transform of the user's own.
@@ -103,8 +76,7 @@ class _ImageData:
         return len(self._table)
 
     def content_hash(self) -> str:
-        """SHA-256 of the untransformed pixels and labels (a transform may be random) and of the
-        transform as it shows itself, without addresses in memory. Reads every image, once."""
+        """SHA-256 of the untransformed pixels, the labels, and the transform's repr; read once."""
         if self._hash is None:
             shown = re.sub(r" at 0x[0-9a-f]+", "", repr(self._transform))
             digest = hashlib.sha256(shown.encode())
@@ -137,11 +109,7 @@ class _ImageData:
 
 
 def _in_mode(picture: Any, mode: str | None) -> Any:
-    """A picture of PIL's in a mode of 8 bits; PIL's `convert` alone clips what has more.
-
-    Raises:
-        ValueError: it can't be converted.
-    """
+    """A picture of PIL's in a mode of 8 bits; PIL's `convert` alone clips what has more."""
     if mode is None or picture.mode == mode:
         return picture
     tags = getattr(picture, "tag_v2", {})  # TIFF's

@@ -10,9 +10,10 @@ import torch
 from optuna_merge._base.labels import IGNORED
 from optuna_merge.tasks._data import DECODER, LABELS, MASK, TensorData
 from optuna_merge.tasks._losses import token_cross_entropy
-from optuna_merge.tasks._metrics import token_accuracy
+from optuna_merge.tasks._metrics._tokens import token_accuracy
 from optuna_merge.tasks._pretrained import load_tokenizer
-from optuna_merge.tasks._task import SPLITS, Task
+from optuna_merge.tasks._splits import tables_of
+from optuna_merge.tasks._task import Task
 
 
 def language_task(
@@ -32,9 +33,7 @@ def language_task(
     An example's tokens are the prompt's, the target's and the end token. Only those of the target
     and the end are labelled: label t is the token after token t, and -100 stands at the rest.
     Prompt and target are tokenised apart, so that generation starts from exactly the tokens that
-    training saw; a space or line break between them must be in one of the texts. Tokens are
-    padded on the right; for generation `MultitaskModel.generate` takes the prompts out of the
-    batch and pads them on the left.
+    training saw; a space or line break between them must be in one of the texts.
 
     Args:
         name: The task's name.
@@ -60,11 +59,9 @@ def language_task(
 
     def encoded(where: str, table: Any) -> TensorData:
         targets = _ended(tokenizer, table[target], max_target_length)
-        prompts = (
-            [[] for _ in targets]
-            if prompt is None
-            else _ids(tokenizer, table[prompt], special_tokens)
-        )
+        prompts: list[list[int]] = [[] for _ in targets]
+        if prompt is not None:
+            prompts = _ids(tokenizer, table[prompt], special_tokens)
         rows: list[list[int]] = []
         labels: list[list[int]] = []
         for before, after in zip(prompts, targets):
@@ -79,10 +76,7 @@ def language_task(
                 )
             rows.append(row)
             labels.append([IGNORED] * (known - 1) + row[known:] + [IGNORED])
-        return TensorData(
-            language_columns(tokenizer, rows, {LABELS: (labels, IGNORED)}),
-            vocabulary=len(tokenizer),
-        )
+        return language_data(tokenizer, rows, {LABELS: (labels, IGNORED)})
 
     return language_splits(name, splits, columns, encoded, len(tokenizer), options)
 
@@ -107,7 +101,7 @@ def seq2seq_task(
     Args:
         name: The task's name.
         splits: See `language_task`.
-        tokenizer: A Hugging Face tokenizer, or the name or folder of one.
+        tokenizer: The same.
         source: Column of the texts that the encoder reads.
         target: Column of the texts to be learnt.
         max_source_length: Tokens to keep of each source.
@@ -117,8 +111,7 @@ def seq2seq_task(
         **options: See `language_task`.
 
     Raises:
-        ValueError: a split or column that is missing, a tokenizer without an end token or, with
-            no `start`, without a padding token.
+        ValueError: as `language_task`; no `start`, and a tokenizer without a padding token.
     """
     tokenizer = tokenizer_of(name, tokenizer)
     if start is None:
@@ -134,9 +127,7 @@ def seq2seq_task(
         labels = _ended(tokenizer, table[target], max_target_length)
         before = [[start, *row[:-1]] for row in labels]
         more = {LABELS: (labels, IGNORED), DECODER: (before, _padding(tokenizer))}
-        return TensorData(
-            language_columns(tokenizer, sources["input_ids"], more), vocabulary=len(tokenizer)
-        )
+        return language_data(tokenizer, sources["input_ids"], more)
 
     return language_splits(name, splits, [source, target], encoded, len(tokenizer), options)
 
@@ -149,32 +140,9 @@ def language_splits(
     size: int,
     options: dict[str, Any],
 ) -> Task:
-    """A task of tables that are encoded, with the loss and metric of tokens.
-
-    Args:
-        name: The task's name.
-        splits: Tables by split.
-        columns: That each must have.
-        encoded: What the table is called in errors, and the table, to the task's data.
-        size: Number of tokens.
-        options: Further fields of `Task`.
-
-    Raises:
-        ValueError: a split or column is missing, or a table is empty.
-    """
-    data: dict[str, TensorData] = {}
-    for split in SPLITS:
-        if split not in splits:
-            if split != "test":
-                raise ValueError(f"task {name!r}: no split {split!r} among {sorted(splits)}")
-            continue
-        table, where = splits[split], f"task {name!r}, {split} data"
-        missing = [column for column in columns if column not in table.column_names]
-        if missing:
-            raise ValueError(f"{where}: no column {missing[0]!r} among {table.column_names}")
-        if len(table) == 0:
-            raise ValueError(f"{where}: no examples; give at least one")
-        data[split] = encoded(where, table)
+    """A task of tables that are encoded, with the loss and metric of tokens."""
+    tables = tables_of(name, splits, columns)
+    data = {split: encoded(where, table) for split, where, table in tables}
     fields: dict[str, Any] = {"loss": token_cross_entropy, "metrics": (token_accuracy,)} | options
     return Task(name, data["train"], data["validation"], size, test=data.get("test"), **fields)
 
@@ -205,15 +173,16 @@ def _padding(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id if padding is None else padding)
 
 
-def language_columns(
+def language_data(
     tokenizer: Any,
     rows: Sequence[Sequence[int]],
     more: Mapping[str, tuple[Sequence[Sequence[int]], int]],
-) -> dict[str, torch.Tensor]:
+) -> TensorData:
     """Padded on the right: tokens, their mask, and more columns, each with what pads it."""
     mask = _matrix([[1] * len(row) for row in rows], 0)
-    tokens = {"input_ids": _matrix(rows, _padding(tokenizer)), MASK: mask}
-    return tokens | {name: _matrix(found, padding) for name, (found, padding) in more.items()}
+    columns = {"input_ids": _matrix(rows, _padding(tokenizer)), MASK: mask}
+    columns |= {name: _matrix(found, padding) for name, (found, padding) in more.items()}
+    return TensorData(columns, vocabulary=len(tokenizer))
 
 
 def _matrix(rows: Sequence[Sequence[int]], padding: int) -> torch.Tensor:

@@ -11,15 +11,7 @@ from typing import Any
 
 @contextmanager
 def loading(what: str, name: str | os.PathLike[str]) -> Iterator[None]:
-    """Within this block something is loaded by its name or from its folder.
-
-    Args:
-        what: What it is, "model" or "tokenizer".
-        name: The name or folder.
-
-    Raises:
-        FileNotFoundError: there is neither such a folder nor such a name within reach.
-    """
+    """Within this block something is loaded by name or from a folder; the error if it isn't."""
     try:
         yield
     except OSError as error:
@@ -36,11 +28,7 @@ def loading(what: str, name: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def load_tokenizer(tokenizer: Any) -> Any:
-    """A Hugging Face tokenizer as it is, or by its name or folder.
-
-    Raises:
-        FileNotFoundError: there is none of this name or in this folder.
-    """
+    """A Hugging Face tokenizer as it is, or by its name or folder."""
     if not isinstance(tokenizer, (str, os.PathLike)):
         return tokenizer
     from transformers import AutoTokenizer

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from optuna_merge.tasks._data import LABELS, Data, as_data, fingerprint
 from optuna_merge.tasks._losses import Loss, cross_entropy
-from optuna_merge.tasks._metrics import Metric, accuracy
+from optuna_merge.tasks._metrics._classification import accuracy
+from optuna_merge.tasks._metrics._metric import Metric
 
 SPLITS = ("train", "validation", "test")
 MOST_LETTERS = 100
@@ -160,12 +161,7 @@ class Task:
 
 
 def check_tasks(tasks: Sequence[Task]) -> tuple[Task, ...]:
-    """The tasks as a tuple, if they can stand in one study.
-
-    Raises:
-        ValueError: no task, two of one name or with one attribute of trials, or one shared head
-            with two sizes.
-    """
+    """The tasks as a tuple, if they can stand in one study."""
     if not tasks:
         raise ValueError("a study needs at least one task, got none")
     names = [task.name for task in tasks]
@@ -203,9 +199,5 @@ def _labels(data: Data) -> Tensor:
     columns = getattr(data, "columns", None)
     if isinstance(columns, dict):
         return torch.as_tensor(columns[LABELS])
-    pieces = [data[rows][LABELS] for rows in _ranges(len(data), 4096)]
-    return torch.cat([torch.as_tensor(piece) for piece in pieces])
-
-
-def _ranges(count: int, size: int) -> list[list[int]]:
-    return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+    rows = torch.split(torch.arange(len(data)), 4096)
+    return torch.cat([torch.as_tensor(data[part.tolist()][LABELS]) for part in rows])

@@ -8,6 +8,7 @@ import torch
 
 from optuna_merge.tasks._data import LABELS, TensorData
 from optuna_merge.tasks._pretrained import load_tokenizer
+from optuna_merge.tasks._splits import classification, tables_of
 from optuna_merge.tasks._task import Task
 
 
@@ -46,34 +47,13 @@ def text_task(
             f"need; set one that the body knows, such as tokenizer.pad_token = "
             f"tokenizer.eos_token, and save it with the body"
         )
-    for split in ("train", "validation"):
-        if split not in splits:
-            raise ValueError(f"task {name!r}: no split {split!r} among {sorted(splits)}")
     columns = (text,) if isinstance(text, str) else text
     data: dict[str, TensorData] = {}
-    for split in ("train", "validation", "test"):
-        if split not in splits:
-            continue
-        table = splits[split]
-        missing = [column for column in (*columns, label) if column not in table.column_names]
-        if missing:
-            raise ValueError(
-                f"task {name!r}, {split} data: no column {missing[0]!r} among {table.column_names}"
-            )
-        if len(table) == 0:
-            raise ValueError(f"task {name!r}, {split} data: no examples; give at least one")
+    for split, _, table in tables_of(name, splits, (*columns, label)):
         texts = [list(table[column]) for column in columns]
         encoded = tokenizer(
             *texts, truncation=True, max_length=max_length, padding=True, return_tensors="pt"
         )
         labels = torch.as_tensor(list(table[label]))
         data[split] = TensorData({**encoded, LABELS: labels}, vocabulary=len(tokenizer))
-    feature = splits["train"].features[label]
-    if num_labels is None:
-        declared = getattr(feature, "num_classes", None)
-        num_labels = declared or int(data["train"].columns[LABELS].max()) + 1
-    if getattr(feature, "num_classes", None) == num_labels:
-        options = {"label_names": tuple(feature.names)} | options
-    return Task(
-        name, data["train"], data["validation"], num_labels, test=data.get("test"), **options
-    )
+    return classification(name, data, splits["train"], label, num_labels, options)

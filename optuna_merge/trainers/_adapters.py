@@ -12,18 +12,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from optuna_merge._base.checkpoint_files import adapter_parts
+from optuna_merge._base.checkpoint_files import adapter_parts, same_shapes
 
 _A = re.compile(r"(^|\.)lora_(embedding_)?A(\.|$)")
 _B = re.compile(r"(^|\.)lora_(embedding_)?B(\.|$)")
 
 
 def has_products(names: Sequence[str]) -> bool:
-    """Whether both factors of some adapter are among the parameters of these names.
-
-    Raises:
-        ValueError: an adapter has trained parts beside its factors A and B.
-    """
+    """Whether both factors of some adapter are among the names; other parts of it are refused."""
     found = False
     for module, parts in adapter_parts(names).items():
         if len(parts) < 2:
@@ -42,22 +38,9 @@ def has_products(names: Sequence[str]) -> bool:
 def merge_products(
     states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]
 ) -> dict[str, Tensor]:
-    """Factors of the summed ranks, and the weighted means of all other tensors.
-
-    Args:
-        states: Tensors by name, of equal names and shapes, one mapping per task.
-        weights: One per task, negative ones too; they add up to 1. Zeros add no rank.
-
-    Raises:
-        ValueError: tensors that differ between tasks in name or shape.
-    """
+    """Factors of the summed ranks (zeros add none), and the weighted means of all else."""
     for state in states[1:]:
-        for name, tensor in states[0].items():
-            if name not in state or state[name].shape != tensor.shape:
-                raise ValueError(
-                    f"{name!r} is {tuple(tensor.shape)} in one task's run, and "
-                    f"{tuple(state[name].shape) if name in state else 'missing'} in another's"
-                )
+        same_shapes("the run of another task", state, states[0])
     used = [(state, weight) for state, weight in zip(states, weights) if weight]
     merged = {}
     for name in states[0]:

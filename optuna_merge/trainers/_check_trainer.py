@@ -14,12 +14,7 @@ from optuna_merge.trainers._shards import check_shards
 
 
 def check_trainer(trainer: Any, folder: Path, tasks: Mapping[str, Any]) -> None:
-    """See that a Trainer can do what is asked of it.
-
-    Raises:
-        TypeError: it is none.
-        ValueError: an argument of it doesn't go with a study; the message says which.
-    """
+    """See that it is a Trainer, and that its arguments go with a study."""
     if not isinstance(trainer, Trainer):
         raise TypeError(
             f"make_trainer gave a {type(trainer).__name__}; expected a transformers.Trainer"
@@ -31,10 +26,8 @@ def check_trainer(trainer: Any, folder: Path, tasks: Mapping[str, Any]) -> None:
             f"give it the folder, where its checkpoints are looked for"
         )
     if args.max_steps <= 0:
-        raise ValueError(
-            f"the Trainer has max_steps={args.max_steps}; set it: all finetunes are "
-            f"of equal length"
-        )
+        told = "set it: all finetunes are of equal length"
+        raise ValueError(f"the Trainer has max_steps={args.max_steps}; {told}")
     for name in ("load_best_model_at_end", "save_only_model"):
         if getattr(args, name, False):
             raise ValueError(
@@ -56,10 +49,8 @@ def check_trainer(trainer: Any, folder: Path, tasks: Mapping[str, Any]) -> None:
         )
     for task in tasks:
         if task not in evaluated:
-            raise ValueError(
-                f"task {task!r}: the Trainer's eval_dataset has {sorted(evaluated)}, but none of "
-                f"this name"
-            )
+            told = f"the Trainer's eval_dataset has {sorted(evaluated)}, but none of this name"
+            raise ValueError(f"task {task!r}: {told}")
         check_data(task, "validation", evaluated[task])
 
 

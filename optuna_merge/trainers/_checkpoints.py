@@ -14,11 +14,7 @@ _STATE = "trainer_state.json"
 
 
 def newest_checkpoint(folder: Path) -> tuple[int, Path] | None:
-    """Step and folder of the newest checkpoint that is whole; None: there is none.
-
-    A Trainer that was killed while it saved has left one without the state that it writes last,
-    or with half of it.
-    """
+    """Step and folder of the newest checkpoint that a kill has left whole; None: there is none."""
     for step, path in sorted(_checkpoints(folder), reverse=True):
         try:
             state = json.loads((path / _STATE).read_text(encoding="utf-8"))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from optuna_merge.fitting import Report
-from optuna_merge.trainers._anchored import ANCHOR, factors
 from optuna_merge.trainers._lines import MetricLines, by_task, last_object
 from optuna_merge.trainers._merged_checkpoints import (
     check_alike,
@@ -17,83 +16,48 @@ from optuna_merge.trainers._merged_checkpoints import (
     merge_checkpoints,
 )
 from optuna_merge.trainers._process import follow, output_of
-from optuna_merge.trainers._program import Previews, Run
+from optuna_merge.trainers._program import ANCHOR, Previews, Run, factors
 from optuna_merge.trainers._template import Template
 from optuna_merge.trainers._units import WeightUnit
 
 
+@dataclass(frozen=True)
 class CommandProgram:
-    """A `Program`: one command that trains, and one that evaluates a checkpoint.
+    """A `Program`: a command that trains, another that evaluates; see `from_command`."""
 
-    Args:
-        train: The command that trains.
-        evaluate: The command that evaluates.
-        names: Task names, in order.
-        metric: Key of a task's metric.
-        steps: Training steps of one finetune.
-        unit: What its weights mean.
-        checkpoint: Name of the checkpoint in a run's folder.
-        seed: Of the first repetition.
-        time_limit: Seconds of one training, and of one evaluation; None: no limit.
-        grace: Seconds between SIGTERM and SIGKILL.
-        about: What else its numbers depend on, as JSON values.
-        scratch: Folder of merged checkpoints.
-    """
+    training: Template
+    evaluation: Template
+    names: tuple[str, ...]
+    metric: str
+    steps: int
+    unit: WeightUnit
+    checkpoint: str
+    seed: int
+    time_limit: float | None
+    grace: float
+    about: Mapping[str, Any]
+    scratch: Path
 
-    def __init__(
-        self,
-        train: str | Sequence[str],
-        evaluate: str | Sequence[str],
-        names: Sequence[str],
-        *,
-        metric: str,
-        steps: int,
-        unit: WeightUnit,
-        checkpoint: str,
-        seed: int,
-        time_limit: float | None,
-        grace: float,
-        about: Mapping[str, Any],
-        scratch: Path,
-    ) -> None:
-        if not names:
+    def __post_init__(self) -> None:
+        if not self.names:
             raise ValueError("tasks is empty; expected the tasks' names")
-        if len(set(names)) < len(names):
-            raise ValueError(f"task names must differ, got {list(names)}")
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
-        if "{task}" not in metric and len(names) > 1:
-            raise ValueError(f"metric {metric!r} is one for all tasks; expected '{{task}}' in it")
-        if Path(checkpoint).name != checkpoint:
-            raise ValueError(f"checkpoint {checkpoint!r} must be a name in the run's folder")
-        self._train = Template(train, names, ("weights", "weight"))
-        self._evaluate = Template(evaluate, names, ("checkpoint",))
-        self._names, self._metric, self._steps = tuple(names), metric, steps
-        self._unit, self._checkpoint, self._seed = unit, checkpoint, seed
-        self._time_limit, self._grace = time_limit, grace
-        self._about, self._scratch = dict(about), scratch
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Task names, in order."""
-        return self._names
-
-    @property
-    def unit(self) -> WeightUnit:
-        """What the user says."""
-        return self._unit
-
-    @property
-    def steps(self) -> int:
-        """What the user says."""
-        return self._steps
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"task names must differ, got {list(self.names)}")
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if "{task}" not in self.metric and len(self.names) > 1:
+            raise ValueError(
+                f"metric {self.metric!r} is one for all tasks; expected '{{task}}' in it"
+            )
+        if Path(self.checkpoint).name != self.checkpoint:
+            raise ValueError(f"checkpoint {self.checkpoint!r} must be a name in the run's folder")
 
     def describe(self) -> Mapping[str, Any]:
         """The commands as they were given, and what the user has said besides."""
         return {
-            "train": self._train.arguments, "evaluate": self._evaluate.arguments,
-            "metric": self._metric, "checkpoint": self._checkpoint, "seed": self._seed,
-            "about": self._about,
+            "train": self.training.arguments, "evaluate": self.evaluation.arguments,
+            "metric": self.metric, "checkpoint": self.checkpoint, "seed": self.seed,
+            "about": dict(self.about),
         }  # fmt: skip
 
     def describe_task(self, task: str) -> Any:
@@ -102,7 +66,7 @@ class CommandProgram:
 
     def train(self, run: Run, report: Report) -> None:
         """Run the command; what wrote no metrics at its end is evaluated by the other one."""
-        lines = MetricLines(run.folder, self._names, self._metric)
+        lines = MetricLines(run.folder, self.names, self.metric)
         told: set[int] = set()
 
         def look() -> None:
@@ -111,37 +75,31 @@ class CommandProgram:
                     told.add(step)
                     report(step, metrics)
 
-        checkpoint = run.folder / self._checkpoint
-        arguments = self._train.filled(
+        checkpoint = self.model(run.folder)
+        arguments = self.training.filled(
             run.converted,
             folder=run.folder,
             checkpoint=checkpoint,
-            seed=self._seed + run.repeat,
-            steps=self._steps,
+            seed=self.seed + run.repeat,
+            steps=self.steps,
         )
-        follow(
-            arguments,
-            run.folder,
-            look,
-            begin=lines.mend,
-            time_limit=self._time_limit,
-            grace=self._grace,
-        )
+        limits: dict[str, Any] = {"time_limit": self.time_limit, "grace": self.grace}
+        follow(arguments, run.folder, look, begin=lines.mend, **limits)
         checkpoint_hash(checkpoint)  # to know now that it is there
-        if self._steps not in told:
-            report(self._steps, self._evaluated(checkpoint, run.folder, run.converted))
+        if self.steps not in told:
+            report(self.steps, self._evaluated(checkpoint, run.folder, run.converted))
 
     def model(self, folder: Path) -> Path:
         """The run's checkpoint."""
-        return folder / self._checkpoint
+        return folder / self.checkpoint
 
     def adopt(self, run: Run, path: Path) -> Mapping[str, float]:
         """Link the checkpoint into the folder, and evaluate it there."""
-        checkpoint = run.folder / self._checkpoint
+        checkpoint = self.model(run.folder)
         if path.is_file() != (checkpoint.suffix == ".safetensors"):
             raise ValueError(
                 f"runs: {path} is a {'file' if path.is_file() else 'folder'}, but the command's "
-                f"checkpoints are called {self._checkpoint!r}; expected files if that ends with "
+                f"checkpoints are called {self.checkpoint!r}; expected files if that ends with "
                 f".safetensors, else folders"
             )
         checkpoint_hash(path)  # to know now that it is one
@@ -151,37 +109,30 @@ class CommandProgram:
 
     def previews(self, runs: Mapping[str, Path], anchor: Path | None, folder: Path) -> Previews:
         """Of averages of the task runs' checkpoints, that the other command evaluates."""
-        paths = {task: run / self._checkpoint for task, run in runs.items()}
+        paths = {task: self.model(run) for task, run in runs.items()}
         hashes = {task: checkpoint_hash(path) for task, path in paths.items()}
         known = None
         if anchor is not None:
-            paths[ANCHOR] = anchor / self._checkpoint
+            paths[ANCHOR] = self.model(anchor)
             known = checkpoint_hash(paths[ANCHOR])
         check_alike(paths)
 
         def metrics(weights: Mapping[str, float]) -> Mapping[str, float]:
-            self._scratch.mkdir(parents=True, exist_ok=True)
-            place = Path(tempfile.mkdtemp(prefix="merge-", dir=self._scratch))
-            try:
-                each = factors(weights, anchored=anchor is not None)
-                merge_checkpoints(paths, each, place / self._checkpoint)
-                return self._evaluated(place / self._checkpoint, place, weights)
-            finally:
-                shutil.rmtree(place)
+            self.scratch.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix="merge-", dir=self.scratch) as place:
+                merged = self.model(Path(place))
+                merge_checkpoints(paths, factors(weights, anchored=anchor is not None), merged)
+                return self._evaluated(merged, Path(place), weights)
 
         return Previews(metrics, {"family": "isotropic"}, hashes, known)
 
     def _evaluated(
         self, checkpoint: Path, folder: Path, weights: Mapping[str, float]
     ) -> dict[str, float]:
-        arguments = self._evaluate.filled(
-            weights, folder=folder, checkpoint=checkpoint, seed=self._seed, steps=self._steps
+        arguments = self.evaluation.filled(
+            weights, folder=folder, checkpoint=checkpoint, seed=self.seed, steps=self.steps
         )
-        text = output_of(
-            arguments,
-            folder / "evaluation-log.txt",
-            time_limit=self._time_limit,
-            grace=self._grace,
-        )
+        log = folder / "evaluation-log.txt"
+        text = output_of(arguments, log, time_limit=self.time_limit, grace=self.grace)
         where = f"the evaluation {' '.join(arguments)}"
-        return by_task(last_object(text, where), self._names, self._metric, where)
+        return by_task(last_object(text, where), self.names, self.metric, where)

@@ -21,17 +21,7 @@ _COUNTED = 512
 def evaluate_tasks(
     trainer: Any, tasks: Mapping[str, Any], metric: str, limit: int | None = None
 ) -> Evaluated:
-    """The Trainer's `evaluate` of every task, on at most so many examples; by all processes.
-
-    Args:
-        trainer: Its model is evaluated, and its `eval_dataset` has the tasks' validation data.
-        tasks: By name.
-        metric: Key of a task's metric in what `evaluate` gives.
-        limit: Number of examples; None: all.
-
-    Raises:
-        ProgramError: there is no such metric.
-    """
+    """The Trainer's `evaluate` of every task, on at most so many examples; by all processes."""
     metrics, losses = {}, {}
     for task in tasks:  # one by one: names that begin alike can't be mixed up
         data = trainer.eval_dataset[task]
@@ -70,10 +60,7 @@ def label_lengths(
 
 
 def one_by_one(trainer: Any, data: Any) -> Iterator[dict[str, Any]]:
-    """Batches of one example, as the Trainer puts them together, on the model's device.
-
-    All of them, in every process that asks.
-    """
+    """Batches of one example, as the Trainer makes them, on the model's device; in no shards."""
     before = trainer.args.per_device_eval_batch_size
     trainer.args.per_device_eval_batch_size = 1
     try:
@@ -92,7 +79,7 @@ def one_by_one(trainer: Any, data: Any) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _own_averages(args: Any) -> Iterator[None]:
-    """Each process averages its own batches, as a process alone does.
+    """Each process averages its own batches.
 
     Else a Trainer multiplies the losses by the number of processes, of a model too that has not
     divided them by the label tokens of all.

@@ -7,11 +7,10 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from torch import Tensor
 
 from optuna_merge._base.files import check_writable, json_hash, short_hash
@@ -19,7 +18,6 @@ from optuna_merge._base.turns import models_turn
 from optuna_merge.definition import GivenRun, check_task_names, run_hash
 from optuna_merge.exceptions import NotFiniteError
 from optuna_merge.fitting import (
-    Damping,
     FinetuneFiles,
     FolderSharing,
     Measured,
@@ -28,6 +26,7 @@ from optuna_merge.fitting import (
     alone_weights,
     anchor_weights,
     counts_as_reused,
+    reference_point,
     uniform_weights,
 )
 from optuna_merge.goals import (
@@ -36,7 +35,6 @@ from optuna_merge.goals import (
     Goal,
     Limits,
     Score,
-    below_nadir,
     doubtful_sense,
     make_constraints,
     make_score,
@@ -69,6 +67,13 @@ class FittedProgram:
 
     It comes from `from_trainer` or `from_command`, and is what `open_search`, `Objective` and
     `make_report` take.
+
+    Attributes:
+        names, steps, parts, anchors, costs, goal: As a `Workbench` has them.
+        unit: What the program's weights mean, in words.
+        runs: Each task's own run.
+        alone: Each task's metric in it.
+        damping: The damping; None for averaging.
     """
 
     def __init__(
@@ -81,82 +86,33 @@ class FittedProgram:
         parts: Mapping[str, Any],
     ) -> None:
         self._program, self._wanted, self._runs = program, wanted, runs
-        self._alone, self._previews = dict(alone), previews
-        self._parts = dict(parts) | {
+        self._previews, self.damping = previews, previews.damping
+        self.names, self.steps, self.unit = program.names, program.steps, str(program.unit)
+        self.runs = dict(alone)
+        self.alone = {task: run.metrics[task] for task, run in alone.items()}
+        self.anchors = anchor_weights(self.names, uniform=previews.anchor is not None)
+        self.goal = _goal(wanted, program.names, self.alone)
+        self.parts = dict(parts) | {
             "posterior": dict(previews.settings),
             "posteriors": dict(previews.hashes),
             **({} if previews.anchor is None else {"anchor": previews.anchor}),
         }
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Task names, in order."""
-        return self._program.names
-
-    @property
-    def steps(self) -> int:
-        """Training steps of one finetune."""
-        return self._program.steps
-
-    @property
-    def unit(self) -> str:
-        """What the program's weights mean, in words."""
-        return str(self._program.unit)
-
-    @property
-    def parts(self) -> Mapping[str, Any]:
-        """The definition as JSON values, part by part."""
-        return self._parts
+        self.costs = {
+            "task_run_steps": float(sum(run.steps for run in alone.values() if not run.given)),
+            "task_run_seconds": sum(run.seconds for run in alone.values()),
+            "posterior_seconds": previews.seconds,
+        }
 
     @property
     def fingerprint(self) -> str:
         """One hash of program, tasks, unit of weights, settings and posteriors."""
-        return json_hash(self._parts)
-
-    @property
-    def damping(self) -> Damping | None:
-        """The damping; None for averaging."""
-        return self._previews.damping
-
-    @property
-    def alone(self) -> dict[str, float]:
-        """Each task's metric when the program is given that task only."""
-        return {task: run.metrics[task] for task, run in self._alone.items()}
-
-    @property
-    def runs(self) -> dict[str, FinishedRun]:
-        """Each task's own run."""
-        return dict(self._alone)
-
-    @property
-    def anchors(self) -> tuple[dict[str, float], ...]:
-        """Task weights whose truths make the previews: each task alone, and uniform ones."""
-        return anchor_weights(self.names, uniform=self._previews.anchor is not None)
-
-    @property
-    def costs(self) -> dict[str, float]:
-        """Training steps and seconds before the first preview, by what they were spent on."""
-        return {
-            "task_run_steps": float(
-                sum(run.steps for run in self._alone.values() if run.given is None)
-            ),
-            "task_run_seconds": sum(run.seconds for run in self._alone.values()),
-            "posterior_seconds": self._previews.seconds,
-        }
-
-    @cached_property
-    def goal(self) -> Goal:
-        """What the study looks for."""
-        senses = dict.fromkeys(self.names, self._wanted.greater_is_better)
-        return _goal(self._wanted, senses, self.alone)
+        return json_hash(self.parts)
 
     @property
     def reference_point(self) -> dict[str, float]:
         """By task, the metric that hypervolumes are measured from; see `FittedStudy`."""
-        sign = 1.0 if self._wanted.greater_is_better else -1.0
-        runs = [[run.metrics[task] for task in self.names] for run in self._alone.values()]
-        point = sign * below_nadir(sign * np.array(runs))
-        return dict(zip(self.names, point.tolist()))
+        runs = [run.metrics for run in self.runs.values()]
+        return reference_point(runs, dict.fromkeys(self.names, self._wanted.greater_is_better))
 
     @models_turn()
     def preview(self, weights: Mapping[str, float]) -> Measured:
@@ -190,14 +146,7 @@ class FittedProgram:
         repeat: int = 0,
         title: str | None = None,
     ) -> Measured:
-        """Finetune at these task weights, or find the finished run; see `Workbench`.
-
-        Args:
-            weights: Task weight by name, on the simplex.
-            report: Called after each rung; what it raises ends the run.
-            repeat: 0, or the number of a repetition with another seed.
-            title: Of a progress bar; None: there is none.
-        """
+        """Finetune at these task weights, or find the finished run; see `Workbench`."""
         run = self._runs.run(weights, report, repeat=repeat, title=title)
         reused = counts_as_reused(run.reused, weights, self.anchors, repeat)
         return Measured(_measured(run.metrics, "the finetune"), run.seconds, reused)
@@ -223,16 +172,13 @@ def fit_program(
 ) -> FittedProgram:
     """Run each task alone, and uniform weights, and make previews; what is there is not repeated.
 
-    Uniform weights are finetuned first, since the study needs them in any case, and correct all
-    merges around them, as those of `fit` (`optuna_merge.previews.Anchor`).
-
     Args:
         program: What trains.
         wanted: Score and constraints.
         workdir: The working folder; is made. Workers that fit at once share the tasks out.
         progress: Show progress bars.
         given: Checkpoints that stand for tasks' own runs, which then cost nothing.
-        anchor: "uniform": uniform weights are finetuned now, and correct all merges; "none".
+        anchor: "uniform": uniform weights are finetuned first, and correct all merges; "none".
 
     Raises:
         TypeError: checkpoints are given to a program that takes none.
@@ -241,7 +187,7 @@ def fit_program(
         NotFiniteError: a metric of a task run is NaN or infinite.
     """
     check_task_names(program.names)
-    _goal(wanted, dict.fromkeys(program.names, True), dict.fromkeys(program.names, 1.0))
+    _goal(wanted, program.names, dict.fromkeys(program.names, 1.0))
     workdir = Path(workdir)
     check_writable(workdir)
     if anchor not in ("uniform", "none"):
@@ -270,9 +216,8 @@ def fit_program(
     anchors: list[Path] = []
 
     def train_uniform() -> list[Path]:
-        run = runs.run(
-            uniform_weights(program.names), title="uniform weights" if progress else None
-        )
+        title = "uniform weights" if progress else None
+        run = runs.run(uniform_weights(program.names), title=title)
         if all(map(math.isfinite, run.metrics.values())):
             anchors.append(run.folder)
         else:
@@ -295,9 +240,8 @@ def fit_program(
         _logger.warning("%s", doubt)
     folders = {task: alone[task].folder for task in program.names}
     with models_turn():
-        previews = program.previews(
-            folders, anchors[0] if anchors else None, workdir / "posteriors"
-        )
+        first = anchors[0] if anchors else None
+        previews = program.previews(folders, first, workdir / "posteriors")
     return FittedProgram(program, wanted, runs, alone, previews, parts)
 
 
@@ -316,8 +260,8 @@ def _parts(program: Program, wanted: Wanted) -> dict[str, Any]:
     }
 
 
-def _goal(wanted: Wanted, senses: Mapping[str, bool], alone: Mapping[str, float]) -> Goal:
-    names = tuple(senses)
+def _goal(wanted: Wanted, names: tuple[str, ...], alone: Mapping[str, float]) -> Goal:
+    senses = dict.fromkeys(names, wanted.greater_is_better)
     score = None
     if wanted.score != PARETO:
         score = make_score(wanted.score, names, greater_is_better=wanted.greater_is_better)

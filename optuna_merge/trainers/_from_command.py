@@ -11,6 +11,7 @@ from optuna_merge.goals import Constraint, Score, is_to_be_maximised
 from optuna_merge.trainers._command import CommandProgram
 from optuna_merge.trainers._fitted import FittedProgram, Wanted, fit_program
 from optuna_merge.trainers._merged_checkpoints import check_alike
+from optuna_merge.trainers._template import Template
 from optuna_merge.trainers._units import Kind, WeightUnit
 
 
@@ -49,13 +50,11 @@ def from_command(
     again in the same folder after a kill, and should go on from what it finds there. SIGTERM asks
     it to end. Where it evaluates meanwhile, it adds lines `{"step": 50, "metrics": {"math": 0.4}}`
     to `metrics.jsonl` in the folder, each after the checkpoint of its step: they are rungs, at
-    which the study's pruner may stop it. Without a line after the last step its checkpoint is
-    evaluated by the other command. Where this process dies, a command that still runs is followed
-    by the next call, not doubled; that needs the locks and process groups of POSIX.
+    which the study's pruner may stop it. Where this process dies, a command that still runs is
+    followed by the next call, not doubled; that needs the locks and process groups of POSIX.
 
     Previews are averages of the task runs' checkpoints (of adapters, of their updates), evaluated
-    by the command `evaluate`. It has no default: without it there are no previews, and Optuna
-    alone serves as well.
+    by the command `evaluate`; so is a run without a line after its last step.
 
     Args:
         train: The command, with placeholders `{weights}` (a JSON object), or `{weight:task}` for
@@ -77,13 +76,9 @@ def from_command(
         seed: `{seed}` of a finetune; a repetition's is larger by its number.
         time_limit: Seconds that one call may take; None: no limit.
         grace: Seconds between SIGTERM and SIGKILL.
-        about: What else its numbers depend on, such as a version of the data, as JSON values:
-            where it changes, all is trained anew.
-        runs: Checkpoints that are there already and stand for tasks' own runs, by task, of the
-            form that the command leaves. They are evaluated, and cost nothing; the other tasks
-            are trained.
-        anchor: "uniform": uniform weights are finetuned now, since every study needs that, and
-            correct all previews; "none": previews are averages alone.
+        about: What else its numbers depend on (JSON): where it changes, all is trained anew.
+        runs: Checkpoints of this form that stand for tasks' own runs, by task, and cost nothing.
+        anchor: "uniform": uniform weights are finetuned now, and correct all previews; "none".
 
     Raises:
         ValueError: a placeholder of no task, or none that is needed; an unknown unit; given
@@ -103,9 +98,9 @@ def from_command(
             )
     check_alike({task: Path(run.path) for task, run in given.items()})
     program = CommandProgram(
-        train,
-        evaluate,
-        tasks,
+        Template(train, tasks, ("weights", "weight")),
+        Template(evaluate, tasks, ("checkpoint",)),
+        tuple(tasks),
         metric=metric,
         steps=steps,
         unit=unit if isinstance(unit, WeightUnit) else WeightUnit(unit),
@@ -116,10 +111,5 @@ def from_command(
         about=about or {},
         scratch=folder / "merged",
     )
-    return fit_program(
-        program,
-        Wanted(score, constraints, is_to_be_maximised(metric, greater_is_better)),
-        folder,
-        given=given,
-        anchor=anchor,
-    )
+    wanted = Wanted(score, constraints, is_to_be_maximised(metric, greater_is_better))
+    return fit_program(program, wanted, folder, given=given, anchor=anchor)

@@ -39,23 +39,12 @@ def from_trainer(
 
     Finetunes at task weights sample the tasks' examples by shares that are converted from averaged
     losses: `fitted.unit` says how. They are evaluated after each rung, stopped where the study's
-    pruner says so, and go on from their newest whole checkpoint after a kill. Previews are
-    evaluated by one Trainer that is kept. What the Trainer is made with stays as it is: optimizer,
-    precision, accumulation, collator, callbacks.
-
-    The examples of a run are drawn before it begins: a task for each place, independently by the
-    shares, and of its data a fresh permutation every epoch. The Trainer's own sampler orders them,
-    and accelerate deals them out, so that each is trained on once, in one process or in several.
+    pruner says so, and go on from their newest whole checkpoint after a kill. What the Trainer is
+    made with stays as it is: optimizer, precision, accumulation, collator, callbacks.
 
     Launched as several processes (`torchrun --nproc-per-node 2 optimize.py`, `accelerate launch`),
-    they train each finetune together, as the Trainer does (data parallelism), and evaluate it and
-    the previews. Rank 0 alone returns from this call, opens the study, previews, decides and
-    reports. The others follow it, and exit when it does: what comes after the call is rank 0's.
-    The working folder must be one that all of them see. Of equal batches (all processes together)
-    and micro-batches the study is the same on any number of processes; losses on validation data
-    whose last batches are not full are so by a few examples, which the Trainer takes twice there.
-    FSDP 2 and DeepSpeed's ZeRO 1 and 2 train in shards; previews are evaluated in a whole model in
-    each process. Other ways to cut a model are refused.
+    they train and evaluate together, in shards by FSDP 2 or ZeRO 1 and 2 (this folder's README).
+    Rank 0 alone returns from this call; the others follow it, and exit when it does.
 
     Args:
         make_trainer: Takes a folder, and gives a new `transformers.Trainer` (or a subclass of it)

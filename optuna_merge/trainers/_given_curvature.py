@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from optuna_merge._base.checkpoint_files import same_shapes
 from optuna_merge._base.tensors import load_pickled
 from optuna_merge.exceptions import CorruptFileError
-from optuna_merge.fitting import same_shapes
 from optuna_merge.posteriors import adam_second_moments
 
 OPTIMIZER = "optimizer.pt"
@@ -24,21 +24,9 @@ def from_optimizer(
 ) -> dict[str, Tensor]:
     """Adam's second moments of a Trainer's checkpoint, by the names of the parameters.
 
-    The file has no names but an order, that of the optimizer's groups. It is taken to be the order
-    in which the Trainer here makes its optimizer, if all groups are of the same sizes and all
-    moments have the shapes of their parameters.
-
-    Args:
-        task: For errors.
-        folder: The checkpoint.
-        trainer: Makes its optimizer, which is removed again.
-        parameters: Those whose moments are wanted.
-        scale: What the moments are multiplied by: examples (or label tokens) of a step.
-
-    Raises:
-        FileNotFoundError: there is no state of an optimizer in the folder.
-        CorruptFileError: it can't be read, or holds more than tensors.
-        ValueError: it is not of Adam, or of another order or number of parameters.
+    The file has an order, which is taken to be that of the optimizer that the Trainer here makes,
+    if all groups are of the same sizes and all moments have the shapes of their parameters.
+    `scale` is the examples (or label tokens) of a step.
     """
     path = folder / OPTIMIZER
     where = f"runs: task {task!r}: {path}"
@@ -86,12 +74,7 @@ def _names_in_order(where: str, state: Mapping[str, Any], trainer: Any) -> list[
 
 
 def from_file(task: str, path: Path, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Curvature that a safetensors file holds, a tensor a parameter.
-
-    Raises:
-        CorruptFileError: it can't be read.
-        ValueError: a parameter is missing in it, or has another shape or negative curvature.
-    """
+    """Curvature that a safetensors file holds, a tensor a parameter."""
     where = f"runs: task {task!r}: the curvature in {path}"
     try:
         tensors = load_file(path)

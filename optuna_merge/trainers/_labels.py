@@ -1,9 +1,9 @@
-"""What a batch's labels say of a model's own loss: tokens it is averaged over, labels to draw."""
+"""What labels say of a model's own loss: tokens it is averaged over, its curvature."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -46,10 +46,7 @@ def terms(batch: Mapping[str, Any], *, shifts: bool) -> int:
 def with_drawn_labels(
     model: Any, batch: Mapping[str, Any], generator: Generator, *, shifts: bool
 ) -> dict[str, Any]:
-    """The batch with labels drawn from the model; with its own where it isn't known how.
-
-    It is known for classes, tokens, regressions and classes of which several may hold.
-    """
+    """The batch with labels drawn from the model; with its own where it isn't known how."""
     labels = batch.get("labels")
     if not isinstance(labels, Tensor) or "shift_labels" in batch:
         return dict(batch)
@@ -77,3 +74,47 @@ def with_drawn_labels(
         if shifts:
             drawn = torch.cat([labels[..., :1], drawn[..., :-1]], -1)
     return {**batch, "labels": keep_ignored(drawn, labels)}
+
+
+def squared_gradients(
+    trainer: Any,
+    examples: Iterable[Mapping[str, Any]],
+    names: Iterable[str],
+    *,
+    seed: int,
+    shifts: bool,
+    per_token: bool,
+) -> dict[str, Tensor]:
+    """The diagonal of the Fisher information of the averaged loss, labels drawn from the model.
+
+    An example's loss is a mean of n terms (label tokens, say) with gradient g. The square of the
+    sum's gradient, n^2 g^2, is the Fisher information of the example, if labels are drawn term by
+    term. It is averaged as the loss is: over all terms (`per_token`), or over examples of 1/n of
+    it. Batches are of one example; tensors come in fp32 at least, on the CPU.
+    """
+    model = trainer.model
+    model.eval()
+    named = dict(model.named_parameters())
+    parameters = {name: named[name] for name in names}
+    totals = {
+        name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
+        for name, p in parameters.items()
+    }
+    generator = torch.Generator().manual_seed(seed)
+    count = 0
+    for batch in examples:
+        n = terms(batch, shifts=shifts)
+        if n == 0:
+            continue
+        drawn = with_drawn_labels(model, batch, generator, shifts=shifts)
+        with trainer.compute_loss_context_manager():
+            loss = trainer.compute_loss(model, drawn)
+        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        for total, gradient in zip(totals.values(), found):
+            if gradient is not None:
+                gradient = gradient.to(total.dtype)
+                total.addcmul_(gradient, gradient, value=float(n * n if per_token else n))
+        count += n if per_token else 1
+    if not count:
+        raise ValueError("there are no examples with labels to estimate the curvature from")
+    return {name: total.div_(count).cpu() for name, total in totals.items()}

@@ -13,13 +13,7 @@ NAME = "metrics.jsonl"
 
 
 class MetricLines:
-    """The file of metrics in a run's folder: `{"step": 50, "metrics": {"math": 0.41}}` a line.
-
-    Args:
-        folder: The run's.
-        tasks: Task names.
-        metric: Key of a task's metric.
-    """
+    """The file of metrics in a run's folder: `{"step": 50, "metrics": {"math": 0.41}}` a line."""
 
     def __init__(self, folder: Path, tasks: Sequence[str], metric: str) -> None:
         self._path, self._tasks, self._metric = folder / NAME, tasks, metric
@@ -34,11 +28,7 @@ class MetricLines:
                 self._path.write_bytes(content[:whole])
 
     def new(self) -> list[tuple[int, dict[str, float]]]:
-        """Steps and metrics of the whole lines that were written since the last call.
-
-        Raises:
-            ProgramError: a line that is no such JSON, or lacks a task's metric.
-        """
+        """Steps and metrics of the whole lines that were written since the last call."""
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
@@ -68,11 +58,7 @@ class MetricLines:
 def by_task(
     metrics: Mapping[str, Any], tasks: Sequence[str], metric: str, where: str
 ) -> dict[str, float]:
-    """The tasks' metrics among those that were told.
-
-    Raises:
-        ProgramError: one is missing, or no number.
-    """
+    """The tasks' metrics among those that were told."""
     found = {}
     for task in tasks:
         key = metric.replace("{task}", task)
@@ -89,11 +75,7 @@ def by_task(
 
 
 def last_object(text: str, where: str) -> dict[str, Any]:
-    """The metrics in the last line of a command's output, alone or under "metrics".
-
-    Raises:
-        ProgramError: it is no JSON object.
-    """
+    """The metrics in the last line of a command's output, alone or under "metrics"."""
     lines = [line for line in text.splitlines() if line.strip()]
     try:
         found = json.loads(lines[-1])

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from optuna_merge._base.checkpoint_files import ADAPTER_CONFIG, ADAPTERS, find_files
+from optuna_merge._base.checkpoint_files import (
+    ADAPTER_CONFIG,
+    ADAPTERS,
+    copy_side_files,
+    is_adapter,
+    tensor_files,
+)
 from optuna_merge._base.files import json_hash, sha256_file
-from optuna_merge.exceptions import CorruptFileError, ProgramError
+from optuna_merge._base.tensors import opened
+from optuna_merge.exceptions import ProgramError
 from optuna_merge.merging import merge_files
 from optuna_merge.trainers._adapters import has_products, merge_products
 
@@ -27,14 +32,9 @@ _FIXED = {
 
 
 def checkpoint_hash(path: Path) -> str:
-    """A hash of the tensors' files of a checkpoint.
-
-    Raises:
-        ProgramError: there is none.
-    """
+    """A hash of the tensors' files of a checkpoint."""
     try:
-        files = [path / ADAPTERS[0]] if is_adapter(path) else find_files(path, pickles=False)[0]
-        return json_hash([sha256_file(file) for file in files])
+        return json_hash([sha256_file(file) for file in tensor_files(path)])
     except FileNotFoundError as error:
         raise ProgramError(
             f"the training has left no checkpoint in {path}: {error}. Expected there is a folder "
@@ -42,27 +42,10 @@ def checkpoint_hash(path: Path) -> str:
         ) from error
 
 
-def is_adapter(path: Path) -> bool:
-    """Whether a checkpoint is a PEFT folder."""
-    return (path / ADAPTER_CONFIG).is_file()
-
-
 def merge_checkpoints(
     paths: Mapping[str, Path], weights: Mapping[str, float], output: Path
 ) -> None:
-    """Write the weighted sum of checkpoints of one kind.
-
-    Of LoRA adapters it is the mean of the updates: an adapter of the summed ranks.
-
-    Args:
-        paths: By task.
-        weights: By task; they add up to 1. Paths of weight zero aren't read.
-        output: Does not exist; a folder where the checkpoints are folders, else a file.
-
-    Raises:
-        ProgramError: an adapter of another form than plain LoRA.
-        TypeError, ValueError: as `merge_files`.
-    """
+    """Write the weighted sum of checkpoints of one kind; of adapters that of the updates."""
     used = {task: path for task, path in paths.items() if weights[task]}
     output.parent.mkdir(parents=True, exist_ok=True)
     if any(map(is_adapter, used.values())):
@@ -72,12 +55,7 @@ def merge_checkpoints(
 
 
 def check_alike(paths: Mapping[str, Path]) -> None:
-    """See that checkpoints can be merged: of one kind, with equal names and shapes of tensors.
-
-    Raises:
-        ValueError: they can't; the message names two tasks and what differs.
-        ProgramError: an adapter of another form than plain LoRA.
-    """
+    """See that checkpoints can be merged: of one kind, with equal names and shapes of tensors."""
     if len(paths) < 2:
         return
     (first, path), *others = paths.items()
@@ -109,15 +87,11 @@ def check_alike(paths: Mapping[str, Path]) -> None:
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    files = [path / ADAPTERS[0]] if is_adapter(path) else find_files(path, pickles=False)[0]
     shapes: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as opened:
-                for name in opened.keys():  # noqa: SIM118
-                    shapes[name] = tuple(opened.get_slice(name).get_shape())
-        except SafetensorError as error:
-            raise CorruptFileError(f"{file} is truncated or damaged: {error}") from error
+    for file in tensor_files(path):
+        with opened(file) as found:
+            for name in found.keys():  # noqa: SIM118
+                shapes[name] = tuple(found.get_slice(name).get_shape())
     return shapes
 
 
@@ -135,19 +109,13 @@ def _merge_adapters(paths: Mapping[str, Path], weights: Mapping[str, float], out
         factor = math.sqrt(len(paths)) if config["use_rslora"] else len(paths)
         about |= {"r": about["r"] * len(paths), "lora_alpha": about["lora_alpha"] * factor}
     output.mkdir()
-    for file in first.iterdir():
-        if file.suffix in (".json", ".txt", ".model", ".jinja"):
-            shutil.copy(file, output / file.name)
+    copy_side_files(first, output)
     (output / ADAPTER_CONFIG).write_text(json.dumps(about, indent=2), encoding="utf-8")
     save_file(merged, output / ADAPTERS[0], {"format": "pt"})
 
 
 def _plain_config(path: Path) -> dict[str, Any]:
-    """What must be equal in all adapters.
-
-    Raises:
-        ProgramError: it isn't plain LoRA.
-    """
+    """What must be equal in all adapters, which are plain LoRA."""
     about = json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     if about.get("peft_type") != "LORA":
         raise ProgramError(f"{path} is a {about.get('peft_type')} adapter; only LORA is merged")

@@ -13,15 +13,8 @@ from torch.utils.data import Dataset
 class Mixture(Dataset[Any]):
     """As many examples as a run trains on, each of a task that is drawn by the shares.
 
-    Tasks are drawn independently. Within a task examples come in a fresh permutation every epoch,
-    so that a small data set is used evenly. The order is known from the start, so a run that goes
-    on sees what it would have seen.
-
-    Args:
-        data: By task, a data set with a length.
-        shares: By task, the probability of its examples; of zero, none come.
-        size: Number of examples.
-        seed: Of the order.
+    Tasks are drawn independently. Within a task examples come in a fresh permutation every epoch.
+    The order is known from the start, so a run that goes on sees what it would have seen.
     """
 
     def __init__(

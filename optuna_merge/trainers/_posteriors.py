@@ -23,8 +23,7 @@ from optuna_merge.posteriors import (
 )
 from optuna_merge.previews import anchor_share
 from optuna_merge.trainers._adapters import has_products, merge_products
-from optuna_merge.trainers._anchored import ANCHOR, factors
-from optuna_merge.trainers._program import Previews
+from optuna_merge.trainers._program import ANCHOR, Previews, factors
 
 FAMILIES = ("isotropic", "diagonal")
 State = Mapping[str, Tensor]
@@ -61,34 +60,21 @@ class Resident(Protocol):
         """The diagonal of the curvature of a task's averaged loss at the parameters."""
 
 
-def check_settings(settings: PosteriorSettings) -> None:
-    """See that a program's task runs can give these posteriors.
-
-    Raises:
-        ValueError: they can't; the message says what can.
-    """
-    if settings.family not in FAMILIES or settings.components != 1:
-        raise ValueError(
-            f"posterior {settings.label!r} is not made from a program's task runs; expected the "
-            f"family {' or '.join(FAMILIES)}, of one component"
-        )
-    if settings.estimator != "squared_gradients":
-        raise ValueError(
-            f"estimator={settings.estimator!r} is of the own training loop; expected "
-            f"'squared_gradients'"
-        )
-
-
 def settled(posterior: PosteriorSettings | None, names: Sequence[str]) -> PosteriorSettings:
-    """The settings for parameters of these names; None: diagonal where that can be.
-
-    Raises:
-        ValueError: as `check_settings`, or curvature where both factors of adapters are trained.
-    """
+    """The settings for parameters of these names; None: diagonal where that can be."""
     products = has_products(names)
     if posterior is None:
         return PosteriorSettings(family="isotropic" if products else "diagonal")
-    check_settings(posterior)
+    if posterior.family not in FAMILIES or posterior.components != 1:
+        raise ValueError(
+            f"posterior {posterior.label!r} is not made from a program's task runs; expected the "
+            f"family {' or '.join(FAMILIES)}, of one component"
+        )
+    if posterior.estimator != "squared_gradients":
+        raise ValueError(
+            f"estimator={posterior.estimator!r} is of the own training loop; expected "
+            f"'squared_gradients'"
+        )
     if products and posterior.family != "isotropic":
         raise ValueError(
             f"posterior {posterior.label!r}, but both factors of LoRA adapters are trained, whose "
@@ -124,33 +110,23 @@ def make_previews(
     truth = None if anchor is None else dict(program.parameters(anchor))
     known = None if truth is None else content_hash(truth, {})
     if settings.family == "isotropic":
-        averaged = _averages(means, truth)
-        metrics = _evaluated(program, averaged)
-        about = {"family": settings.family}
-        return Previews(metrics, about, hashes, known, merged=averaged)
+        merged = _averages(means, truth)
+        metrics = _evaluated(program, merged)
+        return Previews(metrics, {"family": "isotropic"}, hashes, known, merged=merged)
     undamped: dict[str, DiagonalGaussian] = {}
     seconds = 0.0
     for task, mean in means.items():
         made_of = [hashes[task], *program.describe_curvature(task, settings)]
-        key = short_hash(made_of)
-        squares, about = _curvature(
-            program, task, mean, settings, folder / f"curvature-{task}-{key}.safetensors"
-        )
+        path = folder / f"curvature-{task}-{short_hash(made_of)}.safetensors"
+        squares, about = _curvature(program, task, mean, settings, path)
         seconds += float(about["seconds"])
         undamped[task] = DiagonalGaussian(mean, squares)
         hashes[task] = sha256_text(hashes[task] + about[HASH])
     damping = _damping(program, undamped, settings, folder, sorted(hashes.items()))
     damped = {task: each.damped(damping.value) for task, each in undamped.items()}
     merged = _merges(damped, truth)
-    return Previews(
-        _evaluated(program, merged),
-        asdict(settings),
-        hashes,
-        known,
-        damping,
-        seconds + damping.seconds,
-        merged,
-    )
+    metrics, seconds = _evaluated(program, merged), seconds + damping.seconds
+    return Previews(metrics, asdict(settings), hashes, known, damping, seconds, merged)
 
 
 Merge = Callable[[Mapping[str, float]], State]
@@ -218,8 +194,7 @@ def _damping(
 ) -> Damping:
     if settings.damping is not None:
         return Damping(settings.damping, {}, 0.0)
-    key = short_hash([made_from, settings.damping_examples])
-    path = folder / f"damping-{key}.json"
+    path = folder / f"damping-{short_hash([made_from, settings.damping_examples])}.json"
 
     def losses(delta: float) -> Losses:
         posteriors = {task: each.damped(delta) for task, each in undamped.items()}

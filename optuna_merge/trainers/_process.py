@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from optuna_merge.exceptions import ProgramError
 
@@ -29,58 +29,38 @@ def follow(
     """Run a command to its end; its output is added to log.txt in the folder.
 
     A command that an earlier call has started, and that still runs since this process was killed,
-    is followed first: it holds a lock in the folder until it ends. Then it is started again, to
-    say by its exit code whether all is well.
-
-    Args:
-        arguments: The command.
-        folder: Where it works; its working directory stays this process's.
-        look: Called several times a second, and once after the end; what it raises stops the
-            command.
-        begin: Called before it is started, when nothing runs in the folder.
-        time_limit: Seconds after which it is stopped; None: never.
-        grace: Seconds between SIGTERM and SIGKILL.
-
-    Raises:
-        ProgramError: it can't be started, was stopped for its time, or ended with another exit
-            code than 0; its last lines are quoted.
+    holds a lock in the folder, and is followed first. Then it is started again, to say by its exit
+    code whether all is well. `look` is called several times a second, and once after the end; what
+    it raises stops the command. `begin` is called before it is started.
     """
     log = folder / "log.txt"
-    deadline = None if time_limit is None else time.monotonic() + time_limit
+    started = time.monotonic()
 
     def look_in_time() -> None:
         look()
-        if deadline is not None and time.monotonic() > deadline:
-            raise ProgramError(
-                f"the command was stopped after {time_limit:g} seconds, its time limit: "
-                f"{_told(arguments, log)}"
-            )
+        if time_limit is not None and time.monotonic() > started + time_limit:
+            raise _too_late(time_limit, arguments, log)
 
     with (folder / "process").open("a+") as held:
         while not _locked(held):
             try:
                 look_in_time()
             except BaseException:
-                if (pid := _pid(held)) is not None:
-                    _stop_group(pid, grace, lambda: _locked(held))
+                held.seek(0)
+                if (pid := held.read().strip()).isdigit():
+                    _stop_group(int(pid), grace, lambda: _locked(held))
                 raise
             time.sleep(_POLL)
         begin()
         look()
         with log.open("ab") as output:
-            try:
-                process = subprocess.Popen(
-                    arguments,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=(held.fileno(),),  # the lock lives as long as it does
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise ProgramError(f"{arguments[0]!r} can't be started: {error}") from error
+            # The lock lives as long as the process that it is passed to.
+            process = _started(arguments, output, subprocess.STDOUT, (held.fileno(),))
         try:
-            _write_pid(held, process.pid)
+            held.seek(0)
+            held.truncate()
+            held.write(str(process.pid))
+            held.flush()
             while process.poll() is None:
                 look_in_time()
                 time.sleep(_POLL)
@@ -93,47 +73,45 @@ def follow(
 def output_of(
     arguments: Sequence[str], log: Path, *, time_limit: float | None, grace: float
 ) -> str:
-    """Run a command to its end, and give its standard output.
-
-    Args:
-        arguments: The command.
-        log: Where its standard error goes.
-        time_limit: Seconds after which it is stopped; None: never.
-        grace: Seconds between SIGTERM and SIGKILL.
-
-    Raises:
-        ProgramError: as `follow`.
-    """
+    """Run a command to its end, and give its standard output; its errors go to the log."""
     with log.open("wb") as errors:
-        try:
-            process = subprocess.Popen(
-                arguments,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise ProgramError(f"{arguments[0]!r} can't be started: {error}") from error
+        process = _started(arguments, subprocess.PIPE, errors)
     try:
         found, _ = process.communicate(timeout=time_limit)
     except subprocess.TimeoutExpired as error:
-        raise ProgramError(
-            f"the command was stopped after {time_limit:g} seconds, its time limit: "
-            f"{_told(arguments, log)}"
-        ) from error
+        raise _too_late(error.timeout, arguments, log) from error
     finally:
         _end(process, grace)
     _check_code(process.returncode, arguments, log)
     return found.decode(errors="replace")
 
 
+def _started(
+    arguments: Sequence[str], output: Any, errors: Any, passed: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors,
+            pass_fds=passed,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ProgramError(f"{arguments[0]!r} can't be started: {error}") from error
+
+
+def _too_late(seconds: float, arguments: Sequence[str], log: Path) -> ProgramError:
+    how = f"was stopped after {seconds:g} seconds, its time limit"
+    return ProgramError(f"the command {how}: {_told(arguments, log)}")
+
+
 def _check_code(code: int, arguments: Sequence[str], log: Path) -> None:
-    if code > 0:
-        raise ProgramError(f"the command ended with exit code {code}: {_told(arguments, log)}")
-    if code < 0:
-        name = signal.Signals(-code).name
-        raise ProgramError(f"the command was ended by {name}: {_told(arguments, log)}")
+    if code:
+        name = "" if code > 0 else signal.Signals(-code).name
+        how = f"was ended by {name}" if name else f"ended with exit code {code}"
+        raise ProgramError(f"the command {how}: {_told(arguments, log)}")
 
 
 def _told(arguments: Sequence[str], log: Path) -> str:
@@ -181,16 +159,3 @@ def _locked(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _pid(file: IO[str]) -> int | None:
-    file.seek(0)
-    text = file.read().strip()
-    return int(text) if text.isdigit() else None
-
-
-def _write_pid(file: IO[str], pid: int) -> None:
-    file.seek(0)
-    file.truncate()
-    file.write(str(pid))
-    file.flush()

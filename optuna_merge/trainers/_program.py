@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from optuna_merge.fitting import Damping, Report
+from optuna_merge.previews import anchor_share
 from optuna_merge.trainers._units import WeightUnit
 
 
@@ -121,3 +122,16 @@ class AdoptingProgram(Program, Protocol):
         Raises:
             ValueError: it doesn't fit; the message says why.
         """
+
+
+ANCHOR = "uniform"
+"""Stands for the finetune at uniform weights; no task is called so."""
+
+
+def factors(weights: Mapping[str, float], *, anchored: bool) -> dict[str, float]:
+    """What each run counts for, that at uniform weights as `ANCHOR`."""
+    if not anchored:
+        return dict(weights)
+    share = anchor_share(weights.values())
+    each = {task: weight - share / len(weights) for task, weight in weights.items()}
+    return each | {ANCHOR: share}

@@ -22,18 +22,7 @@ _PATIENCE = datetime.timedelta(weeks=8)
 
 
 class Ranks:
-    """All processes of the launch; without one, this process alone.
-
-    Args:
-        definition: What must be the same in all of them.
-
-    Attributes:
-        size: Number of processes.
-        leads: Whether this process is rank 0.
-
-    Raises:
-        DefinitionMismatchError: it is not the same.
-    """
+    """All processes of the launch, of equal definitions; without a launch this process alone."""
 
     _led: Ranks | None = None
     """The one of this process, whose rank 0 the others follow to their end."""
@@ -59,11 +48,7 @@ class Ranks:
 
     @classmethod
     def refuse_a_second(cls) -> None:
-        """See that this launch has no study yet: the other processes follow one to its end.
-
-        Raises:
-            ProgramError: it has.
-        """
+        """See that this launch has no study yet: the other processes follow one to its end."""
         if cls._led is not None:
             raise ProgramError(
                 "from_trainer was called twice in a launch of several processes, of which all "
@@ -96,9 +81,6 @@ class Ranks:
 
         After an error in it nobody knows where the others stand: nothing is done together any
         more. (What a report raises is no such error: all processes agree on it, see `decided`.)
-
-        Raises:
-            ProgramError: there was an error before.
         """
         if self._lost_by is not None:
             raise ProgramError(
@@ -125,12 +107,7 @@ class Ranks:
         return (raised or StopFollowing()) if stops else None
 
     def follow(self, do: Callable[..., object]) -> NoReturn:
-        """Do what rank 0 says until it ends, and end then, too.
-
-        Raises:
-            SystemExit: rank 0 has ended.
-            ProgramError: it has been killed.
-        """
+        """Do what rank 0 says until it ends or is killed, and end then, too."""
         while True:
             try:
                 command = self.tell()

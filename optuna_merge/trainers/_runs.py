@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,21 +57,13 @@ class Runs:
     """A folder of runs: what is there is not trained again, what was killed goes on.
 
     A task's own run is under what it depends on, this task alone; but its metrics are of all
-    tasks, so the others count, too.
-
-    Args:
-        program: What trains.
-        folder: Where the runs are.
-        given: Checkpoints that stand for tasks' own runs, with hashes of their tensors.
+    tasks, so the others count, too. `given`: checkpoints that stand for such runs, with hashes.
     """
 
     def __init__(
-        self,
-        program: Program,
-        folder: Path,
-        given: Mapping[str, tuple[Path, str]] | None = None,
+        self, program: Program, folder: Path, given: Mapping[str, tuple[Path, str]]
     ) -> None:
-        self._program, self._folder, self._given = program, folder, dict(given or {})
+        self._program, self._folder, self._given = program, folder, given
         self._tasks = {task: program.describe_task(task) for task in program.names}
         self._described = program.describe()
 
@@ -97,11 +89,7 @@ class Runs:
         repeat: int = 0,
         title: str | None = None,
     ) -> FinishedRun:
-        """Train at the weights unless that was done.
-
-        Raises:
-            ProgramError: the program ended before its last step, or without its metrics.
-        """
+        """Train at the weights unless that was done."""
         folder = self.folder(weights, repeat)
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):
@@ -120,14 +108,11 @@ class Runs:
     ) -> FinishedRun:
         program = cast(AdoptingProgram, self._program)  # fit_program has seen to it
         found = program.adopt(Run(weights, program.unit.converted(weights), folder), path)
-        metrics = {task: float(found[task]) for task in program.names}
-        about = {
-            "weights": dict(weights), "checkpoint": str(path.absolute()), "steps": program.steps,
-            "rungs": {program.steps: _numbers(metrics)}, "seconds": 0.0,
-        }  # fmt: skip
-        write_json(folder / _FINISHED, about)
+        rungs = {program.steps: {task: float(found[task]) for task in program.names}}
+        about = {"weights": dict(weights), "checkpoint": str(path.absolute())}
+        self._write(folder, about, rungs, 0.0)
         if report is not None:
-            report(program.steps, metrics)
+            report(program.steps, rungs[program.steps])
         return _read(folder)
 
     def _train(
@@ -159,14 +144,17 @@ class Runs:
                 f"the training in {folder} ended without metrics after its last step "
                 f"{program.steps} ({reported}); they are asked for there"
             )
-        seconds = _seconds(folder)
-        numbers = {step: _numbers(row) for step, row in rungs.items()}
-        about: dict[str, Any] = {
-            "weights": dict(weights), "given": dict(converted), "unit": str(program.unit),
-            "repeat": repeat, "rungs": numbers, "steps": program.steps, "seconds": seconds,
-        }  # fmt: skip
-        write_json(folder / _FINISHED, about)
-        return FinishedRun(folder, rungs, program.steps, seconds, False)
+        about = {"weights": dict(weights), "given": dict(converted), "unit": str(program.unit)}
+        self._write(folder, about | {"repeat": repeat}, rungs, _seconds(folder))
+        return replace(_read(folder), reused=False)
+
+    def _write(self, folder: Path, about: Mapping[str, Any], rungs: Rungs, seconds: float) -> None:
+        numbers = {  # JSON has neither NaN nor infinity
+            step: {task: v if math.isfinite(v) else None for task, v in row.items()}
+            for step, row in rungs.items()
+        }
+        end = {"rungs": numbers, "steps": self._program.steps, "seconds": seconds}
+        write_json(folder / _FINISHED, {**about, **end})
 
 
 def _read(folder: Path) -> FinishedRun:
@@ -177,11 +165,6 @@ def _read(folder: Path) -> FinishedRun:
     }
     steps, seconds, given = about["steps"], about["seconds"], about.get("checkpoint")
     return FinishedRun(folder, rungs, steps, seconds, True, given)
-
-
-def _numbers(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """As JSON values, of which NaN and infinity are none."""
-    return {task: v if math.isfinite(v) else None for task, v in metrics.items()}
 
 
 def _seconds(folder: Path) -> float:

@@ -13,11 +13,7 @@ from torch import Tensor
 
 
 def check_shards(trainer: Any) -> None:
-    """See that a Trainer's shards are of a kind that is tested.
-
-    Raises:
-        ValueError: they aren't; the message says what to set.
-    """
+    """See that a Trainer's shards are of a kind that is tested."""
     if trainer.is_fsdp_enabled:
         _check_fsdp(trainer, trainer.accelerator.state.fsdp_plugin)
     how = None
@@ -60,10 +56,7 @@ def keep_whole(trainer: Any) -> None:
 
 
 def gathered(trainer: Any, names: Collection[str]) -> dict[str, Tensor]:
-    """Whole parameters of a Trainer that has trained; of shards in rank 0 alone, on its CPU.
-
-    All processes call this.
-    """
+    """Whole parameters of a Trainer that has trained; of shards on rank 0's CPU. All call this."""
     if not trainer.is_fsdp_enabled:
         parameters = dict(trainer.model.named_parameters())
         return {name: parameters[name].detach() for name in names}

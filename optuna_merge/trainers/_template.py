@@ -11,19 +11,10 @@ _PLACEHOLDER = re.compile(r"\{(weights|folder|seed|steps|checkpoint|weight:[^{}]
 
 
 class Template:
-    """A command in which placeholders stand for what differs between runs.
+    """A command, cut as a shell cuts it, with placeholders for what differs between runs.
 
     They are `{weights}` (a JSON object by task), `{weight:task}` (one number), `{folder}`,
-    `{checkpoint}`, `{seed}` and `{steps}`. Other braces stay as they are. No shell reads the
-    command: what it is to expand, give to `sh -c` yourself.
-
-    Args:
-        command: As one text, which is cut as a shell cuts it, or as its arguments.
-        tasks: Names that `{weight:...}` may have.
-        needs: Placeholders of which at least one must be there.
-
-    Raises:
-        ValueError: an empty command, an unknown task, or none of what it needs.
+    `{checkpoint}`, `{seed}` and `{steps}`; one of `needs` must be there. Other braces stay.
     """
 
     def __init__(

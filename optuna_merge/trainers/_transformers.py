@@ -8,18 +8,14 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import (
-    DefaultFlowCallback,
-    PrinterCallback,
-    ProgressCallback,
-    set_seed,
-)
+from transformers import DefaultFlowCallback, PrinterCallback, ProgressCallback, set_seed
 
 from optuna_merge._base.files import json_hash, sha256_file
 from optuna_merge._base.tensors import content_hash, load_tensors, save_tensors
@@ -30,18 +26,12 @@ from optuna_merge.posteriors import PosteriorSettings
 from optuna_merge.tasks import own_draws
 from optuna_merge.trainers._check_trainer import averaged_over, batch_size, check_trainer
 from optuna_merge.trainers._checkpoints import newest_checkpoint, remove_checkpoints
-from optuna_merge.trainers._curvature import squared_gradients
-from optuna_merge.trainers._data import check_data, describe_data, rows_of
+from optuna_merge.trainers._data import check_data, describe_data, prepared, rows_of
 from optuna_merge.trainers._evaluation import evaluate_tasks, label_lengths, one_by_one
 from optuna_merge.trainers._given_curvature import OPTIMIZER, from_file, from_optimizer
-from optuna_merge.trainers._labels import shifts_labels
+from optuna_merge.trainers._labels import shifts_labels, squared_gradients
 from optuna_merge.trainers._mixture import Mixture
-from optuna_merge.trainers._posteriors import (
-    Evaluated,
-    make_previews,
-    settled,
-)
-from optuna_merge.trainers._prepared import prepared
+from optuna_merge.trainers._posteriors import Evaluated, make_previews, settled
 from optuna_merge.trainers._program import Previews, Run
 from optuna_merge.trainers._ranks import Ranks
 from optuna_merge.trainers._shards import gathered, keep_whole, saves_whole
@@ -64,18 +54,7 @@ _ARGUMENTS = (
 
 
 class TrainerProgram:
-    """A `Program`: every finetune by a fresh Trainer, previews by one that is kept.
-
-    Args:
-        make_trainer: Makes a Trainer that writes into a folder.
-        tasks: Training data, by task.
-        metric: Key of a task's metric in what the Trainer's `evaluate` gives.
-        folder: Of the Trainer that is kept.
-        loss_average: What the Trainer's loss is averaged over; "auto": looked up in the labels.
-        num_rungs: How often a finetune is evaluated.
-        posterior: How posteriors are made; None: by the diagonal, where that can be.
-        given: Checkpoints that stand for tasks' own runs.
-    """
+    """A `Program`: every finetune by a fresh Trainer, previews by one that is kept in `folder`."""
 
     def __init__(
         self,
@@ -107,23 +86,21 @@ class TrainerProgram:
         self._evaluation_works = False
         trainer = self._resident()
         self._tasks = {task: prepared(trainer, task, data) for task, data in tasks.items()}
-        args, model = trainer.args, trainer.model
-        self._steps = int(args.max_steps)
-        count = min(num_rungs, self._steps)
-        self._rungs = [math.ceil(self._steps * rung / count) for rung in range(1, count + 1)]
+        args, model, evaluated = trainer.args, trainer.model, trainer.eval_dataset
+        self.names, self.steps = tuple(tasks), int(args.max_steps)
+        count = min(num_rungs, self.steps)
+        self._rungs = [math.ceil(self.steps * rung / count) for rung in range(1, count + 1)]
         self._shifts = shifts_labels(model)
-        lengths = (
-            None
-            if loss_average == "examples"
-            else label_lengths(trainer, self._tasks, shifts=self._shifts)
-        )
+        lengths = None
+        if loss_average != "examples":
+            lengths = label_lengths(trainer, self._tasks, shifts=self._shifts)
         if loss_average == "tokens" and lengths is None:
             raise ValueError(
                 "loss_average='tokens', but the batches have no integer labels of several tokens "
                 "an example; use loss_average='examples'"
             )
         self._per_token = lengths is not None
-        self._unit = WeightUnit("examples", lengths, averaged_over(trainer) if lengths else None)
+        self.unit = WeightUnit("examples", lengths, averaged_over(trainer) if lengths else None)
         parameters = dict(model.named_parameters())
         self._names = [name for name, p in parameters.items() if p.requires_grad]
         if not self._names:
@@ -145,28 +122,10 @@ class TrainerProgram:
             **{name: _json(getattr(args, name, None)) for name in _ARGUMENTS},
         }
         self._data = {
-            task: {
-                "train": describe_data(data),
-                "validation": describe_data(trainer.eval_dataset[task]),
-            }
+            task: {"train": describe_data(data), "validation": describe_data(evaluated[task])}
             for task, data in self._tasks.items()
         }
         self._ranks = Ranks(json_hash([self._described, self._data]))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Task names, in order."""
-        return tuple(self._tasks)
-
-    @property
-    def unit(self) -> WeightUnit:
-        """Shares of the sampled examples."""
-        return self._unit
-
-    @property
-    def steps(self) -> int:
-        """The Trainer's `max_steps`."""
-        return self._steps
 
     def describe(self) -> Mapping[str, Any]:
         """Model, training arguments and loss; a loss of the user's own by its name only."""
@@ -208,15 +167,11 @@ class TrainerProgram:
             if args.data_seed is not None:
                 args.data_seed += run.repeat
             seed = args.seed if args.data_seed is None else args.data_seed
-            size = self._steps * batch_size(trainer)
+            size = self.steps * batch_size(trainer)
             trainer.train_dataset = Mixture(self._tasks, run.converted, size, seed)
-            watch = RungWatch(
-                self._rungs,
-                lambda: self._at_rung(trainer),
-                report or _tell_nobody,
-                run.folder,
-                self._ranks,
-            )
+            evaluate = partial(self._at_rung, trainer)
+            tell = report or (lambda step, metrics: None)  # of processes that follow: nobody
+            watch = RungWatch(self._rungs, evaluate, tell, run.folder, self._ranks)
             trainer.add_callback(watch)
             step, checkpoint = self._ranks.tell(newest_checkpoint(run.folder) or (0, None))
             if (stopped_by := watch.go_on_from(step)) is not None:
@@ -227,10 +182,10 @@ class TrainerProgram:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
             if watch.stopped_by is not None:
                 return watch.stopped_by
-            if trainer.state.global_step < self._steps:
+            if trainer.state.global_step < self.steps:
                 raise ProgramError(
                     f"the Trainer in {run.folder} has stopped after step "
-                    f"{trainer.state.global_step} of {self._steps}; did a callback stop it? "
+                    f"{trainer.state.global_step} of {self.steps}; did a callback stop it? "
                     f"Finetunes are of equal length: leave out early stopping"
                 )
             self._ranks.meet()  # the others need no checkpoint any more
@@ -322,16 +277,13 @@ class TrainerProgram:
     def _of_a_step(self, task: str) -> float:
         """Examples that a step of a given run averaged, or label tokens."""
         examples = self._given[task].batch_size or batch_size(self._resident())
-        lengths = self._unit.label_tokens
+        lengths = self.unit.label_tokens
         return float(examples) if lengths is None else examples * float(np.mean(lengths[task]))
 
     def squared_gradients(
         self, task: str, parameters: Mapping[str, Tensor], settings: PosteriorSettings
     ) -> Mapping[str, Tensor]:
-        """Of the Trainer's own loss, of examples that are chosen by the settings' seed.
-
-        Of a given checkpoint it is taken from where it was said to come. Rank 0 alone takes it.
-        """
+        """Of the Trainer's own loss, on rank 0; of a given run from where it was said to come."""
         with self._ranks.all_do("_resident"):
             self._resident()
         trainer = self._loaded(parameters)
@@ -395,10 +347,6 @@ def _draws() -> Iterator[None]:
     name = "cuda" if torch.cuda.is_available() else "cpu"
     with own_draws(torch.device(name)):
         yield
-
-
-def _tell_nobody(step: int, metrics: Mapping[str, float]) -> None:
-    """The report of a process that follows."""
 
 
 def _qualname(thing: Any) -> str | None:

@@ -72,11 +72,7 @@ class WeightUnit:
                 )
 
     def converted(self, weights: Mapping[str, float]) -> dict[str, float]:
-        """The program's weights for task weights on averaged losses; zero stays zero.
-
-        Raises:
-            ValueError: a task with weight has no label tokens.
-        """
+        """The program's weights for task weights on averaged losses; zero stays zero."""
         lengths = self.label_tokens
         active = {task: weight for task, weight in weights.items() if weight > 0}
         if lengths is None or len(active) < 2:

@@ -17,17 +17,8 @@ class RungWatch(TrainerCallback):  # type: ignore[misc]
     """Evaluates all tasks after each rung's step, and reports once its checkpoint is there.
 
     An exception of the report stops the training by `control.should_training_stop`, so that the
-    Trainer ends as it always does, in all processes of its launch. Rank 0 alone reports.
-
-    Args:
-        rungs: Steps.
-        evaluate: Gives the tasks' metrics.
-        report: Is told the step and the metrics.
-        folder: Keeps the metrics as JSON lines.
-        ranks: The processes that train.
-
-    Attributes:
-        stopped_by: What the report of a step has raised; None: nothing.
+    Trainer ends as it always does, in all processes of its launch; it is kept in `stopped_by`.
+    Rank 0 alone reports, and keeps the metrics as JSON lines in the folder.
     """
 
     def __init__(
@@ -45,11 +36,7 @@ class RungWatch(TrainerCallback):  # type: ignore[misc]
         self.stopped_by: BaseException | None = None
 
     def go_on_from(self, step: int) -> BaseException | None:
-        """Report what an earlier call has found up to this step; forget what came after it.
-
-        Returns:
-            What the report has raised, or None.
-        """
+        """Report up to this step again, forget what came after it; give what the report raised."""
         return self._ranks.decided(lambda: self._report_again(step))
 
     def _report_again(self, step: int) -> None:

@@ -25,7 +25,7 @@ import torch
 from other_mergers import WEIGHTS, best_of, make_tensors
 from safetensors.torch import load_file, save_file
 
-from optuna_merge.merging import merge, merge_into, merge_many
+from optuna_merge.merging import merge, merge_into
 from optuna_merge.posteriors import DiagonalGaussian, IsotropicGaussian
 
 FOLDER = os.environ.get("OPTUNA_MERGE_BENCHMARKS")
@@ -131,25 +131,6 @@ def test_in_memory(tmp_path: Path) -> None:
     report("diagonal_to_read_limit", ours["diagonal"] / limit[6])
     report("diagonal_in_place_to_read_limit", ours["diagonal in place"] / limit[6])
 
-    weightings = torch.rand(16, 3).softmax(1)
-
-    def new() -> list[dict[str, torch.Tensor]]:
-        return [{k: torch.empty_like(t) for k, t in tensors[0].items()} for _ in weightings]
-
-    def write(outputs: list[dict[str, torch.Tensor]]) -> None:
-        for tensor in (tensor for each in outputs for tensor in each.values()):
-            tensor.fill_(1.0)
-
-    kept = new()
-    many = {
-        "new": best_of(lambda: merge_many(diagonal, weightings), 5),
-        "used": best_of(lambda: merge_many(diagonal, weightings, out=kept), 5),
-    }
-    written = {"new": best_of(lambda: write(new()), 5), "used": best_of(lambda: write(kept), 5)}
-    for memory, seconds in many.items():
-        report(
-            f"many16_to_read_and_write_of_{memory}_memory", seconds / (limit[6] + written[memory])
-        )
     assert all(seconds > 0 for seconds in ours.values())
 
 

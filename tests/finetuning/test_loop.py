@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from optuna_merge.exceptions import TrainingDivergedError
 from optuna_merge.finetuning import IVON, FinetuneResult, FinetuneSettings, finetune
 from optuna_merge.finetuning._optimizers import warn_if_constant
-from optuna_merge.finetuning._order import Order, derived_seed
+from optuna_merge.finetuning._training import Order, derived_seed
 from optuna_merge.models import LastLayers, Matching, evaluate_tasks, task_batches
 from optuna_merge.posteriors import categorical_labels, squared_gradients
 from optuna_merge.tasks import (

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from optuna_merge.finetuning import FinetuneSettings
-from optuna_merge.finetuning._order import Order, derived_seed
+from optuna_merge.finetuning._training import Order, derived_seed
 
 
 @pytest.mark.parametrize(

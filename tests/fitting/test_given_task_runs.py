@@ -146,7 +146,7 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     first = next(iter(tensors))
     for name, change, told in (
         ("short", {k: v for k, v in tensors.items() if k != first}, f"has no '{first}'"),
-        ("wide", tensors | {first: torch.zeros(3, 3)}, r"is \(3, 3\), but the parameter"),
+        ("wide", tensors | {first: torch.zeros(3, 3)}, r"has shape \(3, 3\), expected"),
     ):
         file = tmp_path / f"{name}.safetensors"
         save_file(change, file)

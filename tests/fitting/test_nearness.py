@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from optuna_merge.fitting import UNRELATED, median_cosine
-from optuna_merge.fitting._nearness import check_base
+from optuna_merge.fitting._given import check_base
 
 
 def model(seed: int) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from optuna_merge.merging import merge, merge_into, merge_many
+from optuna_merge.merging import merge, merge_into
 from optuna_merge.merging._mixture import log_density, restrict
 from optuna_merge.posteriors import (
     FAMILIES,
@@ -232,9 +232,6 @@ def test_invariants(family: str, maker: Maker, weights: list[float], seed: int) 
     broken = replace(tasks[0], mean=nan)
     assert_equal(merge([*tasks, broken], [*weights, 0.0]), merged)
 
-    together = merge_many(tasks, [weights, weights[::-1]])
-    assert_equal(together[0], merged)
-
     module = torch.nn.ParameterDict({k.replace(".", "_"): v.clone() for k, v in nan.items()})
     merge_into(module, tasks, weights, names={k: k.replace(".", "_") for k in nan})
     assert all(torch.equal(module[k.replace(".", "_")], v) for k, v in merged.items())
@@ -303,7 +300,7 @@ def test_files_and_devices(family: str, tmp_path: Path) -> None:
     mixture = Mixture((task, maker.posterior(family)), torch.zeros(2), "fixed")
     for posterior in (task, mixture):
         content_hash = save_posterior(posterior, tmp_path / "p")
-        loaded = load_posterior(tmp_path / "p", expected_hash=content_hash)
+        loaded = load_posterior(tmp_path / "p")
         assert same(posterior, loaded)
         assert save_posterior(loaded, tmp_path / "again") == content_hash
         there = posterior_to(posterior, "meta")
@@ -353,17 +350,6 @@ def test_from_fisher_merging_to_task_arithmetic(family: str) -> None:
     )
     torch.testing.assert_close(vector(damped(1e-9)), fisher, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(vector(damped(1e9)), arithmetic, rtol=1e-6, atol=1e-6)
-
-
-def test_low_rank_factors_may_be_one_matrix() -> None:
-    torch.manual_seed(0)
-    maker = Maker(4, 3, torch.float64)
-    by_name = [maker.posterior("low_rank") for _ in range(2)]
-    matrices = []
-    for p in by_name:
-        assert isinstance(p, LowRankGaussian)
-        matrices.append(LowRankGaussian(p.mean, p.diagonal, torch.cat([*p.rows().values()])))
-    assert_close(merge(matrices, [0.3, 0.7]), merge(by_name, [0.3, 0.7]), torch.float64)
 
 
 def test_tasks_may_name_their_tensors_in_another_order() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from optuna_merge.merging import merge, merge_many
+from optuna_merge.merging import merge
 from optuna_merge.posteriors import DiagonalGaussian, IsotropicGaussian, Mixture, Posterior
 
 SHAPES = {"w": (3, 5), "b": (5,), "scale": ()}
@@ -101,17 +101,6 @@ def test_weights_by_name_and_in_order() -> None:
     for weights in ({"b": 0.75, "a": 0.25}, (0.25, 0.75), torch.tensor([0.25, 0.75])):
         named = merge({"a": a, "b": b}, weights)
         assert all(torch.equal(named[name], in_order[name]) for name in SHAPES)
-
-
-def test_many_weightings_equal_one_by_one() -> None:
-    tasks = [diagonal() for _ in range(3)]
-    prior = IsotropicGaussian(tensors(), 0.05)
-    weightings = torch.tensor([[0.2, 0.3, 0.5], [0, 1, 0], [0.4, 0.1, 0], [0.3, 0.3, 0.6]])
-    together = merge_many(tasks, weightings, prior=prior)
-    for weights, merged in zip(weightings, together):
-        alone = merge(tasks, weights, prior=prior)
-        assert all(torch.equal(merged[name], alone[name]) for name in SHAPES)
-    assert merge_many(tasks, []) == []
 
 
 def test_large_tensors_are_merged_in_blocks() -> None:

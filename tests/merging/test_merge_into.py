@@ -69,8 +69,8 @@ def test_what_does_not_fit_leaves_the_module_as_it_was(module: nn.Module) -> Non
     more = IsotropicGaussian({**good.mean, "head": torch.zeros(5)})
     nan = DiagonalGaussian({**good.mean, "2.bias": torch.full((2,), torch.nan)}, good.precision)
     for task, message, names in (
-        (wrong, r"'0\.bias' has shape \(5,\), but the module's '0\.bias' has \(4,\)", None),
-        (more, "the module has no parameter or buffer 'head'", None),
+        (wrong, r"the module: '0\.bias' has shape \(4,\), expected \(5,\)", None),
+        (more, "the module has no 'head'", None),
         (good, "names has 'x', which no posterior has", {"x": "0.bias"}),
         (nan, r"task 0: mean '2\.bias' holds NaN", None),
     ):

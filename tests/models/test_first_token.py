@@ -11,7 +11,7 @@ from helpers import save_bert
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from optuna_merge.models import LastLayers, cache_trunk, from_transformers
-from optuna_merge.models._first_token import _READ_AT_FIRST_TOKEN, end_at_first_token
+from optuna_merge.models._transformers import _READ_AT_FIRST_TOKEN, end_at_first_token
 from optuna_merge.tasks import Task, TensorData
 
 SIZES = {

@@ -104,7 +104,7 @@ def test_a_model_is_reset_to_what_it_was_made_with() -> None:
         (
             "body.3.weight",
             torch.zeros(9, 9),
-            "run 7: 'body.3.weight' has shape (9, 9), but the model's has (8, 8); was it made "
+            "run 7: 'body.3.weight' has shape (9, 9), expected (8, 8); was it made "
             "with another body?",
         ),
     ],

@@ -730,7 +730,7 @@ def test_prefixes_of_wrappers_are_named(tmp_path: Path, plain: Path) -> None:
         posteriors = [IsotropicGaussian(dict(net.state_dict())), IsotropicGaussian(mean)]
         with pytest.raises(ValueError, match=rf"lacks .* there is '{prefix}0.bias'.*'{prefix}'"):
             merge(posteriors, [0.5, 0.5])
-        with pytest.raises(ValueError, match=rf"no parameter .*'{prefix}0.*there is '0.*names="):
+        with pytest.raises(ValueError, match=rf"has no '{prefix}0.*there is '0.*names="):
             merge_into(net, posteriors[1:], [1])
         merge_into(net, posteriors[1:], [1], names={k: k.removeprefix(prefix) for k in mean})
     # An adapter finds its place in a base whose names are wrapped.

@@ -12,7 +12,6 @@ from optuna_merge.merging import merge
 from optuna_merge.posteriors import (
     DiagonalGaussian,
     IsotropicGaussian,
-    LowRankGaussian,
     load_posterior,
     read_metadata,
     save_posterior,
@@ -33,7 +32,7 @@ def make_diagonal() -> DiagonalGaussian:
 def test_a_diagonal_comes_back_as_it_was(tmp_path: Path) -> None:
     posterior = make_diagonal()
     content_hash = save_posterior(posterior, tmp_path / "new" / "p.safetensors", {"task": "news"})
-    loaded = load_posterior(tmp_path / "new" / "p.safetensors", expected_hash=content_hash)
+    loaded = load_posterior(tmp_path / "new" / "p.safetensors")
     assert isinstance(loaded, DiagonalGaussian)
     assert list(loaded.mean) == ["w", "b", "scale"]
     for name, tensor in posterior.mean.items():
@@ -55,18 +54,6 @@ def test_an_isotropic_comes_back_as_it_was(tmp_path: Path, precision: object) ->
     assert isinstance(loaded, IsotropicGaussian)
     assert loaded.elementwise("a") == 0.1
     assert loaded.precision == precision
-
-
-def test_low_rank_factors_in_one_matrix_come_back_as_they_were(tmp_path: Path) -> None:
-    mean = {"w": torch.randn(2, 3), "b": torch.randn(2)}
-    posterior = LowRankGaussian(mean, mean, torch.randn(8, 2))
-    content_hash = save_posterior(posterior, tmp_path / "p")
-    loaded = load_posterior(tmp_path / "p")
-    assert isinstance(loaded, LowRankGaussian)
-    assert isinstance(loaded.factors, torch.Tensor)
-    assert isinstance(posterior.factors, torch.Tensor)
-    assert torch.equal(loaded.factors, posterior.factors)
-    assert save_posterior(loaded, tmp_path / "again") == content_hash
 
 
 def test_the_hash_is_of_the_content(tmp_path: Path) -> None:
@@ -104,7 +91,7 @@ def test_a_merge_can_be_saved(tmp_path: Path) -> None:
 
 def test_damaged_files_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "news.safetensors"
-    content_hash = save_posterior(make_diagonal(), path)
+    save_posterior(make_diagonal(), path)
     good = path.read_bytes()
 
     path.write_bytes(good[:-5])
@@ -113,9 +100,6 @@ def test_damaged_files_are_refused_by_name(tmp_path: Path) -> None:
     path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     with pytest.raises(CorruptFileError, match=r"news\.safetensors was altered"):
         load_posterior(path)
-    path.write_bytes(good)
-    with pytest.raises(CorruptFileError, match=f"{content_hash}, expected 00"):
-        load_posterior(path, expected_hash="00")
     path.write_bytes(b"")
     with pytest.raises(CorruptFileError, match=r"news\.safetensors"):
         load_posterior(path)

@@ -26,7 +26,7 @@ FACTORS = {"w": (torch.eye(2), None)}
 CASES: list[tuple[Any, int]] = [
     (IsotropicGaussian(MEAN, torch.tensor(2.0)), 9 + 1),
     (DIAGONAL, 2 * 9),
-    (LowRankGaussian(MEAN, ONES, torch.randn(9, 4)), 2 * 9 + 36),
+    (LowRankGaussian(MEAN, ONES, {k: torch.randn(*t.shape, 4) for k, t in MEAN.items()}), 54),
     (KroneckerGaussian(MEAN, FACTORS, {"b": ONES["b"]}, 0.1), 9 + 4 + 3),
     (
         RowsColumnsGaussian(

@@ -9,8 +9,7 @@ from helpers import files_below, same, toy_definition, toy_settings
 
 from optuna_merge.finetuning import FinetuneSettings
 from optuna_merge.fitting import FittedStudy, fit
-from optuna_merge.previews import refinement_settings
-from optuna_merge.previews._refiner import weighted_loss
+from optuna_merge.previews import refinement_settings, weighted_loss
 
 WEIGHTS = {"red": 0.3, "blue": 0.7}
 

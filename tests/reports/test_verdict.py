@@ -23,8 +23,7 @@ import optuna_merge as om
 from optuna_merge.calibration import study_calibration
 from optuna_merge.reports import study_report, update_dashboard, write_csv, write_html
 from optuna_merge.reports._verdict import Gain, judge
-from optuna_merge.tasks import Metric, accuracy
-from optuna_merge.tasks._metrics import Measurement
+from optuna_merge.tasks import Measurement, Metric, accuracy
 from optuna_merge.trials import (
     PROMOTED_FROM,
     SCORE,
@@ -166,10 +165,11 @@ def test_a_score_of_another_direction_than_the_metrics(tmp_path: Path) -> None:
 
 def test_previews_of_a_minimised_metric_are_judged_by_its_lowest_ones() -> None:
     study = study_by_hand(NAMES, 12, 12)
-    upwards, downwards = (
-        study_calibration(study, NAMES, maximize=dict.fromkeys(NAMES, greater)).tasks["red"]
-        for greater in (True, False)
-    )
+    found = []
+    for greater in (True, False):
+        study.set_user_attr("greater_is_better", dict.fromkeys(NAMES, greater))
+        found.append(study_calibration(study, NAMES).tasks["red"])
+    upwards, downwards = found
     truths = [(t.user_attrs["preview_red"], t.user_attrs["truth_red"]) for t in study.trials]
     judged = [
         pair

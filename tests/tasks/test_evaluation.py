@@ -23,7 +23,7 @@ from optuna_merge.tasks import (
     token_accuracy,
     token_cross_entropy,
 )
-from optuna_merge.tasks._metrics import mean_measurement
+from optuna_merge.tasks._metrics._standard_errors import mean_measurement
 
 
 def test_accuracy_and_its_standard_error() -> None:

@@ -11,8 +11,13 @@ from trainer_helpers import MakeTrainer, bert, llama, pad
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from optuna_merge.trainers._curvature import squared_gradients
-from optuna_merge.trainers._labels import label_tokens, shifts_labels, terms, with_drawn_labels
+from optuna_merge.trainers._labels import (
+    label_tokens,
+    shifts_labels,
+    squared_gradients,
+    terms,
+    with_drawn_labels,
+)
 
 
 class Linear(nn.Module):

@@ -22,6 +22,7 @@ from optuna_merge.exceptions import ProgramError
 from optuna_merge.trainers import FittedProgram, WeightUnit
 from optuna_merge.trainers._command import CommandProgram
 from optuna_merge.trainers._program import Run
+from optuna_merge.trainers._template import Template
 
 SCRIPT = f"{sys.executable} {Path(__file__).with_name('command_for_tests.py')}"
 ARGUMENTS = "train {folder} {checkpoint} {weights} {seed} {steps}"
@@ -52,9 +53,12 @@ def program(folder: Path, fault: str = "none", **changes: Any) -> CommandProgram
     """The program alone, without task runs."""
     more = {
         "metric": "{task}", "unit": WeightUnit("examples"), "seed": 0, "time_limit": None,
-        "grace": 5.0, "about": {}, "scratch": folder / "merged", "names": ["math", "chat"],
+        "grace": 5.0, "about": {}, "scratch": folder / "merged", "names": ("math", "chat"),
     }  # fmt: skip
-    return CommandProgram(**(options(fault) | more | changes))
+    given = options(fault) | more | changes
+    training = Template(given.pop("train"), given["names"], ("weights", "weight"))
+    evaluation = Template(given.pop("evaluate"), given["names"], ("checkpoint",))
+    return CommandProgram(training, evaluation, **given)
 
 
 def run(folder: Path, weights: Mapping[str, float] = WEIGHTS) -> Run:

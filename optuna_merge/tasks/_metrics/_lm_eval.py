@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,10 @@ def lm_eval_metric(
     harness on the whole model, as it is then; the data of the `Task` itself serve training, the
     posterior and the loss. The value of several harness tasks is their plain mean.
 
-    The standard error is over examples: s / sqrt(n) where the harness averages, as the harness has
-    it, else (BLEU, F1, perplexities) by the delete-a-group jackknife with 20 groups, in place of
-    the harness's bootstrap. Texts are generated as each harness task says, greedily unless it
-    asks for sampling.
-
-    The study's definition has a hash of what is asked: the harness tasks' configuration, with the
-    source of functions in it, and their examples; not the paths, which may differ by machine.
+    The standard error is over examples: s / sqrt(n) where the harness averages, else (BLEU, F1,
+    perplexities) by the delete-a-group jackknife with 20 groups, in place of its bootstrap. Texts
+    are generated as each harness task says, greedily unless it asks for sampling. The study's
+    definition has a hash of the harness tasks' configuration and examples, not the paths.
 
     Args:
         value: Name of the value, such as "acc", "acc_norm" or "exact_match"; of one of several
@@ -75,45 +72,27 @@ def lm_eval_metric(
 
     Raises:
         ImportError: lm_eval isn't installed.
-        ValueError: no task, a file or name that there is not, a value that a task does not have,
-            or that doesn't say whether greater is better.
+        ValueError: no task, no such file or name, a value that a task does not have, or that
+            doesn't say whether greater is better.
     """
     by_split = {"validation": _listed(tasks), "test": _listed(test)}
     if not by_split["validation"]:
         raise ValueError("lm_eval_metric needs at least one task of lm-eval, got none")
-    harness = Harness(
-        value,
-        {split: specs for split, specs in by_split.items() if specs},
-        tokenizer,
-        num_fewshot=num_fewshot,
-        limit=limit,
-        batch_size=batch_size,
-        apply_chat_template=apply_chat_template,
-    )
+    specs = {split: found for split, found in by_split.items() if found}
+    harness = Harness(value, specs, tokenizer, num_fewshot, limit, batch_size, apply_chat_template)
     if greater_is_better is None:
         greater_is_better = harness.greater_is_better()
     return Metric(name or value, _never, greater_is_better, of_model=harness)
 
 
 class Harness:
-    """Runs the harness; see `lm_eval_metric`.
-
-    Args:
-        value: Name of the value.
-        specs: By split, the harness's tasks.
-        tokenizer: The model's.
-        num_fewshot: See `lm_eval_metric`.
-        limit: See `lm_eval_metric`.
-        batch_size: See `lm_eval_metric`.
-        apply_chat_template: See `lm_eval_metric`.
-    """
+    """Runs the harness; see `lm_eval_metric`."""
 
     def __init__(
         self,
         value: str,
         specs: Mapping[str, Sequence[Spec]],
         tokenizer: Any,
-        *,
         num_fewshot: int | None,
         limit: int | None,
         batch_size: int,
@@ -122,12 +101,11 @@ class Harness:
         self._value, _, chosen = value.partition(",")
         self._filter = chosen or None
         # A copy: the harness gives it a padding token.
-        self._tokenizer = copy.deepcopy(
-            load_tokenizer(tokenizer)
-        )  # the harness gives it a padding token
+        self._tokenizer = copy.deepcopy(load_tokenizer(tokenizer))
         self._limit, self._batch_size = limit, batch_size
         self._apply_chat_template = apply_chat_template
         self._tasks = {split: _load(some, num_fewshot) for split, some in specs.items()}
+        self.splits = tuple(self._tasks)
         for name, task in self._all():
             if self._value not in task.aggregation():
                 raise ValueError(
@@ -135,17 +113,8 @@ class Harness:
                     f"{sorted(task.aggregation())}"
                 )
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """The splits that there are tasks for."""
-        return tuple(self._tasks)
-
     def greater_is_better(self) -> bool:
-        """What the harness's tasks say of the value.
-
-        Raises:
-            ValueError: they say nothing, or not the same.
-        """
+        """What the harness's tasks say of the value."""
         said = {task.higher_is_better().get(self._value) for _, task in self._all()}
         if said not in ({True}, {False}):
             raise ValueError(
@@ -275,19 +244,10 @@ def _silence(task: Any) -> None:
 def _wrapped(network: Any, tokenizer: Any, batch_size: int) -> Any:
     from lm_eval.models.huggingface import HFLM
 
-    class Silent(HFLM):  # type: ignore[misc]
-        """Without progress bars."""
-
-        def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
-            return super().loglikelihood(requests, disable_tqdm=True)
-
-        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> Any:
-            return super().loglikelihood_rolling(requests, disable_tqdm=True)
-
-        def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
-            return super().generate_until(requests, disable_tqdm=True)
-
-    return Silent(pretrained=network, tokenizer=tokenizer, batch_size=batch_size)
+    model = HFLM(pretrained=network, tokenizer=tokenizer, batch_size=batch_size)
+    for name in ("loglikelihood", "loglikelihood_rolling", "generate_until"):
+        setattr(model, name, partial(getattr(model, name), disable_tqdm=True))
+    return model
 
 
 @contextmanager

@@ -42,9 +42,9 @@ def _as_they_are(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 class Metric:
     """A metric of a whole data set.
 
-    It is computed in two steps: each batch of outputs and labels is condensed to the little that
-    the metric needs of every example (a predicted class, not its logits), and the metric is a
-    function of that, over all examples.
+    Each batch of outputs and labels is condensed to the little that the metric needs of every
+    example (a predicted class, not its logits), and the metric is a function of that, over all
+    examples.
 
     Attributes:
         name: Stands in the study's definition and in tables.
@@ -53,12 +53,10 @@ class Metric:
         greater_is_better: Decides the direction of the study.
         condense: `(outputs, labels) -> (outputs, labels)` of a batch, on the model's device: two
             tensors with a row per example, whose further dimensions are the same in every batch.
-            Needed where batches differ in length, as those of tokens do; default: both as they
-            are.
+            Needed where batches differ in length, as those of tokens do; default: as they are.
         generated: The outputs wanted are token ids that the model generates, (batch, tokens),
             not what it predicts in one forward pass.
-        of_model: Takes the place of `function` where the metric is no matter of outputs and
-            labels; see `lm_eval_metric`.
+        of_model: Takes the place of `function`; see `lm_eval_metric`.
     """
 
     name: str

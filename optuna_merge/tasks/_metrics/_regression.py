@@ -14,16 +14,12 @@ def _squared_errors(outputs: Tensor, labels: Tensor) -> Tensor:
     return (outputs - labels.reshape(outputs.shape)).square().flatten(1).mean(1)
 
 
-def _negative_squared_errors(outputs: Tensor, labels: Tensor) -> Tensor:
-    return -_squared_errors(outputs, labels)
-
-
 def _squared_error(outputs: Tensor, labels: Tensor) -> Measurement:
     return mean_measurement(_squared_errors(outputs, labels))
 
 
 def _negative_squared_error(outputs: Tensor, labels: Tensor) -> Measurement:
-    return mean_measurement(_negative_squared_errors(outputs, labels))
+    return mean_measurement(-_squared_errors(outputs, labels))
 
 
 def _pearson(outputs: Tensor, labels: Tensor) -> Measurement:

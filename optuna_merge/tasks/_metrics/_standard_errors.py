@@ -15,13 +15,9 @@ def delta_measurement(value: float, influence: Tensor) -> Measurement:
     """A smooth function of means over n examples, with its standard error by the delta method.
 
     The standard error is s / sqrt(n), with s the standard deviation (n - 1) of the examples'
-    influences: the derivative of the value by the example's share of the data (Efron, The
-    Jackknife, the Bootstrap and Other Resampling Plans, 1982, chapter 6; also known as the
-    infinitesimal jackknife). NaN for fewer than two examples.
-
-    Args:
-        value: The function's value.
-        influence: Shape (n,), up to a constant.
+    influences, shape (n,), up to a constant: the derivative of the value by the example's share of
+    the data (Efron, The Jackknife, the Bootstrap and Other Resampling Plans, 1982, chapter 6). NaN
+    for fewer than two examples.
     """
     count = len(influence)
     if count < 2:
@@ -40,10 +36,6 @@ def ratio_measurement(numerators: Tensor, denominators: Tensor) -> Measurement:
 
     An example's influence is (a_i - R b_i) / mean(b), so tokens of one example may depend on one
     another (Cochran, Sampling Techniques, 1977, section 2.11).
-
-    Args:
-        numerators: a_i, shape (n,).
-        denominators: b_i >= 0, shape (n,), not all zero.
     """
     numerators, denominators = numerators.double(), denominators.double()
     ratio = numerators.sum() / denominators.sum()
@@ -60,12 +52,7 @@ def jackknife_measurement(
     v_g the statistic of the examples outside group g,
     SE^2 = (G - 1) / G sum_g (v_g - mean(v))^2 (Kott, The Delete-a-Group Jackknife, Journal of
     Official Statistics 17, 2001). It is itself uncertain by about 1 / sqrt(2 (G - 1)): 16 % with
-    20 groups. NaN for fewer than two groups or examples.
-
-    Args:
-        statistic: Of the examples at some indices (ascending).
-        count: Examples, n.
-        groups: G; the statistic is computed G + 1 times.
+    20 groups. NaN for fewer than two groups or examples. `statistic` takes ascending indices.
     """
     value = statistic(list(range(count)))
     groups = min(groups, count)

@@ -18,13 +18,11 @@ def bleu(
 ) -> Measurement:
     """Corpus BLEU by sacrebleu, from 0 to 100 (greater is better).
 
-    The standard error over examples is by the delete-a-group jackknife: SE^2 =
-    (G - 1) / G sum_g (v_g - mean(v))^2, with v_g the score without group g.
-
     Args:
         hypotheses: One text an example.
         references: One text an example.
-        groups: G; fewer than 2 for a standard error of NaN and no further cost.
+        groups: Of the delete-a-group jackknife (Kott 2001), by which the standard error over
+            examples is; fewer than 2 for one of NaN and no further cost.
         **options: Of `sacrebleu.BLEU`, such as `tokenize`.
 
     Raises:
@@ -39,15 +37,7 @@ def chrf(
 ) -> Measurement:
     """Corpus chrF by sacrebleu, from 0 to 100 (greater is better); otherwise as `bleu`.
 
-    Args:
-        hypotheses: One text an example.
-        references: One text an example.
-        groups: See `bleu`.
-        **options: Of `sacrebleu.CHRF`; `word_order=2` makes it chrF++.
-
-    Raises:
-        ImportError: sacrebleu isn't installed.
-        ValueError: no examples, or not as many references as hypotheses.
+    `word_order=2` among the options, those of `sacrebleu.CHRF`, makes it chrF++.
     """
     return _corpus_score("CHRF", hypotheses, references, groups, options)
 
@@ -62,20 +52,16 @@ def text_metric(
 ) -> Metric:
     """A metric of the texts that a model generates, with the labels as the references.
 
-    Its outputs are token ids as the model's `generate` returns them, without a prompt: (batch,
-    tokens); its labels, (batch, tokens), are the reference's tokens. -100 is ignored in both.
+    Outputs are token ids as the model's `generate` returns them, without a prompt, and labels the
+    reference's tokens: (batch, tokens). -100 is ignored in both.
 
     Args:
         name: Stands in the study's definition and in tables.
         measure: Of hypotheses and references: `bleu`, `chrf` or your own.
         decode: Lists of token ids to texts, without special tokens, such as
             `partial(tokenizer.batch_decode, skip_special_tokens=True)`.
-        length: Most tokens that are generated, or labelled, in an example; -100 doesn't count.
+        length: Most tokens that are generated, or labelled, in an example; more are an error.
         greater_is_better: Decides the direction of the study.
-
-    Raises:
-        ValueError: (when it is called) outputs that aren't token ids, or more tokens than
-            `length`.
     """
 
     def condense(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,15 +29,11 @@ def torchmetrics_metric(
 ) -> Metric:
     """Any torchmetrics metric of outputs and labels that computes one number.
 
-    The standard error over examples is by the delete-a-group jackknife: SE^2 =
-    (G - 1) / G sum_g (v_g - mean(v))^2, with v_g the metric without group g.
-
     Args:
         metric: A `torchmetrics.Metric`, of `update(outputs, labels)`; it is copied.
         name: Stands in the study's definition and in tables; default: the class's.
         greater_is_better: Default: what the metric says of itself.
-        groups: G; the metric is computed G + 1 times. Fewer than 2 for a standard error of NaN
-            and no further cost.
+        groups: As of `bleu`; the metric is computed once more than that.
         condense: See `Metric`; default: a single output an example takes the labels' shape.
             Outputs of tokens, whose batches differ in length, need one of your own.
 
