@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """Choices of a search that stand in a definition; flags of the commands override them.
+    """Settings of a search in a definition; flags of the commands override them.
 
     They are no part of the study's fingerprint: another run of the study may have others.
 
