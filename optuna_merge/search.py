@@ -97,6 +97,7 @@ def open_search(
     """
     goal = workbench.goal
     check_until(until, is_pareto=goal.is_pareto)
+    check_seed(seed)
     if goal.is_pareto:
         need("botorch", "pareto", "a search for a front")
     score = None if goal.is_pareto else goal.scores
@@ -127,6 +128,12 @@ def check_until(until: float | None, *, is_pareto: bool) -> None:
             f"until is {until}, but the study has an objective a task: there is no single score "
             f"that another finetune could improve. Leave it out, or give a score"
         )
+
+
+def check_seed(seed: int | None) -> None:
+    """Raise `ValueError` unless random numbers can be drawn from this seed."""
+    if seed is not None and not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed}, expected 0 to {2**32 - 1}, or None for a new one")
 
 
 def open_study(
@@ -290,6 +297,8 @@ def differing_parts(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
             names += _differing_tasks(old, new)
         else:
             names.append(f"{part} ({_short(old)} → {_short(new)})")
+    if any(name.startswith("tasks (") for name in names):  # their heads are hashed with the body
+        names = [name for name in names if not name.startswith("body.hash ")]
     return names
 
 

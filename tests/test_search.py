@@ -264,6 +264,11 @@ def test_the_later_one_of_two_equal_baselines_is_superfluous(study: optuna.Study
             {"tasks": [{"name": "blue"}, {"name": "red"}]},
             ["tasks (red, blue → blue, red)"],
         ),
+        (
+            {"body": {"hash": "x", "seed": 0}, "tasks": [{"name": "red"}]},
+            {"body": {"hash": "y", "seed": 1}, "tasks": [{"name": "blue"}]},
+            ["body.seed (0 → 1)", "tasks (red → blue)"],
+        ),
     ],
 )
 def test_differences_are_named(

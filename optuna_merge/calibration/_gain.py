@@ -100,11 +100,14 @@ def shrunken_difference(
 ) -> tuple[float, float, float]:
     """The expected difference of the first two means, its standard error, P(it is positive).
 
-    Values far below the others count as if they were only three robust standard deviations below
-    the median: bad weights say little of how much good ones differ.
+    Of the third value on, those far below the others count as if they were only three robust
+    standard deviations below the median: bad weights say little of how much good ones differ. The
+    first two are taken as they are, for their difference is what is asked for: after a search
+    that found much, the median is that of good weights, and uniform ones are far below it.
 
     Args:
-        values: Means of truths, larger is better.
+        values: Means of truths, larger is better: that of the best weights, that of uniform ones,
+            those of all others.
         counts: How many finetunes each is the mean of.
         noise: Standard deviation of one, as it is estimated.
         freedom: With how many degrees of freedom.
@@ -112,7 +115,7 @@ def shrunken_difference(
     y = np.array(values, dtype=float)
     middle = np.median(y)
     spread = max(1.4826 * float(np.median(np.abs(y - middle))), noise)
-    y = np.maximum(y, middle - _OUTLYING * spread)
+    y[2:] = np.maximum(y[2:], middle - _OUTLYING * spread)
     factors, spreads = (a.reshape(-1, 1) for a in np.meshgrid(_FACTORS, _SPREADS, indexing="ij"))
     v = np.square(noise * factors) / np.array(counts, dtype=float)
     squares = np.square(noise * factors * spreads)
@@ -134,4 +137,5 @@ def shrunken_difference(
     variance = variance + np.square(kept[:, 0] - kept[:, 1]) / total
     expected = float(share @ gain)
     error = math.sqrt(float(share @ (variance + np.square(gain - expected))))
-    return expected, error, float(share @ ndtr(gain / np.sqrt(np.maximum(variance, _TINY))))
+    chance = float(share @ ndtr(gain / np.sqrt(np.maximum(variance, _TINY))))
+    return expected, error, min(chance, 1.0)  # the shares add up to 1 but for rounding

@@ -65,6 +65,8 @@ def message(error: Exception) -> str:
     if cause is not None:
         return f"the study's database answered {type(cause).__name__}: {_first_line(cause)}{_SEE}"
     if _is_ours(error):
+        if isinstance(error, OSError) and error.strerror and error.filename is None:
+            return error.strerror  # the number before it is for programs
         # A KeyError shows its message as Python would write it, in quotes.
         return str(error.args[0] if isinstance(error, KeyError) else error)
     return f"{type(error).__name__}{f': {error}' if str(error) else ''}{_SEE}"

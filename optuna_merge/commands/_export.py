@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -122,6 +123,9 @@ def _mixture(
     numbers, tokens = _by_task(examples, "--examples"), _by_task(label_tokens, "--label-tokens")
     sizes = None if numbers is None else {task: int(n) for task, n in numbers.items()}
     if weights is not None:
+        if min(weights.values()) < 0 or not 0 < sum(weights.values()) < math.inf:
+            shown = ", ".join(f"{task} {weight:g}" for task, weight in weights.items())
+            raise ValueError(f"--weights are {shown}; expected numbers of 0 or more, not all 0")
         chosen = {task: weight / sum(weights.values()) for task, weight in weights.items()}
         return mixture_lines(chosen, form, label_tokens=tokens, examples=sizes)
     study = existing_study(where)

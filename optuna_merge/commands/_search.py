@@ -29,9 +29,15 @@ from optuna_merge.definition import SearchSettings
 from optuna_merge.objective import Objective
 from optuna_merge.pruners import PromotionPruner
 from optuna_merge.reports import Dashboard
-from optuna_merge.search import check_until, open_search
+from optuna_merge.search import check_seed, check_until, open_search
 from optuna_merge.storages import create_storage
-from optuna_merge.workers import Collector, check_keep_best, check_role, run_trials
+from optuna_merge.workers import (
+    Collector,
+    check_keep_best,
+    check_limits,
+    check_role,
+    run_trials,
+)
 
 
 def search(
@@ -52,6 +58,8 @@ def _prepared(definition: AnyDefinition, flags: SearchFlags) -> tuple[optuna.Stu
     """The study with its baselines, sampler and pruner, and its fit."""
     check_role(flags.role)
     check_keep_best(flags.keep_best)
+    check_limits(flags.n_trials, flags.timeout, flags.patience)
+    check_seed(flags.seed)
     check_own_loop(definition, artifacts=flags.artifacts)
     check_writable(flags.workdir)
     budget: dict[str, Any] = {

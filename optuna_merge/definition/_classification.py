@@ -71,6 +71,13 @@ class ClassificationBuilder(Builder[Study]):
         for spec, found in zip(specs, examples):
             heads.setdefault(spec.head or spec.name, []).append(found)
         names = [common_names(heads[spec.head or spec.name]) for spec in specs]
+        for index, classes in enumerate(names):
+            if len(classes) < 2:
+                raise self.fail(index)(
+                    "label",
+                    f"task {specs[index].name!r}: all training rows are of the class "
+                    f"{classes[0]!r}; expected two classes or more, or there is nothing to learn",
+                )
         body = self._body()
         reader = self._transforms(body) if self._images else self.tokenizer(body)
         tasks = []

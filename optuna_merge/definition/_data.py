@@ -10,7 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from optuna_merge.definition._sections import Data, Sources
-from optuna_merge.definition._tables import Row, label_order, present, read_table, spelled_labels
+from optuna_merge.definition._tables import (
+    Row,
+    label_order,
+    measures,
+    present,
+    read_table,
+    spelled_labels,
+)
 from optuna_merge.exceptions import OptunaMergeError
 
 _logger = logging.getLogger(__name__)
@@ -49,8 +56,19 @@ def read_examples(
         parts[split] = [row for row, label in zip(rows, spelled[split]) if label is not None]
         labels[split] = [label for label in spelled[split] if label is not None]
         if not parts[split]:
-            raise fail(split, f"task {task!r}, {split} data: no row has a label in {column!r}")
+            told = _unlabelled(getattr(data, split), spelled)
+            raise fail(
+                split, f"task {task!r}, {split} data: no row has a label in {column!r}{told}"
+            )
     found = tuple(sorted(set(labels["train"]), key=label_order(labels["train"])))
+    if not images and names is None and measures(labels["train"]):
+        raise fail(
+            "label",
+            f"task {task!r}: {column!r} has {len(found)} different numbers in "
+            f"{len(labels['train'])} training rows, which are no classes. Sort them into a few in "
+            f"a column of its own, or learn the numbers by a definition in Python, with "
+            f"optuna_merge.tasks.mean_squared_error",
+        )
     for split, seen in labels.items():
         unseen = sorted(set(seen) - set(names or found))
         if unseen and isinstance(getattr(data, split), float):
@@ -67,6 +85,17 @@ def read_examples(
                 split, f"task {task!r}, {split} data: no row has a label of the training data"
             )
     return Examples(parts, labels, names or found, names is not None)
+
+
+def _unlabelled(source: object, labels: Mapping[str, Sequence[object]]) -> str:
+    """What to do where chance has put no row with a label into a share of them."""
+    if not isinstance(source, float):
+        return ""
+    count = sum(label is not None for column in labels.values() for label in column)
+    return (
+        f": {count} rows have one, and chance has put none of them into a share of {source:g}; "
+        f"give more labelled rows, a larger share, or a file of its own"
+    )
 
 
 def _leave_out(

@@ -17,7 +17,7 @@ from optuna_merge.definition._language import LanguageBuilder
 from optuna_merge.definition._runs import given_runs
 from optuna_merge.definition._schema import AnyStudy, check
 from optuna_merge.definition._sections import CommandStudy, LanguageStudy, UnitOf
-from optuna_merge.goals import PARETO, make_constraints, make_score
+from optuna_merge.goals import PARETO, is_to_be_maximised, make_constraints, make_score
 
 
 def load_yaml(path: str | os.PathLike[str]) -> StudyDefinition:
@@ -96,6 +96,8 @@ def _runs(document: Document, study: AnyStudy) -> dict[str, Path]:
 def _command(document: Document, study: CommandStudy, more: dict[str, Any]) -> CommandDefinition:
     given = study.trainer.given()
     del given["kind"]
+    spec = study.trainer
+    given["greater_is_better"] = is_to_be_maximised(spec.metric, spec.greater_is_better)
     if isinstance(study.trainer.unit, UnitOf):
         given["unit"] = study.trainer.unit.model_dump(exclude_none=True)
     with _lines(document):

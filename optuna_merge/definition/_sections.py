@@ -218,7 +218,7 @@ class Command(Section):
     seed: int = 0
     time_limit: Annotated[float, Field(gt=0)] | None = None
     grace: Annotated[float, Field(ge=0)] = 30.0
-    greater_is_better: bool = True
+    greater_is_better: bool | None = None
     about: dict[str, Any] = {}
 
 

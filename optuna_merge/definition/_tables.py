@@ -19,6 +19,7 @@ Row = Mapping[str, Any]
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _LONGEST_CELL = 2**31 - 1  # characters; Python's csv stops at 131072 unless told otherwise
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
+_FEW = 20  # rows, of which classes may well occur once
 _WHOLE = re.compile(r"([-+]?\d+)\.0+")
 _NO_NUMBERS = {"nan", "NaN", "NA", "N/A", "null", "NULL", "None"}
 _TRUTHS = {"true": "True", "false": "False"}
@@ -216,3 +217,10 @@ def label_order(labels: Sequence[str]) -> Callable[[str], Any]:
     if all(map(_NUMBER.fullmatch, labels)):
         return lambda label: (float(label), label)
     return str
+
+
+def measures(labels: Sequence[str]) -> bool:
+    """Whether labels are measured numbers: not all whole, and hardly one twice."""
+    numbers = all(map(_NUMBER.fullmatch, labels))
+    whole = all(float(label).is_integer() for label in labels) if numbers else True
+    return not whole and 2 * len(set(labels)) > len(labels) > _FEW

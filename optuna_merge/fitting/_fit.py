@@ -21,6 +21,7 @@ from optuna_merge.fitting._fitted import FittedStudy
 from optuna_merge.fitting._given import given_state
 from optuna_merge.fitting._posteriors import PosteriorMaker
 from optuna_merge.fitting._units import FolderSharing, Sharing, Unit
+from optuna_merge.goals import doubtful_sense
 from optuna_merge.models import MultitaskModel, cache_trunk
 from optuna_merge.previews import Anchor, Previewer
 from optuna_merge.tasks import Task, check_finite
@@ -214,6 +215,14 @@ def _assemble(
     parts = definition.describe()
     states = {name: [made.state for made in of_task] for name, of_task in found.items()}
     runs = {name: [made.run for made in of_task] for name, of_task in found.items()}
+
+    reached = {
+        name: {other: found.metric.value for other, found in of_task[0].evaluations.items()}
+        for name, of_task in runs.items()
+    }
+    doubt = doubtful_sense(reached, definition.greater_is_better)
+    if doubt is not None:
+        _logger.warning("%s", doubt)
 
     heads = {name: _mean_head(of_task, model.own_names(name)) for name, of_task in states.items()}
     curvatures = {}

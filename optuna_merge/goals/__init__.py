@@ -10,8 +10,23 @@ from optuna_merge.goals._fronts import (
 )
 from optuna_merge.goals._goal import Direction, Goal
 from optuna_merge.goals._scores import PARETO, Score, make_score
+from optuna_merge.goals._senses import doubtful_sense, is_to_be_maximised
 
 __all__ = [
-    "PARETO", "Constraint", "Direction", "Goal", "Limits", "Score", "below_nadir", "hypervolume",
-    "layers", "make_constraints", "make_score", "non_dominated", "total_violation", "volume_alone",
-]  # fmt: skip
+    "PARETO",
+    "Constraint",
+    "Direction",
+    "Goal",
+    "Limits",
+    "Score",
+    "below_nadir",
+    "doubtful_sense",
+    "hypervolume",
+    "is_to_be_maximised",
+    "layers",
+    "make_constraints",
+    "make_score",
+    "non_dominated",
+    "total_violation",
+    "volume_alone",
+]

@@ -9,6 +9,8 @@ from optuna_merge.calibration import format_calibration
 
 Json = Mapping[str, Any]
 
+_BESIDE = 8  # finetunes of a table that stand beside one another
+
 
 def format_report(report: Json) -> str:
     """Format what `make_report` or `study_report` returns as text, for terminals and logs."""
@@ -64,7 +66,17 @@ def _front(report: Json) -> list[str]:
 
 
 def _table(rows: Json) -> list[str]:
-    """Preview, truth and test metrics of some finetunes, a line per task and one for the score."""
+    """Preview, truth and test metrics of some finetunes, a line per task and one for the score.
+
+    Of many finetunes, as a study of many tasks has them, a few stand beside one another.
+    """
+    names = list(rows)
+    parts = [names[i : i + _BESIDE] for i in range(0, len(names), _BESIDE)]
+    lines = [["", *_columns({name: rows[name] for name in part})] for part in parts]
+    return [line for part in lines for line in part][1:]
+
+
+def _columns(rows: Json) -> list[str]:
     kinds = ("preview", "truth", "test")
     tasks = list(next(iter(rows.values()))["weights"])
     width = max(map(len, [*tasks, "score"]))

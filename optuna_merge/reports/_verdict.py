@@ -90,7 +90,8 @@ def judge(
     flat = prospect is not None and prospect.is_flat
     if findings.uniform is not None:
         over_uniform = gain(findings, SCORE, best, findings.uniform, tested)
-        answer.append(_over_uniform(findings, findings.uniform, over_uniform))
+        others = len(findings.weightings) > 1
+        answer.append(_over_uniform(findings, findings.uniform, over_uniform, others=others))
         gains = findings.uniform.feasible and (over_uniform.validation or 0) > 0
         estimate = estimate if gains else None
         if estimate is not None:
@@ -101,7 +102,7 @@ def judge(
             )
         if gains:
             warnings += _doubts(findings, over_uniform, noise, estimate)
-        if findings.uniform.feasible and len(findings.tasks) > 1:
+        if findings.uniform.feasible and others:
             first = headline(over_uniform.validation, over_uniform.test, estimate, flat=flat)
     if prospect is not None and flat:
         answer.append(f"The score is flat: {prospect.told}.")
@@ -140,7 +141,8 @@ def headline(
 def _without_best(findings: Findings, hypervolumes: tuple[float, float] | None) -> list[str]:
     """The answer where no finetune is the best one."""
     if not findings.truths:
-        return ["No truth yet: nothing has been finetuned to its end, there are previews only."]
+        there = "there are previews only" if findings.outcomes else "nor are there previews"
+        return [f"No truth yet: nothing has been finetuned to its end, {there}."]
     closest = findings.closest
     if closest is not None:
         by = ", ".join(f"{name} by {value:.4f}" for name, value in closest.missed.items())
@@ -160,7 +162,11 @@ def _without_best(findings: Findings, hypervolumes: tuple[float, float] | None) 
     return told
 
 
-def _over_uniform(findings: Findings, uniform: Outcome, over: Gain) -> str:
+def _over_uniform(findings: Findings, uniform: Outcome, over: Gain, *, others: bool) -> str:
+    if not others:
+        if len(findings.tasks) < 2:
+            return "There is one task, and so no weights to choose."
+        return "Only uniform weights have been finetuned so far: nothing is known of others yet."
     if not uniform.feasible:
         return "Uniform weights don't satisfy the constraints; the best trial does."
     if over.validation is not None and over.validation <= 0:

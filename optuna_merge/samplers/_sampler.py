@@ -48,8 +48,8 @@ class PreviewSampler(BaseSampler):
 
     If the study's pruner is a `PromotionPruner`, the sampler suggests the weights whose preview is
     expected to raise the expected improvement of the next finetune most. They differ by at least
-    0.03 in some weight from every earlier preview with a standard error (`preview_<task>_se`), as
-    long as there are such weights.
+    0.03 in some weight from every earlier preview with a standard error (`preview_<task>_se`), and
+    then also from those that are being made, as long as there are such weights.
 
     With several objectives the sampler maximises the expected hypervolume improvement (of more
     than four objectives, the improvement of a random Chebyshev scalarisation), from the study's
@@ -62,8 +62,9 @@ class PreviewSampler(BaseSampler):
     Args:
         tasks: Task names, in order.
         seed: Seed of the design and of the candidates; None draws a seed.
-        n_startup_trials: How many trials with task weights the study needs, whoever suggested
-            them, before the model takes over; None: number of tasks + 4.
+        n_startup_trials: How many different task weights the study needs, whoever suggested them,
+            before the model takes over; None: number of tasks + 4, for three or four tasks 2 tasks
+            + 1.
         n_candidates: Points scored in each suggestion.
         score: How the study's value follows from the tasks' metrics: a function from an array of
             metrics `... x T` to an array `...`, in NumPy operations. If it is given, and the
@@ -187,7 +188,7 @@ class PreviewSampler(BaseSampler):
         if n_free == 1:
             return np.ones(1)
         visited = history.visited()
-        if len(visited) >= self._n_startup:
+        if len(np.unique(visited, axis=0)) >= self._n_startup:
             improvement = self._improvement(study, number, history)
             if improvement is not None:
                 acquisition: surrogate.Acquisition = improvement
@@ -195,6 +196,8 @@ class PreviewSampler(BaseSampler):
                 if isinstance(study.pruner, PromotionPruner):
                     acquisition = surrogate.PreviewWorth(improvement, history.unpromoted())
                     previewed = history.previewed(noisy=True)
+                    if len(previewed):  # and those to come, of other workers, say as much
+                        previewed = np.concatenate([previewed, history.pending()])
                 return surrogate.maximise(
                     acquisition,
                     n_free,

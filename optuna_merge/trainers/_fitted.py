@@ -35,6 +35,7 @@ from optuna_merge.goals import (
     Goal,
     Limits,
     Score,
+    doubtful_sense,
     make_constraints,
     make_score,
 )
@@ -231,6 +232,12 @@ def fit_program(
         key = short_hash([parts, "uniform"])
         units.append(Unit("uniform weights", key, train_uniform))
     FolderSharing(workdir).work_off(units)
+    doubt = doubtful_sense(
+        {task: alone[task].metrics for task in program.names},
+        dict.fromkeys(program.names, wanted.greater_is_better),
+    )
+    if doubt is not None:
+        _logger.warning("%s", doubt)
     folders = {task: alone[task].folder for task in program.names}
     with models_turn():
         first = anchors[0] if anchors else None
@@ -241,7 +248,7 @@ def fit_program(
 def _parts(program: Program, wanted: Wanted) -> dict[str, Any]:
     score = wanted.score
     if not isinstance(score, str):
-        score = score.name if isinstance(score, Score) else score.__qualname__
+        score = make_score(score, program.names).name
     constraints = make_constraints(wanted.constraints, program.names)
     return {
         "tasks": [{"name": task, "data": program.describe_task(task)} for task in program.names],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from optuna_merge.definition import Runs, given_runs
-from optuna_merge.goals import Constraint, Score
+from optuna_merge.goals import Constraint, Score, is_to_be_maximised
 from optuna_merge.trainers._command import CommandProgram
 from optuna_merge.trainers._fitted import FittedProgram, Wanted, fit_program
 from optuna_merge.trainers._merged_checkpoints import check_alike
@@ -27,7 +27,7 @@ def from_command(
     checkpoint: str = "model",
     score: str | Callable[[Mapping[str, float]], float] | Score = "mean",
     constraints: float | Sequence[Constraint] = (),
-    greater_is_better: bool = True,
+    greater_is_better: bool | None = None,
     seed: int = 0,
     time_limit: float | None = None,
     grace: float = 30.0,
@@ -72,7 +72,8 @@ def from_command(
         checkpoint: Name of the checkpoint in a run's folder; ends with .safetensors for a file.
         score: As in a `StudyDefinition`.
         constraints: The same.
-        greater_is_better: Whether the metric is to be maximised.
+        greater_is_better: Whether the metric is to be maximised; None: yes, unless the last word
+            of its name is that of a loss or an error (loss, perplexity, mse, wer, ...).
         seed: `{seed}` of a finetune; a repetition has this seed plus its number.
         time_limit: Seconds that one call may take; None: no limit.
         grace: Seconds between SIGTERM and SIGKILL.
@@ -112,5 +113,5 @@ def from_command(
         about=about or {},
         scratch=folder / "merged",
     )
-    wanted = Wanted(score, constraints, greater_is_better)
+    wanted = Wanted(score, constraints, is_to_be_maximised(metric, greater_is_better))
     return fit_program(program, wanted, folder, given=given, anchor=anchor)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from optuna_merge.definition import Runs, given_runs
-from optuna_merge.goals import Constraint, Score
+from optuna_merge.goals import Constraint, Score, is_to_be_maximised
 from optuna_merge.posteriors import PosteriorSettings
 from optuna_merge.trainers._fitted import FittedProgram, Wanted, fit_program
 
@@ -57,8 +57,8 @@ def from_trainer(
         workdir: The working folder; results in it are reused.
         score: As in a `StudyDefinition`.
         constraints: The same.
-        greater_is_better: Whether the metric is to be maximised; None: yes, unless its name ends
-            with "loss".
+        greater_is_better: Whether the metric is to be maximised; None: yes, unless the last word
+            of its name is that of a loss or an error (loss, perplexity, mse, wer, ...).
         posterior: How posteriors are made. The family is "diagonal" or "isotropic", which is
             averaging. None: diagonal; for LoRA adapters with two trained factors, averages of
             their updates. The diagonal costs a backward pass for each of its `examples`, and,
@@ -101,7 +101,5 @@ def from_trainer(
     )
     if not program.leads:
         program.follow()
-    if greater_is_better is None:
-        greater_is_better = not metric.endswith("loss")
-    wanted = Wanted(score, constraints, greater_is_better)
+    wanted = Wanted(score, constraints, is_to_be_maximised(metric, greater_is_better))
     return fit_program(program, wanted, folder, progress=progress, given=given, anchor=anchor)

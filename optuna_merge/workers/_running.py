@@ -120,8 +120,7 @@ def run_trials(
             f"role is 'preview', but the study's pruner is {type(study.pruner).__name__}: only "
             f"PromotionPruner ends previews so that other workers can finetune them"
         )
-    if n_trials is not None and n_trials < 0:
-        raise ValueError(f"n_trials must not be negative, got {n_trials}")
+    check_limits(n_trials, timeout, patience)
     started = time.monotonic()
     folder = runs_folder(workdir, study)
     requeue_dead_trials(study, folder)
@@ -185,6 +184,14 @@ def run_trials(
         else:
             note.write(is_ending=False)
     return count
+
+
+def check_limits(n_trials: int | None, timeout: float | None, patience: float) -> None:
+    """Raise `ValueError` unless `run_trials` can keep these."""
+    for name, limit in (("n_trials", n_trials), ("timeout", timeout), ("patience", patience)):
+        if limit is not None and not limit >= 0:  # also refuses NaN
+            what = "a number of trials" if name == "n_trials" else "seconds"
+            raise ValueError(f"{name} is {limit}, expected {what}, 0 or more")
 
 
 @dataclass

@@ -106,6 +106,25 @@ def test_where_weights_differ_it_is_neither_too_large_nor_too_small(spread: floa
     assert 0.8 < np.sqrt(np.mean(np.square(units))) < 1.2
 
 
+@pytest.mark.parametrize("gain", [3.0, 12.0, 30.0])
+def test_a_large_gain_of_all_that_was_searched_is_told_as_large(gain: float) -> None:
+    """A search that found much: all its weights are that much better than uniform ones."""
+    rng = np.random.default_rng(2)
+    errors, units = [], []
+    for _ in range(200):
+        true = gain + 0.3 * rng.normal(size=8)
+        truths = np.sort(true + rng.normal(size=8))[::-1]
+        best = float(true[int(np.argmax(truths))])
+        found, error, chance = shrunken_difference(
+            [truths[0], rng.normal() / np.sqrt(2), *truths[1:]], [1, 2, *[1] * 7], 1.0, 4.0
+        )
+        assert chance <= 1.0
+        errors.append(found - best)
+        units.append(errors[-1] / error)
+    assert abs(np.mean(errors)) < 1.5, "all but the luck of the best of eight"
+    assert np.sqrt(np.mean(np.square(units))) < 1.2
+
+
 def test_one_bad_weighting_says_nothing_of_how_much_good_ones_differ() -> None:
     values = [0.52, 0.50, 0.51, 0.505, 0.495]
     without = shrunken_difference(values, np.ones(5), 0.02, 20.0)[0]

@@ -49,6 +49,12 @@ def test_mixture_of_given_weights_needs_no_study(folder: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("weights", ["red=0,blue=0", "red=-1,blue=2", "red=nan,blue=1"])
+def test_weights_that_are_no_shares_are_refused(folder: Path, weights: str) -> None:
+    told = fails("export", "--mixture", "trl", "--weights", weights)
+    assert "--weights are red" in told and "expected numbers of 0 or more, not all 0" in told
+
+
 def test_what_the_study_knows_of_its_data_is_used(folder: Path) -> None:
     prints("optimize", "toy.py", "--n-trials", "3", "--seed", "0")
     study = load_study()

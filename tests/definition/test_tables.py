@@ -222,3 +222,24 @@ def test_columns_of_a_parquet_file_that_hold_no_texts_are_refused(tmp_path: Path
     parquet(tmp_path / "hub", [{"text": b"bytes", "label": 1}])
     with pytest.raises(ValueError, match=r"hub, row 1: 'text' is b'bytes' \(bytes\), expected a"):
         examples(tmp_path, dataset="hub", validation=0.5)
+
+
+def test_numbers_that_were_measured_are_no_classes(tmp_path: Path) -> None:
+    grades = [{"text": "w", "label": "" if i % 9 == 0 else f"{i / 7:.3f}"} for i in range(60)]
+    (tmp_path / "a.csv").write_text(table(grades))
+    with pytest.raises(ValueError, match=r"\[label\] task 'tone': .* no classes.*mean_squared"):
+        examples(tmp_path, train="a.csv", validation=0.2)
+    stars = [{"text": "w", "label": i % 9 / 2} for i in range(60)]
+    (tmp_path / "a.csv").write_text(table(stars))
+    assert len(examples(tmp_path, train="a.csv", validation=0.2).names) == 9
+    numbers = [{"text": "w", "label": i // 2} for i in range(60)]
+    (tmp_path / "a.csv").write_text(table(numbers))
+    assert examples(tmp_path, train="a.csv", validation="a.csv").names[:3] == ("0", "1", "2")
+
+
+def test_a_share_without_a_labelled_row_says_what_to_do(tmp_path: Path) -> None:
+    rows = [{"text": "w", "label": "a" if i < 2 else ""} for i in range(60)]
+    (tmp_path / "a.csv").write_text(table(rows))
+    told = "no row has a label in 'label': 2 rows have one, and chance .* larger share"
+    with pytest.raises(ValueError, match=told):
+        examples(tmp_path, train="a.csv", validation=0.02)

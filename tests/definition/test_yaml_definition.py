@@ -516,6 +516,13 @@ def test_a_path_may_begin_at_home(folder: Path, monkeypatch: pytest.MonkeyPatch)
     assert load_yaml(written(folder / "elsewhere", text)).tasks
 
 
+def test_a_task_of_one_class_is_named(folder: Path) -> None:
+    write_csv(folder / "other.csv", [{"text": "w1", "tone": "bad"}] * 4)
+    path = written(folder, MODEL + "data: {train: other.csv, validation: 0.5}\n" + TASKS)
+    with pytest.raises(ValueError, match="task 'tone': all training rows are of the class 'bad'"):
+        load_yaml(path)
+
+
 def test_a_label_that_was_never_trained_is_named(folder: Path) -> None:
     write_csv(folder / "other.csv", [{"text": "w1", "tone": "ugly"}])
     path = written(folder, MODEL + "data: {train: data.csv, validation: other.csv}\n" + TASKS)

@@ -21,12 +21,13 @@ from torch import Tensor
 
 import optuna_merge as om
 from optuna_merge.calibration import study_calibration
-from optuna_merge.reports import update_dashboard, write_csv, write_html
+from optuna_merge.reports import study_report, update_dashboard, write_csv, write_html
 from optuna_merge.reports._verdict import Gain, judge
 from optuna_merge.tasks import Measurement, Metric, accuracy
 from optuna_merge.trials import (
     PROMOTED_FROM,
     SCORE,
+    TASKS,
     fail_and_requeue,
     read_study,
     suggest_weights,
@@ -289,3 +290,28 @@ def test_equal_to_uniform_weights_is_no_gain() -> None:
     verdict = judge(findings)
     assert verdict.gain_over_uniform == Gain(0.0, None)
     assert verdict.answer == ["No weights beat uniform ones in this study: use uniform weights."]
+
+
+def test_uniform_weights_alone_are_compared_with_nothing() -> None:
+    study = optuna.create_study(direction="minimize")
+    study.add_trial(finetuned((0.5, 0.5), (0.25, 0.25), 0.25))
+    verdict = judge(read_study(with_baseline(study, 0)))
+    assert verdict.answer[0].startswith("Only uniform weights have been finetuned so far")
+    assert verdict.headline == ""
+
+
+def test_a_study_that_has_just_been_made_has_no_previews_either() -> None:
+    study = optuna.create_study()
+    study.set_user_attr(TASKS, list(NAMES))
+    assert judge(read_study(study)).answer == [
+        "No truth yet: nothing has been finetuned to its end, nor are there previews."
+    ]
+
+
+def test_finetunes_of_many_tasks_do_not_make_one_wide_table() -> None:
+    names = tuple(f"task{i}" for i in range(12))
+    text = om.format_report(study_report(study_by_hand(names, 20, 15)))
+    table = text.split("Gain over")[0].splitlines()
+    assert max(map(len, table)) < 250
+    assert [line.count("preview") for line in table if "preview" in line] == [8, 6]
+    assert sum(line.startswith("task11 ") for line in table) == 2

@@ -16,7 +16,9 @@ from botorch.utils.multi_objective.hypervolume import Hypervolume
 from optuna.samplers import BaseSampler, PartialFixedSampler, TPESampler
 from optuna.trial import TrialState
 
+from optuna_merge.pruners import PromotionPruner
 from optuna_merge.samplers import PreviewSampler
+from optuna_merge.surrogate import startup_design
 from optuna_merge.trials import TrialReader, suggest_weights, weight_params
 
 TASKS = ["a", "b", "c"]
@@ -186,6 +188,39 @@ def test_degenerate_objectives(values: list[float]) -> None:
 
     study.optimize(run, n_trials=8)
     assert len(set(params_of(study))) == 8
+
+
+def test_weights_that_are_tried_twice_take_no_place_of_the_design() -> None:
+    """As uniform weights are, whose second seed tells the noise."""
+    study = optuna.create_study(sampler=PreviewSampler(TASKS, seed=0))
+    for _ in range(3):
+        study.enqueue_trial(dict.fromkeys(("w_a", "w_b", "w_c"), 1.0))
+    study.optimize(objective, n_trials=9)
+    found = {tuple(round(w, 9) for w in params) for params in params_of(study)[3:]}
+    axial = {tuple(round(w, 9) for w in row) for row in startup_design(3, 7, seed=0)[1:]}
+    assert found == axial
+
+
+def test_workers_at_once_preview_apart_from_one_another() -> None:
+    """Four workers ask before any of them has a preview."""
+    study = optuna.create_study(
+        direction="maximize", sampler=PreviewSampler(TASKS, seed=0), pruner=PromotionPruner()
+    )
+
+    def preview(trial: optuna.Trial) -> None:
+        w = suggest_weights(trial, TASKS)
+        for task in TASKS:
+            trial.set_user_attr(f"preview_{task}", w[task])
+            trial.set_user_attr(f"preview_{task}_se", 1.0)
+        trial.report(-distance(w), 0)
+        study.tell(trial, state=TrialState.PRUNED)
+
+    for _ in range(10):
+        preview(study.ask())
+    trials = [study.ask() for _ in range(4)]
+    points = np.array([list(suggest_weights(trial, TASKS).values()) for trial in trials])
+    gaps = np.abs(points[:, None] - points).max(axis=2)[np.triu_indices(4, 1)]
+    assert gaps.min() > 0.03
 
 
 def test_failing_trials_are_not_repeated() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -179,3 +180,17 @@ def test_goals_in_words_of_a_definition(tmp_path: Path) -> None:
 def min_of(metrics: Mapping[str, float]) -> float:
     """A score of one's own."""
     return min(metrics.values())
+
+
+def test_metrics_that_are_the_wrong_way_round_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fitted(tmp_path / "right")
+    assert "wrong way round" not in caplog.text
+    fitted(tmp_path / "wrong", greater_is_better=False)
+    assert "every task's own run is worse at its task" in caplog.text
+
+
+def test_a_score_without_a_name_is_called_as_its_type(tmp_path: Path) -> None:
+    score = functools.partial(lambda factor, metrics: factor * sum(metrics.values()), 2.0)
+    assert fitted(tmp_path, score=score).parts["score"] == "partial"
