@@ -29,28 +29,21 @@ if TYPE_CHECKING:
     from optuna_merge.workers import run_trials
 
 _PUBLIC = {
-    "Constraint": "goals",
-    "FinetuneSettings": "finetuning",
-    "FittedStudy": "fitting",
-    "Objective": "objective",
-    "PosteriorSettings": "definition",
-    "PreviewSampler": "samplers",
-    "PreviewSettings": "previews",
-    "PromotionPruner": "pruners",
-    "Score": "goals",
-    "StudyDefinition": "definition",
-    "Task": "tasks",
-    "create_storage": "storages",
-    "export_model": "exporting",
-    "fit": "fitting",
-    "format_report": "reports",
-    "from_command": "trainers",
-    "from_trainer": "trainers",
-    "make_report": "reports",
-    "open_search": "search",
-    "open_study": "search",
-    "prepare_study": "search",
-    "run_trials": "workers",
+    "definition": "PosteriorSettings StudyDefinition",
+    "exporting": "export_model",
+    "finetuning": "FinetuneSettings",
+    "fitting": "FittedStudy fit",
+    "goals": "Constraint Score",
+    "objective": "Objective",
+    "previews": "PreviewSettings",
+    "pruners": "PromotionPruner",
+    "reports": "format_report make_report",
+    "samplers": "PreviewSampler",
+    "search": "open_search open_study prepare_study",
+    "storages": "create_storage",
+    "tasks": "Task",
+    "trainers": "from_command from_trainer",
+    "workers": "run_trials",
 }
 
 __all__ = [
@@ -79,4 +72,6 @@ __all__ = [
     "run_trials",
 ]
 
-__getattr__ = lazy_names(__name__, _PUBLIC)
+__getattr__ = lazy_names(
+    __name__, {name: module for module, names in _PUBLIC.items() for name in names.split()}
+)

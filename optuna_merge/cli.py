@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from optuna_merge._version import __version__
-from optuna_merge.commands import COMMANDS, command, script
+from optuna_merge.commands import COMMANDS, script
 
 __all__ = ["app", "main", "script"]
 
@@ -28,8 +28,8 @@ def _version(
         raise typer.Exit
 
 
-for _work in COMMANDS:
-    app.command()(command(_work))
+for _command in COMMANDS:
+    app.command()(_command)
 
 
 def main() -> None:

@@ -57,7 +57,8 @@ class Objective:
     score at step 0. If the study's pruner then says so, the trial ends as PRUNED; else the model
     is really finetuned at the weights, which reports the score at the rungs' training steps, and
     the final score on validation data is the trial's value. `PromotionPruner` ends all trials with
-    their previews, but for baselines and the copies of promising ones that it queues.
+    their previews, but for baselines and the copies of promising ones that it queues; where it has
+    a reason to stop (`stop_reason`), `study.stop()` is called after the next preview.
 
     In a Pareto study nothing is reported, as Optuna reports in studies of one objective only: the
     preview is the user attributes `preview_<task>`, a finetune has no rungs, and the values are
@@ -66,16 +67,12 @@ class Objective:
     A definition's constraints are set on each trial when it ends, by its truth or else by its
     preview, and mirrored as user attributes `constraint_<name>` (0 or less is feasible).
 
-    Where the study's `PromotionPruner` has a reason to stop (`stop_reason`), `study.stop()` is
-    called with the first preview after the finetune that gave it.
-
     With `study.optimize(..., n_jobs=...)` threads take turns at the model, so that every number is
     what one thread alone would have found; to go faster, start several processes.
 
     A trial that cannot be finished (training diverged, a metric or the score of its preview or
     truth is NaN or infinite) ends as FAIL with the reason in the user attribute `failure`, by
-    returning NaN. So does one that was enqueued with parameters that are no weights: a value
-    outside of [0, 1], or a name that is no task's.
+    returning NaN. So does one that was enqueued with parameters that are no weights.
 
     Args:
         workbench: What previews and finetunes; from `fit`, or another `Workbench`.
@@ -109,7 +106,8 @@ class Objective:
                 raise optuna.TrialPruned("ends with its preview")
             return self._truth(trial, weights, is_baseline=is_baseline)
         except (TrainingDivergedError, NotFiniteError) as error:
-            return _lost(trial, error)
+            trial.set_user_attr(TRIES, int(trial.user_attrs.get(TRIES, 0)) + 1)
+            return _fail(trial, str(error))
 
     def _stop_if_wanted(self, study: optuna.Study) -> None:
         """Stop `study.optimize` after this trial, if the pruner sees a reason."""
@@ -157,17 +155,10 @@ class Objective:
 
         The study's fingerprint says that posteriors, data and metrics are the same for all.
         """
-        (first, its_weight), *wanted = [
-            (of_task(WEIGHT, name), weights[name]) for name in self._names
-        ]
+        wanted = {of_task(WEIGHT, name): weights[name] for name in self._names}
         for other in trial.study.get_trials(deepcopy=False):
-            attrs = other.user_attrs
-            if (
-                attrs.get(first) == its_weight  # of thousands hardly one: no loop for the others
-                and all(attrs.get(key) == weight for key, weight in wanted)
-                and other.number != trial.number
-                and self._has_preview(other)
-            ):
+            same = all(other.user_attrs.get(key) == weight for key, weight in wanted.items())
+            if same and other.number != trial.number and self._has_preview(other):
                 return other
         return None
 
@@ -196,16 +187,12 @@ class Objective:
             trial.set_user_attr(TRUTH_SECONDS, time.perf_counter() - started)
             raise
         metrics = truth.values
-        value: float | tuple[float, ...]
-        if self._goal.is_pareto:
-            value = self._goal.values_of(metrics)
-        else:
-            value = self._score(metrics, "the finetune")
+        score = None if self._goal.is_pareto else self._score(metrics, "the finetune")
         attrs: dict[str, Any] = {of_task(TRUTH, name): _number(metrics[name]) for name in metrics}
         attrs |= {TRUTH_SECONDS: truth.seconds, TRUTH_REUSED: truth.reused}
         set_user_attrs(trial, attrs)
         self._set_constraints(trial, metrics)
-        return value
+        return self._goal.values_of(metrics) if score is None else score
 
     def _set_constraints(self, trial: optuna.Trial, metrics: Mapping[str, float | None]) -> None:
         if self._goal.limits is None:
@@ -255,11 +242,6 @@ def _fail(trial: optuna.Trial, reason: str) -> float | tuple[float, ...]:
     trial.set_user_attr(FAILURE, reason)
     n_objectives = len(trial.study.directions)
     return math.nan if n_objectives == 1 else (math.nan,) * n_objectives
-
-
-def _lost(trial: optuna.Trial, error: Exception) -> float | tuple[float, ...]:
-    trial.set_user_attr(TRIES, int(trial.user_attrs.get(TRIES, 0)) + 1)
-    return _fail(trial, str(error))
 
 
 def _number(value: float) -> float | None:

@@ -35,6 +35,7 @@ from optuna_merge.trials import (
     UNIFORM,
     alone_weights,
     baseline_name,
+    baseline_of,
     stored_definition,
     uniform_weights,
     weight_params,
@@ -54,8 +55,6 @@ def open_search(
     fraction: float | None = None,
     max_promotions: int | None = None,
     warmup: int | None = None,
-    max_steps: int | None = None,
-    max_seconds: float | None = None,
     seed: int | None = None,
     budget: float | None = None,
     second_seed: bool = True,
@@ -77,19 +76,14 @@ def open_search(
         workbench: What previews and finetunes; from `fit`, or another `Workbench`.
         name: The study's name; a study of this name goes on.
         storage: Where it is: a URL as for `create_storage`, a storage, or None for memory.
-        fraction: Promotions per preview; None: a finetune comes when another preview is not worth
-            its price. It and the next four are those of the `PromotionPruner`.
+        fraction: As of the `PromotionPruner`, and so are the next two, `budget` and `until`.
         max_promotions: Cap on the promotions of the whole study; None for none.
         warmup: Number of previews before anything is promoted; None: the pruner's.
-        max_steps: Cap on the training steps of all promoted finetunes together; None for none.
-        max_seconds: Cap on their seconds; None for none.
         seed: Of sampler and pruner.
-        budget: What the whole study may cost, in finetunes at uniform weights, as is `budget` of
-            the `PromotionPruner`; None for no cap.
+        budget: What the whole study may cost, in finetunes at uniform weights; None for no cap.
         second_seed: Finetune uniform weights a second time, with another seed: what the two
             differ by tells the noise of one finetune. It costs one finetune.
-        stop_when_flat: Whether the search stops where the study is flat, as is `until` of the
-            `PromotionPruner`; `study.optimize` ends then.
+        stop_when_flat: Whether `study.optimize` ends where the study is flat.
         until: Stop once another finetune is expected to be better than the best by less than this
             share of the noise of one finetune; None for never.
 
@@ -108,8 +102,6 @@ def open_search(
         fraction=fraction,
         max_promotions=max_promotions,
         warmup=warmup,
-        max_steps=max_steps,
-        max_seconds=max_seconds,
         score=score,
         constraints=goal.limits,
         budget=budget,
@@ -184,9 +176,9 @@ def load_study(study_name: str, storage: optuna.storages.BaseStorage) -> optuna.
 def check_directions(study: optuna.Study, directions: str | Sequence[str]) -> None:
     """Raise `DefinitionMismatchError` unless the study has exactly these directions."""
     wanted = _as_tuple(directions)
-    if study.directions == [StudyDirection[d.upper()] for d in wanted]:
-        return
     found = ", ".join(d.name.lower() for d in study.directions)
+    if found == ", ".join(wanted).lower():
+        return
     if len(wanted) == 1:
         asked, flags = f"score is to be {wanted[0]}d", f"--direction {wanted[0]}"
     else:
@@ -204,8 +196,7 @@ def _as_tuple(directions: str | Sequence[str]) -> tuple[str, ...]:
 def prepare_study(study: optuna.Study, workbench: Workbench, *, second_seed: bool = True) -> None:
     """Write the definition into a new study or compare it; enqueue the baselines once.
 
-    Baselines are uniform weights, each task alone, and, of two tasks or more, uniform weights a
-    second time: always finetuned, so that the study can say what the search is worth.
+    Baselines are uniform weights, each task alone, and uniform weights a second time.
 
     Args:
         study: The study.
@@ -246,11 +237,7 @@ def prepare_study(study: optuna.Study, workbench: Workbench, *, second_seed: boo
 
 
 def check_definition(study: optuna.Study, parts: Mapping[str, Any]) -> None:
-    """Compare a definition's `describe()` with the study's, before anything is fitted.
-
-    Raises:
-        DefinitionMismatchError: they differ; the message names the parts.
-    """
+    """Raise `DefinitionMismatchError` unless `describe()` of a definition is as the study's."""
     stored = stored_definition(study)
     given = json.loads(json.dumps(parts))
     changed = differing_parts({part: stored[part] for part in given if part in stored}, given)
@@ -279,17 +266,11 @@ def duplicate_baseline(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int
 
     A repeat, with another seed, is another baseline.
     """
-    if BASELINE not in trial.user_attrs:
+    name = baseline_of(trial)
+    if name is None:
         return None
-    baseline = _baseline_of(trial)
-    for other in trials:
-        if (
-            other.number < trial.number
-            and other.state != TrialState.FAIL
-            and _baseline_of(other) == baseline
-        ):
-            return other.number
-    return None
+    earlier = (t for t in trials if t.number < trial.number and t.state != TrialState.FAIL)
+    return next((t.number for t in earlier if baseline_of(t) == name), None)
 
 
 def differing_parts(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
@@ -329,27 +310,19 @@ def _enqueue_baselines(study: optuna.Study, tasks: Sequence[str], *, second_seed
     One that failed is enqueued again, and given up after as many tries as other weightings have.
     """
     trials = study.get_trials(deepcopy=False)
-    there = {_baseline_of(t) for t in trials if t.state != TrialState.FAIL}
+    there = {baseline_of(t) for t in trials if t.state != TrialState.FAIL}
     weightings = baseline_weights(tasks)
-    wanted = [(name, 0) for name in weightings]
-    if second_seed and len(tasks) > 1:
-        wanted.append((UNIFORM, 1))
-    for name, repeat in wanted:
-        if (name, repeat) in there:
+    again = [(UNIFORM, 1)] if second_seed and len(tasks) > 1 else []
+    for baseline, repeat in [*((name, 0) for name in weightings), *again]:
+        name = baseline_name(baseline, repeat)
+        if name in there:
             continue
-        failed = [t for t in trials if _baseline_of(t) == (name, repeat) and TRIES in t.user_attrs]
+        failed = [t for t in trials if baseline_of(t) == name and TRIES in t.user_attrs]
         tries = max((int(t.user_attrs[TRIES]) for t in failed), default=0)
         if tries > MAX_RETRY or any(GIVEN_UP in t.user_attrs for t in failed):
-            _logger.warning(
-                "the baseline %r is given up after %d tries: %s",
-                baseline_name(name, repeat), tries, failed[-1].user_attrs.get(FAILURE),
-            )  # fmt: skip
+            reason = failed[-1].user_attrs.get(FAILURE)
+            _logger.warning("the baseline %r is given up after %d tries: %s", name, tries, reason)
             continue
-        attrs: dict[str, Any] = {BASELINE: name} | ({TRIES: tries} if tries else {})
+        attrs: dict[str, Any] = {BASELINE: baseline} | ({TRIES: tries} if tries else {})
         attrs |= {REPEAT: repeat} if repeat else {}
-        study.enqueue_trial(weight_params(weightings[name]), user_attrs=attrs)
-
-
-def _baseline_of(trial: FrozenTrial) -> tuple[str | None, int]:
-    """The baseline's name, and which repeat of it."""
-    return trial.user_attrs.get(BASELINE), int(trial.user_attrs.get(REPEAT, 0))
+        study.enqueue_trial(weight_params(weightings[baseline]), user_attrs=attrs)

@@ -54,16 +54,16 @@ SUITES = {
     "mnist": ("diagonal+heads+anchor", "mnist/results"),
     "fashion": ("diagonal+heads+anchor", "fashion/results/tenths"),
     "text": ("diagonal+heads+anchor", "text/results/sixths"),
-    "newsgroups": ("diagonal+heads0.01+anchor", "newsgroups/results/sixths"),
+    "newsgroups": ("diagonal+heads0.1+anchor", "newsgroups/results/sixths"),
     "sentiment": ("diagonal+heads+anchor", "sentiment/results/sixths"),
-    "digits": ("diagonal+anchor", "digits/results/tenths"),
-    "groups": ("diagonal+heads0.01+anchor", "groups/results"),
+    "digits": ("diagonal+heads+anchor", "digits/results/tenths"),
+    "groups": ("diagonal+heads0.1+anchor", "groups/results"),
 }
 """By suite the previews' family, as studies make them, and the folder."""
 
 UNUSED = {
-    "film": ("diagonal+heads0.01+anchor", "film/results"),
-    "conflict": ("diagonal+heads0.01+anchor", "conflict/results"),
+    "film": ("diagonal+heads+anchor", "film/results"),
+    "conflict": ("diagonal+heads+anchor", "conflict/results"),
 }
 """Suites that have chosen no default, and are looked at only when they are named."""
 

@@ -26,8 +26,7 @@ class SharedFiles:
     """Copies files between a working folder and an artifact store.
 
     The study says what there is: per file a user attribute `file:<path in the folder>` with the
-    artifact's id and the SHA-256 of its bytes. It is written after the upload, so that what the
-    study names is whole; a downloaded file is checked before it is put in its place.
+    artifact's id and the SHA-256 of its bytes, which is written after the upload.
 
     Args:
         study: The study.

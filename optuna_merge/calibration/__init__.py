@@ -1,13 +1,7 @@
 """How far previews can be trusted: what the truths so far say about them."""
 
-from __future__ import annotations
-
 from optuna_merge.calibration._calibrate import Calibration, Verdict, calibrate
-from optuna_merge.calibration._estimates import (
-    MIN_TRUTHS,
-    Estimate,
-    rank_correlation,
-)
+from optuna_merge.calibration._estimates import MIN_TRUTHS, Estimate, rank_correlation
 from optuna_merge.calibration._gain import (
     EVIDENT,
     GainEstimate,

@@ -17,7 +17,6 @@ from optuna_merge.calibration._estimates import (
     Estimate,
     bias,
     bootstrap_counts,
-    error,
     estimate,
     kendall,
     paired,
@@ -48,7 +47,6 @@ class Calibration:
             previews; about 1/4 by chance.
         argmax_regret: What is lost by taking the best preview's weights: the best truth against
             the truth there, at least 0, in the quantity's unit.
-        error: Mean absolute difference of truth and preview, in the quantity's unit.
         offset: Of the least-squares line: truth = offset + slope preview.
     """
 
@@ -60,7 +58,6 @@ class Calibration:
     kendall: Estimate | None
     top_quartile: float | None
     argmax_regret: float | None
-    error: Estimate | None = None
     offset: float | None = None
 
     @property
@@ -89,13 +86,7 @@ class Calibration:
 
 
 def calibrate(
-    previews: Sequence[float],
-    truths: Sequence[float],
-    *,
-    maximize: bool = True,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    previews: Sequence[float], truths: Sequence[float], *, maximize: bool = True
 ) -> Calibration:
     """Judge previews by the truths at the same weights. A pure function.
 
@@ -103,9 +94,6 @@ def calibrate(
         previews: Preview values.
         truths: Truths in the same order.
         maximize: Whether larger is better.
-        level: Coverage of the percentile-bootstrap intervals.
-        resamples: Bootstrap samples of pairs.
-        seed: Of the bootstrap.
 
     Raises:
         ValueError: sequences of different lengths, or a value that is not finite.
@@ -116,10 +104,9 @@ def calibrate(
     n = len(x)
     if n < MIN_TRUTHS:
         return Calibration(n, "too few truths", None, None, None, None, None, None)
-    counts = bootstrap_counts(n, resamples, seed)
-    shift, gain, rho, tau, distance = (
-        estimate(statistic, x, y, counts, level)
-        for statistic in (bias, slope, spearman, kendall, error)
+    counts = bootstrap_counts(n, RESAMPLES, 0)
+    shift, gain, rho, tau = (
+        estimate(statistic, x, y, counts, LEVEL) for statistic in (bias, slope, spearman, kendall)
     )
     sign = 1.0 if maximize else -1.0
     return Calibration(
@@ -131,7 +118,6 @@ def calibrate(
         kendall=tau,
         top_quartile=_top_quartile(sign * x, sign * y),
         argmax_regret=float((sign * y).max() - (sign * y)[np.argmax(sign * x)]),
-        error=distance,
         offset=None if gain is None else float(y.mean() - gain.value * x.mean()),
     )
 

@@ -78,11 +78,7 @@ def rank_correlation(
 
 
 def paired(previews: Sequence[float], truths: Sequence[float]) -> tuple[Array, Array]:
-    """Both as arrays.
-
-    Raises:
-        ValueError: sequences of different lengths.
-    """
+    """Both as arrays; raise `ValueError` where their lengths differ."""
     if len(previews) != len(truths):
         raise ValueError(f"got {len(previews)} previews but {len(truths)} truths")
     return np.asarray(previews, dtype=float), np.asarray(truths, dtype=float)
@@ -113,11 +109,6 @@ def bias(x: Array, y: Array, counts: Array) -> Array:
     return np.asarray(counts @ (y - x) / counts.sum(1))
 
 
-def error(x: Array, y: Array, counts: Array) -> Array:
-    """Mean absolute difference of truth and preview."""
-    return np.asarray(counts @ np.abs(y - x) / counts.sum(1))
-
-
 def slope(x: Array, y: Array, counts: Array) -> Array:
     """Least-squares slope of the truths over the previews."""
     n = counts.sum(1)
@@ -129,10 +120,7 @@ def slope(x: Array, y: Array, counts: Array) -> Array:
 
 
 def spearman(x: Array, y: Array, counts: Array) -> Array:
-    """Pearson's correlation of the mid-ranks.
-
-    A mid-rank, centred and doubled, is the number of pairs below minus the number above.
-    """
+    """Pearson's correlation of mid-ranks: centred and doubled they are pairs below less above."""
     a, b = counts @ _signs(x).T, counts @ _signs(y).T
     square = (counts * a * a).sum(1) * (counts * b * b).sum(1)
     return _ratio((counts * a * b).sum(1), np.sqrt(square))

@@ -96,10 +96,7 @@ def estimated_gain(findings: Findings, noise: Noise | None) -> GainEstimate | No
 
 
 def shrunken_difference(
-    values: Sequence[float] | Array,
-    counts: Sequence[float] | Array,
-    noise: float,
-    freedom: float,
+    values: Sequence[float] | Array, counts: Sequence[float] | Array, noise: float, freedom: float
 ) -> tuple[float, float, float]:
     """The expected difference of the first two means, its standard error, P(it is positive).
 

@@ -118,8 +118,7 @@ def _sampling_error(study: optuna.Study, findings: Findings, quantity: str | Non
 def _sampling_error_of_score(study: optuna.Study, findings: Findings) -> float | None:
     """What the metrics' standard errors make of the score's, by draws around the truths.
 
-    The tasks' examples are taken to be drawn apart. None for a score that is a function of the
-    user's, which the study does not have, and where a metric has no standard error.
+    None for a score that is the user's function, and where a metric has no standard error.
     """
     parts: dict[str, Any] = json.loads(study.user_attrs.get(DEFINITION, "{}"))
     each = [_sampling_error(study, findings, task) for task in findings.tasks]

@@ -43,12 +43,7 @@ class StudyCalibration:
         }
 
 
-def study_calibration(
-    study: optuna.Study,
-    tasks: Sequence[str],
-    *,
-    maximize: Mapping[str, bool] | None = None,
-) -> StudyCalibration:
+def study_calibration(study: optuna.Study, tasks: Sequence[str]) -> StudyCalibration:
     """Judge the previews of a study by its finished finetunes.
 
     A task's metric is judged where the task's weight is neither 0 nor 1, the score where no
@@ -59,8 +54,6 @@ def study_calibration(
         study: A study whose trials suggest `w_<task>`, report the preview at step 0 (if there is
             one objective) and hold the attributes `preview_<task>` and `truth_<task>`.
         tasks: Task names, in order.
-        maximize: By task, whether its metric is to be maximised; None: as the study's definition
-            said, or else as its directions, a single one holding for all tasks.
     """
     trials = study.get_trials(deepcopy=False)
     records = TrialReader(tuple(tasks)).read(study.study_name, trials).records
@@ -68,7 +61,7 @@ def study_calibration(
     if len(study.directions) == 1:
         upwards = study.direction == StudyDirection.MAXIMIZE
         score = calibrate(*score_pairs(records), maximize=upwards)
-    directions = task_directions(study, tasks, maximize)
+    directions = task_directions(study, tasks)
     return StudyCalibration(
         score,
         {
@@ -107,10 +100,7 @@ def _sound(pairs: Iterable[tuple[float, float]]) -> Pairs:
 
 
 def format_calibration(calibration: Mapping[str, Any]) -> str:
-    """`StudyCalibration.as_json` as a plain-text table, with a verdict on each quantity.
-
-    Where nothing can be judged yet there is no table: each number of truths is told once.
-    """
+    """`StudyCalibration.as_json` as a plain-text table, with a verdict on each quantity."""
     rows = {"score": calibration["score"], **calibration["tasks"]}
     rows = {name: found for name, found in rows.items() if found is not None}
     if all(found["verdict"] == "too few truths" for found in rows.values()):

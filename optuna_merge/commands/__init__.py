@@ -15,4 +15,9 @@ from optuna_merge.commands._report import report
 
 __all__ = ["COMMANDS", "Debug", "Definition", "command", "guarded", "load_definition", "script"]
 
-COMMANDS = (init, fit, optimize, replay, report, diagnose, export, gc)
+_REPLAY = {"study_name": "replay", "n_trials": 30, "max_promotions": 6}  # enough for two tasks
+COMMANDS = [
+    *(command(work) for work in (init, fit, optimize)),
+    command(replay, **_REPLAY),
+    *(command(work) for work in (report, diagnose, export, gc)),
+]

@@ -35,14 +35,7 @@ def load_definition(path: Path) -> StudyDefinition:
 
 
 def load_any(path: Path) -> StudyDefinition | CommandDefinition:
-    """Make the definition that a file describes, a program's included.
-
-    Args:
-        path: A YAML file, or a Python file with a function `definition()`.
-
-    Raises:
-        ValueError: there is no such file, or it doesn't make one; the message names the line.
-    """
+    """Make the definition that a file describes, a program's included; see `load_definition`."""
     if not path.is_file():
         raise ValueError(
             f"no file {path}; give a YAML file (optuna-merge init writes one), or a Python file "

@@ -31,13 +31,7 @@ _EVERY = 0.5
 
 
 class Tally:
-    """What a run of trials has done so far.
-
-    Args:
-        study: The study.
-        total: Trials to finish; None: as many as there is time for.
-        clock: Gives seconds.
-    """
+    """What a run of trials has done so far."""
 
     def __init__(
         self,
@@ -46,16 +40,10 @@ class Tally:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._study = study
-        self._clock = clock
+        self._study, self._total, self._clock = study, total, clock
         self._started = clock()
-        self._total = total
-        self._preview_seconds = 0.0
-        self.trials = 0
-        self.previews = 0
-        self.finetunes = 0
-        self.promoted = 0
-        self._flat = False
+        self._preview_seconds, self._flat = 0.0, False
+        self.trials = self.previews = self.finetunes = self.promoted = 0
 
     def add(self, trial: FrozenTrial) -> None:
         """Count a finished trial."""
@@ -73,21 +61,20 @@ class Tally:
 
     def summary(self) -> str:
         """Previews with their rate, finetunes, the best score, flat or not, what is spent."""
-        parts = [f"{self.previews} previews"]
+        rate = ""
         if self._preview_seconds:
-            parts[0] += f" ({self.previews / self._preview_seconds:.1f}/s)"
-        parts.append(f"{self.finetunes} finetunes ({self.promoted} promoted)")
-        parts += [self._best(), "flat" if self._flat else "", self._spent()]
-        return ", ".join(part for part in parts if part)
+            rate = f" ({self.previews / self._preview_seconds:.1f}/s)"
+        finetunes = f"{self.finetunes} finetunes ({self.promoted} promoted)"
+        rest = [self._best(), "flat" if self._flat else "", self._spent()]
+        return ", ".join([f"{self.previews} previews{rate}", finetunes, *filter(None, rest)])
 
     def time_left(self) -> str:
         """About how long it will take; empty where that is unknown, and at the end."""
         if self._total is None or not 0 < self.trials < self._total:
             return ""
         seconds = (self._clock() - self._started) / self.trials * (self._total - self.trials)
-        if seconds < 90:
-            return f"about {seconds:.0f} s left"
-        return f"about {seconds / 60:.0f} min left"
+        told = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+        return f"about {told} left"
 
     def _spent(self) -> str:
         """What is spent and left of a budget; nothing without one."""
@@ -124,14 +111,7 @@ def shown(
     """Within this block a study's progress is shown; yields what to call after each trial.
 
     In a terminal there is a bar over the trials, and one over the steps of the finetune that is
-    being trained. Else a line is logged after every finetune, and at least every so many seconds.
-    Optuna's own line a trial is left out either way.
-
-    Args:
-        study: The study.
-        total: Trials to finish; None: unknown.
-        every: Seconds between two lines where there is no terminal.
-        console: Where to draw; default: standard error.
+    being trained. Else a line is logged after every finetune, and every so many seconds.
     """
     tally = Tally(study, total)
     console = console or Console(stderr=True)
@@ -153,32 +133,23 @@ def _logging(tally: Tally, total: int | None, every: float) -> AfterTrial:
         if trial.state == TrialState.COMPLETE or now - last >= every:
             last = now
             of = "" if total is None else f" of {total}"
-            more = tally.time_left()
-            _logger.info(
-                "%d%s trials: %s%s", tally.trials, of, tally.summary(), f", {more}" if more else ""
-            )
+            told = ", ".join(filter(None, [tally.summary(), tally.time_left()]))
+            _logger.info("%d%s trials: %s", tally.trials, of, told)
 
     return after_trial
 
 
 @contextmanager
 def fit_shown(console: Console | None = None) -> Iterator[None]:
-    """Within this block a terminal has a row a training run: task, steps, loss, time left.
-
-    Runs that are over keep their rows until the end of the block. Elsewhere a line is logged when
-    a run begins; the fit's own log lines tell what came of it.
-
-    Args:
-        console: Where to draw; default: standard error.
-    """
+    """Within this block a terminal has a row a training run; elsewhere a line is logged."""
     console = console or Console(stderr=True)
-    if not console.is_terminal:
+    if console.is_terminal:
+        progress = _rows(console)
+        with _drawn(console, progress), watched_by(StepBar(progress, keep=True)):
+            yield
+    else:
         with watched_by(StartLine()):
             yield
-        return
-    progress = _rows(console)
-    with _drawn(console, progress), watched_by(StepBar(progress, keep=True)):
-        yield
 
 
 def _rows(console: Console) -> Progress:
@@ -217,25 +188,18 @@ class StartLine(Watcher):
 
 
 class StepBar(Watcher):
-    """A row over the steps of the finetune that is being trained.
-
-    Args:
-        progress: Its rows have the field `loss`.
-        keep: Whether the row stays when the finetune is over.
-    """
+    """A row over the steps of the finetune that is being trained, which may stay at its end."""
 
     shows_progress = True
 
     def __init__(self, progress: Progress, *, keep: bool = False) -> None:
-        self._progress = progress
-        self._keep = keep
+        self._progress, self._keep = progress, keep
         self._row: Any = None
         self._read = -math.inf
 
     def started(self, run: RunInfo) -> None:
-        self._row = self._progress.add_task(
-            run.title or "finetune", total=run.steps, completed=run.done, loss=""
-        )
+        what = run.title or "finetune"
+        self._row = self._progress.add_task(what, total=run.steps, completed=run.done, loss="")
         self._read = -math.inf
 
     def stepped(self, step: int, loss: Tensor) -> None:
@@ -246,10 +210,7 @@ class StepBar(Watcher):
             self._progress.update(self._row, loss=f"loss {loss.item():.4f}")
 
     def ended(self) -> None:
-        if self._keep:
-            self._progress.stop_task(self._row)
-        else:
-            self._progress.remove_task(self._row)
+        (self._progress.stop_task if self._keep else self._progress.remove_task)(self._row)
 
 
 @contextmanager

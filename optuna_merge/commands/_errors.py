@@ -48,9 +48,8 @@ def guarded(debug: bool, work: Callable[[], None]) -> None:
 def message(error: Exception) -> str:
     """What to say of an error of any kind.
 
-    The message of an error that this package raises is made for who reads it. One from elsewhere
-    may be a word (a `KeyError`'s), or nothing (an `AssertionError`'s): its type is named, too, and
-    how to see where it comes from.
+    The message of an error that this package raises is made for who reads it. Of one from
+    elsewhere its type is named, too, and how to see where it comes from.
     """
     if _is_out_of_memory(error):
         return (
@@ -79,10 +78,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether a `raise` of this package made the message, for its reader.
-
-    A wrong call or look-up in the package ends in it as well, but in no such line.
-    """
+    """Whether a `raise` of this package made the message, and not a wrong call or look-up."""
     from optuna_merge.exceptions import OptunaMergeError
 
     if isinstance(error, OptunaMergeError):

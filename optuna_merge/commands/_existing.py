@@ -14,12 +14,7 @@ _SQLITE = "sqlite:///"
 
 
 def existing_study(flags: StudyFlags) -> optuna.Study:
-    """Open a study that exists.
-
-    Raises:
-        ValueError: the storage's file or the study doesn't; the message names those that do.
-        StorageUnavailableError: the storage can't be opened.
-    """
+    """Open a study that exists; raise `ValueError` that names those that do."""
     from optuna_merge.search import load_study
     from optuna_merge.storages import create_storage
 

@@ -10,9 +10,7 @@ import typer
 
 from optuna_merge.commands._definition import load_definition
 from optuna_merge.commands._existing import check_fitted, existing_study
-from optuna_merge.commands._flags import AsJson, WorkFlags
-from optuna_merge.commands._mixture import mixture as mixture_of_study
-from optuna_merge.commands._numbers import numbers_by_task
+from optuna_merge.commands._flags import AsJson, StudyFlags, WorkFlags
 
 
 def export(
@@ -41,8 +39,7 @@ def export(
         ),
     ] = None,
     examples: Annotated[
-        str | None,
-        typer.Option(help="TASK=NUMBER,...: of a mixture, sizes of the training data."),
+        str | None, typer.Option(help="TASK=NUMBER,...: of a mixture, sizes of the training data.")
     ] = None,
     label_tokens: Annotated[
         str | None,
@@ -62,7 +59,7 @@ def export(
     """
     if trial is not None and weights is not None:
         raise ValueError("give --trial or --weights, not both")
-    given = None if weights is None else numbers_by_task(weights, "--weights")
+    given = _by_task(weights, "--weights")
     if mixture is not None:
         if out is not None or as_json:
             raise ValueError(
@@ -70,7 +67,7 @@ def export(
                 if out is not None
                 else "give --mixture json in place of --json"
             )
-        typer.echo(mixture_of_study(mixture, where, trial, given, examples, label_tokens))
+        typer.echo(_mixture(mixture, where, trial, given, examples, label_tokens))
         return
     if definition is None or out is None:
         raise typer.BadParameter(
@@ -110,3 +107,43 @@ def _write_model(
     typer.echo(f"{found.folder}: the {what} at {told}")
     for model in found.models:
         typer.echo(f"  {model.folder}: {', '.join(model.tasks)}, for {model.format}")
+
+
+def _mixture(
+    form: str,
+    where: StudyFlags,
+    trial: int | None,
+    weights: dict[str, float] | None,
+    examples: str | None,
+    label_tokens: str | None,
+) -> str:
+    """Task weights, given or else a study's, in the words of another trainer."""
+    from optuna_merge.trainers import mixture_lines, study_mixture
+
+    numbers, tokens = _by_task(examples, "--examples"), _by_task(label_tokens, "--label-tokens")
+    sizes = None if numbers is None else {task: int(n) for task, n in numbers.items()}
+    if weights is not None:
+        chosen = {task: weight / sum(weights.values()) for task, weight in weights.items()}
+        return mixture_lines(chosen, form, label_tokens=tokens, examples=sizes)
+    study = existing_study(where)
+    return study_mixture(study, form, trial=trial, label_tokens=tokens, examples=sizes)
+
+
+def _by_task(text: str | None, flag: str) -> dict[str, float] | None:
+    """What a flag `TASK=NUMBER,TASK=NUMBER` says, if it is given."""
+    if text is None:
+        return None
+    numbers: dict[str, float] = {}
+    for item in text.split(","):
+        name, _, number = item.partition("=")
+        name = name.strip()
+        if name in numbers:
+            raise ValueError(f"{flag} has the task {name!r} twice; give each one number")
+        try:
+            numbers[name] = float(number)
+        except ValueError:
+            word = "WEIGHT" if flag == "--weights" else "NUMBER"
+            raise ValueError(
+                f"can't read {item!r} in {flag}; expected TASK={word},TASK={word}"
+            ) from None
+    return numbers

@@ -19,18 +19,17 @@ from optuna_merge.search import check_definition, open_study
 from optuna_merge.trainers import FittedProgram, WeightUnit, from_command
 from optuna_merge.workers import StudySharing
 
+AnyDefinition = StudyDefinition | CommandDefinition
+Fit = FittedStudy | FittedProgram
+
 
 def opened(
-    definition: StudyDefinition | CommandDefinition,
+    definition: AnyDefinition,
     name: str,
     storage: optuna.storages.BaseStorage,
     pruner: PromotionPruner | None = None,
 ) -> optuna.Study:
-    """The study, made if it is missing.
-
-    Raises:
-        DefinitionMismatchError: it is one of another definition.
-    """
+    """The study, made if it is missing; `DefinitionMismatchError` if it is another's."""
     study = open_study(name, storage, definition.directions, pruner=pruner)
     check_definition(study, definition.describe())
     return study
@@ -53,31 +52,20 @@ def fitted(
         return fit(definition, workdir, progress=sys.stderr.isatty(), sharing=sharing)
 
 
-def workbench(
-    definition: StudyDefinition | CommandDefinition,
-    workdir: Path,
-    sharing: Sharing | None = None,
-) -> FittedStudy | FittedProgram:
+def workbench(definition: AnyDefinition, workdir: Path, sharing: Sharing | None = None) -> Fit:
     """The fit of either, with what is seen of it in a terminal."""
     if isinstance(definition, CommandDefinition):
         return _of_command(definition, workdir)
     return fitted(definition, workdir, sharing)
 
 
-def finetunes(fit: FittedStudy | FittedProgram, workdir: Path) -> Finetunes:
+def finetunes(fit: Fit, workdir: Path) -> Finetunes:
     """Where the finetunes of either are."""
     return DefinedFinetunes(fit.definition, workdir) if isinstance(fit, FittedStudy) else fit
 
 
-def existing_finetunes(
-    study: optuna.Study, definition: StudyDefinition | CommandDefinition, workdir: Path
-) -> Finetunes:
-    """Where the finetunes of a study are that was fitted here; nothing is trained.
-
-    Raises:
-        DefinitionMismatchError: the study has another definition.
-        ValueError: nothing was fitted here.
-    """
+def existing_finetunes(study: optuna.Study, definition: AnyDefinition, workdir: Path) -> Finetunes:
+    """Where the finetunes of a study are that was fitted here; nothing is trained."""
     if isinstance(definition, StudyDefinition):
         return DefinedFinetunes(definition, workdir)
     check_definition(study, definition.describe())
@@ -85,7 +73,7 @@ def existing_finetunes(
     return _of_command(definition, workdir)
 
 
-def check_own_loop(definition: StudyDefinition | CommandDefinition, **flags: object) -> None:
+def check_own_loop(definition: AnyDefinition, **flags: object) -> None:
     """Raise `ValueError` where a flag is given that a program's study has no use of."""
     if isinstance(definition, CommandDefinition):
         for name, value in flags.items():

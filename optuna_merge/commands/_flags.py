@@ -74,12 +74,6 @@ class SearchFlags(WorkFlags):
     max_promotions: Annotated[
         int | None, typer.Option(help="Cap on promoted finetunes of the whole study.")
     ] = None
-    max_steps: Annotated[
-        int | None, typer.Option(help="Cap on training steps of all promoted finetunes together.")
-    ] = None
-    max_seconds: Annotated[
-        float | None, typer.Option(help="Cap on seconds of all promoted finetunes together.")
-    ] = None
     budget: Annotated[
         float | None,
         typer.Option(
@@ -129,18 +123,3 @@ class SearchFlags(WorkFlags):
     ] = 600.0
     keep_best: KeepBest = None
     as_json: AsJson = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReplayFlags(SearchFlags):
-    """Flags of a search, whose defaults are enough for two tasks."""
-
-    study_name: Annotated[str, typer.Option(help="Name of the study; made if it is missing.")] = (
-        "replay"
-    )
-    n_trials: Annotated[
-        int | None, typer.Option(help="Trials to finish, previews and finetunes together.")
-    ] = 30
-    max_promotions: Annotated[
-        int | None, typer.Option(help="Cap on promoted finetunes of the whole study.")
-    ] = 6

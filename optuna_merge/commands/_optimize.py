@@ -26,20 +26,13 @@ def optimize(definition: Definition, flags: SearchFlags) -> None:
     search(load_any(definition), flags)
 
 
-def script(
-    build: Callable[[], StudyDefinition],
-    *,
-    name: str,
-    n_trials: int,
-    fraction: float | None = None,
-) -> None:
+def script(build: Callable[[], StudyDefinition], *, name: str, n_trials: int) -> None:
     """Run a study's script: the flags are the same for every study.
 
     Args:
         build: Makes the study's definition; called after the flags are known to be right.
         name: Default of `--study-name`, and of the SQLite file.
         n_trials: Default of `--n-trials`.
-        fraction: Default of `--fraction`; None: automatic.
     """
 
     def built(flags: SearchFlags) -> None:
@@ -50,5 +43,5 @@ def script(
     built.__doc__ = (build.__doc__ or "").strip() or None
     defaults = {"study_name": name, "storage": f"sqlite:///{name}.db", "n_trials": n_trials}
     single = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
-    single.command()(command(built, **defaults, workdir=Path("workdir") / name, fraction=fraction))
+    single.command()(command(built, **defaults, workdir=Path("workdir") / name))
     single()

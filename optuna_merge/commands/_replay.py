@@ -11,14 +11,14 @@ import typer
 
 from optuna_merge.commands._definition import load_any
 from optuna_merge.commands._existing import existing_study
-from optuna_merge.commands._flags import ReplayFlags
+from optuna_merge.commands._flags import SearchFlags
 
 if TYPE_CHECKING:
     import optuna
 
 
 def replay(
-    flags: ReplayFlags,
+    flags: SearchFlags,
     general: Annotated[str, typer.Option(help="Name of the task that is the general set.")],
     definition: Annotated[
         Path | None,
@@ -34,44 +34,32 @@ def replay(
             "a loss at most 1/KEEP of it is allowed."
         ),
     ] = 0.95,
-    picture: Annotated[
-        Path | None,
-        typer.Option(help="Write the curves there, as HTML; needs plotly (extra dashboard)."),
-    ] = None,
 ) -> None:
     """Tell how much of a general set to mix into own data: both metrics over its share.
 
     The best own metric is searched under the constraint that the general metric is kept.
 
-    Example: optuna-merge replay study.yaml --general chat --keep 0.95 --picture replay.html
+    Example: optuna-merge replay study.yaml --general chat --keep 0.95
     """
     from optuna_merge.surrogate import keeping, own_task
 
     constraint = keeping(general, keep)
-
-    def told(study: optuna.Study) -> None:
-        _tell(study, general, keep, picture, flags.as_json)
-
     if definition is None:
-        told(existing_study(flags))
+        _tell(existing_study(flags), general, keep, flags.as_json)
         return
     found = load_any(definition)
     own = own_task(found.names, general)
     from optuna_merge.commands._search import search
     from optuna_merge.commands._written import page_of, write_page
 
-    def told_and_written(study: optuna.Study) -> None:
-        told(study)
+    def told(study: optuna.Study) -> None:
+        _tell(study, general, keep, flags.as_json)
         write_page(study, page_of(study, flags.workdir), None)
 
-    goal = replace(found, score=f"target:{own}", constraints=(constraint,))
-    search(goal, flags, told=told_and_written)
+    search(replace(found, score=f"target:{own}", constraints=(constraint,)), flags, told=told)
 
 
-def _tell(
-    study: optuna.Study, general: str, keep: float, picture: Path | None, as_json: bool
-) -> None:
-    """Print the answer; draw it where that is asked for."""
+def _tell(study: optuna.Study, general: str, keep: float, as_json: bool) -> None:
     from optuna_merge import surrogate
     from optuna_merge.reports import format_replay
 
@@ -82,11 +70,3 @@ def _tell(
         typer.echo(
             f"\nFor another trainer: optuna-merge export --mixture FORM --weights {weights}"
         )
-    if picture is not None:
-        from optuna_merge._base.files import atomic_path
-        from optuna_merge.visualization import plot_replay
-
-        figure = plot_replay(study, general, keep)
-        with atomic_path(picture) as temporary:
-            figure.write_html(temporary)
-        typer.echo(f"As a picture: {picture}", err=True)

@@ -15,6 +15,8 @@ import optuna
 from optuna_merge._base.files import check_writable
 from optuna_merge.commands._display import optunas_lines_left_out, shown
 from optuna_merge.commands._fitted import (
+    AnyDefinition,
+    Fit,
     check_own_loop,
     finetunes,
     opened,
@@ -23,44 +25,30 @@ from optuna_merge.commands._fitted import (
 )
 from optuna_merge.commands._flags import SearchFlags
 from optuna_merge.commands._written import write_report
-from optuna_merge.definition import CommandDefinition, SearchSettings, StudyDefinition
-from optuna_merge.fitting import FittedStudy
+from optuna_merge.definition import SearchSettings
 from optuna_merge.objective import Objective
 from optuna_merge.pruners import PromotionPruner
 from optuna_merge.reports import Dashboard
 from optuna_merge.search import check_until, open_search
 from optuna_merge.storages import create_storage
-from optuna_merge.trainers import FittedProgram
 from optuna_merge.workers import Collector, check_keep_best, check_role, run_trials
 
 
 def search(
-    definition: StudyDefinition | CommandDefinition,
+    definition: AnyDefinition,
     flags: SearchFlags,
     *,
     html: Path | None = None,
     csv: Path | None = None,
     told: Callable[[optuna.Study], None] | None = None,
 ) -> None:
-    """Fit, run trials, report.
-
-    Args:
-        definition: What the study is about.
-        flags: How it is searched.
-        html: Where the page is written; None: into the working folder.
-        csv: Where the tables are written; None: nowhere.
-        told: Tells the result in place of the report.
-    """
+    """Fit, run trials, tell the result: by the report, or by `told`."""
     study, fit = _prepared(definition, flags)
     report = partial(write_report, study, fit, flags.workdir, html, csv, flags.as_json)
-    if told is not None:
-        report = partial(told, study)
-    _run(study, fit, flags, report)
+    _run(study, fit, flags, report if told is None else partial(told, study))
 
 
-def _prepared(
-    definition: StudyDefinition | CommandDefinition, flags: SearchFlags
-) -> tuple[optuna.Study, FittedStudy | FittedProgram]:
+def _prepared(definition: AnyDefinition, flags: SearchFlags) -> tuple[optuna.Study, Fit]:
     """The study with its baselines, sampler and pruner, and its fit."""
     check_role(flags.role)
     check_keep_best(flags.keep_best)
@@ -69,11 +57,12 @@ def _prepared(
     budget: dict[str, Any] = {
         "fraction": flags.fraction,
         "max_promotions": flags.max_promotions,
-        "max_steps": flags.max_steps,
-        "max_seconds": flags.max_seconds,
         "seed": flags.seed,
     }
-    settings = _settings(definition, flags)
+    # Those of the definition, but for what is given as flags.
+    given = {field.name: getattr(flags, field.name) for field in fields(SearchSettings)}
+    changes = {name: value for name, value in given.items() if value is not None}
+    settings = replace(definition.search, **changes)
     check_until(settings.until, is_pareto=definition.is_pareto)
     storage = create_storage(flags.storage)
     study = opened(definition, flags.study_name, storage, PromotionPruner(**budget))
@@ -86,21 +75,7 @@ def _prepared(
         return open_search(fit, flags.study_name, storage, **budget, **asdict(settings)), fit
 
 
-def _settings(
-    definition: StudyDefinition | CommandDefinition, flags: SearchFlags
-) -> SearchSettings:
-    """Those of the definition, but for what is given as flags."""
-    given = {field.name: getattr(flags, field.name) for field in fields(SearchSettings)}
-    changes = {name: value for name, value in given.items() if value is not None}
-    return replace(definition.search, **changes)
-
-
-def _run(
-    study: optuna.Study,
-    fit: FittedStudy | FittedProgram,
-    flags: SearchFlags,
-    report: Callable[[], None],
-) -> None:
+def _run(study: optuna.Study, fit: Fit, flags: SearchFlags, report: Callable[[], None]) -> None:
     """Run the trials; show, draw and clear away after each; report at their end."""
     role = check_role(flags.role)
     dashboard, collector = _dashboard(study, flags.workdir), None

@@ -16,12 +16,8 @@ _default = torch.get_num_threads()
 def one_thread_if_small(model: nn.Module) -> None:
     """Let torch compute on one thread if the model is small.
 
-    Two threads on small matrices wait for each other longer than they compute: on a machine with
-    other programs a finetune of seconds takes minutes. Nothing is done where `OMP_NUM_THREADS` is
-    set, or where the study's own code has called `torch.set_num_threads`.
-
-    Args:
-        model: What is finetuned.
+    Threads on small matrices wait for each other longer than they compute. Nothing is done where
+    `OMP_NUM_THREADS` is set, or where the study's own code has called `torch.set_num_threads`.
     """
     if "OMP_NUM_THREADS" in os.environ or torch.get_num_threads() != _default:
         return

@@ -39,10 +39,7 @@ def page_of(study: optuna.Study, folder: Path) -> Path:
 
 
 def write_page(
-    study: optuna.Study,
-    html: Path | None,
-    csv: Path | None,
-    report: dict[str, Any] | None = None,
+    study: optuna.Study, html: Path | None, csv: Path | None, report: dict[str, Any] | None = None
 ) -> None:
     """Write the page, and the tables if they have a folder; standard error tells where."""
     html = html or Path(f"report-{file_name(study.study_name)}.html")

@@ -1,13 +1,6 @@
 """What a study looks for: scores, constraints, fronts. Pure functions of metrics."""
 
-from __future__ import annotations
-
-from optuna_merge.goals._constraints import (
-    Constraint,
-    Limits,
-    make_constraints,
-    total_violation,
-)
+from optuna_merge.goals._constraints import Constraint, Limits, make_constraints, total_violation
 from optuna_merge.goals._fronts import (
     below_nadir,
     hypervolume,

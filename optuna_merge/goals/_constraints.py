@@ -169,10 +169,7 @@ class Limits:
     def describe(self) -> dict[str, Any]:
         """By the constraint's name: task, sense and bound, as JSON values."""
         return {
-            name: {
-                "task": self.tasks[column],
-                "at_least" if sense > 0 else "at_most": bound,
-            }
+            name: {"task": self.tasks[column], "at_least" if sense > 0 else "at_most": bound}
             for name, column, sense, bound in zip(
                 self.names, self.columns, self.senses, self.bounds
             )

@@ -1,7 +1,5 @@
 """Which previews are worth a real finetune: pruners for Optuna studies."""
 
-from __future__ import annotations
-
 from optuna_merge.pruners._budget import Budget
 from optuna_merge.pruners._decision import best_fronts_first, best_scores_first, decide
 from optuna_merge.pruners._ledger import Candidate, Ledger, read_ledger

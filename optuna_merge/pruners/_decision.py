@@ -55,14 +55,13 @@ def best_fronts_first(
 def decide(ledger: Ledger, budget: Budget, order: Order, kept: int = 0) -> tuple[Candidate, ...]:
     """The previews to promote now, the first one first.
 
-    The free slots of the budget go to the first candidates of the whole history: a preview that
-    was just made and those of long ago alike. With automatic pacing there is one slot a decision.
+    The free slots of the budget go to the first candidates of the whole history. With automatic
+    pacing there is one slot a decision.
 
     Args:
         ledger: That of all trials of the study.
         budget: How many may be promoted.
-        order: Which candidate comes first; `best_scores_first` or one's own. Called only when
-            there is a free slot.
+        order: Which candidate comes first; called only when there is a free slot.
         kept: How many of the finetunes that are left are not for previews.
     """
     free = budget.free(ledger, ledger.claims)
@@ -77,13 +76,11 @@ def decide(ledger: Ledger, budget: Budget, order: Order, kept: int = 0) -> tuple
 def is_over_budget(ledger: Ledger, copy: Record, budget: Budget) -> bool:
     """Whether a promoted copy must give way since the slots are taken by claims before its own.
 
-    Numbers are given out by the storage one at a time, so all workers see one order of copies, and
-    of those that were queued at once exactly as many run as there are slots. Lineages that were
-    finetuned by their own trial come before copies, and so do copies that go on already: one may
-    have moved back in the order since, where a copy of the same preview died before it. With no
-    claim before its own a copy runs in any case: it was queued for a slot, though the previews
-    that opened it may have failed since; only a budget of zero, as of a worker started with
-    another one, stops it, and one on the study's whole cost that is spent.
+    All workers see one order of copies, and of those that were queued at once exactly as many run
+    as there are slots. Lineages that were finetuned by their own trial come before copies, and so
+    do copies that have begun. With no claim before its own a copy runs in any case, but for a
+    budget that is zero or spent: it was queued for a slot, though the previews that opened it may
+    have failed.
     """
     if budget.is_zero:
         return True
@@ -98,9 +95,8 @@ def is_over_budget(ledger: Ledger, copy: Record, budget: Budget) -> bool:
 def duplicate_promotion(records: Sequence[Record], copy: Record) -> int | None:
     """The number of the copy that finetunes the same preview already, or None: then this one runs.
 
-    Two workers may promote the same preview at once. Of the copies of one lineage the one of the
-    lowest number runs, as long as it is alive: WAITING, RUNNING, COMPLETE, or PRUNED at a rung. A
-    copy that failed, or that gave its claim back, leaves the place to the next.
+    Of the copies of one lineage the one of the lowest number runs, as long as it is alive: a copy
+    that failed, or that gave its claim back, leaves the place to the next.
     """
     return next(
         (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -43,19 +43,12 @@ class Ledger:
         begun: Lineages of which a copy has compared its claim with the budget and goes on.
         candidates: Previews with finite scores, of trials that run or were pruned and can be
             copied, whose lineage holds no claim.
-        steps: By lineage, the training steps of a finetune that was pruned at a rung.
-        seconds: By lineage, the seconds of a finetune that has ended.
-        longest_seconds: Of all finetunes that came to their end, baselines included; None if
-            there is none.
     """
 
     previews: frozenset[int]
     finetuned: frozenset[int]
     copies: Mapping[int, int]
     candidates: tuple[Candidate, ...]
-    steps: Mapping[int, int] = field(default_factory=dict)
-    seconds: Mapping[int, float] = field(default_factory=dict)
-    longest_seconds: float | None = None
     begun: frozenset[int] = frozenset()
     repeats: frozenset[int] = frozenset()
     under_way: frozenset[int] = frozenset()
@@ -90,34 +83,17 @@ class Ledger:
                 scores = r.preview_metrics if several else (r.preview,)
                 if all(map(math.isfinite, scores)):
                     candidates[r.lineage] = Candidate(r.number, r.lineage, scores)
-        finetunes = [*(r for r in previews if _went_on(r)), *standing]
-        ended = {r.lineage: r for r in finetunes if r.state in _ENDED}
-        took = [r.truth_seconds for r in records if r.state == TrialState.COMPLETE]
         return cls(
             previews=frozenset(r.lineage for r in previews),
             finetuned=finetuned,
             copies=copies,
             candidates=tuple(candidates.values()),
-            steps={
-                lineage: r.last_step
-                for lineage, r in ended.items()
-                if r.state == TrialState.PRUNED and r.last_step > 0
-            },
-            seconds={
-                lineage: r.truth_seconds
-                for lineage, r in ended.items()
-                if not math.isnan(r.truth_seconds)
-            },
-            longest_seconds=max((t for t in took if not math.isnan(t)), default=None),
             begun=frozenset(r.lineage for r in standing if r.promotion == BEGUN),
             repeats=frozenset(r.lineage for r in standing if r.repeat),
             under_way=frozenset(r.lineage for r in standing if not r.state.is_finished()),
             baselines_under_way=sum(r.is_baseline and not r.state.is_finished() for r in records),
             spent=spent,
         )
-
-
-_ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def read_ledger(

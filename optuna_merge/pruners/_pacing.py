@@ -33,9 +33,8 @@ _POINTS = 600  # of the simplex, at which previews are compared
 def preview_price(records: Sequence[Record]) -> float:
     """What a preview costs in this study, in finetunes: the ratio of the medians of their seconds.
 
-    Finetunes of a task alone are left out as long as there is any other: they are shorter, and its
-    task run may be taken for them. The ratio is rounded to a power of two, so that it hardly ever
-    depends on how busy a machine was.
+    Finetunes of a task alone are left out as long as there is any other. The ratio is rounded to a
+    power of two, so that it hardly ever depends on how busy a machine was.
     """
     previews = [
         r.preview_seconds
@@ -55,10 +54,9 @@ def is_time(ledger: Ledger, history: History, aim: Aim, *, seed: int = 0) -> boo
     """Whether the best preview is to be finetuned now, rather than another one to be made.
 
     It is as soon as no further preview is expected to raise what the next finetune promises (its
-    expected improvement) by `MARGIN` times the share of a finetune that the preview costs, or
-    when the previews since the last promotion have cost `SHARE` of a finetune. Finetunes under
-    way count as pending, and nothing is due while one waits that nobody has begun. There are at
-    least as many previews as `PreviewSampler` has in its design, which count for nothing else.
+    expected improvement) by `MARGIN` times the share of a finetune that the preview costs, or when
+    the previews since the last promotion have cost `SHARE` of a finetune; not while a finetune
+    waits, nor before the design of `PreviewSampler` is previewed.
 
     Args:
         ledger: That of all trials.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +18,9 @@ from optuna_merge.pruners._budget import FRACTION, WARMUP, Budget
 from optuna_merge.pruners._decision import Order, decide, duplicate_promotion, is_over_budget
 from optuna_merge.pruners._ledger import Candidate, Ledger
 from optuna_merge.pruners._pacing import is_time
+from optuna_merge.pruners._prospect import reason_to_stop
 from optuna_merge.pruners._second_seeds import queue_second_seeds, second_seeds_left
-from optuna_merge.pruners._stopping import Stopping
-from optuna_merge.pruners._truth_order import (
-    Aim,
-    most_promising_previews,
-    most_promising_truths,
-)
+from optuna_merge.pruners._truth_order import Aim, most_promising_previews, most_promising_truths
 from optuna_merge.trials import (
     BASELINE,
     BEGUN,
@@ -53,95 +50,71 @@ _logger = logging.getLogger(__name__)
 Array = npt.NDArray[np.float64]
 
 
+class _Now(NamedTuple):
+    """A study as its trials are now, and the budget that holds for it."""
+
+    trials: list[FrozenTrial]
+    history: History
+    ledger: Ledger
+    budget: Budget
+    spent: Spending
+
+
 class PromotionPruner(BasePruner):
     """End every trial with its preview, and queue copies of those that are worth a real finetune.
 
     A trial reports its preview at step 0 and asks `should_prune`: it ends there. Whenever there is
     a free slot, the most promising preview of the whole study that was not promoted yet gets it: a
-    copy of its trial is queued (WAITING, with its
-    parameters, its user attributes, its preview at step 0 and `promoted_from`), which is executed
-    before any new trial, and is not pruned. A new preview is never promoted merely for having been
-    good when it was made, and none is lost for having come too early.
+    copy of its trial is queued (WAITING, with its parameters, its user attributes, its preview at
+    step 0 and `promoted_from`), which is executed before any new trial, and is not pruned. Trials
+    with the user attribute `baseline` are never pruned, and count neither as previews nor as
+    promotions; a preview and its retries count once.
 
     A slot becomes free by itself, one at a time: when no further preview is expected to raise what
-    the next finetune promises (its expected improvement, see below) by more than its price says.
-    The price is the ratio of the seconds that previews and finetunes have taken so far (1/10 while
-    that is not known), and a preview must be worth four times as much, or else the previews since
-    the last promotion have cost a fourth of a finetune. So many previews come before the first
-    promotion where previews tell much and cost little, few where the truths have shown that they
-    say nothing. Finetunes under way count as pending, and no slot becomes free while a copy waits
-    that nobody has begun: two are chosen from the same truths only where another worker is idle.
-    With a `fraction` there are floor(fraction x previews) slots instead, and so there are, by a
-    fourth, in studies of one task, and where workers have the role to preview only.
+    the next finetune promises (its expected improvement) by four times the preview's price, or
+    when the previews since the last promotion have cost a fourth of a finetune. The price is the
+    ratio of the seconds that both have taken so far, 1/10 while unknown. No slot becomes free
+    while a copy waits. With a `fraction` there are floor(fraction x previews) slots instead, and
+    so there are, by a fourth, in studies of one task, and where workers have the role to preview
+    only.
 
     Most promising is, as soon as there are two truths (baselines count), what has the largest
     expected improvement of the TRUTH, by the same models as in `PreviewSampler`; before that, what
     has the best preview. While eight truths or more show no correlation with their previews, every
     fourth promotion goes to the preview whose truth is least certain, and a warning is logged.
-    `optuna-merge diagnose` shows how true the previews are.
 
     The decision is a pure function of the study's trials and the seed
-    (`optuna_merge.pruners.decide`).
-
-    What counts:
-        - Trials with the user attribute `baseline` are never pruned and count neither as previews
-          nor as promotions.
-        - A preview and its retry clones count once; failed trials are no previews.
-        - A promotion counts once its copy is queued, whatever becomes of it: the budget counts
-          finetunes begun.
-        - A preview that is NaN or infinite is never promoted, but counts as a preview.
-        - Ties go to the better preview, then to the lower trial number.
-
-    With several workers exactly the budget is finetuned, and nothing twice. Copies come in the
-    order of their numbers. One that comes too late, or is the second of one preview, withdraws: it
-    is pruned when it asks first, its user attribute `promotion` becomes "withdrawn" (of one that
-    goes on it becomes "begun"), and its slot is filled again.
+    (`optuna_merge.pruners.decide`). With several workers exactly the budget is finetuned, and
+    nothing twice: a copy that comes too late, or is the second of one preview, withdraws.
 
     In a study of several objectives, one per task, the preview is the user attributes
     `preview_<task>`, and the most promising one has the largest expected hypervolume improvement
-    of the truths (before there are two truths: the first by non-domination rank, then by the
-    hypervolume of its preview alone). `Trial.should_prune` refuses to work there: ask
+    of the truths. `Trial.should_prune` refuses to work there: ask
     `optuna_merge.pruners.should_prune`.
-
-    All caps count promotions only, not the baselines. With a cap of zero nothing is promoted, nor
-    are copies that are queued already. A copy has its preview already; reporting it again does no
-    harm: Optuna keeps the first value and warns.
 
     Args:
         fraction: Promotions per preview, in [0, 1], with 0 only baselines are finetuned; None:
             when another preview is not worth its price, see above.
-        max_promotions: Cap on the promotions of the whole study; None for none.
+        max_promotions: Cap on the promotions of the whole study, whatever becomes of them; None
+            for none.
         warmup: Number of previews before anything is promoted; None: 8 with a fraction, else as
             many as `PreviewSampler` has in its design.
-        max_steps: Cap on the training steps of all promoted finetunes together; None for none. A
-            promotion reserves a whole finetune's steps; one that is pruned at a rung gives back
-            what it did not use, for the next preview on. Never passed.
-        max_seconds: Cap on the seconds of all promoted finetunes together; None for none. One that
-            is under way counts as the longest finetune so far, so only a finetune that takes
-            longer than all before it passes the cap; while none has ended they go one at a time.
-        finetune_steps: Training steps of one finetune, for `max_steps`; None: those that the
-            study's definition says.
-        score: What the study's value is in terms of the tasks' metrics, as for `PreviewSampler`:
-            a function from an array of metrics `... x T` to an array `...`. With it, and with the
-            user attributes `preview_<task>` and `truth_<task>`, each task's metric is modelled.
-        constraints: What the tasks' true metrics must keep, as for `PreviewSampler`: promising is
-            then what may be better than the best feasible truth and feasible itself.
+        score: What the study's value is in terms of the tasks' metrics, as for `PreviewSampler`.
+        constraints: What the tasks' true metrics must keep, as for `PreviewSampler`.
         budget: Cap on the whole cost of the study, in finetunes at uniform weights: task runs,
             posteriors, previews, baselines and promoted finetunes, by the seconds that they took
             (by training steps where seconds are not known). Another finetune is begun where at
-            least half of it fits; then `stop_reason` says that the budget is spent. None for no
-            cap.
+            least half of it fits. None for no cap.
         second_seeds: How many of the last finetunes under the caps are second seeds of the best
             weights, at most a third of all promotions: queued trials with the user attribute
             `repeat`, for an objective that heeds it. Without a cap there is no last one.
-        stop_when_flat: Whether `stop_reason` has one where the study is flat: where all that the
-            best weights are expected to gain over uniform ones, by now and by another finetune, is
-            below half the noise of one finetune.
+        stop_when_flat: Whether `stop_reason` has one where all that the best weights are expected
+            to gain over uniform ones, by now and by another finetune, is below half the noise of
+            one finetune.
         until: Share of the noise of one finetune: where another finetune is expected to be better
             than the best by less, `stop_reason` says so; None for never.
         seed: Of the draw between models that trust the previews and models that don't; None is
-            0. Workers with one seed decide alike; with several, two may queue different copies
-            for one slot, of which the later withdraws.
+            0. Workers with one seed decide alike.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -178,9 +151,6 @@ class PromotionPruner(BasePruner):
         fraction: float | None = None,
         max_promotions: int | None = None,
         warmup: int | None = None,
-        max_steps: int | None = None,
-        max_seconds: float | None = None,
-        finetune_steps: int | None = None,
         score: Callable[[Array], Array] | None = None,
         constraints: Callable[[Array], Array] | None = None,
         budget: float | None = None,
@@ -195,30 +165,37 @@ class PromotionPruner(BasePruner):
                     f"{name} is {type(function).__name__}, expected a function or None"
                 )
         self._budget = Budget(
-            fraction=FRACTION if fraction is None else fraction,
-            max_promotions=max_promotions,
-            warmup=WARMUP if warmup is None else warmup,
-            max_steps=max_steps,
-            max_seconds=max_seconds,
-            finetune_steps=finetune_steps,
-            finetunes=budget,
+            FRACTION if fraction is None else fraction,
+            max_promotions,
+            WARMUP if warmup is None else warmup,
+            budget,
         )
         self._paced = None
         if fraction is None:
             self._paced = replace(self._budget, fraction=None, warmup=warmup or 0)
         if second_seeds < 0:
             raise ValueError(f"second_seeds is {second_seeds}, expected a number, 0 or more")
+        if until is not None and not until > 0:  # also refuses NaN
+            raise ValueError(
+                f"until is {until}, expected a share of a finetune's noise above 0, such as 0.25, "
+                f"or None"
+            )
         self._second_seeds = second_seeds
-        self._stopping = Stopping(stop_when_flat, until)
+        self._when_flat, self._until = stop_when_flat, until
         self._judged: tuple[tuple[str, int] | None, str | None] = (None, None)
         self._score, self._constraints = score, constraints
         self._seed = seed or 0
         self._reader = TrialReader(())
 
+    @property
+    def budget(self) -> float | None:
+        """What the whole study may cost, in finetunes; None for no cap."""
+        return self._budget.finetunes
+
     def is_spent(self, study: Study) -> bool:
         """Whether the caps let nothing more be finetuned, however many previews come."""
-        history = self._read(study, study.get_trials(deepcopy=False))
-        return self._budget_of(study, history).is_spent(self._ledger(study, history))
+        now = self._read(study)
+        return now.budget.is_spent(now.ledger)
 
     def stop_reason(self, study: Study) -> str | None:
         """Why the search is to stop now, in words; None: it goes on.
@@ -226,24 +203,17 @@ class PromotionPruner(BasePruner):
         It is for whoever runs trials: `Objective` asks it after a finetune and calls
         `study.stop()`, and `run_trials` ends.
         """
-        trials = study.get_trials(deepcopy=False)
-        if self._budget.finetunes is not None:
-            history = self._read(study, trials)
-            ledger = self._ledger(study, history)
-            busy = ledger.under_way or ledger.baselines_under_way
-            if not busy and self._budget.fitting(ledger, ledger.claims) < 1:
-                told = self._spending(study, history).told
-                return f"the budget of {self._budget.finetunes:g} finetunes is spent ({told})"
+        if self.budget is not None:
+            now = self._read(study)
+            busy = now.ledger.under_way or now.ledger.baselines_under_way
+            if not busy and now.budget.fitting(now.ledger, now.ledger.claims) < 1:
+                return f"the budget of {self.budget:g} finetunes is spent ({now.spent.told})"
         # Asked anew where there are other truths: previews alone are no reason to stop.
-        key = (study.study_name, sum(t.state == TrialState.COMPLETE for t in trials))
+        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        key = (study.study_name, len(trials))
         if self._judged[0] != key:
-            self._judged = (key, self._stopping.reason(study))
+            self._judged = (key, reason_to_stop(study, self._when_flat, self._until))
         return self._judged[1]
-
-    @property
-    def budget(self) -> float | None:
-        """What the whole study may cost, in finetunes; None for no cap."""
-        return self._budget.finetunes
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether the trial ends here; see the class. Called by `Trial.should_prune`."""
@@ -265,14 +235,12 @@ class PromotionPruner(BasePruner):
             return True
         if stage == BEGUN and not retry_history(trial):
             return False
-        history = self._read(study, study.get_trials(deepcopy=False))
-        copy = next(r for r in history.records if r.number == trial.number)
-        twin = duplicate_promotion(history.records, copy)
+        now = self._read(study)
+        copy = next(r for r in now.history.records if r.number == trial.number)
+        twin = duplicate_promotion(now.history.records, copy)
         if twin is not None:
             _logger.info("Trial %d repeats the promotion %d.", trial.number, twin)
-        over = stage != BEGUN and is_over_budget(
-            self._ledger(study, history), copy, self._budget_of(study, history)
-        )
+        over = stage != BEGUN and is_over_budget(now.ledger, copy, now.budget)
         # From here on a copy that has begun stands, whatever claims others write for a moment.
         withdrawn = twin is not None or over
         set_trial_user_attr(study, trial, PROMOTION, WITHDRAWN if withdrawn else BEGUN)
@@ -282,21 +250,20 @@ class PromotionPruner(BasePruner):
 
     def _fill(self, study: Study) -> None:
         """Queue copies for all free slots, the best one first: they are executed in this order."""
-        trials = study.get_trials(deepcopy=False)
-        history = self._read(study, trials)
-        ledger, budget = self._ledger(study, history), self._budget_of(study, history)
-        by_number = {trial.number: trial for trial in trials}
-        kept = self._kept(study, ledger, budget)
-        if kept and kept == budget.left(ledger):
-            if queue_second_seeds(study, trials, history, ledger, budget, kept):
+        now = self._read(study)
+        kept = self._kept(study, now)
+        if kept and kept == now.budget.left(now.ledger):
+            if queue_second_seeds(study, *now[:4], kept):
                 return
             kept = 0  # there is nothing to repeat
-        if budget.is_automatic:
-            if not budget.free(ledger, ledger.claims):
+        aim = self._aim(study, now.history.tasks)
+        if now.budget.is_automatic:
+            if not now.budget.free(now.ledger, now.ledger.claims):
                 return
-            if not is_time(ledger, history, self._aim(study, history.tasks), seed=self._seed):
+            if not is_time(now.ledger, now.history, aim, seed=self._seed):
                 return
-        for candidate in decide(ledger, budget, self._order(study, history, ledger), kept):
+        by_number = {trial.number: trial for trial in now.trials}
+        for candidate in decide(now.ledger, now.budget, self._order(now, aim), kept):
             study.add_trial(_promoted_copy(by_number[candidate.number]))
             _logger.info("The preview of trial %d is promoted.", candidate.number)
 
@@ -305,53 +272,40 @@ class PromotionPruner(BasePruner):
 
         What a preview does as it ends; for whoever runs trials where no previews come any more.
         """
-        if not self._second_seeds:
-            return
-        trials = study.get_trials(deepcopy=False)
-        history = self._read(study, trials)
-        ledger, budget = self._ledger(study, history), self._budget_of(study, history)
-        kept = self._kept(study, ledger, budget)
-        if kept and kept == budget.left(ledger):
-            queue_second_seeds(study, trials, history, ledger, budget, kept)
+        if self._second_seeds:
+            now = self._read(study)
+            kept = self._kept(study, now)
+            if kept and kept == now.budget.left(now.ledger):
+                queue_second_seeds(study, *now[:4], kept)
 
-    def _kept(self, study: Study, ledger: Ledger, budget: Budget) -> int:
+    def _kept(self, study: Study, now: _Now) -> int:
         """How many of the finetunes that are left are for second seeds."""
         if not self._second_seeds or len(study.directions) > 1:
             return 0
-        return second_seeds_left(ledger, budget, self._second_seeds)
+        return second_seeds_left(now.ledger, now.budget, self._second_seeds)
 
-    def _read(self, study: Study, trials: Sequence[FrozenTrial]) -> History:
+    def _read(self, study: Study) -> _Now:
+        trials = study.get_trials(deepcopy=False)
         tasks = task_names(study, trials)
         if self._reader.tasks != tasks:
             self._reader = TrialReader(tasks)
-        return self._reader.read(study.study_name, trials)
-
-    def _ledger(self, study: Study, history: History) -> Ledger:
-        spent = 0.0
-        if self._budget.finetunes is not None:
-            spent = self._spending(study, history).total
-        return Ledger.of(history.records, several=len(study.directions) > 1, spent=spent)
-
-    def _spending(self, study: Study, history: History) -> Spending:
-        steps = self._budget.finetune_steps or finetune_steps(study)
-        return spending(history.records, study_costs(study), len(history.tasks), steps)
-
-    def _budget_of(self, study: Study, history: History) -> Budget:
+        history = self._reader.read(study.study_name, trials)
+        spent = spending(history.records, study_costs(study), len(tasks), finetune_steps(study))
+        several = len(study.directions) > 1
+        ledger = Ledger.of(history.records, several=several, spent=spent.total)
         budget = self._budget
         # Without weights there is nothing to compare, and who only previews can't wait for truths.
-        if self._paced is not None and len(history.tasks) > 1 and not has_preview_runs(study):
+        if self._paced is not None and len(tasks) > 1 and not has_preview_runs(study):
             budget = self._paced
-        if budget.max_steps is None or budget.finetune_steps is not None:
-            return budget
-        return replace(budget, finetune_steps=finetune_steps(study))
+        return _Now(trials, history, ledger, budget, spent)
 
-    def _order(self, study: Study, history: History, ledger: Ledger) -> Order:
+    def _order(self, now: _Now, aim: Aim) -> Order:
         def order(candidates: Sequence[Candidate]) -> Iterable[Candidate]:
-            aim = self._aim(study, history.tasks)
-            if len(candidates) < 2 or len(history.tasks) < 2:
-                return most_promising_previews(aim, history)(candidates)
+            if len(candidates) < 2 or len(now.history.tasks) < 2:
+                return most_promising_previews(aim, now.history)(candidates)
+            n_promoted = len(now.ledger.claims)
             return most_promising_truths(
-                candidates, history, aim=aim, n_promoted=len(ledger.claims), seed=self._seed
+                candidates, now.history, aim=aim, n_promoted=n_promoted, seed=self._seed
             )
 
         return order

@@ -56,11 +56,7 @@ def prospect(study: optuna.Study, findings: Findings | None = None) -> Prospect 
 
     That is until there is a truth more than tasks and uniform weights, and two of promoted
     weights; without uniform weights that satisfy the constraints, without an estimate of the
-    noise, and always with several objectives.
-
-    Args:
-        study: The study.
-        findings: What its trials say, where they have been read already.
+    noise, and always with several objectives. `findings`, where they have been read already.
     """
     if len(study.directions) > 1:
         return None
@@ -78,6 +74,18 @@ def prospect(study: optuna.Study, findings: Findings | None = None) -> Prospect 
     if gain is None or noise.std is None:
         return None
     return Prospect(gain.expected, _improvement(study, findings), noise.std)
+
+
+def reason_to_stop(study: optuna.Study, when_flat: bool, until: float | None) -> str | None:
+    """Why a search is to stop: the study is flat, or promises less than a share of the noise."""
+    found = prospect(study) if when_flat or until is not None else None
+    if found is None:
+        return None
+    if when_flat and found.is_flat:
+        return f"the score is flat: {found.told} (--keep-going searches on)"
+    if until is not None and found.improvement < until * found.noise:
+        return f"another finetune promises less than {until:g} of the noise: {found.told}"
+    return None
 
 
 def _improvement(study: optuna.Study, findings: Findings) -> float:

@@ -33,12 +33,9 @@ _SHARE = 3  # at most every third finetune of the budget
 
 
 def second_seeds_left(ledger: Ledger, budget: Budget, wanted: int) -> int:
-    """How many of the finetunes that are left are kept for second seeds.
+    """How many of the finetunes that are left under the caps are kept for second seeds.
 
-    Args:
-        ledger: That of all trials of the study.
-        budget: Its caps say how many finetunes are left; without any nothing is kept.
-        wanted: How many second seeds there are to be; at most a third of all promotions.
+    Of those `wanted`, at most a third of all promotions.
     """
     left = budget.left(ledger)
     if left is None:
@@ -55,20 +52,11 @@ def queue_second_seeds(
     budget: Budget,
     kept: int,
 ) -> bool:
-    """Queue second seeds; whether there are some, or will be when finetunes have ended.
-
-    Args:
-        study: The study.
-        trials: All its trials.
-        history: What they say.
-        ledger: Theirs.
-        budget: How many of them are free now.
-        kept: How many of the finetunes that are left are for second seeds.
-    """
+    """Queue `kept` second seeds at most; whether there are some, or will be after finetunes."""
     by_number = {trial.number: trial for trial in trials}
     again = worth_repeating(
         history.records,
-        [_is_feasible(by_number[r.number]) for r in history.records],
+        [_is_feasible(by_number[record.number]) for record in history.records],
         maximize=study.direction == StudyDirection.MAXIMIZE,
         n=min(kept, budget.free(ledger, ledger.claims)),
     )
@@ -84,29 +72,19 @@ def worth_repeating(
     """The finetunes whose weights get a second seed: of the best truths without one, n at most.
 
     None while promoted weights or baselines are being finetuned, or wait for it: they may be
-    better.
-
-    Args:
-        records: Of all trials, ordered by number.
-        feasible: Of each whether it satisfies the constraints.
-        maximize: Whether larger values are better.
-        n: How many.
+    better. The records are those of all trials by number; `feasible` is told of each.
     """
     if any(r.is_finetuning and not (r.is_copy and r.repeat) for r in records):
         return []
     sign = -1.0 if maximize else 1.0
-    again = {r.weights for r in records if r.repeat and _stands(r)}
+    # A repeat that failed is not tried by a new one.
+    again = {r.weights for r in records if r.repeat and r.promotion != WITHDRAWN}
     known: dict[tuple[float, ...], tuple[float, int, Record]] = {}
     for r, able in zip(records, feasible):
         whole = r.state == TrialState.COMPLETE and len(r.values) == 1 and r.can_be_copied
         if whole and able and r.weights and r.weights not in again and max(r.weights) < 1:
             known.setdefault(r.weights, (sign * r.values[0], r.number, r))
     return [r for _, _, r in sorted(known.values(), key=lambda of: of[:2])[:n]]
-
-
-def _stands(repeat: Record) -> bool:
-    """Whether it was, or will be, finetuned; a repeat that failed is not tried by a new one."""
-    return repeat.promotion != WITHDRAWN
 
 
 def _second_seed(trial: FrozenTrial, tasks: Sequence[str]) -> FrozenTrial:

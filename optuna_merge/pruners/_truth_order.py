@@ -43,14 +43,7 @@ _MAX_CANDIDATES = 1500
 
 @dataclass(frozen=True)
 class Aim:
-    """What a study looks for.
-
-    Attributes:
-        maximize: Direction of each objective. Of several, objective i is task i's metric.
-        score: The single objective in terms of the tasks' metrics, as for `PreviewSampler`.
-        constraints: What the tasks' metrics must keep, as for `PreviewSampler`.
-        reference: Point of several objectives that hypervolumes are measured from; None: inferred.
-    """
+    """What a study looks for: directions, score and constraints, the reference point."""
 
     maximize: tuple[bool, ...]
     score: Score | None = None
@@ -64,10 +57,7 @@ class Aim:
 
 
 def score_correlation(records: Sequence[Record]) -> Estimate | None:
-    """How previews of the score rank its truths, where no weight is zero.
-
-    None while there are fewer than eight such truths, and with several objectives.
-    """
+    """How previews of the score rank its truths, where no weight is zero; None of less than 8."""
     previews, truths = score_pairs(records)
     if len(truths) < _ENOUGH:
         return None
@@ -77,8 +67,7 @@ def score_correlation(records: Sequence[Record]) -> Estimate | None:
 def most_promising_previews(aim: Aim, history: History) -> Order:
     """Order by the previews: those that satisfy the constraints, then those that miss them least.
 
-    Among equals the best score comes first; with several objectives, see `best_fronts_first`.
-    Where a trial has no previews of the tasks' metrics, nothing is known to be violated.
+    Among equals the best score comes first. Without previews of metrics nothing is known violated.
     """
     best_first = best_scores_first(aim.maximize[0])
     if len(aim.maximize) > 1:
@@ -99,37 +88,15 @@ def most_promising_previews(aim: Aim, history: History) -> Order:
 
 
 def most_promising_truths(
-    candidates: Sequence[Candidate],
-    history: History,
-    *,
-    aim: Aim,
-    n_promoted: int,
-    seed: int = 0,
+    candidates: Sequence[Candidate], history: History, *, aim: Aim, n_promoted: int, seed: int = 0
 ) -> Iterator[Candidate]:
     """Candidates in the order in which they are to be finetuned; each is found when asked for.
 
-    The first is the one with the largest expected improvement of the truth, by the models of
-    `PreviewSampler`: one side of the model (previews help, or don't) is drawn with the probability
-    that the truths give it. Each next one counts those before it as pending, as all finetunes
-    under way. Weights that are finetuned already come last, and so do those within 0.02 of a
-    finetune under way, whose truth will tell more about them. With constraints the improvement is
-    that over the best feasible truth, and with several objectives that of the hypervolume, as in
-    `PreviewSampler`.
-
-    While the interval of the rank correlation of previews and truths includes zero, though there
-    are eight truths with no weight zero, every fourth promotion goes to the candidate whose truth
-    is least certain. (Not with several objectives.)
-
-    Of more than 1,500 candidates the best and the latest previews and others far from them are
-    compared; the rest come last, and so do trials without task weights. Before there are
-    `MIN_TRUTHS` truths (baselines count) the preview decides.
-
-    Args:
-        candidates: What may be promoted.
-        history: All trials of the study, read for its tasks.
-        aim: What the study looks for.
-        n_promoted: Number of promotions so far.
-        seed: Of the side's draw, together with that number.
+    The first has the largest expected improvement of the truth, as `PromotionPruner` says; each
+    next one counts those before it as pending, as all finetunes under way. Weights that are
+    finetuned already come last, and so do those within 0.02 of a finetune under way, whose truth
+    will tell more about them. Of more than 1,500 candidates the best and the latest previews and
+    others far from them are compared; the rest come last, and so do trials without task weights.
     """
     by_preview = most_promising_previews(aim, history)
     weights = {record.number: record.weights for record in history.records}
@@ -163,13 +130,7 @@ def most_promising_truths(
 
 
 class Posterior:
-    """What finetunes promise, given the finetunes that are pending.
-
-    Args:
-        history: All trials of the study, read for its tasks.
-        aim: What the study looks for.
-        seed: Of the draw of a side, and of other draws.
-    """
+    """What finetunes promise, given the finetunes that are pending."""
 
     def __init__(self, history: History, aim: Aim, seed: int) -> None:
         self._aim, self._seed = aim, seed
@@ -232,11 +193,9 @@ class Posterior:
         return surrogate.TruthModel.fit(replace(series, pending=pending))
 
     def _spreads_out(self, n_promoted: int) -> bool:
-        """Whether this promotion is for what it teaches.
+        """Whether this promotion is for what it teaches; every fourth at most.
 
-        Only every fourth one: truths that are all near the optimum correlate with nothing, however
-        true the previews are elsewhere; and where the previews are worthless for good, the others
-        still go to what the truths alone promise.
+        Truths that are all near the optimum correlate with nothing, however true the previews are.
         """
         found = self._correlation
         if found is None or n_promoted % _TEACHING:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import optuna
 
 from optuna_merge._base.files import atomic_path
-from optuna_merge.calibration import Calibration, Estimate
 from optuna_merge.reports._reading import Reading
 from optuna_merge.trials import SCORE, Outcome
 from optuna_merge.visualization import cost_curve
@@ -23,7 +23,7 @@ Table = tuple[Sequence[str], Iterable[Sequence[Any]]]
 def write_csv(
     folder: str | os.PathLike[str], study: optuna.Study, report: Mapping[str, Any] | None = None
 ) -> list[Path]:
-    """Write the tables of the report as CSV files into a folder, which is made.
+    """Write the tables of the report as CSV files into a folder, which is made; return the files.
 
     `weightings.csv` has every task weighting with its preview and truth, `metrics.csv` the best
     finetune and the baselines with their gains over uniform weights, of which positive ones are
@@ -35,11 +35,7 @@ def write_csv(
         study: The study.
         report: As for `write_html`.
 
-    Returns:
-        The files.
-
     Raises:
-        OSError: the folder can't be written.
         ValueError: no trial has task weights yet.
     """
     reading = Reading.of(study, report)
@@ -68,7 +64,7 @@ def _weightings(reading: Reading) -> Table:
 
 def _metrics(reading: Reading) -> Table:
     head = ["finetune", "trial", "quantity", "weight", "preview", "truth", "test", "direction"]
-    quantities = [*reading.findings.tasks, *(() if reading.findings.several else (SCORE,))]
+    quantities = [*reading.findings.tasks, *([] if reading.findings.several else [SCORE])]
     return [*head, "gain_over_uniform", "test_gain_over_uniform"], (
         [name, outcome.trial, *_values(reading, outcome, quantity)]
         for name, outcome in reading.rows.items()
@@ -96,21 +92,18 @@ def _cost(reading: Reading) -> Table:
 def _calibration(reading: Reading) -> Table:
     head = ["quantity", "truths", "bias", "slope", "spearman", "low", "high", "kendall"]
     return [*head, "top_quartile", "argmax_regret", "verdict", "direction"], (
-        [quantity or "score", *_statistics(found), _direction(reading, quantity)]
+        [quantity or "score", *_statistics(asdict(found)), _direction(reading, quantity)]
         for quantity, found in reading.judged
     )
 
 
-def _statistics(found: Calibration) -> list[Any]:
-    rank = found.spearman
-    interval = [None] * 3 if rank is None else [rank.value, rank.low, rank.high]
-    values = [_value(of) for of in (found.bias, found.slope)]
-    more = [_value(found.kendall), found.top_quartile, found.argmax_regret, found.verdict]
-    return [found.count, *values, *interval, *more]
+def _statistics(found: Mapping[str, Any]) -> list[Any]:
+    def of(statistic: str, part: str = "value") -> float | None:
+        return None if found[statistic] is None else found[statistic][part]
 
-
-def _value(estimate: Estimate | None) -> float | None:
-    return None if estimate is None else estimate.value
+    rank = [of("spearman", part) for part in ("value", "low", "high")]
+    more = [found[name] for name in ("top_quartile", "argmax_regret", "verdict")]
+    return [found["count"], of("bias"), of("slope"), *rank, of("kendall"), *more]
 
 
 def _direction(reading: Reading, quantity: str | None) -> str:

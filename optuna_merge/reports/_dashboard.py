@@ -59,10 +59,7 @@ class Dashboard:
         self._due = -math.inf
 
     def __call__(self, trial: FrozenTrial) -> None:
-        """After a trial: update if it was finetuned and the last update was not just made.
-
-        What goes wrong is logged: no worker ends because of a figure.
-        """
+        """After a finetune: update, if that is due. No worker ends because of a figure."""
         if trial.state == TrialState.COMPLETE and time.monotonic() >= self._due:
             try:
                 self.update()

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from optuna_merge.trials import (
-    BASELINE,
     FAILURE,
-    REPEAT,
     TRIES,
-    baseline_name,
+    baseline_of,
     retry_history,
     task_names,
     trial_weights,
@@ -20,19 +18,14 @@ from optuna_merge.trials import (
 
 
 def failures(study: optuna.Study) -> list[dict[str, Any]]:
-    """Weightings that have no truth and get none: failed for good, and not as superfluous ones.
-
-    Returns:
-        JSON values of each: `trial`, `baseline` (its name or None), `weights` (None if unknown),
-        `tries`, `reason`.
-    """
+    """Weightings that have no truth and get none: failed for good, and not as superfluous ones."""
     trials = study.get_trials(deepcopy=False)
     names = task_names(study, trials)
     retried = {number for trial in trials for number in retry_history(trial)}
-    alive = {_baseline_of(t) for t in trials if t.state != TrialState.FAIL}
+    alive = {baseline_of(t) for t in trials if t.state != TrialState.FAIL}
     last = {}
     for trial in trials:
-        baseline = _baseline_of(trial)
+        baseline = baseline_of(trial)
         if (
             trial.state == TrialState.FAIL
             and TRIES in trial.user_attrs
@@ -43,15 +36,10 @@ def failures(study: optuna.Study) -> list[dict[str, Any]]:
     return [
         {
             "trial": trial.number,
-            "baseline": _baseline_of(trial),
+            "baseline": baseline_of(trial),
             "weights": trial_weights(trial.params, names),
             "tries": trial.user_attrs[TRIES],
             "reason": trial.user_attrs.get(FAILURE, "unknown"),
         }
         for trial in last.values()
     ]
-
-
-def _baseline_of(trial: FrozenTrial) -> str | None:
-    name = trial.user_attrs.get(BASELINE)
-    return None if name is None else baseline_name(name, int(trial.user_attrs.get(REPEAT, 0)))

@@ -11,13 +11,7 @@ STEPS = (0.25, 0.1)
 
 @dataclass(frozen=True)
 class Grid:
-    """A finetune at each of evenly spread task weights.
-
-    Attributes:
-        step: Between neighbouring weights of a task.
-        finetunes: How many it has, the tasks alone among them.
-        seconds: What they would take; None: not known.
-    """
+    """A finetune at each of evenly spread task weights, and the seconds of all, where known."""
 
     step: float
     finetunes: int
@@ -25,12 +19,7 @@ class Grid:
 
 
 def grids(n_tasks: int, seconds: float | None) -> list[Grid]:
-    """A coarse and a fine grid; none of one task, which has no weights to choose.
-
-    Args:
-        n_tasks: Number of tasks.
-        seconds: What one finetune takes.
-    """
+    """A coarse and a fine grid, by the seconds of one finetune; none of one task."""
     if n_tasks < 2:
         return []
     counts = {step: comb(round(1 / step) + n_tasks - 1, n_tasks - 1) for step in STEPS}

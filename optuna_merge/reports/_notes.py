@@ -44,15 +44,9 @@ def study_note(reading: Reading) -> str:
 def trial_note(findings: Findings, outcome: Outcome) -> str:
     """What a finetuned trial is, why it was finetuned and what came out."""
     kept = "." if outcome.feasible else ". It violates the constraints."
-    return "\n".join(
-        [
-            *_weights_table(outcome),
-            "",
-            f"**Why**: {_why(findings, outcome)}",
-            "",
-            f"**Result**: {_result(findings, outcome)}{kept}",
-        ]
-    )
+    why, result = _why(findings, outcome), _result(findings, outcome)
+    lines = ["", f"**Why**: {why}", "", f"**Result**: {result}{kept}"]
+    return "\n".join([*_weights_table(outcome), *lines])
 
 
 def _why(findings: Findings, outcome: Outcome) -> str:

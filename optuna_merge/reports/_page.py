@@ -29,9 +29,6 @@ def write_html(
 ) -> None:
     """Write the report of a study as one HTML file, which loads nothing else.
 
-    It has the answer, the maps of task weights, how true the previews are, the Pareto front, the
-    cost, and an explorer that predicts the metrics at any task weights by the study's posterior.
-
     Args:
         path: The file; what stands there is replaced.
         study: The study.
@@ -39,7 +36,6 @@ def write_html(
             runs and posteriors. Without it the study alone is read.
 
     Raises:
-        OSError: the file can't be written.
         ValueError: no trial has task weights yet.
     """
     text = _render(Reading.of(study, report), report)

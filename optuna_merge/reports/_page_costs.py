@@ -12,15 +12,7 @@ from optuna_merge.trials import finetune_steps
 
 @dataclass(frozen=True)
 class CostRow:
-    """One line.
-
-    Attributes:
-        what: What was spent on.
-        steps: Training steps; None: none, or not known.
-        seconds: Likewise.
-        finetunes: In finetunes at uniform weights.
-        of_what: Whether it is a part of what was spent, not a sum or a grid.
-    """
+    """One line; `of_what`: whether it is a part of what was spent, not a sum or a grid."""
 
     what: str
     steps: int | None
@@ -30,40 +22,27 @@ class CostRow:
 
 
 def cost_rows(reading: Reading, report: Mapping[str, Any] | None) -> list[CostRow]:
-    """What was spent, by what for, then all of it, then grids of finetunes.
-
-    Args:
-        reading: The study, read.
-        report: Of the same study; it knows the seconds of task runs and posteriors.
-    """
+    """What was spent, by what for, then all of it, then grids of finetunes."""
     known: Json = reading.costs | ({} if report is None else report["cost"])
     findings, counts, spent = reading.findings, reading.findings.counts, reading.spending
     steps = known.get("task_run_steps", findings.task_run_steps or None)
     given = {} if report is None else report["definition"].get("runs", {})
-    told = f" ({len(given)} of them given)" if given else ""
-    runs = f"{len(findings.tasks)} task runs{told}"
+    runs = f"{len(findings.tasks)} task runs" + (f" ({len(given)} of them given)" if given else "")
+    previews, finetunes = known["preview_seconds"] or None, known["finetune_seconds"] or None
     rows = [CostRow(runs, steps, known.get("task_run_seconds"), spent.task_runs)]
     if report is not None:
-        seconds = known.get("posterior_seconds")
-        rows.append(CostRow("posteriors", None, seconds, spent.posteriors))
-    previews, finetunes = f"{counts.previews:,} previews", f"{counts.truths:,} finetunes"
+        rows.append(CostRow("posteriors", None, known.get("posterior_seconds"), spent.posteriors))
     rows += [
-        CostRow(previews, None, known["preview_seconds"] or None, spent.previews),
+        CostRow(f"{counts.previews:,} previews", None, previews, spent.previews),
         CostRow(
-            finetunes, known["finetune_steps"], known["finetune_seconds"] or None, spent.finetunes
+            f"{counts.truths:,} finetunes", known["finetune_steps"], finetunes, spent.finetunes
         ),
     ]
     taken = None if spent.seconds is None else spent.total * spent.seconds
     rows.append(CostRow("all of it", sum(r.steps or 0 for r in rows), taken, spent.total, False))
     one = finetune_steps(reading.study)
-    rows += [
-        CostRow(
-            f"a grid in steps of {grid.step:g}",
-            None if one is None else grid.finetunes * one,
-            grid.seconds,
-            grid.finetunes,
-            of_what=False,
-        )
-        for grid in reading.grids
-    ]
+    for grid in reading.grids:
+        steps = None if one is None else grid.finetunes * one
+        what = f"a grid in steps of {grid.step:g}"
+        rows.append(CostRow(what, steps, grid.seconds, grid.finetunes, of_what=False))
     return rows

@@ -22,7 +22,7 @@ def page_data(reading: Reading, report: Mapping[str, Any] | None) -> Json:
     findings = reading.findings
     names, best = findings.tasks, findings.best
     quantities = (SCORE, *names)
-    bars = compared_metrics(findings, best)
+    bars = compared_metrics(findings)
     calibrations = dict(reading.judged)
     models = [reading.models.get(q) for q in quantities]
     noise = [reading.noise.get(q) for q in quantities]
@@ -61,17 +61,10 @@ def _drawn(outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
 
 
 def _point(outcome: Outcome, quantities: Sequence[str | None]) -> list[Any]:
-    return [
-        outcome.trial,
-        outcome.kind,
-        outcome.name,
-        [short(weight) for weight in outcome.weights.values()],
-        [short(outcome.seen(q)) for q in quantities],
-        [short(outcome.found(q)) for q in quantities],
-        outcome.feasible,
-        outcome.at_anchor,
-        outcome.previewed,
-    ]
+    weights = [short(weight) for weight in outcome.weights.values()]
+    seen, found = ([short(of(q)) for q in quantities] for of in (outcome.seen, outcome.found))
+    what = [outcome.trial, outcome.kind, outcome.name]
+    return [*what, weights, seen, found, outcome.feasible, outcome.at_anchor, outcome.previewed]
 
 
 def _front(reading: Reading) -> list[Any]:

@@ -16,11 +16,7 @@ _NAMES = {
 
 
 def mixtures(reading: Reading) -> list[tuple[str, str, str]]:
-    """Of each trainer its word for `--mixture`, its name, and the lines or why there are none.
-
-    Args:
-        reading: The study, read; without a best finetune there are no lines.
-    """
+    """Of each trainer its word for `--mixture`, its name, and the lines or why there are none."""
     from optuna_merge.trainers import study_mixture
 
     best = reading.findings.best

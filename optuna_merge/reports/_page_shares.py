@@ -18,13 +18,8 @@ _EVERY = 10  # of the curve's points, in the table
 def shares(reading: Reading) -> list[Json]:
     """What `optuna-merge replay` says at several bounds, with either task as the general set.
 
-    Args:
-        reading: The study, read.
-
-    Returns:
-        For each task that may be the general set, the likelier first: its name, the curves, a
-        table of them, and by bound the answer. Nothing of more or fewer tasks than two, and of a
-        task that has not been finetuned alone.
+    The likelier one comes first. Nothing of more or fewer tasks than two, and of a task that has
+    not been finetuned alone.
     """
     tasks = reading.findings.tasks
     if len(tasks) != 2:

@@ -11,17 +11,16 @@ import optuna
 
 from optuna_merge.calibration import (
     Calibration,
-    GainEstimate,
     Noise,
     StudyCalibration,
     estimated_gain,
     finetune_noise,
     study_calibration,
 )
-from optuna_merge.pruners import PromotionPruner, Prospect, prospect
+from optuna_merge.pruners import PromotionPruner, prospect
 from optuna_merge.reports._grid import Grid, grids, time_told
-from optuna_merge.reports._models import Models, truth_models
 from optuna_merge.reports._verdict import Gain, Tested, Verdict, gain, judge
+from optuna_merge.surrogate import Models, truth_models
 from optuna_merge.trials import (
     SCORE,
     UNIFORM,
@@ -38,14 +37,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Reading:
-    """What a study says, with what only its working folder knows put in.
-
-    Attributes:
-        study: The study.
-        findings: What its trials say.
-        tested: Metrics on test data.
-        constraints: What is to be said of the constraints besides.
-    """
+    """What a study says, with what only its working folder knows put in."""
 
     study: optuna.Study
     findings: Findings
@@ -54,11 +46,7 @@ class Reading:
 
     @classmethod
     def of(cls, study: optuna.Study, report: Mapping[str, Any] | None = None) -> Reading:
-        """Read a study, and the test metrics in `make_report`'s result.
-
-        Raises:
-            ValueError: no trial has task weights yet.
-        """
+        """Read a study, and the test metrics in `make_report`'s result."""
         return cls(study, read_study(study), {} if report is None else _tested(report))
 
     @cached_property
@@ -82,16 +70,6 @@ class Reading:
         return finetune_noise(self.study, self.findings)
 
     @cached_property
-    def gain(self) -> GainEstimate | None:
-        """What the best weights gain over uniform ones, shrunken for the noise and the choice."""
-        return estimated_gain(self.findings, self.noise.get(SCORE))
-
-    @cached_property
-    def prospect(self) -> Prospect | None:
-        """What the best weights, and another finetune, are expected to gain."""
-        return prospect(self.study, self.findings)
-
-    @cached_property
     def hypervolumes(self) -> tuple[float, float] | None:
         """Of a study of several objectives, of all truths and of the baselines."""
         parts = (self.findings.truths, self.findings.baselines.values())
@@ -107,8 +85,8 @@ class Reading:
             previews=self.calibration.score,
             hypervolumes=self.hypervolumes,
             noise=self.noise.get(SCORE),
-            estimate=self.gain,
-            prospect=self.prospect,
+            estimate=estimated_gain(self.findings, self.noise.get(SCORE)),
+            prospect=prospect(self.study, self.findings),
             constraints=self.constraints,
         )
 
@@ -175,8 +153,7 @@ class Reading:
         outcomes = self.findings.outcomes
         previews = [o.preview_seconds for o in outcomes if o.previewed]
         finetunes = [o.finetune_seconds for o in outcomes if o.finetune_seconds is not None]
-        per_preview = sum(previews) / len(previews) if previews else None
-        per_finetune = sum(finetunes) / len(finetunes) if finetunes else None
+        per_preview, per_finetune = (sum(s) / len(s) if s else None for s in (previews, finetunes))
         ratio = None
         if per_preview is not None and per_finetune:
             ratio = per_preview / per_finetune

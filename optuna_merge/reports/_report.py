@@ -30,41 +30,34 @@ def make_report(study: optuna.Study, fitted: Workbench, *, test: bool = True) ->
 
     Returns:
         `best` (the best truth that satisfies the constraints; None without one), `front` (of a
-        Pareto study, with its hypervolume; else None), `constraints` (None without any),
-        `baselines`, `counts` (see `Counts`), `verdict` (gains, of which positive ones are better
-        whatever is minimised, and what is said of them), `maximize` (of the score and each task,
-        whether larger is better), `noise` (of one finetune; see `Noise`), `failures` (weightings
-        that were given up), `cost`, `spent` (in finetunes, see `Spending`, and
-        what grids of finetunes would cost), `calibration` (of the
-        score and of each task; see `Calibration`), `definition`.
+        Pareto study; else None), `constraints` (None without any), `baselines`, `counts` (see
+        `Counts`), `verdict` (gains, of which positive ones are better, and sentences), `maximize`,
+        `noise` (of one finetune; see `Noise`), `failures` (weightings that were given up), `cost`,
+        `spent` (in finetunes, see `Spending`), `calibration` (see `Calibration`), `definition`.
     """
     findings = read_study(study)
     tested = metrics_on_test(_shown(findings), fitted) if test else {}
     reading = Reading(study, findings, tested, _violated_alone(fitted))
-    damping: Damping | None = getattr(fitted, "damping", None)
+    found: Damping | None = getattr(fitted, "damping", None)
+    damping = None
+    if found is not None:
+        sweep = {f"{delta:g}": loss for delta, loss in found.sweep.items()}
+        damping = {"value": found.value, "sweep": sweep}
     return _read(reading) | {
         "score": fitted.parts["score"],
         "constraints": _constraints(reading, fitted),
         "cost": dict(fitted.costs) | reading.costs,
-        "damping": None
-        if damping is None
-        else {
-            "value": damping.value,
-            "sweep": {f"{delta:g}": loss for delta, loss in damping.sweep.items()},
-        },
+        "damping": damping,
         "fingerprint": fitted.fingerprint,
         "definition": dict(fitted.parts),
     }
 
 
 def study_report(study: optuna.Study) -> Json:
-    """What a study's trials alone say, for anybody without its definition or working folder.
+    """As `make_report`, by the trials alone: without test metrics, cost and definition.
 
     Args:
         study: The study.
-
-    Returns:
-        As `make_report`, without test metrics, `cost`, `damping`, `fingerprint` and `definition`.
 
     Raises:
         ValueError: no trial has task weights yet.
@@ -74,8 +67,9 @@ def study_report(study: optuna.Study) -> Json:
 
 def _read(reading: Reading) -> Json:
     """The part of a report that is read from the study alone."""
-    findings = reading.findings
+    findings, spent = reading.findings, reading.spending
     closest = findings.closest
+    grids = {"grids": list(map(asdict, reading.grids)), "grid_told": grid_told(reading.grids)}
     return {
         "study": reading.study.study_name,
         "score": (reading.score or "pareto").removeprefix("score (").removesuffix(")"),
@@ -88,16 +82,9 @@ def _read(reading: Reading) -> Json:
         "verdict": asdict(reading.verdict),
         "noise": _by_name({name: of.as_json() for name, of in reading.noise.items()}),
         "failures": failures(reading.study),
-        "spent": _spent(reading),
+        "spent": asdict(spent) | {"total": spent.total, "told": reading.spent} | grids,
         "calibration": reading.calibration.as_json(),
     }
-
-
-def _spent(reading: Reading) -> Json:
-    spent = reading.spending
-    sums = {"total": spent.total, "told": reading.spent}
-    compared = {"grids": list(map(asdict, reading.grids)), "grid_told": grid_told(reading.grids)}
-    return asdict(spent) | sums | compared
 
 
 def _by_name(found: Mapping[str | None, Any]) -> Json:

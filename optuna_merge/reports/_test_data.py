@@ -17,8 +17,7 @@ def metrics_on_test(
 ) -> dict[int, dict[str | None, float]]:
     """By trial, the metrics of finetunes on test data, and their scores (`SCORE`).
 
-    A trial whose model is not in this working folder has none, and no trial of a workbench but
-    `FittedStudy`; a score needs all tasks' metrics.
+    Of a `FittedStudy`, and of models in its working folder; a score needs all tasks' metrics.
     """
     if not isinstance(fitted, FittedStudy):
         return {}

@@ -12,26 +12,14 @@ Json = Mapping[str, Any]
 
 def format_report(report: Json) -> str:
     """The result of `make_report` or `study_report` as plain text, for terminals and logs."""
-    costs = (
-        _costs(report["cost"], report["definition"].get("runs", {})) if "cost" in report else []
-    )
-    return "\n".join(
-        [
-            f"Study {report['study']!r}, score: {report['score']}{_sense(report['maximize'])}",
-            "",
-            *_result(report),
-            "",
-            *_told(report),
-            "",
-            *_counted(report),
-            *costs,
-            f"Spent: {report['spent']['told']}.",
-            *filter(None, [report["spent"]["grid_told"]]),
-            "",
-            "Previews against truths:",
-            format_calibration(report["calibration"]),
-        ]
-    )
+    lines = [f"Study {report['study']!r}, score: {report['score']}{_sense(report['maximize'])}"]
+    lines += ["", *_result(report), "", *_told(report), "", *_counted(report)]
+    if "cost" in report:
+        lines += _costs(report["cost"], report["definition"].get("runs", {}))
+    spent = report["spent"]
+    lines += [f"Spent: {spent['told']}.", *filter(None, [spent["grid_told"]])]
+    lines += ["", "Previews against truths:", format_calibration(report["calibration"])]
+    return "\n".join(lines)
 
 
 def _sense(maximize: Json) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from optuna_merge.calibration import EVIDENT, Calibration, GainEstimate, Noise
 from optuna_merge.pruners import Prospect
-from optuna_merge.reports._headline import headline
 from optuna_merge.trials import SCORE, Findings, Outcome
 
 Tested = Mapping[int, Mapping[str | None, float]]
@@ -16,12 +16,7 @@ Tested = Mapping[int, Mapping[str | None, float]]
 
 @dataclass(frozen=True)
 class Gain:
-    """How much better one finetune is than another; positive is better in either direction.
-
-    Attributes:
-        validation: On validation data; None where not known.
-        test: On test data.
-    """
+    """How much better one finetune is than another; positive is better in either direction."""
 
     validation: float | None
     test: float | None
@@ -36,16 +31,8 @@ class Gain:
 class Verdict:
     """What a study has found, in numbers and in sentences.
 
-    Attributes:
-        gain_over_uniform: Of the best truth's score over uniform weights', as they are seen: the
-            means of repeats; None without both.
-        expected_gain: The same on validation data, shrunken for the noise and for the choice of
-            the best; None where the noise is not known, or uniform weights are the best.
-        flat: Whether nothing above half the noise is expected, of another finetune either.
-        gain_over_alone: By task, of the best truth over the task finetuned alone.
-        headline: The gain with its error in one line; empty where there is nothing to compare.
-        answer: The sentences that answer what was asked.
-        warnings: What a reader must know before believing them.
+    Gains are the best truth's, as they are seen and, where `expected`, shrunken for the noise and
+    the choice; `warnings` are what a reader must know before believing them.
     """
 
     gain_over_uniform: Gain | None = None
@@ -58,11 +45,7 @@ class Verdict:
 
 
 def gain(
-    findings: Findings,
-    quantity: str | None,
-    outcome: Outcome,
-    reference: Outcome,
-    tested: Tested,
+    findings: Findings, quantity: str | None, outcome: Outcome, reference: Outcome, tested: Tested
 ) -> Gain:
     """How much better `outcome` is than `reference` in a task's metric or the score.
 
@@ -86,7 +69,7 @@ def gain(
 def judge(
     findings: Findings,
     *,
-    tested: Tested | None = None,
+    tested: Tested = MappingProxyType({}),
     previews: Calibration | None = None,
     hypervolumes: tuple[float, float] | None = None,
     noise: Noise | None = None,
@@ -94,18 +77,7 @@ def judge(
     prospect: Prospect | None = None,
     constraints: Sequence[str] = (),
 ) -> Verdict:
-    """Judge a study by its truths.
-
-    Args:
-        findings: What its trials say.
-        tested: Metrics on test data.
-        previews: The score's calibration.
-        hypervolumes: Of a study of several objectives, of all truths and of the baselines.
-        noise: Of one finetune's score.
-        estimate: Of the gain over uniform weights.
-        prospect: What is expected of the study.
-        constraints: What is to be said of the constraints besides.
-    """
+    """Judge a study by its truths, and by what its reading has made of them."""
     warnings = list(constraints)
     if previews is not None and previews.warning:
         warnings.append(f"Previews of the score: {previews.warning}.")
@@ -114,7 +86,6 @@ def judge(
     best = findings.best
     if best is None:
         return Verdict(answer=_without_best(findings, hypervolumes), warnings=warnings)
-    tested = {} if tested is None else tested
     over_uniform, answer, first = None, [], ""
     flat = prospect is not None and prospect.is_flat
     if findings.uniform is not None:
@@ -123,7 +94,11 @@ def judge(
         gains = findings.uniform.feasible and (over_uniform.validation or 0) > 0
         estimate = estimate if gains else None
         if estimate is not None:
-            answer.append(_expected(estimate))
+            answer.append(
+                f"Expected of another seed: {estimate.expected:+.4f} ± "
+                f"{estimate.standard_error:.4f}, shrunken for the noise and for being the best of "
+                f"{estimate.count}; a gain has probability {estimate.chance:.2f}."
+            )
         if gains:
             warnings += _doubts(findings, over_uniform, noise, estimate)
         if findings.uniform.feasible and len(findings.tasks) > 1:
@@ -133,7 +108,8 @@ def judge(
     alone = findings.alone if len(findings.tasks) > 1 else {}
     over_alone = {name: gain(findings, name, best, of, tested) for name, of in alone.items()}
     if over_alone:
-        parts = [f"{_named(findings, name)} {found}" for name, found in over_alone.items()]
+        lower = {True: "", False: " (by how much it is lower)"}
+        parts = [f"{of}{lower[findings.maximize[of]]} {found}" for of, found in over_alone.items()]
         answer.append(f"Gain over each task finetuned alone: {'; '.join(parts)}.")
     if findings.uniform is not None:
         count = len(findings.repeats(findings.uniform).finetunes)
@@ -142,12 +118,36 @@ def judge(
     return Verdict(over_uniform, estimate, flat, over_alone, first, answer, warnings)
 
 
+def headline(
+    seen: float | None, on_test: float | None, estimate: GainEstimate | None, *, flat: bool
+) -> str:
+    """What a reader is told first, by the gains seen and expected; empty where there are none."""
+    if seen is None:
+        return ""
+    if seen <= 0:
+        return f"{'Flat' if flat else 'No gain'}: use uniform weights."
+    gain = f"{seen:+.4f}, its error is not known"
+    if estimate is not None:
+        gain = f"{estimate.expected:+.4f} ± {estimate.standard_error:.4f}"
+    test = "; none on test data" if on_test is not None and on_test <= 0 else ""
+    if flat:
+        return f"Flat: no gain above the noise of a finetune is expected ({gain}{test})."
+    if estimate is not None and not estimate.is_evident:
+        return f"No evidence of a gain over uniform weights yet: {gain}{test}."
+    return f"Gain over uniform weights: {gain}{test}."
+
+
 def _without_best(findings: Findings, hypervolumes: tuple[float, float] | None) -> list[str]:
     """The answer where no finetune is the best one."""
     if not findings.truths:
         return ["No truth yet: nothing has been finetuned to its end, there are previews only."]
-    if findings.closest is not None:
-        return [_infeasible(findings.closest)]
+    closest = findings.closest
+    if closest is not None:
+        by = ", ".join(f"{name} by {value:.4f}" for name, value in closest.missed.items())
+        return [
+            f"No finetune satisfies the constraints: there is no best trial. The closest is trial "
+            f"{closest.trial}, which misses {by}. Relax the constraints, or let it search on."
+        ]
     if not findings.several:
         return ["No finetune has a score that is a number: there is no best trial."]
     told = [
@@ -160,14 +160,6 @@ def _without_best(findings: Findings, hypervolumes: tuple[float, float] | None) 
     return told
 
 
-def _infeasible(closest: Outcome) -> str:
-    by = ", ".join(f"{name} by {value:.4f}" for name, value in closest.missed.items())
-    return (
-        f"No finetune satisfies the constraints: there is no best trial. The closest is trial "
-        f"{closest.trial}, which misses {by}. Relax the constraints, or let it search on."
-    )
-
-
 def _over_uniform(findings: Findings, uniform: Outcome, over: Gain) -> str:
     if not uniform.feasible:
         return "Uniform weights don't satisfy the constraints; the best trial does."
@@ -175,19 +167,6 @@ def _over_uniform(findings: Findings, uniform: Outcome, over: Gain) -> str:
         return "No weights beat uniform ones in this study: use uniform weights."
     how = "" if findings.maximize[SCORE] else " (by how much the score is lower)"
     return f"Gain over uniform weights{how}: {over}."
-
-
-def _named(findings: Findings, task: str) -> str:
-    return task if findings.maximize[task] else f"{task} (by how much it is lower)"
-
-
-def _expected(estimate: GainEstimate) -> str:
-    """The gain that another seed is expected to show."""
-    told = (
-        f"Expected of another seed: {estimate.expected:+.4f} ± {estimate.standard_error:.4f}, "
-        f"shrunken for the noise and for being the best of {estimate.count}"
-    )
-    return f"{told}; a gain has probability {estimate.chance:.2f}."
 
 
 def _doubts(

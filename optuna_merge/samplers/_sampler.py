@@ -45,18 +45,15 @@ class PreviewSampler(BaseSampler):
     probability that the truths so far give it, so bad previews lose their say. Before the first
     truth the previews alone decide. Trials that run or wait count as pending.
 
-    Where the study's pruner is a `PromotionPruner`, which finetunes the best of all previews, a
-    trial is there for what its preview teaches: the suggestion is where it is expected to raise
-    most what the next finetune promises (its expected improvement), be it that the weights are
-    better than all that were previewed. It is never within 0.03 (the largest difference of a
-    weight) of a preview that is there and has an error (`preview_<task>_se`), as long as there is
-    anything else.
+    Where the study's pruner is a `PromotionPruner`, the suggestion is where its preview is
+    expected to raise most what the next finetune promises (its expected improvement). It is never
+    within 0.03 (the largest difference of a weight) of a preview that is there and has an error
+    (`preview_<task>_se`), as long as there is anything else.
 
     With several objectives the expected hypervolume improvement is maximised (more than four:
     the improvement of a random Chebyshev scalarisation), from the study's `reference_point` if it
-    has one. When there are as many objectives as
-    tasks, objective i is taken as task i's and the numeric user attributes `preview_<task>` are
-    its previews.
+    has one. When there are as many objectives as tasks, objective i is taken as task i's and the
+    numeric user attributes `preview_<task>` are its previews.
 
     All state is read from the study; a seed makes suggestions a function of the seed, the trial's
     number and the study. Stock samplers can take over at any time and the other way round.
@@ -260,9 +257,9 @@ def _n_values(series: Series) -> int:
 class _Face:
     """The part of the simplex that a search space leaves free.
 
-    A weight whose parameter is missing from the search space (`PartialFixedSampler`) is held at
-    its latest value in the study, or left out of account while the study does not have one.
-    The free parameters add up to what it leaves of 1, or to 1 when it leaves nothing.
+    A weight that is missing from the search space (`PartialFixedSampler`) is held at its latest
+    value in the study. The free ones add up to what it leaves of 1, or to 1 when it leaves
+    nothing.
     """
 
     def __init__(self, free: Sequence[int], held: Mapping[int, float], n_tasks: int) -> None:

@@ -1,9 +1,5 @@
 """Where a study is kept: Optuna's storages, set up so that several processes can share them."""
 
-from __future__ import annotations
-
 from optuna_merge.storages._create_storage import create_storage, masked as masked
 
-__all__ = [
-    "create_storage",
-]
+__all__ = ["create_storage"]

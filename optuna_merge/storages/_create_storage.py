@@ -9,7 +9,6 @@ import re
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +54,10 @@ _NEWER = (
     f"its tables were made by another version of Optuna than the {optuna.__version__} installed "
     "here; install that version, or a newer one: pip install -U optuna"
 )
+_HELD = (
+    f"which other process holds it, such as a viewer of databases with an open transaction "
+    f"(it was waited for, {LOCK_TIMEOUT:g} s)"
+)
 
 
 def create_storage(
@@ -79,24 +82,17 @@ def create_storage(
     A password in a URL on the command line is seen by all users of the machine: use `env:NAME`,
     `PGPASSWORD`, or `~/.pgpass`.
 
-    SQLite files are those of a plain `optuna create-study --storage sqlite:///study.db`; they are
-    locked as transactions begin, without which several processes execute waiting trials twice. All
+    SQLite files are those of a plain `optuna create-study --storage sqlite:///study.db`. They are
+    locked as transactions begin, without which several processes execute waiting trials twice: all
     workers of one file should open it by this function. On network file systems use the journal or
-    a server. Servers are asked for a sign of life before each use of a connection.
-
-    What was written last stands in a file beside it, `study.db-wal`, and is moved into `study.db`
-    whenever a trial has ended, and whenever 256 KB have come together. After workers were killed,
-    a copy of `study.db` alone lacks only what was written since then: the trials that ran, at most
-    256 KB of others' attributes, and trials that ended while another process was reading or
-    writing, or with the worker itself. The original lacks nothing: the next process that opens it
-    moves the rest. Copy both files, or, while workers run, `sqlite3 study.db ".backup copy.db"`.
+    a server. What was written last stands in a file beside it, `study.db-wal`, at most 256 KB,
+    until the next trial ends: copy both files, or, while workers run, `sqlite3 study.db ".backup
+    copy.db"`.
 
     A worker that dies is noticed by the next worker that starts a trial: its trial fails, and a
-    clone with the same parameters, attributes and intermediate values is queued, in one
-    transaction. What kills its workers again and again is given up (user attribute `given_up`,
-    the reason in `failure`). While a database is away or busy, workers wait for it, and for a
-    while after it is back none is taken for dead. Memory and the journal have no heartbeat; there
-    the four arguments have no effect.
+    clone is queued, in one transaction. What kills its workers again and again is given up (user
+    attribute `given_up`, the reason in `failure`). While a database is away or busy, workers wait
+    for it. Memory and the journal have no heartbeat; there the four arguments have no effect.
 
     The signs of life are given by `study.optimize`. Who runs trials by `study.ask` and
     `study.tell`, for longer than `grace_period`, has to pass `heartbeat_interval=None`.
@@ -135,8 +131,20 @@ def create_storage(
     if heartbeat_interval is not None:
         options |= {"heartbeat_interval": heartbeat_interval, "grace_period": grace_period}
     if location.get_backend_name() == "sqlite":
-        return _open_sqlite(location, options)
-    return _open_server(location, options)
+        assert location.database is not None
+        if not location.database.startswith("file:"):  # SQLite's own URIs are left to SQLite
+            _check_file(Path(location.database), "SQLite file")
+        options["engine_kwargs"] = {"connect_args": {"timeout": LOCK_TIMEOUT}}
+        return _open(SQLiteStorage, location, options, "its permissions and the disk's free space")
+    engine: dict[str, Any] = {"pool_pre_ping": True, "connect_args": {}}
+    options["engine_kwargs"] = engine
+    # Other drivers, which the URL may name, spell it differently.
+    if location.drivername in _DRIVERS.values() and "connect_timeout" not in location.query:
+        engine["connect_args"]["connect_timeout"] = _CONNECT_TIMEOUT
+    storage: type[SteadyStorage] = SteadyStorage
+    if location.get_backend_name() == "mysql":
+        engine["isolation_level"], storage = ISOLATION, MySQLStorage
+    return _open(storage, location, options, "host, port, database, user and password")
 
 
 def masked(url: str) -> str:
@@ -217,76 +225,42 @@ def _check_first_line(path: Path) -> None:
         raise ValueError("its first line is no log entry")
 
 
-def _open_sqlite(location: sqlalchemy.URL, options: dict[str, Any]) -> BaseStorage:
-    assert location.database is not None
-    if not location.database.startswith("file:"):  # SQLite's own URIs are left to SQLite
-        _check_file(Path(location.database), "SQLite file")
-    options["engine_kwargs"] = {"connect_args": {"timeout": LOCK_TIMEOUT}}
-    return _open(SQLiteStorage, location, options, "its permissions and the disk's free space")
-
-
-def _open_server(location: sqlalchemy.URL, options: dict[str, Any]) -> BaseStorage:
-    connect_args = {}
-    # Other drivers, which the URL may name, spell it differently.
-    if location.drivername in _DRIVERS.values() and "connect_timeout" not in location.query:
-        connect_args["connect_timeout"] = _CONNECT_TIMEOUT
-    engine: dict[str, Any] = {"pool_pre_ping": True, "connect_args": connect_args}
-    options["engine_kwargs"] = engine
-    to_check = "host, port, database, user and password"
-    if location.get_backend_name() != "mysql":
-        return _open(SteadyStorage, location, options, to_check)
-    engine["isolation_level"] = ISOLATION
-    return _open(MySQLStorage, location, options, to_check)
-
-
 def _open(
-    storage: Callable[..., RDBStorage],
-    location: sqlalchemy.URL,
-    options: dict[str, Any],
-    to_check: str,
+    storage: type[SteadyStorage], location: sqlalchemy.URL, options: dict[str, Any], to_check: str
 ) -> RDBStorage:
-    """Make the storage, and its tables when they are missing.
-
-    Several workers may make the tables at once; all but one are then told that something exists or
-    is locked, and find everything made when they try again.
-    """
+    """Make the storage, and its tables; again where another worker makes them at the same time."""
     # Optuna formats the URL as a template: braces, as in a password, must be doubled.
     url = location.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
-    failure = ""
+    shown = masked(location.render_as_string(hide_password=True))
     deadline = time.monotonic() + LOCK_TIMEOUT
     while True:
+        problem: Exception
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 return storage(url, **options)
         except ImportError:
-            failure = "no driver"
+            driver = location.drivername.partition("+")[2]
+            package = _TO_INSTALL.get(location.drivername, driver)
+            problem = ImportError(
+                f"the driver {driver!r} is not installed: run pip install '{package}'"
+            )
         except RuntimeError as error:
             if "table schema" not in str(error):
                 raise
-            failure = _OLDER if "storage upgrade" in str(error) else _NEWER
+            told = _OLDER.format(url=shown) if "storage upgrade" in str(error) else _NEWER
+            problem = StorageUnavailableError(f"can't open the storage {shown}: {told}")
         except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, sqlite3.Error) as error:
-            failure = _reason(error, location)
             if _made_by_another(error) and time.monotonic() < deadline:
                 time.sleep(random.uniform(0.05, 0.5))
                 continue
+            told = _reason(error, location)
+            check = _HELD if "is locked" in told else to_check
+            problem = StorageUnavailableError(
+                f"can't open the storage {shown}: {told}; check {check}"
+            )
         break
-    # Raised out here: a context or cause would carry the driver's text, password and all.
-    shown = masked(location.render_as_string(hide_password=True))
-    if failure == "no driver":
-        driver = location.drivername.partition("+")[2]
-        package = _TO_INSTALL.get(location.drivername, driver)
-        raise ImportError(f"the driver {driver!r} is not installed: run pip install '{package}'")
-    if failure in (_OLDER, _NEWER):
-        raise StorageUnavailableError(
-            f"can't open the storage {shown}: " + failure.format(url=shown)
-        )
-    if "is locked" in failure:
-        to_check = (
-            f"which other process holds it, such as a viewer of databases with an open "
-            f"transaction (it was waited for, {LOCK_TIMEOUT:g} s)"
-        )
-    raise StorageUnavailableError(f"can't open the storage {shown}: {failure}; check {to_check}")
+    raise problem  # out here: a context or cause would carry the driver's text, password and all
 
 
 def _made_by_another(error: Exception) -> bool:
@@ -301,16 +275,11 @@ def _reason(error: Exception, location: sqlalchemy.URL) -> str:
     cause = getattr(error, "orig", None) or error
     text = str(cause).strip().partition("\n")[0]
     secrets = [location.password or ""]
-    secrets += [
-        setting
-        for key, value in location.query.items()
-        if "pass" in key.lower()
-        for setting in ([value] if isinstance(value, str) else value)
-    ]
-    for secret in secrets:
-        for spelling in (secret, repr(secret)[1:-1]):
-            if spelling:
-                text = text.replace(spelling, "***")
+    for key, value in location.query.items():
+        if "pass" in key.lower():
+            secrets += [value] if isinstance(value, str) else value
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***").replace(repr(secret)[1:-1], "***")
     return f"{type(cause).__name__}: {text}"
 
 

@@ -28,9 +28,7 @@ _COLUMNS = {
 class MySQLStorage(SteadyStorage):
     """MySQL or MariaDB, with attributes of any length and times to the microsecond.
 
-    Optuna keeps attributes in columns of type TEXT, which hold 64 KB there: too little for the
-    definition of a study of many tasks, or a plot; and times in columns that round to seconds.
-    These columns are widened, once. Plain Optuna reads and writes them as before.
+    Optuna's columns hold 64 KB and round to seconds there. They are widened, once.
     """
 
     def __init__(self, url: str, **kwargs: Any) -> None:

@@ -33,9 +33,7 @@ class SteadyStorage(RequeuingStorage):
     """An `RDBStorage` that outlives outages of the database.
 
     A transaction that fails since the database is away, or busy, is done again for `patience`
-    seconds, so that a restart of the database is a pause for the workers. Optuna's heartbeat
-    thread ends with the first error, silently, and the trial is then taken for dead although it
-    runs; here the beat is missed, logged, and tried again an interval later.
+    seconds. A heartbeat is missed and logged then; Optuna's thread would end with the first error.
     """
 
     def __init__(self, url: str, *, max_retry: int, patience: float, **kwargs: Any) -> None:
@@ -45,11 +43,7 @@ class SteadyStorage(RequeuingStorage):
         super().__init__(url, **kwargs)
 
     def persist(self, transaction: Callable[[], T]) -> T:
-        """Do the transaction, again while the database is away or busy.
-
-        Raises:
-            StorageUnavailableError: it still is after `patience` seconds.
-        """
+        """Do the transaction, again while the database is away or busy, for `patience` seconds."""
         wait, deadline = 0.1, None
         while True:
             try:
@@ -97,18 +91,12 @@ def _kind(error: Exception) -> str:
 class SQLiteStorage(SteadyStorage, ReadMarkingStorage):
     """SQLite for several processes: no waiting trial is executed twice.
 
-    Optuna reads a trial's state and then writes it. SQLite, as Python's driver opens transactions,
-    locks at the write, so two processes can both read WAITING and both run the trial. Here every
-    transaction that may write locks the file as it begins (`BEGIN IMMEDIATE`); reads of trials
-    don't lock, which matters when thousands of trials are read for the first time. The journal
-    is write-ahead (`WAL`), so that readers and the writer don't wait for each other.
-
-    WAL needs shared memory between the processes: not for network file systems.
-
-    What is written stands in the log beside the file (`-wal`) until a checkpoint moves it into the
-    file. SQLite waits for 4 MB, whole studies; and workers that are killed leave the log behind.
-    People copy the file alone. So there is a checkpoint whenever a trial has ended, whenever a
-    commit leaves 256 KB in the log, and when the file is opened.
+    SQLite, as Python's driver opens transactions, locks at the write, so two processes can both
+    read WAITING and both run the trial. Here every transaction that may write locks the file as it
+    begins (`BEGIN IMMEDIATE`); reads of trials don't lock. The journal is write-ahead (`WAL`), so
+    that readers and the writer don't wait for each other; not for network file systems. There is a
+    checkpoint whenever a trial has ended, whenever a commit leaves 256 KB in the log, and when the
+    file is opened: people copy the file alone.
     """
 
     def __init__(self, url: str, **kwargs: Any) -> None:

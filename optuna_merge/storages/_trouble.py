@@ -23,13 +23,15 @@ _AWAY_NUMBERS = frozenset({1053, 1077, 1079, 1927, 2002, 2003, 2006, 2013, 2055}
 # Out of connections, memory or disk; a lock not had, a deadlock, a row changed since it was read.
 _BUSY_NUMBERS = frozenset({1020, 1021, 1037, 1040, 1114, 1203, 1205, 1213})
 _BUSY_WORDS = ("is locked", "is busy", "disk is full", "disk i/o error")  # SQLite's
+_PASSING = (
+    sqlalchemy.exc.OperationalError,
+    sqlalchemy.exc.InternalError,
+    sqlalchemy.exc.InterfaceError,
+)
 
 
 def passing_trouble(error: Exception) -> Trouble | None:
-    """What kind of passing trouble an error of SQLAlchemy, or Optuna's around one, tells of.
-
-    None for all others: a missing table, a value that does not fit, a wrong statement.
-    """
+    """What passing trouble an error of SQLAlchemy, or Optuna's around one, tells of, if any."""
     cause = error if isinstance(error, sqlalchemy.exc.SQLAlchemyError) else error.__cause__
     if isinstance(cause, sqlalchemy.exc.TimeoutError):  # no connection of the pool became free
         return Trouble.BUSY
@@ -37,9 +39,7 @@ def passing_trouble(error: Exception) -> Trouble | None:
         return None
     if cause.connection_invalidated:
         return Trouble.AWAY
-    if not isinstance(
-        cause, (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InternalError)
-    ) and not isinstance(cause, sqlalchemy.exc.InterfaceError):
+    if not isinstance(cause, _PASSING):
         return None
     driver = type(cause.orig).__module__.partition(".")[0]
     if driver == "psycopg":

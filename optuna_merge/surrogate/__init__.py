@@ -3,8 +3,6 @@
 Torch is imported when a model is first asked for, and not by a sampler that has too few trials.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from optuna_merge._base.lazy import lazy_names
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from optuna_merge.surrogate._export import export_model
     from optuna_merge.surrogate._front import FrontPoint, estimated_front
     from optuna_merge.surrogate._maximise import maximise
+    from optuna_merge.surrogate._of_study import Models as Models, truth_models
     from optuna_merge.surrogate._replay import (
         FinetunedShare,
         MetricCurve,
@@ -37,26 +36,15 @@ if TYPE_CHECKING:
     from optuna_merge.surrogate._worth import PreviewWorth
 
 _WITH_TORCH = {
-    "Acquisition": "_acquisition",
-    "FinetunedShare": "_replay",
-    "FrontPoint": "_front",
-    "Improvement": "_acquisition",
-    "MetricCurve": "_replay",
-    "PreviewWorth": "_worth",
-    "Replay": "_replay",
-    "ScoreImprovement": "_acquisition",
-    "ScoreModel": "_score",
-    "Share": "_replay",
-    "TruthImprovement": "_acquisition",
-    "TruthModel": "_truth",
-    "estimated_front": "_front",
-    "export_model": "_export",
-    "front_improvement": "_acquisition",
-    "keeping": "_replay",
-    "maximise": "_maximise",
-    "own_task": "_replay",
-    "replay": "_replay",
-    "replays": "_replay",
+    "_acquisition": "Acquisition Improvement ScoreImprovement TruthImprovement front_improvement",
+    "_export": "export_model",
+    "_front": "FrontPoint estimated_front",
+    "_maximise": "maximise",
+    "_of_study": "Models truth_models",
+    "_replay": "FinetunedShare MetricCurve Replay Share keeping own_task replay replays",
+    "_score": "ScoreModel",
+    "_truth": "TruthModel",
+    "_worth": "PreviewWorth",
 }
 
 __all__ = [
@@ -85,6 +73,9 @@ __all__ = [
     "startup_design",
     "startup_size",
     "to_simplex",
+    "truth_models",
 ]
 
-__getattr__ = lazy_names(__name__, _WITH_TORCH)
+__getattr__ = lazy_names(
+    __name__, {name: module for module, names in _WITH_TORCH.items() for name in names.split()}
+)

@@ -76,10 +76,7 @@ def _previews_to_come(n_metrics: int) -> Array:
 
 
 def log_expected_improvement(mean: Tensor, variance: Tensor, best: Tensor) -> Tensor:
-    """log E max(f - best, 0) for normal f, accurate where the expectation underflows.
-
-    Ament et al. 2023, arXiv 2310.20708, equation 9.
-    """
+    """log E max(f - best, 0) for normal f, also of underflows (arXiv 2310.20708, eq. 9)."""
     std = variance.sqrt()
     u = (mean - best) / std
     near = u.clamp_min(-1.0)
@@ -102,13 +99,12 @@ def _incumbents(model: TruthModel | ScoreModel, coming: Array | None) -> Array:
 class TruthImprovement:
     """Log expected improvement of the truth, averaged over the members of its model.
 
-    The value to improve on is each member's posterior mean at the best truth so far; before
-    there is any truth, at the best preview.
+    The value to improve on is each member's posterior mean at the best truth so far; before there
+    is any truth, at the best preview.
 
     Args:
         model: Posterior of the truth.
-        coming: `k x T` weights whose truths are under way: what is expected of them is to be
-            improved on too.
+        coming: `k x T` weights whose truths are under way: they are to be improved on too.
     """
 
     def __init__(self, model: TruthModel, coming: Array | None = None) -> None:
@@ -148,13 +144,9 @@ class TruthImprovement:
 class Feasibility:
     """How surely the tasks' true metrics satisfy constraints, draw by draw.
 
-    A draw counts by a steep sigmoid of its constraint values rather than as 0 or 1, so that also
-    where no draw is feasible the logarithm tells which way is better (as BoTorch does).
-
-    Args:
-        constraints: From metrics to constraint values.
-        metrics: Metrics at some points, `n x T`: the spread of their constraint values is the
-            unit of the sigmoids.
+    A draw counts by a steep sigmoid of its constraint values, so that also where no draw is
+    feasible the logarithm tells which way is better (as in BoTorch). Its unit is the spread of the
+    values of constraints at some `metrics`, `n x T`.
     """
 
     def __init__(self, constraints: Constraints, metrics: Array) -> None:
@@ -169,13 +161,6 @@ class Feasibility:
         """Log weight of each draw `... x T`: about 0 where feasible, else very negative."""
         values = self._constraints(metrics) / self._width
         return np.asarray(-np.logaddexp(0.0, values).sum(axis=-1))
-
-
-def _feasible_first(quality: Array, violation: Array) -> Array:
-    """The quality where nothing is violated, and below all of those minus the violation."""
-    if not (violation > 0).any():
-        return quality
-    return np.where(violation > 0, quality.min() - 1.0 - violation, quality)
 
 
 def _softplus(gain: Array) -> Array:
@@ -248,22 +233,17 @@ class ScoreImprovement:
         quality = self._sign * self._model.score(metrics)
         if self._feasibility is None:
             return quality
-        return _feasible_first(quality, self._feasibility.violation(metrics))
+        violation = self._feasibility.violation(metrics)
+        return np.where(violation > 0, quality.min() - 1.0 - violation, quality)
 
 
 class FrontImprovement:
     """Expected hypervolume improvement of the front of truths (BoTorch's box decomposition).
 
-    Constraints are treated as in `ScoreImprovement`: the front is that of the truths thought to be
-    feasible, and draws count as far as they are feasible.
-
-    Args:
-        models: One per objective, at most 4; larger is better inside of them.
-        draws: Standard normal, `n x m`.
-        reference: Point of the objectives, `m`, that the volume is measured from, in their own
-            units; None: inferred from the front.
-        coming: As in `TruthImprovement`.
-        constraints: From the objectives, which are the tasks' metrics, to constraint values.
+    The front is that of the truths thought to be feasible, and draws, `n x m`, count as far as
+    they are feasible. Larger is better in the models, at most 4. The volume is measured from the
+    reference point of the objectives, in their own units, or else from one inferred from the
+    front.
     """
 
     def __init__(
@@ -295,19 +275,15 @@ class FrontImprovement:
             if reference is None:
                 point = infer_reference_point(front)
             else:
-                point = torch.tensor(
-                    [float(m.standardise(r)) for m, r in zip(models, reference)],
-                    dtype=torch.float64,
-                )
+                corner = [float(m.standardise(r)) for m, r in zip(models, reference)]
+                point = torch.tensor(corner, dtype=torch.float64)
             boxes = FastNondominatedPartitioning(point, Y=front).get_hypercell_bounds()
             self._low, self._high = boxes[0], boxes[1]
 
     def _metrics(self, objectives: Tensor) -> Array:
         """Objectives in their own units, `... x m`."""
-        columns = objectives.numpy()
-        return np.stack(
-            [m.unstandardise(columns[..., i]) for i, m in enumerate(self._models)], axis=-1
-        )
+        columns = zip(self._models, objectives.unbind(-1))
+        return np.stack([model.unstandardise(of.numpy()) for model, of in columns], axis=-1)
 
     def _moments(self, weights: Array) -> tuple[Tensor, Tensor]:
         means, variances = [], []
@@ -378,14 +354,13 @@ def front_improvement(
     coming: Array | None = None,
     constraints: Constraints | None = None,
 ) -> FrontImprovement | ScoreImprovement:
-    """What improves a front: its hypervolume, or for more than `MAX_FRONT` objectives a random
-    Chebyshev scalarisation.
+    """What improves a front: its hypervolume; of more than `MAX_FRONT` objectives a random score.
 
     Args:
         models: One per objective.
         signs: For each, 1 when it is maximised, -1 when it is minimised.
-        rng: Of the draws, or of the scalarisation's preference.
-        reference: As in `FrontImprovement`, as are the next two.
+        rng: Of the draws, or of the preference of the Chebyshev scalarisation.
+        reference: As in `FrontImprovement`.
         coming: Weights whose truths are under way.
         constraints: From the objectives to constraint values.
     """
@@ -400,12 +375,7 @@ def front_improvement(
 
 
 def chebyshev(preference: Array, low: Array, high: Array) -> Callable[[Array], Array]:
-    """Augmented Chebyshev scalarisation of objectives that are maximised (ParEGO, Knowles 2006).
-
-    Args:
-        preference: Point of the simplex, `m`.
-        low, high: Ranges that the objectives are scaled by, `m` each.
-    """
+    """Augmented Chebyshev scalarisation of what is maximised (ParEGO, Knowles 2006)."""
     width = np.where(high > low, high - low, 1.0)
 
     def scalarise(objectives: Array) -> Array:

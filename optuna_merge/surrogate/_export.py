@@ -19,6 +19,11 @@ from optuna_merge.surrogate._truth import TruthModel
 
 Json = dict[str, Any]
 
+_OF_MEMBERS = (
+    *("slope_mean", "slope_variance", "curve_mean", "curve_variance", "saturation"),
+    *("amplitude", "length", "noise"),
+)
+
 
 def export_model(model: TruthModel) -> Json:
     """A fitted model without pending points, as JSON values.
@@ -59,14 +64,7 @@ def _truths(model: TruthModel) -> Json:
         "jump_variance": JUMP_VARIANCE,
         "jitter": JITTER * 10,
         "share": _packed(model.log_weights.exp()),
-        "slope_mean": _packed(members.slope_mean),
-        "slope_variance": _packed(members.slope_variance),
-        "curve_mean": _packed(members.curve_mean),
-        "curve_variance": _packed(members.curve_variance),
-        "saturation": _packed(members.saturation),
-        "amplitude": _packed(members.amplitude),
-        "length": _packed(members.length),
-        "noise": _packed(members.noise),
+        **{name: _packed(getattr(members, name)) for name in _OF_MEMBERS},
         "x": _packed(at.x),
         "p": _packed(at.p),
         "v": _packed(variance),

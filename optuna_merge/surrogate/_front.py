@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,9 @@ import numpy.typing as npt
 import optuna
 
 from optuna_merge.goals import non_dominated
+from optuna_merge.surrogate._of_study import truth_models
 from optuna_merge.surrogate._simplex import startup_design
-from optuna_merge.surrogate._truth import TruthModel
-from optuna_merge.trials import TrialReader, task_directions, task_names
+from optuna_merge.trials import TrialReader, read_study
 
 Array = npt.NDArray[np.float64]
 
@@ -33,14 +33,7 @@ class FrontPoint:
 
 
 def estimated_front(
-    study: optuna.Study,
-    tasks: Sequence[str] | None = None,
-    *,
-    maximize: Mapping[str, bool] | None = None,
-    constraints: Callable[[Array], Array] | None = None,
-    n_points: int = 2000,
-    max_points: int = 100,
-    seed: int = 0,
+    study: optuna.Study, *, n_points: int = 2000, max_points: int = 100, seed: int = 0
 ) -> list[FrontPoint]:
     """The Pareto front that a study's previews and truths let expect, of one objective or several.
 
@@ -50,11 +43,6 @@ def estimated_front(
 
     Args:
         study: Its trials suggest `w_<task>`.
-        tasks: Task names in order; None: the study's.
-        maximize: By task, whether its metric is to be maximised; None: as the study's definition
-            said, or else as its directions, a single one holding for all tasks.
-        constraints: As for `PreviewSampler`: points that are not expected to be feasible are left
-            out.
         n_points: Weights that are compared.
         max_points: Of a larger front so many are kept, far from each other.
         seed: Of the design.
@@ -65,34 +53,24 @@ def estimated_front(
     Raises:
         ValueError: a task without any preview or truth.
     """
-    names = tuple(task_names(study) if tasks is None else tasks)
-    history = TrialReader(names).read(study.study_name, study.get_trials(deepcopy=False))
-    upwards = task_directions(study, names, maximize)
-    signs = np.array([1.0 if upwards[n] else -1.0 for n in names])
-    metrics = [history.metric(i, sign) for i, sign in enumerate(signs.tolist())]
-    empty = [n for n, m in zip(names, metrics) if not len(m.previews) + len(m.truths)]
-    if empty or not names:
+    findings = read_study(study)
+    names = findings.tasks
+    models = truth_models(study, findings, names)
+    known = [model for model in models.values() if model is not None]
+    if len(known) < len(names):
+        empty = next(name for name in names if models[name] is None)
         raise ValueError(
-            f"study {study.study_name!r} has no preview and no truth of task "
-            f"{empty[0] if empty else '(there are none)'!r}: its trials need the attributes "
-            f"preview_<task> or truth_<task>"
+            f"study {study.study_name!r} has no preview and no truth of task {empty!r}: its "
+            f"trials need the attributes preview_<task> or truth_<task>"
         )
+    history = TrialReader(names).read(study.study_name, study.get_trials(deepcopy=False))
     weights = np.concatenate([startup_design(len(names), n_points, seed), history.visited()])
     weights = np.unique(weights, axis=0)[::-1]
-    predictions = [TruthModel.fit(m).predict(weights) for m in metrics]
-    mean = np.stack([m for m, _ in predictions], axis=1)
-    std = np.stack([s for _, s in predictions], axis=1)
-    kept = non_dominated(signs * mean)
-    if constraints is not None:
-        feasible = (constraints(mean) <= 0).all(axis=1)
-        kept = np.zeros_like(feasible)
-        kept[feasible] = non_dominated(signs * mean[feasible])
-    front = np.flatnonzero(kept)
+    mean, std = (np.stack(of, axis=1) for of in zip(*(model.predict(weights) for model in known)))
+    front = np.flatnonzero(non_dominated(mean * [findings.sign(name) for name in names]))
     front = front[_far_apart(mean[front], max_points)]
     return [
-        FrontPoint(
-            *(dict(zip(names, rows[i].tolist())) for rows in (weights, mean, std)),
-        )
+        FrontPoint(*(dict(zip(names, rows[i].tolist())) for rows in (weights, mean, std)))
         for i in front
     ]
 

@@ -46,12 +46,7 @@ def inverse_factor(chol: Tensor) -> Tensor:
 def without_outliers(values: Array, reference: Array, reach: float = 6.0) -> Array:
     """Values far below the bulk of the reference are raised: one collapse must not set the scale.
 
-    Larger is better here, so nothing that matters for the search is lost.
-
-    Args:
-        values: What is raised.
-        reference: What the bulk is taken from.
-        reach: Interquartile ranges that a value may lie below the lower quartile.
+    Larger is better. `reach`: interquartile ranges that a value may lie below the lower quartile.
     """
     low, high = np.quantile(reference, [0.25, 0.75])
     return np.maximum(values, low - reach * (high - low)) if high > low else values

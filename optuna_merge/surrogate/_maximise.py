@@ -45,9 +45,6 @@ def maximise(
         rng: Source of the candidates.
         previewed: Full weights with a preview that has an error, `p x T`: within `NEAR` of these
             nothing is suggested as long as there is anything else.
-
-    Returns:
-        Point of the simplex over the free weights, `F`.
     """
     best = np.argsort(-acquisition.merit(acquisition.anchors), kind="stable")[:5]
     points = candidates(n_free, n, free(acquisition.anchors[best]), rng)

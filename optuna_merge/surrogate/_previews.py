@@ -88,10 +88,7 @@ def _fit_previews(
 
 
 def _fit_size(n: int) -> int:
-    """Number of first previews to fit to: all while few, then in steps of about 10 %.
-
-    Between the steps the fit comes from the cache. It is still a function of the study alone.
-    """
+    """Number of first previews to fit to, in steps of 10 %: the cache has the fit between."""
     size = 40
     if n <= size:
         return n
@@ -101,19 +98,12 @@ def _fit_size(n: int) -> int:
 
 
 class PreviewProcess:
-    """Gaussian process on the previews, with a length scale per task.
+    """Gaussian process on the previews, with a length scale per task; larger values are better.
 
     Its kernel is the inverse multiquadric, the rational quadratic one of exponent 1/2 (Rasmussen
     and Williams 2006, equation 4.19): a mixture of squared exponentials of many length scales.
-    With few previews in many dimensions it predicts better than any single one.
-
-    Args:
-        weights: `n x T`, n >= 1.
-        values: `n`, larger is better.
-        noise: `n` variances of the errors, NaN where unknown (a common one is fitted on top).
-        pending: `k x T` points whose values will be known soon: they reduce the variance only.
-
-    The predictions are standardised: `location + scale * prediction` is in the values' unit.
+    Unknown variances of errors are NaN (a common one is fitted on top). Points that are `pending`
+    reduce the variance only. Predictions p stand for `location + scale * p`.
     """
 
     def __init__(self, weights: Array, values: Array, noise: Array | None, pending: Array) -> None:

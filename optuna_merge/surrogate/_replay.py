@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,8 @@ from scipy.special import ndtr, ndtri
 
 from optuna_merge.calibration import Noise, finetune_noise
 from optuna_merge.goals import Constraint
-from optuna_merge.surrogate._truth import TruthModel
-from optuna_merge.trials import Findings, TrialReader, read_study
+from optuna_merge.surrogate._of_study import Models, truth_models
+from optuna_merge.trials import Findings, read_study
 
 Array = npt.NDArray[np.float64]
 Expected = tuple[Array, Array, Noise]
@@ -23,6 +23,7 @@ Expected = tuple[Array, Array, Noise]
 COVERED = 0.9
 """Probability that the intervals cover, and that the cautious share keeps the bound with."""
 _SHARES = np.linspace(0.0, 1.0, 101)  # of the curve
+_ROUNDING = 1e-12
 _CLOSE = 0.5  # shares of a finetune's noise by which the own metric may be worse, to be as good
 
 
@@ -34,9 +35,8 @@ class MetricCurve:
         task: The task's name.
         greater_is_better: Whether larger is better.
         mean: The expected metric at each share.
-        low: Lower end of the interval that covers the expected metric with 90 %: how little is
-            known, not the noise of a finetune.
-        high: Its upper end.
+        low: Lower end of its 90 % interval, without the noise of a finetune.
+        high: Upper end.
         noise: Of one finetune's metric.
     """
 
@@ -50,14 +50,14 @@ class MetricCurve:
 
 @dataclass(frozen=True)
 class Share:
-    """What is expected at one share of the general set.
+    """What is expected at one share of the general set; errors without a finetune's noise.
 
     Attributes:
         share: Task weight of the general set.
-        own: Expected own metric.
-        own_std: Standard deviation of it, without the noise of a finetune.
-        general: Expected general metric.
-        general_std: Likewise.
+        own: Own metric.
+        own_std: Its standard deviation.
+        general: General metric.
+        general_std: Its standard deviation.
         chance: Probability that a finetune's general metric keeps the bound, its noise included.
     """
 
@@ -130,7 +130,7 @@ def replay(study: optuna.Study, general: str, keep: float = 0.95) -> Replay:
     """Read from a study of two tasks how much of the general set is best.
 
     Curves are the posteriors of the truth, by all previews and finetunes so far, whatever the
-    study's score. The study isn't changed.
+    study's score.
 
     Args:
         study: A study of two tasks: own data, and the general set that is replayed.
@@ -146,18 +146,9 @@ def replay(study: optuna.Study, general: str, keep: float = 0.95) -> Replay:
 
 
 def replays(
-    study: optuna.Study,
-    general: str,
-    keeps: Sequence[float],
-    models: Mapping[str | None, TruthModel | None] | None = None,
+    study: optuna.Study, general: str, keeps: Sequence[float], models: Models | None = None
 ) -> list[Replay]:
-    """The same at several bounds, from one pair of curves.
-
-    Args:
-        study: As for `replay`.
-        general: The general task's name.
-        keeps: Shares of the general metric that must be kept.
-        models: By task the posteriors of its truth, where they are there already.
+    """The same at several bounds, from one pair of curves, or of `models` that are there already.
 
     Raises:
         ValueError: as `replay`.
@@ -167,12 +158,13 @@ def replays(
     constraints = [keeping(general, keep) for keep in keeps]
     alone = _alone(findings, general)
     noise = finetune_noise(study, findings)
+    models = truth_models(study, findings, findings.tasks) if models is None else models
     weights = np.stack([1 - _SHARES, _SHARES], 1)
     if findings.tasks[0] == general:
         weights = weights[:, ::-1]
     curves: dict[str, Expected] = {}
     for task in (own, general):
-        model = _model(study, findings, task) if models is None else models[task]
+        model = models[task]
         if model is None:
             raise ValueError(f"nothing is known of task {task!r} in this study yet")
         curves[task] = (*model.predict(weights), noise[task])
@@ -186,11 +178,15 @@ def _answer(
     names = (own_task(findings.tasks, constraint.task), constraint.task)
     upwards, sign = [findings.maximize[task] for task in names], findings.sign(names[0])
     sense, bound = constraint.limit({constraint.task: alone}, greater_is_better=upwards[1])
-    able = _kept(sense * (general[0] - bound))
-    chances = _chances(*general, sense, bound)
-    points = [_share(s, i, own, general, chances) for i, s in enumerate(_SHARES)]
+    mean, std, noise = general
+    spread = np.sqrt(np.square(std) + (noise.std or 0.0) ** 2)
+    chances = ndtr(sense * (mean - bound) / np.maximum(spread, 1e-12))
+    rows = np.stack([_SHARES, *own[:2], mean, std, chances], axis=1).tolist()
+    points = [Share(*row) for row in rows]
+    able = sense * (mean - bound) >= -_ROUNDING
     best = _best(points, able, sign)
-    finetuned = _finetuned(findings, *names, sense, bound)
+    allowed = _CLOSE * (own[2].std or 0.0)
+    finetuned = tuple(sorted(_finetuned(findings, *names, sense, bound), key=lambda of: of.share))
     kept = [of for of in finetuned if of.keeps]
     assert constraint.of_alone is not None
     return Replay(
@@ -201,8 +197,8 @@ def _answer(
         own=_curve(names[0], upwards[0], *own),
         general=_curve(names[1], upwards[1], *general),
         best=best,
-        close=None if best is None else _close(points, able, best, sign, own[2]),
-        cautious=_best(points, _kept(chances - COVERED), sign),
+        close=None if best is None else _close(points, able, best, sign, allowed),
+        cautious=_best(points, chances - COVERED >= -_ROUNDING, sign),
         finetuned=finetuned,
         finetuned_best=max(kept, key=lambda of: (sign * of.own, -of.trial), default=None),
     )
@@ -250,55 +246,24 @@ def _alone(findings: Findings, general: str) -> float:
     return value
 
 
-def _model(study: optuna.Study, findings: Findings, task: str) -> TruthModel:
-    """The posterior of a task's true metric."""
-    trials = study.get_trials(deepcopy=False)
-    history = TrialReader(findings.tasks).read(study.study_name, trials)
-    series = history.metric(findings.tasks.index(task), findings.sign(task))
-    return TruthModel.fit(replace(series, pending=None))
-
-
-def _kept(over: Array) -> Callable[[int], bool]:
-    """Whether a point of the curve is at the bound or beyond it, rounding aside."""
-    return lambda i: bool(over[i] >= -1e-12)
-
-
-def _chances(mean: Array, std: Array, noise: Noise, sense: float, bound: float) -> Array:
-    spread = np.sqrt(np.square(std) + (noise.std or 0.0) ** 2)
-    return np.asarray(ndtr(sense * (mean - bound) / np.maximum(spread, 1e-12)))
-
-
-def _share(share: float, i: int, own: Expected, general: Expected, chances: Array) -> Share:
-    numbers = (of[i] for of in (*own[:2], *general[:2], chances))
-    return Share(float(share), *map(float, numbers))
-
-
 def _curve(task: str, upwards: bool, mean: Array, std: Array, noise: Noise) -> MetricCurve:
     reach = float(ndtri(0.5 + COVERED / 2)) * std
-    low, high = mean - reach, mean + reach
-    return MetricCurve(
-        task, upwards, tuple(mean.tolist()), tuple(low.tolist()), tuple(high.tolist()), noise
-    )
+    middle, low, high = (tuple(of.tolist()) for of in (mean, mean - reach, mean + reach))
+    return MetricCurve(task, upwards, middle, low, high, noise)
 
 
-def _best(points: Sequence[Share], able: Callable[[int], bool], sign: float) -> Share | None:
+def _best(points: Sequence[Share], able: npt.NDArray[np.bool_], sign: float) -> Share | None:
     """Of equals that with the larger general share."""
-    kept = [point for i, point in enumerate(points) if able(i)]
+    kept = [point for point, good in zip(points, able) if good]
     return max(kept, key=lambda of: (sign * of.own, of.share), default=None)
 
 
 def _close(
-    points: Sequence[Share],
-    able: Callable[[int], bool],
-    best: Share,
-    sign: float,
-    noise: Noise,
+    points: Sequence[Share], able: npt.NDArray[np.bool_], best: Share, sign: float, allowed: float
 ) -> tuple[float, float]:
     """Ends of the unbroken range around the best share that is as good."""
-    allowed = _CLOSE * (noise.std or 0.0)
-    centre = points.index(best)
-    good = [able(i) and sign * (best.own - of.own) <= allowed for i, of in enumerate(points)]
-    low = high = centre
+    good = [ok and sign * (best.own - of.own) <= allowed for ok, of in zip(able, points)]
+    low = high = points.index(best)
     while low > 0 and good[low - 1]:
         low -= 1
     while high + 1 < len(points) and good[high + 1]:
@@ -308,18 +273,12 @@ def _close(
 
 def _finetuned(
     findings: Findings, own: str, general: str, sense: float, bound: float
-) -> tuple[FinetunedShare, ...]:
-    found = []
+) -> Iterator[FinetunedShare]:
     for of in findings.weightings:
         mine, theirs = of.mean(own), of.mean(general)
-        if mine is None or theirs is None or not math.isfinite(mine + theirs):
-            continue
-        first = of.first
-        keeps = sense * (theirs - bound) >= -1e-12
-        seeds = len(of.finetunes)
-        found.append(
-            FinetunedShare(
-                first.weights[general], first.trial, first.name, seeds, mine, theirs, keeps
+        if mine is not None and theirs is not None and math.isfinite(mine + theirs):
+            share, keeps = of.first.weights[general], sense * (theirs - bound) >= -_ROUNDING
+            seeds = len(of.finetunes)
+            yield FinetunedShare(
+                share, of.first.trial, of.first.name, seeds, mine, theirs, bool(keeps)
             )
-        )
-    return tuple(sorted(found, key=lambda of: of.share))

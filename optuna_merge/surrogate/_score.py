@@ -52,14 +52,6 @@ class ScoreModel:
             )
         return value
 
-    def moments(self, weights: Array) -> tuple[Array, Array]:
-        """Means and standard deviations of the tasks' metrics, two `q x T` arrays."""
-        predictions = [m.predict(weights) for m in self.models]
-        return (
-            np.stack([mean for mean, _ in predictions], axis=-1),
-            np.stack([std for _, std in predictions], axis=-1),
-        )
-
     def lookahead(self, weights: Array) -> tuple[Array, Array, Array]:
         """`TruthModel.lookahead` of the tasks' metrics, three `q x T` arrays."""
         mean, moved, left = zip(*(m.lookahead(weights) for m in self.models))
@@ -71,14 +63,11 @@ class ScoreModel:
 
     def metric_draws(self, weights: Array) -> Array:
         """Draws of the tasks' metrics, `n_draws x q x T`."""
-        mean, std = self.moments(weights)
-        return np.asarray(mean + std * self.standard_draws[:, None, :])
-
-    def draws(self, weights: Array) -> Array:
-        """Scores of the draws, `n_draws x q`."""
-        return self.score(self.metric_draws(weights))
+        mean, std = zip(*(m.predict(weights) for m in self.models))
+        spread: Array = np.stack(std, axis=-1) * self.standard_draws[:, None, :]
+        return np.stack(mean, axis=-1) + spread
 
     def predict(self, weights: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of the true score at `q x T`: two arrays of length q."""
-        draws = self.draws(np.atleast_2d(weights))
-        return draws.mean(axis=0), draws.std(axis=0)
+        scores = self.score(self.metric_draws(np.atleast_2d(weights)))
+        return scores.mean(axis=0), scores.std(axis=0)

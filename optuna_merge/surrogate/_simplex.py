@@ -32,18 +32,13 @@ def startup_size(n_tasks: int) -> int:
 
 
 def startup_design(n_tasks: int, n: int, seed: int) -> Array:
-    """Uniform weights, the vertices, the axial points, then a scrambled Sobol sequence.
+    """Uniform weights, the vertices, the axial points, then Sobol's sequence; `n x n_tasks`.
 
     Axial points are half-way from uniform weights to each vertex (Cornell, Experiments with
-    Mixtures, 2002): they tell how each task's metric saturates in its own weight, which is most of
-    what there is to know. Of more than four tasks they are left out.
-
-    Sobol coordinates become exponential variates, which are uniform on the simplex when
-    normalised. Every other point keeps only its 2, 3, ... largest weights, so that the faces are
-    covered too. A longer design begins with the shorter one.
-
-    Returns:
-        Array `n x n_tasks` of rows that add up to 1.
+    Mixtures, 2002): they tell how each task's metric saturates in its own weight. Of more than
+    four tasks they are left out. Sobol coordinates become exponential variates, which are uniform
+    on the simplex when normalised. Every other point keeps only its 2, 3, ... largest weights, so
+    that the faces are covered too. A longer design begins with the shorter one.
     """
     from scipy.stats import qmc  # half of the room's import time
 
@@ -83,15 +78,8 @@ def candidates(n_tasks: int, n: int, incumbents: Array, rng: np.random.Generator
 def raised(weights: Array) -> Array:
     """Points with more weight on one task each: times 1.5 and times 2, then divided by the sum.
 
-    The worst task of a good point, or the one that violates a constraint most, is one of them, and
-    more weight on it is what a worst metric asks for first. A task without weight is given that
-    of uniform weights.
-
-    Args:
-        weights: Point of the simplex, `T`.
-
-    Returns:
-        `2 T x T`.
+    The worst task of a good point, or the one that violates a constraint most, is one of them. A
+    task without weight is given that of uniform weights. From `T` weights to `2 T x T`.
     """
     n_tasks = len(weights)
     base = np.where(weights > 0.0, weights, 1.0 / n_tasks)

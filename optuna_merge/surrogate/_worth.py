@@ -29,10 +29,6 @@ class PreviewWorth:
         improvement: What a finetune promises.
         candidates: Weights of the previews that may be promoted, `k x T`. Without any it is the
             improvement itself that is maximised.
-
-    Attributes:
-        anchors: Points already seen, `n x T`.
-        truth_weights: Those of them whose truth is known, `m x T`.
     """
 
     def __init__(self, improvement: Improvement, candidates: Array) -> None:

@@ -1,7 +1,5 @@
 """What stands in a study: names of attributes, lineage, the history of its trials."""
 
-from __future__ import annotations
-
 from optuna_merge.trials._attributes import (
     ATTRIBUTES,
     BASELINE as BASELINE,
@@ -70,6 +68,7 @@ from optuna_merge.trials._outcome import (
     Outcome,
     Repeats,
     baseline_name as baseline_name,
+    baseline_of as baseline_of,
     seed_name as seed_name,
 )
 from optuna_merge.trials._outcomes import Counts, Findings, read_study

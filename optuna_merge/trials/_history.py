@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime
 import math
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,6 @@ from optuna_merge.trials._record import Record, read_trial
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
-Indices = npt.NDArray[np.intp]
 
 _PREVIEWED = (TrialState.PRUNED, TrialState.COMPLETE, TrialState.RUNNING)
 
@@ -58,99 +57,6 @@ class Series:
         return np.asarray(alone & (self.own is not None))
 
 
-_MASKS = ("placed", "live", "previewed", "done", "anchored")
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """Records as arrays, a row each; where there is no record, `placed` is False.
-
-    Attributes:
-        placed: Whether there are task weights.
-        live: Whether the trial runs or waits.
-        previewed: Whether its preview counts: of a trial that failed, of a copy, or taken from
-            another trial it doesn't.
-        done: Whether it is COMPLETE.
-        anchored: Whether its previews of the tasks' metrics were made from the truth.
-        weights, preview_metrics, preview_se, truth_metrics: `n x T`.
-        preview: `n`.
-        values: `n x K`, K objectives at least 1.
-    """
-
-    placed: Mask
-    live: Mask
-    previewed: Mask
-    done: Mask
-    anchored: Mask
-    weights: Array
-    preview: Array
-    values: Array
-    preview_metrics: Array
-    preview_se: Array
-    truth_metrics: Array
-
-    @classmethod
-    def empty(cls, n: int, n_tasks: int, n_values: int) -> _Columns:
-        shapes = {"preview": (n,), "values": (n, n_values)}
-        arrays = {
-            column.name: np.zeros(n, dtype=bool)
-            if column.name in _MASKS
-            else np.full(shapes.get(column.name, (n, n_tasks)), math.nan)
-            for column in fields(cls)
-        }
-        return cls(**arrays)
-
-    def take(self, rows: Indices) -> _Columns:
-        return _Columns(*(getattr(self, column.name)[rows] for column in fields(self)))
-
-    def resized(self, n: int, n_values: int) -> _Columns:
-        """A copy of n rows and at least `n_values` values; new ones are empty."""
-        n_tasks = self.weights.shape[1]
-        new = _Columns.empty(n, n_tasks, max(n_values, self.values.shape[1]))
-        for column in fields(self):
-            old = getattr(self, column.name)[:n]
-            getattr(new, column.name)[tuple(map(slice, old.shape))] = old
-        return new
-
-    def put(self, row: int, record: Record) -> None:
-        self.placed[row] = bool(record.weights)
-        if not record.weights:
-            return
-        self.live[row] = record.state in (TrialState.RUNNING, TrialState.WAITING)
-        self.previewed[row] = record.state in _PREVIEWED and not (
-            record.is_copy or record.repeat or record.preview_taken
-        )
-        self.done[row] = record.state == TrialState.COMPLETE
-        self.anchored[row] = record.is_at_anchor and record.noted
-        self.weights[row] = record.weights
-        self.preview[row] = record.preview
-        self.values[row] = math.nan
-        self.values[row, : len(record.values)] = record.values
-        self.preview_metrics[row] = record.preview_metrics
-        self.preview_se[row] = record.preview_se
-        self.truth_metrics[row] = record.truth_metrics
-
-
-@dataclass(frozen=True)
-class _Known:
-    """The trials of a study as they were read last. Never changed: threads share a reader."""
-
-    ended: tuple[datetime.datetime | None, ...]  # None: it may change
-    records: tuple[Record | None, ...]
-    columns: _Columns
-
-    def has(self, trial: FrozenTrial) -> bool:
-        """Whether the trial was read when it had ended already."""
-        if trial.number >= len(self.ended):
-            return False
-        when = self.ended[trial.number]
-        return when is not None and when == trial.datetime_complete
-
-
-_reading = threading.Lock()
-"""Threads of one study share its sampler's memory, whose arrays are written in place."""
-
-
 @dataclass
 class TrialReader:
     """Turns trials into a `History`, remembering those that can't change any more.
@@ -159,36 +65,22 @@ class TrialReader:
     """
 
     tasks: tuple[str, ...]
-    _known: dict[str, _Known] = field(default_factory=dict)
+    _known: dict[tuple[str, int], tuple[datetime.datetime, Record]] = field(default_factory=dict)
 
     def read(self, study_name: str, trials: Sequence[FrozenTrial], skip: int = -1) -> History:
         """History of the trials given, ordered by number, without the one numbered `skip`."""
-        with _reading:
-            known = self._known.get(study_name)
-            if known is None:
-                known = _Known((), (), _Columns.empty(0, len(self.tasks), 1))
-            known = self._known[study_name] = self._update(known, trials)
-            kept = [r for r in known.records if r is not None and r.number != skip]
-            columns = known.columns.take(np.array([r.number for r in kept], dtype=np.intp))
-        return History(self.tasks, kept, columns)
+        records = [self._read(study_name, trial) for trial in trials if trial.number != skip]
+        return History(self.tasks, sorted(records, key=lambda r: r.number))
 
-    def _update(self, known: _Known, trials: Sequence[FrozenTrial]) -> _Known:
-        size = max((trial.number for trial in trials), default=-1) + 1
-        ended: list[datetime.datetime | None] = [None] * size
-        records: list[Record | None] = [None] * size
-        changed = []
-        for trial in trials:
-            ended[trial.number] = trial.datetime_complete  # before it is read: others write
-            if known.has(trial):
-                records[trial.number] = known.records[trial.number]
-            else:
-                changed.append(trial)
-        n_values = max((len(trial.values or ()) for trial in changed), default=1)
-        columns = known.columns.resized(size, n_values)
-        for trial in changed:
-            record = records[trial.number] = read_trial(trial, self.tasks)
-            columns.put(trial.number, record)
-        return _Known(tuple(ended), tuple(records), columns)
+    def _read(self, study_name: str, trial: FrozenTrial) -> Record:
+        key, ended = (study_name, trial.number), trial.datetime_complete
+        known = self._known.get(key)
+        if known is not None and known[0] == ended:
+            return known[1]
+        record = read_trial(trial, self.tasks)
+        if ended is not None:  # before it was read: others write
+            self._known[key] = (ended, record)
+        return record
 
 
 @dataclass(frozen=True)
@@ -197,7 +89,47 @@ class History:
 
     tasks: tuple[str, ...]
     records: list[Record]
-    _columns: _Columns = field(compare=False, repr=False)
+
+    @cached_property
+    def _placed(self) -> list[Record]:
+        """The records with task weights; all arrays below have a row for each."""
+        return [record for record in self.records if record.weights]
+
+    def _by_task(self, field: str) -> Array:
+        rows = [getattr(record, field) for record in self._placed]
+        return np.array(rows, dtype=float).reshape(len(rows), len(self.tasks))
+
+    @cached_property
+    def _weights(self) -> Array:
+        return self._by_task("weights")
+
+    @cached_property
+    def _preview_metrics(self) -> Array:
+        return self._by_task("preview_metrics")
+
+    @cached_property
+    def _preview_se(self) -> Array:
+        return self._by_task("preview_se")
+
+    @cached_property
+    def _score_previews(self) -> Array:
+        return np.array([record.preview for record in self._placed], dtype=float)
+
+    @cached_property
+    def _has_preview(self) -> Mask:
+        """Whether its preview counts: not of a failed trial, of a copy, or taken from another."""
+        return np.array(
+            [
+                r.state in _PREVIEWED and not (r.is_copy or r.repeat or r.preview_taken)
+                for r in self._placed
+            ],
+            dtype=bool,
+        )
+
+    def _values(self, index: int) -> Array:
+        """One of the objective values; those of trials that are not COMPLETE are NaN."""
+        values = (record.values for record in self._placed)
+        return np.array([of[index] if index < len(of) else math.nan for of in values], dtype=float)
 
     def _series(
         self,
@@ -207,40 +139,37 @@ class History:
         noise: Array | None = None,
         own: int | None = None,
     ) -> Series:
-        columns = self._columns
-        low = columns.placed & columns.previewed & ~np.isnan(preview)
-        high = columns.placed & columns.done & ~np.isnan(truth)
+        low, high = self._has_preview & ~np.isnan(preview), ~np.isnan(truth)
         return Series(
-            preview_weights=columns.weights[low],
+            preview_weights=self._weights[low],
             previews=preview[low],
-            truth_weights=columns.weights[high],
+            truth_weights=self._weights[high],
             truths=truth[high],
             preview_noise=None if noise is None else noise[low],
             pending=self.pending(),
             sign=sign,
             own=own,
-            anchored=self._anchored(high),
+            anchored=self._anchored(self._weights[high]),
         )
 
-    def _anchored(self, rows: Mask) -> Mask:
-        """Whether a preview at the weights of each of these trials was made from the truth there.
+    def _anchored(self, weights: Array) -> Mask:
+        """Whether a preview at each of these weights was made from the truth there.
 
         Promoted copies and second seeds have no preview of their own.
         """
-        columns = self._columns
-        weights = columns.weights[rows]
-        anchored = np.zeros(len(weights), dtype=bool)
-        for anchor in np.unique(columns.weights[columns.placed & columns.anchored], axis=0):
-            anchored |= (weights == anchor).all(axis=1)
-        return anchored
+        found = np.zeros(len(weights), dtype=bool)
+        for anchor in {r.weights for r in self._placed if r.is_at_anchor and r.noted}:
+            found |= (weights == anchor).all(axis=1)
+        return found
 
     def pending(self) -> Array:
         """Weights of the trials that run or wait, `k x T`."""
-        return self._columns.weights[self._columns.placed & self._columns.live]
+        live = [not record.state.is_finished() for record in self._placed]
+        return np.asarray(self._weights[np.array(live, dtype=bool)])
 
     def visited(self) -> Array:
         """Weights of all trials, failed and waiting ones included, `n x T`."""
-        return self._columns.weights[self._columns.placed]
+        return self._weights
 
     def previewed(self, *, noisy: bool = False) -> Array:
         """Weights of all previews, those of running trials included, `n x T`.
@@ -248,11 +177,10 @@ class History:
         Args:
             noisy: Only those that have an error, as their trials say.
         """
-        columns = self._columns
-        known = ~np.isnan(columns.preview) | ~np.isnan(columns.preview_metrics).all(axis=1)
+        known = ~np.isnan(self._score_previews) | ~np.isnan(self._preview_metrics).all(axis=1)
         if noisy:
-            known &= (columns.preview_se > 0).any(axis=1)
-        return columns.weights[columns.placed & columns.previewed & known]
+            known &= (self._preview_se > 0).any(axis=1)
+        return self._weights[self._has_preview & known]
 
     def unpromoted(self) -> Array:
         """Weights of the ended previews of which no finetune was ever queued, `n x T`."""
@@ -260,9 +188,8 @@ class History:
         finetuned = {r.weights for r in self.records if r.is_finetuning or r.values}
         found = [
             r.weights
-            for r in self.records
-            if r.weights
-            and r.state == TrialState.PRUNED
+            for r in self._placed
+            if r.state == TrialState.PRUNED
             and not r.is_copy
             and r.lineage not in promoted
             and r.weights not in finetuned
@@ -272,15 +199,13 @@ class History:
 
     def score(self, sign: float) -> Series:
         """The single objective: step 0 is the preview, the value of COMPLETE is the truth."""
-        columns = self._columns
-        return self._series(columns.preview, columns.values[:, 0], sign)
+        return self._series(self._score_previews, self._values(0), sign)
 
     def metric(self, task: int, sign: float = 1.0) -> Series:
         """The metric of one task, from the numeric user attributes of the trials."""
-        columns = self._columns
-        preview, error = columns.preview_metrics[:, task], columns.preview_se[:, task]
-        truth = columns.truth_metrics[:, task]
-        return self._series(preview, truth, sign, error**2, own=task)
+        noise = self._preview_se[:, task] ** 2
+        truths = self._by_task("truth_metrics")[:, task]
+        return self._series(self._preview_metrics[:, task], truths, sign, noise, own=task)
 
     def objective(self, index: int, n_objectives: int, sign: float) -> Series:
         """One of several objectives.
@@ -288,10 +213,9 @@ class History:
         With as many objectives as tasks, objective i is taken to be task i's, and the attributes
         `preview_<task>` are its previews; otherwise there are no previews.
         """
-        columns = self._columns
-        nothing = np.full(len(columns.placed), math.nan)
-        values = columns.values[:, index] if index < columns.values.shape[1] else nothing
         if n_objectives != len(self.tasks):
-            return self._series(nothing, values, sign)
-        noise = columns.preview_se[:, index] ** 2
-        return self._series(columns.preview_metrics[:, index], values, sign, noise, own=index)
+            nothing = np.full(len(self._placed), math.nan)
+            return self._series(nothing, self._values(index), sign)
+        noise = self._preview_se[:, index] ** 2
+        previews = self._preview_metrics[:, index]
+        return self._series(previews, self._values(index), sign, noise, own=index)

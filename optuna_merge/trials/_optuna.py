@@ -33,15 +33,10 @@ T = TypeVar("T")
 
 
 def set_trial_user_attr(study: Study, trial: FrozenTrial | int, key: str, value: Any) -> None:
-    """Write a user attribute of an unfinished trial, given as a trial or by its number.
-
-    A `FrozenTrial` shows the value at once, and so does the `optuna.Trial` that it is a view of
-    (`Trial.set_user_attr` does the same); the study's storage is written first.
+    """Write a user attribute of an unfinished trial, given by its number or as a trial.
 
     Raises:
-        KeyError: the study has no trial of that number.
-        optuna.exceptions.UpdateFinishedTrialError: the trial has finished; another process may
-            have failed it because its heartbeat stopped.
+        optuna.exceptions.UpdateFinishedTrialError: another process may have failed the trial.
     """
     study._storage.set_trial_user_attr(_trial_id(study, trial), key, value)
     if isinstance(trial, FrozenTrial):
@@ -49,11 +44,7 @@ def set_trial_user_attr(study: Study, trial: FrozenTrial | int, key: str, value:
 
 
 def set_user_attrs(trial: Trial, attrs: Mapping[str, Any]) -> None:
-    """`trial.set_user_attr` for several, in one transaction in the storages of `create_storage`.
-
-    Raises:
-        optuna.exceptions.UpdateFinishedTrialError: the trial has finished.
-    """
+    """`trial.set_user_attr` for several; one transaction in storages of `create_storage`."""
     backend = getattr(trial.study._storage, "_backend", None)
     if not isinstance(backend, RequeuingStorage):
         for key, value in attrs.items():
@@ -84,10 +75,8 @@ def fail_and_requeue(
 ) -> bool:
     """Fail a RUNNING trial, and queue a clone that tries again unless it is given up.
 
-    What the heartbeat does after the grace period, at once, and also for storages without a
-    heartbeat. Storages change a state once only, so of several processes that call this for one
-    trial a single one queues the clone. In the storages of `create_storage`, but for the journal
-    and memory, both are one transaction: nothing is lost if this process dies in between.
+    In the storages of `create_storage`, but for the journal and memory, both are one transaction.
+    Of several processes that call this for one trial a single one queues the clone.
 
     Args:
         study: The trial's study.
@@ -132,11 +121,7 @@ def companion_study(study: Study, name: str) -> Study:
 
 
 def claim_waiting(study: Study, wanted: Callable[[FrozenTrial], bool]) -> int | None:
-    """Make the first WAITING trial that is `wanted` this worker's, RUNNING; return its number.
-
-    What `Study.ask` does with any WAITING trial. None where there is none; of several workers that
-    claim one trial a single one gets it.
-    """
+    """Make the first WAITING trial that is `wanted` this worker's; its number, or None."""
     storage = study._storage
     for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         if not wanted(trial):
@@ -152,10 +137,7 @@ def claim_waiting(study: Study, wanted: Callable[[FrozenTrial], bool]) -> int | 
 def optimize_claimed(
     study: Study, objective: Callable[[Trial], float | Sequence[float]], number: int | None
 ) -> None:
-    """`study.optimize(objective, n_trials=1)` of a trial that `claim_waiting` gave.
-
-    With None a new trial is made, whatever is WAITING.
-    """
+    """`study.optimize` of the one trial that `claim_waiting` gave; with None a new one is made."""
     trial_id = None if number is None else _trial_id(study, number)
     view = copy.copy(study)  # shares everything but the thread-local cache of trials
     view._pop_waiting_trial_id = lambda: trial_id  # type: ignore[method-assign]
@@ -170,10 +152,7 @@ def fail_stale_trials(study: Study) -> None:
 
 
 def cached_trials(study: Study) -> list[FrozenTrial]:
-    """All trials, of this thread's cache while it samples: the same for all of its parameters.
-
-    Those that run are copies: in memory other threads write parameters into theirs meanwhile.
-    """
+    """All trials, of this thread's cache while it samples; copies of those that run."""
     trials = study._get_trials(deepcopy=False, use_cache=True)
     return [_still(trial) if trial.state == TrialState.RUNNING else trial for trial in trials]
 
@@ -192,10 +171,7 @@ def known_params(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def can_be_copied(trial: FrozenTrial) -> bool:
-    """Whether the study takes a trial with the same parameters.
-
-    Of an enqueued one it does not where a value is outside of its range: then Optuna warns only.
-    """
+    """Whether no parameter is out of its range, as enqueued ones may be: Optuna takes no copy."""
     return all(
         trial.distributions[name]._contains(trial.distributions[name].to_internal_repr(value))
         for name, value in tuple(trial.params.items())  # in memory a thread may be writing more
@@ -205,9 +181,9 @@ def can_be_copied(trial: FrozenTrial) -> bool:
 class RetriedStorage(RDBStorage):
     """`RDBStorage` all of whose transactions go through `persist`, which may do them again.
 
-    Doing one again is safe though the answer to its commit was lost with the connection: reads and
-    upserts by their nature, ends of trials as below. A trial may be made twice; then one is
-    RUNNING without a worker until its heartbeat is missed, or is a copy, which others find.
+    Doing one again is safe though the answer to its commit was lost. A trial may be made twice;
+    then one is RUNNING without a worker until its heartbeat is missed, or is a copy, which others
+    find.
     """
 
     def persist(self, transaction: Callable[[], T]) -> T:
@@ -273,10 +249,9 @@ for _name in (
 class RequeuingStorage(RetriedStorage):
     """`RDBStorage` whose trials have a heartbeat from the moment that they run, and are not lost.
 
-    Optuna takes no trial for dead that never had one, and writes the first only when the objective
-    is about to begin: a worker that is killed before leaves a trial that stays RUNNING for ever.
-    And it fails a dead trial and queues its clone in two transactions: of a worker that is killed
-    in between, or finds the database gone, the trial is lost. Here they are one.
+    Optuna writes the first heartbeat only when the objective begins: a worker that is killed
+    before leaves a trial RUNNING for ever. And Optuna fails a dead trial and queues its clone in
+    two transactions; here they are one.
     """
 
     max_retry: int = MAX_RETRY
@@ -358,10 +333,7 @@ def only_reading() -> bool:
 
 
 class ReadMarkingStorage(RetriedStorage):
-    """`RDBStorage` that says, by `only_reading()`, when a transaction reads trials only.
-
-    So that a database whose transactions lock when they begin need not lock for long reads.
-    """
+    """`RDBStorage` that says, by `only_reading()`, when a transaction reads trials only."""
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         with _marked_as_reading():

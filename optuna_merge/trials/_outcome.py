@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from optuna.trial import FrozenTrial
+
+from optuna_merge.trials._attributes import BASELINE, REPEAT
 
 _DIGITS = 9  # decimals by which weights are told apart
 _ORDINALS = ("second", "third", "fourth", "fifth")
@@ -34,8 +37,7 @@ class Outcome:
         truth: The score of the finetune.
         previews: Metrics of the preview, by task.
         truths: Metrics of the finetune, by task.
-        previewed: Whether a preview was made for it. Not where one of equal weights was taken
-            over, nor where it was finetuned without any.
+        previewed: Whether a preview was made for it, and not taken from another trial.
         standard_errors: Of the preview's metrics, by task, over validation examples.
         constraints: Constraint values of the truth by name, feasible is 0 or less.
         reused: Whether its finetune was found finished: nothing was trained for it.
@@ -134,8 +136,7 @@ class Repeats:
 def repeated_finetunes(truths: Iterable[Outcome]) -> tuple[Repeats, ...]:
     """Finetunes by their weighting, in the order of each one's first trial.
 
-    One that was found finished, or has the same truths, counts only where no other has its
-    repeat: it is the same run.
+    One that was found finished, or has the same truths, is the same run as another of its repeat.
     """
     groups: dict[tuple[float, ...], list[Outcome]] = {}
     for outcome in sorted(truths, key=lambda o: o.trial):
@@ -159,3 +160,9 @@ def seed_name(repeat: int) -> str:
 def baseline_name(name: str, repeat: int) -> str:
     """What a baseline is called in reports, such as "uniform, second seed"."""
     return f"{name}, {seed_name(repeat)}" if repeat else name
+
+
+def baseline_of(trial: FrozenTrial) -> str | None:
+    """The name of the baseline that a trial is, with its repeat; None: it is none."""
+    name = trial.user_attrs.get(BASELINE)
+    return None if name is None else baseline_name(name, int(trial.user_attrs.get(REPEAT, 0)))

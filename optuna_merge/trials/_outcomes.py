@@ -6,38 +6,18 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_merge.trials._attributes import (
-    BASELINE,
-    PREVIEW,
-    PREVIEW_AT_ANCHOR,
-    PREVIEW_SE,
-    PREVIEW_SECONDS,
-    PREVIEW_TAKEN_FROM,
-    PROMOTED_FROM,
-    REPEAT,
-    TRUTH,
-    TRUTH_REUSED,
-    TRUTH_SECONDS,
-    UNIFORM,
-    WEIGHT,
-    of_task,
-)
+from optuna_merge.trials._attributes import BASELINE, PROMOTED_FROM, UNIFORM
 from optuna_merge.trials._lineage import lineage, retry_history
 from optuna_merge.trials._outcome import SCORE, Outcome, Repeats, repeated_finetunes
+from optuna_merge.trials._record import read_trial
 from optuna_merge.trials._spending import study_costs
-from optuna_merge.trials._study import (
-    finetune_steps,
-    reference_point,
-    task_directions,
-    task_names,
-)
-from optuna_merge.trials._weights import canonical_weights, param_name
+from optuna_merge.trials._study import finetune_steps, reference_point, task_directions, task_names
+from optuna_merge.trials._weights import param_name
 
 
 @dataclass(frozen=True)
@@ -225,64 +205,42 @@ def _outcome(
     # Two workers may copy one preview; the copy that gives way is no later news of it.
     ended = [t for t in lineage if t.state == TrialState.COMPLETE]
     trial = ended[0] if ended else lineage[-1]
-    attrs, done = trial.user_attrs, bool(ended)
-    seen = 0 in trial.intermediate_values or all(of_task(PREVIEW, n) in attrs for n in names)
-    weights = _weights(trial, names)
-    if weights is None or not (done or seen):
+    record, baseline, done = read_trial(trial, names), trial.user_attrs.get(BASELINE), bool(ended)
+    seen = record.reported or record.noted
+    if not record.weights or not (done or seen):
         return None
-    baseline = attrs.get(BASELINE)
-    previewed = seen and PREVIEW_TAKEN_FROM not in attrs
-    reused = bool(attrs.get(TRUTH_REUSED, False))
+    previewed = seen and not record.preview_taken
+    seconds = _known(record.truth_seconds)
+    # A Pareto study's finetunes have no rungs.
+    trained = steps if record.last_step < 1 and seconds is not None else max(record.last_step, 0)
 
-    def metrics(pattern: str) -> dict[str, float | None]:
-        return {name: _number(attrs.get(of_task(pattern, name))) for name in names}
+    def by_task(values: Iterable[float]) -> dict[str, float | None]:
+        return dict(zip(names, map(_known, values)))
 
     return Outcome(
         trial=trial.number,
         first=first,
-        promoted_from=attrs.get(PROMOTED_FROM),
+        promoted_from=trial.user_attrs.get(PROMOTED_FROM),
         kind="preview" if not done else "promoted" if baseline is None else "baseline",
         baseline=baseline,
-        repeat=int(attrs.get(REPEAT, 0)),
-        weights=weights,
-        preview=_number(trial.intermediate_values.get(0)),
-        truth=_number(trial.values[0]) if done and len(trial.values) == 1 else None,
-        previews=metrics(PREVIEW),
-        truths=metrics(TRUTH) if done else dict.fromkeys(names),
+        repeat=record.repeat,
+        weights=dict(zip(names, record.weights)),
+        preview=_known(record.preview),
+        truth=_known(record.values[0]) if len(record.values) == 1 else None,
+        previews=by_task(record.preview_metrics),
+        truths=by_task(record.truth_metrics),
         previewed=previewed,
-        standard_errors=metrics(PREVIEW_SE),
+        standard_errors=by_task(record.preview_se),
         constraints=dict(trial.constraints),
-        reused=reused,
-        preview_seconds=attrs.get(PREVIEW_SECONDS, 0.0) if previewed else 0.0,
-        finetune_seconds=None if reused else attrs.get(TRUTH_SECONDS),
-        steps=0 if reused else _steps(trial, steps),
+        reused=record.reused,
+        preview_seconds=_known(record.preview_seconds) or 0.0 if previewed else 0.0,
+        finetune_seconds=None if record.reused else seconds,
+        steps=0 if record.reused else trained,
         started=trial.datetime_start,
         ended=trial.datetime_complete,
-        at_anchor=bool(attrs.get(PREVIEW_AT_ANCHOR, max(weights.values()) == 1.0)),
+        at_anchor=record.is_at_anchor,
     )
 
 
-def _weights(trial: FrozenTrial, names: Sequence[str]) -> dict[str, float] | None:
-    """By task, as its attributes have them, or else its parameters; None where neither do."""
-    told = {name: _number(trial.user_attrs.get(of_task(WEIGHT, name))) for name in names}
-    known = {name: weight for name, weight in told.items() if weight is not None}
-    if len(known) == len(names):
-        return known
-    params = [trial.params.get(param_name(name), math.nan) for name in names]
-    try:
-        return dict(zip(names, canonical_weights(params, names)))
-    except ValueError:
-        return None
-
-
-def _steps(trial: FrozenTrial, whole: int) -> int:
-    """Training steps of its finetune, of which `whole` make a finished one."""
-    last = max(trial.intermediate_values, default=0)
-    # A Pareto study's finetunes have no rungs.
-    return whole if not last and TRUTH_SECONDS in trial.user_attrs else last
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, (int, float)) and math.isfinite(value):
-        return float(value)
-    return None
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -51,13 +51,8 @@ class Spending:
     @property
     def told(self) -> str:
         """The parts, in words."""
-        parts = {
-            "task runs": self.task_runs,
-            "posteriors": self.posteriors,
-            "previews": self.previews,
-            "finetunes": self.finetunes,
-        }
-        told = ", ".join(f"{name} {value:.1f}" for name, value in parts.items())
+        parts = ("task_runs", "posteriors", "previews", "finetunes")
+        told = ", ".join(f"{of.replace('_', ' ')} {getattr(self, of):.1f}" for of in parts)
         return f"{told}{'' if self.seconds is not None else '; in training steps'}"
 
 
@@ -87,22 +82,16 @@ def spending(
         if not (r.is_copy or r.repeat or math.isnan(r.preview_seconds)):
             previews[r.lineage] = r.preview_seconds
     taken = sum(r.truth_seconds for r in trained if not math.isnan(r.truth_seconds))
-    return Spending(
-        costs.get("task_run_seconds", 0.0) / unit,
-        costs.get("posterior_seconds", 0.0) / unit,
-        sum(previews.values()) / unit,
-        taken / unit,
-        unit,
-    )
+    runs, posteriors = (costs.get(f"{of}_seconds", 0.0) / unit for of in ("task_run", "posterior"))
+    return Spending(runs, posteriors, sum(previews.values()) / unit, taken / unit, unit)
 
 
-def study_spending(study: optuna.Study, costs: Mapping[str, float] | None = None) -> Spending:
-    """What a study has spent, by its trials and by `costs`, or else its attribute of that name."""
+def study_spending(study: optuna.Study) -> Spending:
+    """What a study has spent, by its trials and its attribute `costs`."""
     trials = study.get_trials(deepcopy=False)
     tasks = task_names(study, trials)
     records = [read_trial(trial, tasks) for trial in trials]
-    costs = study_costs(study) if costs is None else costs
-    return spending(records, costs, len(tasks), finetune_steps(study))
+    return spending(records, study_costs(study), len(tasks), finetune_steps(study))
 
 
 def study_costs(study: optuna.Study) -> dict[str, float]:
@@ -119,14 +108,9 @@ def _ran(record: Record) -> bool:
 def _seconds_of_one(
     records: Sequence[Record], costs: Mapping[str, float], n_tasks: int
 ) -> float | None:
-    uniform = [
-        r.truth_seconds
-        for r in records
-        if r.state == TrialState.COMPLETE
-        and r.truth_seconds > 0
-        and r.weights
-        and max(r.weights) - min(r.weights) < _SAME
-    ]
+    timed = (r for r in records if r.state == TrialState.COMPLETE and r.truth_seconds > 0)
+    flat = (r for r in timed if r.weights and max(r.weights) - min(r.weights) < _SAME)
+    uniform = [r.truth_seconds for r in flat]
     if uniform:
         return sum(uniform) / len(uniform)
     runs = costs.get("task_run_seconds", 0.0)

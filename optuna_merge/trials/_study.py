@@ -66,18 +66,14 @@ def reference_point(study: optuna.Study, tasks: Sequence[str]) -> npt.NDArray[np
     return np.array([found[task] for task in tasks], dtype=float)
 
 
-def task_directions(
-    study: optuna.Study, tasks: Sequence[str], maximize: Mapping[str, bool] | None = None
-) -> dict[str, bool]:
+def task_directions(study: optuna.Study, tasks: Sequence[str]) -> dict[str, bool]:
     """By task, whether its metric is to be maximised.
 
-    As given; else as the study's definition said when it was made; else as its directions, a
-    single one holding for all tasks.
+    As the study's definition said when it was made; else as its directions, a single one holding
+    for all tasks.
     """
     stored = study.user_attrs.get(GREATER_IS_BETTER)
-    if maximize is None and isinstance(stored, Mapping) and set(tasks) <= stored.keys():
-        maximize = stored
-    if maximize is not None:
-        return {name: bool(maximize[name]) for name in tasks}
+    if isinstance(stored, Mapping) and set(tasks) <= stored.keys():
+        return {name: bool(stored[name]) for name in tasks}
     found = [d == StudyDirection.MAXIMIZE for d in study.directions]
     return dict(zip(tasks, found if len(found) == len(tasks) else found[:1] * len(tasks)))

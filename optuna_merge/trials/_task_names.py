@@ -23,12 +23,9 @@ _STANDS_FOR = {
 
 
 def check_task_names(tasks: Sequence[str]) -> None:
-    """See that no name stands for something else, and that no two make one attribute.
+    """Raise `ValueError` where a name stands for something else, or two make one attribute.
 
     Names that differ only in case are one to some databases and file systems.
-
-    Raises:
-        ValueError: one does; the message says which names are at odds.
     """
     owners: dict[str, str] = {}
     for task in tasks:

@@ -17,12 +17,7 @@ _OF_ONE_ATTEMPT = (RUN, FAILURE, GIVEN_UP, HANDED_BACK)
 
 @dataclass(frozen=True)
 class Ended:
-    """What to write when an attempt has ended.
-
-    Attributes:
-        attrs: User attributes of the failed trial.
-        clone: The trial to queue, which tries again; None: it is given up.
-    """
+    """Attributes of the failed trial, and the trial that tries again; None: given up."""
 
     attrs: dict[str, Any]
     clone: FrozenTrial | None
@@ -32,14 +27,8 @@ def end_attempt(trial: FrozenTrial, reason: str, *, counted: bool, max_retry: in
     """End an attempt at a trial's weighting; a pure function of the trial.
 
     The clone has the parameters, attributes and intermediate values of the trial and Optuna's
-    `failed_trial` and `retry_history`. Tries are counted along the lineage: clones and promoted
-    copies go on counting. A trial whose parameters no trial may be made of is given up at once.
-
-    Args:
-        trial: The trial that failed.
-        reason: Why.
-        counted: Whether the try counts; not where the trial had no part in it.
-        max_retry: How many tries may follow the first one.
+    `failed_trial` and `retry_history`. Tries are counted along the lineage, unless the trial had
+    no part in it. A trial whose parameters no trial may be made of is given up at once.
     """
     tries = int(trial.user_attrs.get(TRIES, 0)) + counted
     attrs: dict[str, Any] = {FAILURE: reason}

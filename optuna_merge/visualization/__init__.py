@@ -4,7 +4,6 @@ from optuna_merge.visualization._baselines import compared_metrics, plot_baselin
 from optuna_merge.visualization._cost import CostPoint, cost_curve, dominated_volume, plot_cost
 from optuna_merge.visualization._front import plot_front
 from optuna_merge.visualization._preview_truth import plot_preview_truth
-from optuna_merge.visualization._replay import plot_replay
 from optuna_merge.visualization._task_weights import plot_task_weights
 
 __all__ = [
@@ -16,6 +15,5 @@ __all__ = [
     "plot_cost",
     "plot_front",
     "plot_preview_truth",
-    "plot_replay",
     "plot_task_weights",
 ]

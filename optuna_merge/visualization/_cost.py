@@ -66,16 +66,13 @@ def cost_curve(findings: Findings) -> list[CostPoint]:
             continue
         if outcome.feasible:
             seen.append(outcome)
-            best = _best(findings, seen)
+            if findings.several:
+                best = dominated_volume(findings, seen)
+            else:
+                scores = (o.truth for o in seen if o.truth is not None)
+                best = max(scores, key=lambda score: findings.sign(SCORE) * score, default=None)
         curve.append(CostPoint(outcome, steps, best))
     return curve
-
-
-def _best(findings: Findings, seen: list[Outcome]) -> float | None:
-    if findings.several:
-        return dominated_volume(findings, seen)
-    scores = [o.truth for o in seen if o.truth is not None]
-    return max(scores, key=lambda score: findings.sign(SCORE) * score, default=None)
 
 
 def plot_cost(study: optuna.Study) -> go.Figure:
@@ -83,12 +80,6 @@ def plot_cost(study: optuna.Study) -> go.Figure:
 
     Steps are those of the tasks' own finetunes and of all finetunes, given up ones too; previews
     cost none. With several objectives the line is the hypervolume.
-
-    Args:
-        study: A study of `optuna_merge`.
-
-    Returns:
-        A plotly figure.
 
     Raises:
         ImportError: plotly is missing; `pip install optuna-merge[dashboard]` brings it.
@@ -105,13 +96,8 @@ def plot_cost(study: optuna.Study) -> go.Figure:
         )
     known = [p for p in curve if p.best is not None]
     what = "hypervolume so far" if findings.several else "best truth so far"
-    line = go.Scatter(
-        x=[p.steps for p in known],
-        y=[p.best for p in known],
-        mode="lines",
-        line={"shape": "hv"},
-        name=what,
-    )
+    x, y = [p.steps for p in known], [p.best for p in known]
+    line = go.Scatter(x=x, y=y, mode="lines", line={"shape": "hv"}, name=what)
     marks = finetune_marks((p.outcome, p.steps, p.outcome.truth, p.outcome.label) for p in curve)
     return go.Figure([line, *marks]).update_layout(
         title="Cost and what was found",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import optuna
 
 from optuna_merge.surrogate import estimated_front
-from optuna_merge.trials import Outcome, read_study, task_names
+from optuna_merge.trials import read_study, task_names
 from optuna_merge.visualization._marks import finetune_marks
 
 if TYPE_CHECKING:
@@ -23,9 +23,8 @@ def plot_front(study: optuna.Study, tasks: Sequence[str] | None = None) -> go.Fi
         tasks: Two task names; None: the first two.
 
     Returns:
-        A plotly figure. The estimated front has bars of one standard deviation of what is not
-        known, without the noise of a finetune; of more than two tasks it is seen from one side,
-        so that points of it may look dominated.
+        The estimated front has bars of one standard deviation of what is not known, without the
+        noise of a finetune; of more than two tasks it is seen from one side.
 
     Raises:
         ImportError: plotly is missing; `pip install optuna-merge[dashboard]` brings it.
@@ -50,15 +49,18 @@ def plot_front(study: optuna.Study, tasks: Sequence[str] | None = None) -> go.Fi
         name="estimated front",
     )
     truths = read_study(study).truths
-    marks = finetune_marks((o, o.truths[first], o.truths[second], _text(o)) for o in truths)
+    marks = finetune_marks(
+        (
+            o,
+            o.truths[first],
+            o.truths[second],
+            f"{o.label} {_written(o.weights)}{'' if o.feasible else ' (violates constraints)'}",
+        )
+        for o in truths
+    )
     return go.Figure([expected, *marks]).update_layout(
         title="True metrics and the estimated front", xaxis_title=first, yaxis_title=second
     )
-
-
-def _text(outcome: Outcome) -> str:
-    kept = "" if outcome.feasible else " (violates constraints)"
-    return f"{outcome.label} {_written(outcome.weights)}{kept}"
 
 
 def _written(weights: Mapping[str, float]) -> str:

@@ -11,11 +11,7 @@ from optuna_merge.trials import Outcome, task_names
 
 
 def finetune_marks(points: Iterable[tuple[Outcome, float | None, float | None, str]]) -> list[Any]:
-    """Markers of finetunes in two traces, the promoted ones and the baselines.
-
-    Args:
-        points: Of each its x, its y and its text; left out where x or y is None.
-    """
+    """Markers of finetunes, given with x, y and text: promoted ones, then baselines."""
     import plotly.graph_objects as go
 
     known = [p for p in points if p[1] is not None and p[2] is not None]
@@ -28,11 +24,7 @@ def finetune_marks(points: Iterable[tuple[Outcome, float | None, float | None, s
 
 
 def check_quantity(study: optuna.Study, task: str | None) -> str:
-    """What a task's name, or the score's None, stands for, in words.
-
-    Raises:
-        ValueError: no such task, or the score of a study of several objectives.
-    """
+    """What a task's name, or the score's None, stands for; `ValueError` where for nothing."""
     if task is None:
         if len(study.directions) > 1:
             raise ValueError(f"study {study.study_name!r} has several objectives; name a task")

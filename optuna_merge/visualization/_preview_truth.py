@@ -22,9 +22,9 @@ def plot_preview_truth(study: optuna.Study, task: str | None = None) -> go.Figur
         task: A task's name, for its metric; default: the score.
 
     Returns:
-        A plotly figure; baselines are marked and named, the line of equality is dashed. The line
-        through the points that `diagnose` judges the previews by is the least-squares fit, once
-        there are five of them.
+        Baselines are marked and named, the line of equality is dashed, and dotted the
+        least-squares fit of the points that `diagnose` judges the previews by, once there are
+        five of them.
 
     Raises:
         ImportError: plotly is missing; `pip install optuna-merge[dashboard]` brings it.
@@ -47,13 +47,9 @@ def plot_preview_truth(study: optuna.Study, task: str | None = None) -> go.Figur
     if judged is not None and judged.slope is not None and judged.offset is not None:
         slope = judged.slope.value
         span = [min(p for p, _ in known), max(p for p, _ in known)]
-        figure.add_scatter(
-            x=span,
-            y=[judged.offset + slope * p for p in span],
-            mode="lines",
-            line={"dash": "dot"},
-            name=f"fit: slope {slope:.2f}",
-        )
+        fit = [judged.offset + slope * p for p in span]
+        name = f"fit: slope {slope:.2f}"
+        figure.add_scatter(x=span, y=fit, mode="lines", line={"dash": "dot"}, name=name)
     return figure.update_layout(
         title=f"Previews and truths: {what}", xaxis_title="preview", yaxis_title="truth"
     )

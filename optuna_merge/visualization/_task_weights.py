@@ -34,9 +34,8 @@ def plot_task_weights(
         max_points: Of more previews, or truths, so many are drawn, evenly among their values.
 
     Returns:
-        A plotly figure; colours are previews on the left and truths on the right, each with a
-        scale of its own, as previews may be biased. The brightest are the best, also of what is
-        minimised, and are drawn over the others.
+        Colours are previews on the left and truths on the right, each with a scale of its own.
+        The brightest are the best, also of what is minimised, and are drawn over the others.
 
     Raises:
         ImportError: plotly is missing; `pip install optuna-merge[dashboard]` brings it.
@@ -92,19 +91,17 @@ def _bar(column: int) -> dict[str, Any]:
 def _triangle(names: Sequence[str], points: Points, column: int, upwards: bool) -> list[Any]:
     import plotly.graph_objects as go
 
-    a, b, c = ([o.weights[name] for o, _ in points] for name in names)
+    marker = {
+        "color": [value for _, value in points],
+        "colorscale": _COLOURS if upwards else _MINIMISED,
+        "size": 7 if column == 0 else 10,
+        "symbol": ["star" if o.kind == "baseline" else "circle" for o, _ in points],
+        "colorbar": _bar(column),
+    }
     trace = go.Scatterternary(
-        a=a,
-        b=b,
-        c=c,
+        {axis: [o.weights[name] for o, _ in points] for axis, name in zip("abc", names)},
         mode="markers",
-        marker={
-            "color": [value for _, value in points],
-            "colorscale": _COLOURS if upwards else _MINIMISED,
-            "size": 7 if column == 0 else 10,
-            "symbol": ["star" if o.kind == "baseline" else "circle" for o, _ in points],
-            "colorbar": _bar(column),
-        },
+        marker=marker,
         cliponaxis=False,
         text=[o.label for o, _ in points],
         hovertemplate="%{text}<br>%{marker.color:.4f}<br>%{a:.3f}, %{b:.3f}, %{c:.3f}",
@@ -114,10 +111,7 @@ def _triangle(names: Sequence[str], points: Points, column: int, upwards: bool) 
 
 
 def _lines(names: Sequence[str], points: Points, column: int, upwards: bool) -> list[Any]:
-    """A trace per bin of values, its weightings with gaps between them.
-
-    Plotly's own parallel coordinates need WebGL, which not every browser has.
-    """
+    """A trace per bin of values; Plotly's own parallel coordinates need WebGL."""
     import plotly.graph_objects as go
     from plotly.colors import sample_colorscale
 

@@ -43,16 +43,11 @@ class Garbage:
 class Collector:
     """Finds and removes the finetunes and checkpoints that a study can't go on from.
 
-    Removed are, of trials that have ended:
-
-    - checkpoints of finetunes that were stopped at a rung, and
-    - with `keep_best`, the models of finetunes that are neither among the best nor baselines.
-
-    Kept is all else: task runs, posteriors, all that belongs to waiting, running or failed
-    trials, and what no trial of this study has made. Of a constrained study the best are those
-    that violate least, then those of the best score; of a Pareto study the front is kept whole.
-    What a worker holds the lock of is left alone, and what was removed and is wanted again is
-    trained again. (Of a finished finetune by your own trainer the metrics stay, and are found.)
+    Of trials that have ended these are checkpoints of finetunes that were stopped at a rung, and
+    with `keep_best` the models of finetunes that are neither among the best nor baselines. Of a
+    constrained study the best are those that violate least, then those of the best score; of a
+    Pareto study the front is kept whole. What a worker holds the lock of is left alone, and what
+    was removed and is wanted again is trained again.
 
         collector = Collector(study, fitted, keep_best=3)  # fitted: from_trainer, from_command
         study.optimize(om.Objective(fitted), callbacks=[lambda *_: collector.remove()])
@@ -68,11 +63,7 @@ class Collector:
     """
 
     def __init__(
-        self,
-        study: optuna.Study,
-        finetunes: Finetunes,
-        *,
-        keep_best: int | None = None,
+        self, study: optuna.Study, finetunes: Finetunes, *, keep_best: int | None = None
     ) -> None:
         check_keep_best(keep_best)
         check_definition(study, finetunes.parts)
@@ -101,15 +92,13 @@ class Collector:
                 there[files.folder] = files
                 made.setdefault(files.folder, []).append(trial)
         best = self._best(trials)
-        found: list[Garbage] = []
-        for folder, makers in made.items():
-            if folder in self._protected or not folder.is_dir():
-                continue
-            numbers = tuple(trial.number for trial in makers)
-            for path, what in _superfluous(there[folder], makers, best):
-                if path.exists():
-                    found.append(Garbage(path, folder, _size(path), what, numbers))
-        return found
+        return [
+            Garbage(path, folder, _size(path), what, tuple(trial.number for trial in makers))
+            for folder, makers in made.items()
+            if folder not in self._protected and folder.is_dir()
+            for path, what in _superfluous(there[folder], makers, best)
+            if path.exists()
+        ]
 
     def remove(self) -> list[Garbage]:
         """Remove it; return what was removed."""

@@ -89,12 +89,7 @@ class Watch:
     """When a finetuning worker may go: nothing is left to finetune, and nothing more will come.
 
     Nothing more will come once the caps on promotions are reached, or when nothing has changed in
-    the study for `patience` seconds; for a tenth of that, where all runs that said that they
-    preview have ended (others may be about to begin).
-
-    Args:
-        study: The study.
-        patience: Seconds, by this machine's clock.
+    the study for `patience` seconds; for a tenth of that, where all previewing runs have ended.
     """
 
     def __init__(self, study: optuna.Study, patience: float) -> None:

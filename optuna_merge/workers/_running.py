@@ -79,11 +79,10 @@ def run_trials(
     once and goes on from its last checkpoint. Several processes may run on one study; each has
     its own number to finish.
 
-    A run leaves no finetune waiting that has been promoted, unless another worker is there for it:
-    at its end, after its number or its timeout, it finetunes what waits, beyond its number.
-
-    Where the study's `PromotionPruner` has a reason to stop (`stop_reason`), the run is over, and
-    what has been promoted is left waiting.
+    At its end, after its number or its timeout, a run finetunes what has been promoted and waits,
+    beyond its number, unless another worker is there for it. Where the study's `PromotionPruner`
+    has a reason to stop (`stop_reason`), the run is over, and what has been promoted is left
+    waiting.
 
     A trial that raises an error is queued again, and the error ends this run: after three tries
     (`create_storage(max_retry=)`), workers that died in it included, it is given up. A trial that
@@ -91,10 +90,9 @@ def run_trials(
     run waits, and goes on for as long as not ten trials in a row fail.
 
     With `role="preview"` promoted trials and baselines are left to others. With `role="finetune"`
-    only those are run, up to `n_trials`; the call waits for them and ends early when no more will
-    come: when the caps of the study's `PromotionPruner` are reached, or when the study has not
-    changed for `patience` seconds, or for a tenth of them once all runs with `role="preview"` have
-    ended.
+    only those are run; the call waits for them and ends when no more will come: when the caps of
+    the pruner are reached, or when the study has not changed for `patience` seconds, or for a
+    tenth of them once all runs with `role="preview"` have ended.
 
     Args:
         study: The study.
@@ -105,13 +103,11 @@ def run_trials(
         after_trial: Called with every trial that this run finished.
         role: What this worker does, see `Role`.
         patience: Seconds, see above.
-        at_end: Called when all is done, while the run is still noted: for what belongs to it, a
-            report, say. Where that is killed or fails, the next call with the same number runs no
-            trials and only calls it again.
+        at_end: Called when all is done, while the run is still noted: for a report, say. Where
+            that is killed or fails, the next call with the same number only calls it again.
 
     Returns:
-        How many trials this run has finished, earlier parts of it and what it finetuned at its
-        end included.
+        How many trials this run has finished, earlier parts of it included.
 
     Raises:
         OptunaMergeError: ten trials in a row failed.
@@ -145,7 +141,7 @@ def run_trials(
                 break
             enough = n_trials is not None and _finished(study, run) >= n_trials
             if enough or (timeout is not None and time.monotonic() - started >= timeout):
-                note.end()
+                note.write(is_ending=True)
             if note.is_ending:
                 optimize = None
                 if role == "any" and n_trials != 0:
@@ -177,27 +173,22 @@ def run_trials(
                 study.pruner.queue_second_seeds(study)  # no preview may come that would do it
             if after_trial is not None:
                 after_trial(trial)
-        note.end()
+        note.write(is_ending=True)
         count = _finished(study, run)
         if role == "preview":
             sign_off(study, run)
         if at_end is not None:
             at_end()
         if n_trials is None or count >= n_trials or is_over:
-            note.remove()
+            note.path.unlink(missing_ok=True)
         else:
-            note.go_on()
+            note.write(is_ending=False)
     return count
 
 
 @dataclass
 class _Note:
-    """A run's file in the folder of runs, which says that it is not over.
-
-    Attributes:
-        path: The file; beside it is the lock that the run's process holds.
-        about: What it says, as JSON values.
-    """
+    """A run's file in the folder of runs, beside its lock; it says that the run is not over."""
 
     path: Path
     about: dict[str, Any]
@@ -209,7 +200,7 @@ class _Note:
 
     @property
     def is_ending(self) -> bool:
-        """Whether the run begins no new trials any more."""
+        """Whether the run begins no new trials any more, also after a kill."""
         return bool(self.about.get(_ENDING))
 
     @classmethod
@@ -220,29 +211,32 @@ class _Note:
         except FileNotFoundError:
             return None
 
-    def write(self) -> None:
-        write_json(self.path, self.about)
+    def write(self, *, is_ending: bool) -> None:
+        """Note whether it begins new trials."""
+        if self.about.get(_ENDING) != is_ending:
+            self.about[_ENDING] = is_ending
+            write_json(self.path, self.about)
 
-    def end(self) -> None:
-        """Note that it begins no new trials: also after a kill it only does what is left."""
-        if not self.is_ending:
-            self.about[_ENDING] = True
-            self.write()
 
-    def go_on(self) -> None:
-        """Note that the next call is to begin new trials: the time was too short for all."""
-        self.about[_ENDING] = False
-        self.write()
-
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
+@contextmanager
+def _lock_of_the_dead(path: Path) -> Iterator[bool]:
+    """Whether the process of a lock is dead; this one holds the lock meanwhile."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def _promoted_and_left(study: optuna.Study, folder: Path, run: str) -> Optimize | None:
     """Claim a finetune that has been promoted and that nobody else is there for; or None.
 
-    Of several runs that end at once each says so before it looks: none relies on another one that
-    is about to go.
+    Of several runs that end at once each says so before it looks for others.
     """
     requeue_dead_trials(study, folder)
     if _others_work(study, folder, run):
@@ -260,11 +254,9 @@ def _others_work(study: optuna.Study, folder: Path, run: str) -> bool:
         note = _Note.read(path)
         if note is None or note.run == run or note.is_ending:
             continue
-        try:
-            with FileLock(path.with_suffix(".lock"), timeout=0):
-                continue  # its process is dead
-        except Timeout:
-            return True
+        with _lock_of_the_dead(path.with_suffix(".lock")) as is_dead:
+            if not is_dead:
+                return True
     return False
 
 
@@ -276,21 +268,13 @@ def runs_folder(workdir: Path, study: optuna.Study) -> Path:
 
 
 def requeue_dead_trials(study: optuna.Study, folder: Path) -> None:
-    """Fail the RUNNING trials of this folder's dead runs and queue them again, at once.
-
-    The heartbeat would do so after its grace period; here the operating system has released the
-    dead process's lock already.
-    """
+    """Fail the RUNNING trials of this folder's dead runs and queue them again, at once."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        run = trial.user_attrs.get(RUN)
-        if run is None or not (folder / f"{run}.lock").exists():
-            continue
-        lock = FileLock(folder / f"{run}.lock")
-        try:
-            with lock.acquire(timeout=0):
-                _requeue_dead(study, trial)
-        except Timeout:
-            continue
+        lock = folder / f"{trial.user_attrs.get(RUN)}.lock"
+        if lock.exists():
+            with _lock_of_the_dead(lock) as is_dead:
+                if is_dead:
+                    _requeue_dead(study, trial)
 
 
 def _requeue_dead(study: optuna.Study, trial: FrozenTrial) -> None:
@@ -304,17 +288,10 @@ def run_one(
     run: str,
     optimize: Optimize,
 ) -> FrozenTrial | None:
-    """Run one trial; None if another worker took it over.
+    """Run one trial of a run, whose lock is held; None if another worker took the trial over.
 
-    Args:
-        study: The study.
-        objective: Its objective.
-        run: The run that the trial is noted to belong to; its lock is held.
-        optimize: Runs the trial with the objective that it is given.
-
-    Raises:
-        Exception: what the objective raised, but for the machine's passing troubles: then the
-            trial is handed back.
+    What the objective raised is raised, but for the machine's passing troubles: then the trial is
+    handed back.
     """
     number: int | None = None
     error: BaseException | None = None
@@ -327,22 +304,9 @@ def run_one(
             return objective(trial)
         except optuna.TrialPruned:
             raise
-        except KeyboardInterrupt as raised:
+        except BaseException as raised:
             error = raised
-            fail_and_requeue(study, number, "its worker was asked to end", counted=False)
-            raise
-        except (TrialLostError, UpdateFinishedTrialError) as raised:
-            # The second where it was lost between the objective's fence and what it wrote next.
-            error = raised
-            _logger.warning("%s", raised)
-            raise
-        except StorageUnavailableError as raised:
-            error = raised
-            raise
-        except Exception as raised:
-            error = raised
-            reason = f"{type(raised).__name__}: {masked(str(raised))}"
-            fail_and_requeue(study, number, reason, counted=not _is_passing(raised))
+            _give_up(study, number, raised)
             raise
 
     try:
@@ -353,7 +317,7 @@ def run_one(
             if _was_lost(study, number, raised):
                 return None
             raise
-    if isinstance(error, (TrialLostError, UpdateFinishedTrialError)):
+    if isinstance(error, _LOST):
         return None
     if error is not None and not _is_passing(error):
         raise error
@@ -361,6 +325,21 @@ def run_one(
     if error is not None:
         _logger.warning("trial %d was handed back: %s", number, error)
     return study.get_trials(deepcopy=False)[number]
+
+
+_LOST = (TrialLostError, UpdateFinishedTrialError)
+"""The second where it was lost between the objective's fence and what the objective wrote next."""
+
+
+def _give_up(study: optuna.Study, number: int, error: BaseException) -> None:
+    """Queue the trial of an objective that raised again, unless another worker has it."""
+    if isinstance(error, KeyboardInterrupt):
+        fail_and_requeue(study, number, "its worker was asked to end", counted=False)
+    elif isinstance(error, _LOST):
+        _logger.warning("%s", error)
+    elif isinstance(error, Exception) and not isinstance(error, StorageUnavailableError):
+        reason = f"{type(error).__name__}: {masked(str(error))}"
+        fail_and_requeue(study, number, reason, counted=not _is_passing(error))
 
 
 def _was_lost(study: optuna.Study, number: int | None, error: Exception) -> bool:
@@ -388,24 +367,17 @@ def _claimed_run(
     for path in sorted(folder.glob("*.json")):
         if path.stem.partition("-")[0] != wanted:
             continue
-        lock = FileLock(path.with_suffix(".lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            continue
-        try:
-            found = _Note.read(path)
+        with _lock_of_the_dead(path.with_suffix(".lock")) as is_dead:
+            found = _Note.read(path) if is_dead else None
             if found is not None:  # its process may have finished it just now
                 done = _finished(study, found.run)
                 _logger.info("going on with an interrupted run: %d of %s done", done, n_trials)
                 yield found
                 return
-        finally:
-            lock.release()
     run = f"{wanted}-{uuid.uuid4().hex[:12]}"
     with FileLock(folder / f"{run}.lock"):
         note = _Note(folder / f"{run}.json", {"study": study.study_name, "n_trials": n_trials})
-        note.write()
+        note.write(is_ending=False)
         yield note
 
 

@@ -41,10 +41,9 @@ class StudySharing:
     """Among workers of one study anywhere: files travel through an artifact store.
 
     Units are the trials of a companion study, `<name>/fit`, in the same storage, with heartbeats
-    and retries. When a worker dies in a unit, another one takes it up: at once where it
-    has the same working folder, else after the storage's grace period (ten minutes with
-    `create_storage`; never where the storage has no heartbeat, as the journal). A unit that fails
-    ends its worker with the error; the other workers try it once each.
+    and retries. When a worker dies in a unit, another one takes it up, at once where it has the
+    same working folder. A unit that fails ends its worker with the error; the others try it once
+    each.
 
     Args:
         study: The study.

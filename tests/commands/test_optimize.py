@@ -63,16 +63,16 @@ def test_the_help_of_a_script_has_its_own_defaults(
 
     monkeypatch.setattr(sys, "argv", ["optimize.py", "--help"])
     with pytest.raises(SystemExit) as ended:
-        script(build, name="toys", n_trials=51, fraction=0.125)  # type: ignore[arg-type]
+        script(build, name="toys", n_trials=51)  # type: ignore[arg-type]
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    for part in ("Toys in two colours.", "sqlite:///toys.db", "workdir/toys", "51", "0.125"):
+    for part in ("Toys in two colours.", "sqlite:///toys.db", "workdir/toys", "51"):
         assert part in text
 
 
 def test_a_pareto_study_with_constraints_and_a_budget(folder: Path) -> None:
     write_toy("score='pareto', constraints=0.5")
-    flags = ("--fraction", "1", "--max-steps", "14", "--seed", "0", "--n-trials", "19")
+    flags = ("--fraction", "1", "--max-promotions", "2", "--seed", "0", "--n-trials", "19")
     text = prints("optimize", "toy.py", *flags)
     assert "Pareto front of the truths" in text
     assert "2 promoted, 4 baselines" in text
@@ -117,9 +117,7 @@ def test_another_definition_is_refused_and_named(folder: Path) -> None:
         (("--storage", "sqlite:////nosuch/folder/x.db"), "/nosuch/folder"),
         (("--fraction", "1.5"), "fraction"),
         (("--n-trials", "-3"), "n_trials"),
-        (("--max-steps", "-3"), "max_steps is -3, expected 0 or more"),
-        (("--max-seconds", "-0.5"), "max_seconds"),
-        (("--max-promotions", "-1"), "max_promotions"),
+        (("--max-promotions", "-1"), "max_promotions is -1, expected 0 or more"),
         (("--keep-best", "0"), "keep_best"),
         (("--role", "boss"), "role is 'boss'"),
     ],

@@ -15,9 +15,8 @@ SEARCH = ("replay", "toy.py", "--general", "blue", "--n-trials", "6", "--seed", 
 
 
 def test_replay_searches_and_answers(folder: Path) -> None:
-    text = prints(*SEARCH, "--max-promotions", "1", "--picture", "shares.html")
+    text = prints(*SEARCH, "--max-promotions", "1")
     assert "How much blue beside red? The metric of blue must keep 0.95 of what it is" in text
-    assert "plotly" in Path("shares.html").read_text()
     (page,) = Path("workdir").glob("report-*.html")
     assert "How much replay?" in page.read_text()
     study = load_study("replay")

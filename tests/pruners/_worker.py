@@ -44,7 +44,7 @@ def main(url: str, n_previews: int) -> None:
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = create_storage(url, heartbeat_interval=1, grace_period=5, max_retry=20)
-    pruner = PromotionPruner(fraction=0.25, warmup=8, finetune_steps=20)
+    pruner = PromotionPruner(fraction=0.25, warmup=8)
     study = optuna.load_study(study_name="s", storage=storage, pruner=pruner)
     print("ready", flush=True)
     while True:

@@ -52,7 +52,6 @@ def history(*trials: FrozenTrial) -> list[FrozenTrial]:
 
 def copy_of(number: int, state: str = "WAITING", promotion: str = "queued", **more: Any) -> Any:
     attrs = {"promoted_from": number, "promotion": promotion}
-    attrs |= {key: more.pop(key) for key in ("truth_seconds",) if key in more}
     return trial(0.5, state, attrs, **more)
 
 
@@ -265,118 +264,11 @@ def test_cap(budget: Budget, n_previews: int, cap: int) -> None:
     assert budget.cap(n_previews) == cap
 
 
-LINEAGE = 1000
-"""Of finetunes whose previews are left out of these tables."""
-
-
-def finetuned(
-    state: str = "COMPLETE", seconds: float | None = None, last: int | None = None
-) -> Any:
-    """A promoted copy; its preview is that of the last trial of those below."""
-    more: dict[str, Any] = {} if seconds is None else {"truth_seconds": seconds}
-    return copy_of(LINEAGE, state, "begun", later=None if last is None else {last: 0.5}, **more)
-
-
-ALWAYS: dict[str, Any] = {"fraction": 1.0, "warmup": 0}
-STEPS = Budget(max_steps=25, finetune_steps=10, **ALWAYS)
-SECONDS = Budget(max_seconds=25.0, **ALWAYS)
-BASELINE_RUN = trial(0.5, "COMPLETE", {"baseline": "uniform", "truth_seconds": 10.0})
-
-FREE: list[tuple[str, Budget, list[FrozenTrial], int]] = [
-    # name, budget, trials, how many more may be promoted
-    ("steps: two whole finetunes", STEPS, previews(*[0.1] * 9), 2),
-    ("steps: no baselines", STEPS, [BASELINE_RUN, *previews(*[0.1] * 9)], 2),
-    ("steps: one done", STEPS, [finetuned(), *previews(*[0.1] * 9)], 1),
-    ("steps: one under way", STEPS, [finetuned("RUNNING", last=5), *previews(*[0.1] * 9)], 1),
-    ("steps: one failed has spent all", STEPS, [finetuned("FAIL"), *previews(*[0.1] * 9)], 1),
-    ("steps: a copy waits", STEPS, [*previews(*[0.1] * 9), copy_of(0)], 1),
-    (
-        "steps: what was pruned at a rung gives back",
-        STEPS,
-        [finetuned("PRUNED", last=5), *previews(*[0.1] * 9)],
-        2,
-    ),
-    (
-        "steps: but 6 + 10 + 10 are too many",
-        STEPS,
-        [finetuned("PRUNED", last=6), *previews(*[0.1] * 9)],
-        1,
-    ),
-    (
-        "steps: a killed one counts once, by its clone",
-        STEPS,
-        [
-            finetuned("FAIL", last=3),
-            copy_of(LINEAGE, "PRUNED", "begun", retries=[0], later={5: 0.1}),
-            *previews(*[0.1] * 9),
-        ],
-        2,
-    ),
-    (
-        "steps: a copy pruned at its last rung but one",
-        STEPS,
-        [*previews(*[0.1] * 9), copy_of(0, "PRUNED", "begun", later={10: 0.5})],
-        1,
-    ),
-    ("steps: exactly", Budget(max_steps=10, finetune_steps=10, **ALWAYS), previews(0.1, 0.2), 1),
-    ("steps: one too few", Budget(max_steps=9, finetune_steps=10, **ALWAYS), previews(0.1), 0),
-    ("steps: none", Budget(max_steps=0, finetune_steps=10, **ALWAYS), previews(0.1), 0),
-    (
-        "the fraction holds beside",
-        Budget(max_steps=99, finetune_steps=1, warmup=0),
-        previews(*[0.1] * 9),
-        2,
-    ),
-    ("seconds: the first alone", SECONDS, previews(*[0.1] * 9), 1),
-    ("seconds: while it runs no other", SECONDS, [finetuned("RUNNING"), *previews(*[0.1] * 9)], 0),
-    ("seconds: as long as the longest", SECONDS, [BASELINE_RUN, *previews(*[0.1] * 9)], 2),
-    ("seconds: what it took", SECONDS, [finetuned(seconds=15.0), *previews(*[0.1] * 9)], 0),
-    ("seconds: and what it leaves", SECONDS, [finetuned(seconds=12.5), *previews(*[0.1] * 9)], 1),
-    (
-        "seconds: one under way is as long as the longest",
-        SECONDS,
-        [BASELINE_RUN, finetuned("RUNNING"), *previews(*[0.1] * 9)],
-        1,
-    ),
-    (
-        "seconds: one that failed likewise",
-        SECONDS,
-        [BASELINE_RUN, finetuned("FAIL"), *previews(*[0.1] * 9)],
-        1,
-    ),
-    (
-        "seconds: pruned at a rung",
-        SECONDS,
-        [BASELINE_RUN, finetuned("PRUNED", seconds=5.0, last=5), *previews(*[0.1] * 9)],
-        2,
-    ),
-    ("seconds: none", Budget(max_seconds=0, **ALWAYS), [BASELINE_RUN, *previews(0.1)], 0),
-    ("seconds: many", Budget(max_seconds=1e9, **ALWAYS), [BASELINE_RUN, *previews(0.1)], 1),
-    (
-        "seconds: finetunes that take none",
-        SECONDS,
-        [trial(0.5, "COMPLETE", {"baseline": "u", "truth_seconds": 0.0}), *previews(0.1, 0.2)],
-        2,
-    ),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("budget", "trials", "free"), [row[1:] for row in FREE], ids=[row[0] for row in FREE]
-)
-def test_free_slots(budget: Budget, trials: list[FrozenTrial], free: int) -> None:
-    ledger = read_ledger(history(*trials))
-    assert budget.free(ledger, ledger.claims) == free
-    decided = decide(ledger, budget, best_scores_first(True))
-    assert len(decided) == min(free, len(ledger.candidates))
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"max_steps": -1}, "max_steps is -1, expected 0 or more, or None for no cap"),
-        ({"max_seconds": NAN}, "max_seconds is nan, expected 0 or more, or None for no cap"),
-        ({"finetune_steps": 0}, "finetune_steps is 0, expected the training steps of one"),
+        ({"max_promotions": -1}, "max_promotions is -1, expected 0 or more, or None for no cap"),
+        ({"finetunes": NAN}, "finetunes is nan, expected 0 or more, or None for no cap"),
     ],
 )
 def test_bad_budgets_are_named(arguments: dict[str, Any], message: str) -> None:
@@ -384,20 +276,9 @@ def test_bad_budgets_are_named(arguments: dict[str, Any], message: str) -> None:
         Budget(**arguments)
 
 
-def test_a_cap_on_steps_needs_the_steps_of_a_finetune() -> None:
-    ledger = read_ledger(history(*previews(0.1)))
-    with pytest.raises(ValueError, match=r"give PromotionPruner\(finetune_steps=\.\.\.\)"):
-        Budget(max_steps=10).free(ledger, [])
-
-
 @pytest.mark.parametrize(
     "budget",
-    [
-        Budget(fraction=0),
-        Budget(max_promotions=0),
-        Budget(max_steps=0, finetune_steps=10),
-        Budget(max_seconds=0),
-    ],
+    [Budget(fraction=0), Budget(max_promotions=0), Budget(finetunes=0)],
 )
 def test_with_a_budget_of_zero_not_even_what_is_queued_runs(budget: Budget) -> None:
     trials = history(*previews(*[0.1] * 9), copy_of(0))
@@ -429,7 +310,7 @@ def test_of_several_objectives_the_front_is_promoted_first(
     )
     ledger = read_ledger(trials, ["a", "b"], several=True)
     point = None if reference is None else np.array(reference)
-    found = decide(ledger, Budget(**ALWAYS), best_fronts_first([True, False], point))
+    found = decide(ledger, Budget(fraction=1.0, warmup=0), best_fronts_first([True, False], point))
     assert [c.number for c in found] == expected
     assert len(ledger.previews) == len(vectors) + 1
 

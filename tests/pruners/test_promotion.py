@@ -176,12 +176,7 @@ def test_baselines_are_always_finetuned(storage: BaseStorage) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        {"fraction": 0.0},
-        {"max_promotions": 0},
-        {"max_steps": 0, "finetune_steps": 7},
-        {"max_seconds": 0},
-    ],
+    [{"fraction": 0.0}, {"max_promotions": 0}, {"budget": 0}],
 )
 def test_a_budget_of_zero_promotes_nothing(arguments: dict[str, float]) -> None:
     study = create_study(**arguments)
@@ -320,7 +315,7 @@ def test_a_finetune_is_not_pruned_at_rungs() -> None:
         ({"fraction": math.nan}, "fraction is nan"),
         ({"max_promotions": -1}, "max_promotions is -1"),
         ({"warmup": -1}, "warmup is -1"),
-        ({"max_steps": -1}, "max_steps is -1, expected 0 or more"),
+        ({"budget": -1}, "finetunes is -1, expected 0 or more"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
@@ -339,54 +334,6 @@ def test_with_one_task_the_seed_changes_nothing() -> None:
         study.optimize(objective, n_trials=30)
     first, second = ([(t.state, t.params) for t in s.trials] for s in studies)
     assert first == second
-
-
-def test_steps_are_a_budget(storage: BaseStorage) -> None:
-    """Ten steps each, the second half of them given back by every second finetune."""
-    study = create_study(storage, fraction=1.0, warmup=0, max_steps=44, finetune_steps=10)
-
-    def with_rungs(trial: optuna.Trial) -> float:
-        w = trial.suggest_float("w_a", 0, 1)
-        if "promoted_from" not in trial.user_attrs:
-            trial.report(w, 0)
-        if trial.should_prune():
-            raise optuna.TrialPruned
-        for step in (5, 10):
-            trial.report(w, step)
-            if step < 10 and w > 0.5:  # the user's own rule
-                raise optuna.TrialPruned
-        return w
-
-    for w in (0.9, 0.1, 0.8, 0.2, 0.7, 0.3, 0.6, 0.4, 0.6):
-        study.enqueue_trial({"w_a": w})
-        study.optimize(with_rungs, n_trials=1)
-        while study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
-            study.optimize(with_rungs, n_trials=1)
-    last = [t.last_step for t in study.trials if t.last_step]
-    assert last == [5, 10, 5, 10, 5], "of 44 steps 9 are left: too few for a whole finetune"
-
-
-def test_the_steps_of_a_finetune_are_in_the_definition() -> None:
-    study = create_study(fraction=1.0, warmup=0, max_steps=20)
-    study.set_user_attr("optuna_merge_definition", '{"finetuning": {"steps": 10}}')
-    study.optimize(objective, n_trials=6)
-    drain(study)
-    assert len(finetuned(study)) == 2
-    other = create_study(fraction=1.0, warmup=0, max_steps=20)
-    with pytest.raises(ValueError, match="max_steps needs the number of training steps"):
-        other.optimize(objective, n_trials=1)
-
-
-def test_seconds_are_a_budget() -> None:
-    study = create_study(fraction=1.0, warmup=0, max_seconds=3.5)
-
-    def timed(trial: optuna.Trial) -> float:
-        value = objective(trial)
-        trial.set_user_attr("truth_seconds", 1.0)
-        return value
-
-    study.optimize(timed, n_trials=12)
-    assert len(finetuned(study)) == 3
 
 
 def several(trial: optuna.Trial) -> tuple[float, float]:

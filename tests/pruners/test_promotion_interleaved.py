@@ -134,21 +134,10 @@ def test_it_is_met_when_the_truths_posterior_decides() -> None:
 
 
 @pytest.mark.parametrize("deaths", [0.0, 0.04])
-@pytest.mark.parametrize("rungs", [False, True])
-def test_a_budget_in_steps_is_never_passed(rungs: bool, deaths: float) -> None:
-    optuna.logging.get_logger("optuna")
-    for seed in range(60):
-        _one_study(seed, 1.0, deaths, max_steps=3 * STEPS + 2, rungs=rungs)
-
-
-@pytest.mark.parametrize("deaths", [0.0, 0.04])
 def test_with_automatic_pacing_nothing_is_finetuned_twice(deaths: float) -> None:
     optuna.logging.get_logger("optuna")
     begun = sum(_one_study(seed, None, deaths, n_tasks=2) for seed in range(6))
     assert begun > 6
-
-
-STEPS, FIRST_RUNG = 5, 2
 
 
 def _one_study(
@@ -156,8 +145,6 @@ def _one_study(
     fraction: float | None,
     deaths: float,
     n_tasks: int = 1,
-    max_steps: int | None = None,
-    rungs: bool = False,
 ) -> int:
     """The number of finetunes that ended."""
     turns = Turns(seed, deaths)
@@ -174,12 +161,7 @@ def _one_study(
             storage=storage,
             direction="maximize",
             sampler=optuna.samplers.RandomSampler(seed=100 * seed + index),
-            pruner=PromotionPruner(
-                fraction=fraction,
-                warmup=warmup,
-                max_steps=max_steps,
-                finetune_steps=STEPS,
-            ),
+            pruner=PromotionPruner(fraction=fraction, warmup=warmup),
             load_if_exists=True,
         )
 
@@ -191,9 +173,6 @@ def _one_study(
             raise optuna.TrialPruned
         turns.wait()
         finetunes.append(trial.user_attrs["promoted_from"])
-        if rungs and w > 0.4:
-            trial.report(w, FIRST_RUNG)
-            raise optuna.TrialPruned
         return w
 
     def worker(index: int) -> None:
@@ -217,25 +196,8 @@ def _one_study(
         cap = len(ledger.claims)
     else:
         cap = int(fraction * n_previews + 1e-9) if n_previews >= warmup else 0
-    if max_steps is None:
-        assert len(ledger.claims) == cap, f"seed {seed}"
+    assert len(ledger.claims) == cap, f"seed {seed}"
     complete = Counter(lineage(t) for t in trials if t.state == TrialState.COMPLETE)
-    if max_steps is not None:
-        stopped = Counter(
-            lineage(t)
-            for t in trials
-            if t.state == TrialState.PRUNED
-            and FIRST_RUNG in t.intermediate_values
-            # A clone that withdrew has the rung from the try that died, and trained nothing.
-            and t.user_attrs["promotion"] == "begun"
-        )
-        assert set(stopped.values()) <= {1}, f"seed {seed}"
-        spent = STEPS * len(complete) + FIRST_RUNG * len(stopped)
-        assert spent <= max_steps, f"seed {seed}"
-        cap = min(cap, max_steps // STEPS)
-        if rungs:  # what they give back is used from the next preview on, if there is one
-            assert len(complete) + len(stopped) >= cap, f"seed {seed}"
-            return len(complete)
     assert len(complete) == cap, f"seed {seed}"
     assert set(complete.values()) <= {1}, f"seed {seed}"
     if deaths == 0:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from optuna_merge.calibration import GainEstimate
-from optuna_merge.reports._headline import headline
+from optuna_merge.reports._verdict import headline
 
 SURE = GainEstimate(0.05, 0.04, 0.01, 0.99, 5)
 DOUBTFUL = replace(SURE, standard_error=0.05, chance=0.79)

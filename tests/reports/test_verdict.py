@@ -164,10 +164,11 @@ def test_a_score_of_another_direction_than_the_metrics(tmp_path: Path) -> None:
 
 def test_previews_of_a_minimised_metric_are_judged_by_its_lowest_ones() -> None:
     study = study_by_hand(NAMES, 12, 12)
-    upwards, downwards = (
-        study_calibration(study, NAMES, maximize=dict.fromkeys(NAMES, greater)).tasks["red"]
-        for greater in (True, False)
-    )
+    found = []
+    for greater in (True, False):
+        study.set_user_attr("greater_is_better", dict.fromkeys(NAMES, greater))
+        found.append(study_calibration(study, NAMES).tasks["red"])
+    upwards, downwards = found
     truths = [(t.user_attrs["preview_red"], t.user_attrs["truth_red"]) for t in study.trials]
     judged = [
         pair

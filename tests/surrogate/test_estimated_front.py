@@ -5,6 +5,7 @@ import math
 import numpy as np
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
 
 from optuna_merge.goals import non_dominated
 from optuna_merge.samplers import PreviewSampler
@@ -37,7 +38,7 @@ def two_tasks(directions: list[str], n: int = 14) -> optuna.Study:
     "directions", [["maximize"], ["minimize"], ["maximize", "maximize"], ["minimize", "maximize"]]
 )
 def test_estimated_front(directions: list[str]) -> None:
-    front = estimated_front(two_tasks(directions), ["a", "b"], max_points=20)
+    front = estimated_front(two_tasks(directions), max_points=20)
     signs = np.array([1.0 if d == "maximize" else -1.0 for d in directions * 2][:2])
     mean = np.array([list(p.mean.values()) for p in front])
     weights = np.array([list(p.weights.values()) for p in front])
@@ -51,17 +52,14 @@ def test_estimated_front(directions: list[str]) -> None:
     assert (std > 0).all()
 
 
-def test_an_estimated_front_keeps_constraints() -> None:
-    study = two_tasks(["maximize"])
-    front = estimated_front(study, ["a", "b"], constraints=lambda m: 0.8 - m[..., :1])
-    assert front
-    assert min(p.mean["a"] for p in front) >= 0.8
-    assert estimated_front(study, ["a", "b"], constraints=lambda m: 2 - m[..., :1]) == []
-
-
 def test_an_estimated_front_needs_metrics() -> None:
     study = optuna.create_study(study_name="s")
-    with pytest.raises(ValueError, match="study 's' has no preview and no truth of task"):
+    with pytest.raises(ValueError, match="study 's' has no trial with task weights yet"):
         estimated_front(study)
+    study.add_trial(
+        optuna.trial.create_trial(
+            params={"w_a": 0.5}, distributions={"w_a": FloatDistribution(0, 1)}, value=1.0
+        )
+    )
     with pytest.raises(ValueError, match="no preview and no truth of task 'a'"):
-        estimated_front(two_tasks(["maximize"], 4), ["a", "other"])
+        estimated_front(study)

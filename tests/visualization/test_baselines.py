@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import optuna
 import pytest
+from study_helpers import study_by_hand
 
 import optuna_merge as om
 from optuna_merge.visualization import plot_baselines
@@ -17,11 +18,12 @@ def test_best_uniform_and_alone(trio: tuple[optuna.Study, om.FittedStudy]) -> No
     assert (best.name, uniform.name, alone.name) == ("best", "uniform", "alone")
 
 
-def test_several_objectives_need_a_trial(pareto: tuple[optuna.Study, om.FittedStudy]) -> None:
-    study, _ = pareto
-    with pytest.raises(ValueError, match="several objectives; name a trial"):
-        plot_baselines(study)
-    number = study.best_trials[0].number
-    assert plot_baselines(study, number).data[0].name == f"trial {number}"
-    with pytest.raises(ValueError, match="trial 99 of study 'toys' is not finetuned"):
-        plot_baselines(study, 99)
+def test_several_objectives_have_no_best_weights(
+    pareto: tuple[optuna.Study, om.FittedStudy],
+) -> None:
+    assert [bars.name for bars in plot_baselines(pareto[0]).data] == ["uniform", "alone"]
+
+
+def test_a_study_without_truths_says_so() -> None:
+    with pytest.raises(ValueError, match="study 'by hand' has no finetuned trial yet"):
+        plot_baselines(study_by_hand(("red", "blue"), 4, 0))

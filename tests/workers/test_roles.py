@@ -258,10 +258,8 @@ def test_a_finetuner_goes_when_the_budget_is_spent_or_nothing_happens() -> None:
         ({"fraction": 0.0}, True),
         ({"max_promotions": 1}, True),
         ({"max_promotions": 2}, False),
-        ({"max_steps": 13, "finetune_steps": 7}, True),
-        ({"max_steps": 14, "finetune_steps": 7}, False),
-        ({"max_seconds": 3.0}, True),
-        ({"max_seconds": 4.0}, False),
+        ({"budget": 1.4}, True),
+        ({"budget": 1.6}, False),
     ],
 )
 def test_when_a_budget_is_spent(limits: dict[str, float], spent: bool) -> None:

@@ -1,25 +1,29 @@
-"""Models of the truths of a study, for its explorer."""
+"""The posteriors of a study's true score and metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import optuna
 
-from optuna_merge.surrogate import TruthModel
+from optuna_merge.surrogate._truth import TruthModel
 from optuna_merge.trials import SCORE, Findings, TrialReader
 
 Models = Mapping[str | None, TruthModel | None]
-"""Of the score (`SCORE`), where there is one, and by task; None where nothing is known."""
 
 
-def truth_models(study: optuna.Study, findings: Findings) -> Models:
-    """The posteriors of the score and of each task's metric, from all previews and truths."""
+def truth_models(
+    study: optuna.Study, findings: Findings, quantities: Iterable[str | None] | None = None
+) -> Models:
+    """The posteriors of the score (`SCORE`) and of each task's metric, by all previews and truths.
+
+    Of what nothing is known of it is None. `quantities`: of which only.
+    """
     trials = study.get_trials(deepcopy=False)
     history = TrialReader(findings.tasks).read(study.study_name, trials)
     models: dict[str | None, TruthModel | None] = {}
-    for quantity in findings.quantities:
+    for quantity in findings.quantities if quantities is None else quantities:
         sign = findings.sign(quantity)
         if quantity is SCORE:
             series = history.score(sign)
