@@ -1,9 +1,9 @@
-"""Trials asked for and told by a loop of your own.
+"""Your own loop runs the trials, with Optuna's ask and tell.
 
     python examples/ask_and_tell.py
 
-`study.ask`, weights of your choice, `study.tell`: twenty trials, the first one of weights that we
-want to see.
+The script runs twenty trials with `study.ask` and `study.tell`. It enqueues the weights of the
+first trial itself.
 """
 
 from __future__ import annotations

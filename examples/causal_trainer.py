@@ -1,10 +1,10 @@
-"""A causal language model on three sources: the whole study of your Trainer in 25 lines.
+"""A causal language model on three sources: a complete study of your Trainer in 25 lines.
 
     python examples/causal_trainer.py                              # a tiny random Llama
     python examples/causal_trainer.py HuggingFaceTB/SmolLM2-135M
 
-What comes with it: each source alone and uniform weights as baselines, a study in SQLite that goes
-on after a kill, costs, the report and its page.
+The study finetunes each source alone and uniform weights as baselines, continues after a kill, and
+ends with a report and its page.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def texts(step: int, size: int) -> Dataset:
 
 
 def search(body: str, folder: str, n_trials: int) -> None:
-    """From texts to the report; called again with the same folder it goes on."""
+    """From texts to the report; another call with the same folder continues."""
     tokenizer = AutoTokenizer.from_pretrained(body)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
 

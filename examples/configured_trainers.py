@@ -1,10 +1,10 @@
-"""LLaMA-Factory or axolotl: commands that read a configuration, which is filled for each finetune.
+"""Finetune with LLaMA-Factory or axolotl: their configuration is filled in for each finetune.
 
     python examples/configured_trainers.py llamafactory
     python examples/configured_trainers.py axolotl
 
-Needs the trainer on the PATH (in an environment of its own, if it likes) and data in the folder
-data/; examples/configured/ has the configurations and the script that fills them.
+You need the trainer on the PATH (it may be in an environment of its own) and data in the folder
+data/. examples/configured/ has the configurations and the script that fills them in.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Checkpoints that are there already: which weights of their merge are best? Nothing is trained.
+"""Find the best weights of a merge of checkpoints that you already have, without training.
 
     python examples/existing_checkpoints.py                     # tiny random BERTs
     python examples/existing_checkpoints.py distilbert-base-uncased
 
-The checkpoints are made here first, by a Trainer. With your own only the paths differ: folders,
-LoRA adapters or safetensors files of one base. To see what the best merges are worth beside
-finetunes, leave out anchor="none", and search by `om.open_search` and `om.Objective(fitted)`.
+The script first makes the checkpoints with a Trainer. For your own checkpoints change the paths:
+folders, LoRA adapters or safetensors files of one base model. To compare the best merges with
+finetunes, leave out anchor="none", and search with `om.open_search` and `om.Objective(fitted)`.
 """
 
 from __future__ import annotations

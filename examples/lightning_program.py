@@ -1,8 +1,9 @@
-"""Lightning, or any training code in Python: a class of a few methods is a study's program.
+"""Finetune with Lightning, or any training code in Python: write a class of a few methods.
 
     python examples/lightning_program.py
 
-Needs lightning. Rungs are fits of their own: a killed finetune goes on from the last one.
+You need lightning. Each rung is one call of `fit`, and a killed finetune continues from the last
+rung.
 """
 
 from __future__ import annotations

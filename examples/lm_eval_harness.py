@@ -1,10 +1,10 @@
-"""EleutherAI's lm-evaluation-harness as the metric of previews and truths: multiple choice.
+"""Score previews and finetunes with EleutherAI's lm-evaluation-harness: multiple choice.
 
     python examples/lm_eval_harness.py                             # a tiny random Llama
     python examples/lm_eval_harness.py HuggingFaceTB/SmolLM2-135M
 
-Needs lm-eval (pip install "optuna-merge[lm-eval]"). A task of the harness is a YAML file, written
-here beside its data; it could as well be one that you have.
+You need lm-eval (pip install "optuna-merge[lm-eval]"). A task of the harness is a YAML file. The
+script writes one beside its data; you can use your own.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python examples/lora_language_model.py                             # a tiny random Llama
     python examples/lora_language_model.py HuggingFaceTB/SmolLM2-135M
 
-Needs peft (pip install "optuna-merge[peft]").
+You need peft (pip install "optuna-merge[peft]").
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Trials in MLflow, by the callback of optuna-integration.
+"""Track trials in MLflow, with the callback of optuna-integration.
 
     python examples/mlflow_tracking.py                       # keeps nothing
     python examples/mlflow_tracking.py sqlite:///mlflow.db
     mlflow ui --backend-store-uri sqlite:///mlflow.db
 
-An optuna_merge study is an Optuna study, and its objective an ordinary one: callbacks just work.
-Needs mlflow and optuna-integration, which calls this callback deprecated and will drop it in its
-version 6; what it does is a dozen lines around `mlflow.log_metric`.
+A study of optuna_merge is an Optuna study, so Optuna's callbacks work. You need mlflow and
+optuna-integration. optuna-integration has deprecated this callback and will drop it in version 6;
+a dozen lines around `mlflow.log_metric` can replace it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A training script of your own, in any language: two commands are all that a study needs.
+"""Finetune with your own script, in any language: a study needs two commands.
 
     python examples/own_command.py
 
-The script here, examples/tiny/command.py, is a stand-in that trains in a moment.
+The script examples/tiny/command.py stands for yours, and trains in a moment.
 """
 
 from __future__ import annotations

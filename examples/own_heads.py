@@ -2,7 +2,8 @@
 
     python examples/own_heads.py
 
-The body is merged, a task's own head never: every merge takes it as its own run has trained it.
+The body is merged. A task's own head is never merged: it comes from the task's own run, and is
+solved again for each merge where that is possible.
 """
 
 from __future__ import annotations

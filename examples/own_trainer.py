@@ -3,7 +3,7 @@
     python examples/own_trainer.py                             # a tiny random BERT
     python examples/own_trainer.py distilbert-base-uncased
 
-The Trainer may be any subclass, its model a PEFT model, its arguments what you like.
+The Trainer may be any subclass, with any arguments, and its model may be a PEFT model.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python examples/tensorboard_curves.py          # keeps nothing
     python examples/tensorboard_curves.py curves   # then: tensorboard --logdir curves
 
-Watchers see every finetune in their block; `Watcher` is the class to make your own of.
+A watcher follows every finetune within its `with` block. Derive your own from `Watcher`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Texts from CSV files, on a body that is named as on the Hugging Face hub.
+"""Texts from CSV files, on a model of the Hugging Face hub.
 
     python examples/text_from_csv.py                          # a tiny random BERT, no network
     python examples/text_from_csv.py distilbert-base-uncased
 
-Two domains of reviews share one head: it is merged like the body. `optuna-merge init` writes a
-YAML file for the same without Python.
+Two domains of reviews share one head, which is merged like the body. `optuna-merge init` writes a
+YAML file that does the same without Python.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from optuna_merge.tasks import text_task
 
 
 def write_reviews(path: Path, *, good: str, bad: str) -> None:
-    """Reviews of eight words, one of which tells; in each domain it is another."""
+    """Reviews of eight words. One word decides the label; each domain has another one."""
     draw = random.Random(path.name)
     lines = ["text,label"]
     for i in range(240):

@@ -3,7 +3,7 @@
     python examples/trl_chat.py                              # a tiny random Llama
     python examples/trl_chat.py HuggingFaceTB/SmolLM2-135M
 
-Needs trl and peft. The loss is over what the assistant says, and averaged over its tokens.
+You need trl and peft. The loss is averaged over the tokens of the assistant's answers.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Trials in Weights & Biases, by the callback of optuna-integration; offline.
+"""Track trials in Weights & Biases, with the callback of optuna-integration; offline.
 
     python examples/wandb_tracking.py
 
-An optuna_merge study is an Optuna study, and its objective an ordinary one: callbacks just work.
-`wandb sync` uploads what an offline run has written. Needs wandb and
-optuna-integration, which calls this callback deprecated and will drop it in its version 6.
+A study of optuna_merge is an Optuna study, so Optuna's callbacks work. `wandb sync` uploads an
+offline run. You need wandb and optuna-integration, which has deprecated this callback and will
+drop it in version 6.
 """
 
 from __future__ import annotations

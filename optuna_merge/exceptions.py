@@ -32,4 +32,4 @@ class TrialLostError(OptunaMergeError):
 
 
 class ProgramError(OptunaMergeError):
-    """Somebody else's training program ended otherwise than it should."""
+    """A training program failed, or didn't deliver what a study needs."""

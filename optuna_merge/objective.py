@@ -51,32 +51,35 @@ _logger = logging.getLogger(__name__)
 
 
 class Objective:
-    """An ordinary Optuna objective; use it with plain `study.optimize`.
+    """The objective of a study, for Optuna's `study.optimize`.
 
-    A trial suggests task weights, previews the merge at these weights and reports the preview
-    score at step 0. If the study's pruner then says so, the trial ends as PRUNED; else the model
-    is really finetuned at the weights, which reports the score at the rungs' training steps, and
-    the final score on validation data is the trial's value. `PromotionPruner` ends all trials with
-    their previews, but for baselines and the copies of promising ones that it queues; where it has
-    a reason to stop (`stop_reason`), `study.stop()` is called after the next preview.
+    A trial suggests task weights, merges the posteriors at these weights, and reports the score of
+    the merge (the preview) at step 0. If the study's pruner then prunes the trial, it ends as
+    PRUNED. Otherwise the model is really finetuned at these weights; it reports the score after
+    the training steps of each rung, and the trial's value is the final score on validation data.
+    `PromotionPruner` prunes all trials after their previews, except baselines and the copies of
+    promising trials that it queues. If it has a reason to stop (`stop_reason`), the next preview
+    calls `study.stop()`.
 
-    In a Pareto study nothing is reported, as Optuna reports in studies of one objective only: the
-    preview is the user attributes `preview_<task>`, a finetune has no rungs, and the values are
-    the tasks' metrics.
+    A trial of a Pareto study reports nothing, because Optuna reports in studies with one objective
+    only. Its preview is in the user attributes `preview_<task>`, its finetune has no rungs, and
+    its values are the tasks' metrics.
 
-    A definition's constraints are set on each trial when it ends, by its truth or else by its
-    preview, and mirrored as user attributes `constraint_<name>` (0 or less is feasible).
+    The constraints of a definition are set on each trial when it ends: from its truth, or from its
+    preview if it has no truth. The user attributes `constraint_<name>` hold the same numbers (0 or
+    less is feasible).
 
-    With `study.optimize(..., n_jobs=...)` threads take turns at the model, so that every number is
-    what one thread alone would have found; to go faster, start several processes.
+    The threads of `study.optimize(..., n_jobs=...)` take turns at the model, so every number is
+    the one that a single thread would find. To go faster, start several processes.
 
-    A trial that cannot be finished (training diverged, a metric or the score of its preview or
-    truth is NaN or infinite) ends as FAIL with the reason in the user attribute `failure`, by
-    returning NaN. So does one that was enqueued with parameters that are no weights.
+    A trial ends as FAIL, with the reason in the user attribute `failure`, if training diverged, if
+    a metric or score is NaN or infinite, or if it was enqueued with parameters that are no
+    weights.
 
     Args:
-        workbench: What previews and finetunes; from `fit`, or another `Workbench`.
-        progress: Show a progress bar for every finetune.
+        workbench: What makes previews and finetunes: the result of `fit`, `from_trainer` or
+            `from_command`, or another `Workbench`.
+        progress: Whether to show a progress bar for every finetune.
     """
 
     def __init__(self, workbench: Workbench, *, progress: bool = True) -> None:

@@ -61,29 +61,31 @@ def open_search(
     stop_when_flat: bool = True,
     until: float | None = None,
 ) -> optuna.Study:
-    """Open or make a study with all that a search is: sampler, pruner and baselines that agree.
+    """Open a study, or make it, with a sampler, a pruner and baselines that agree.
 
         study = open_search(workbench, "news", "sqlite:///news.db", seed=0)
         study.optimize(Objective(workbench), n_trials=40)
 
-    Under `budget` or another cap the last two finetunes are second seeds of the best weights.
+    This calls `open_study` with a `PreviewSampler` and a `PromotionPruner` for the workbench's
+    goal, and then `prepare_study`. You can call each of them alone, and set any other sampler or
+    pruner on the study.
 
-    It is `open_study` with a `PreviewSampler` and a `PromotionPruner` of the workbench's goal, and
-    `prepare_study`; each can be called alone, and any other sampler or pruner can be set on the
-    study.
+    With `budget` or another cap, the last two finetunes repeat the best weights with a second
+    seed.
 
     Args:
         workbench: What previews and finetunes; from `fit`, or another `Workbench`.
-        name: The study's name; a study of this name goes on.
-        storage: Where it is: a URL as for `create_storage`, a storage, or None for memory.
-        fraction: As of the `PromotionPruner`, and so are the next two, `budget` and `until`.
+        name: The study's name. An existing study of this name continues.
+        storage: Where the study is: a URL as for `create_storage`, a storage, or None for memory.
+        fraction: As in `PromotionPruner`, like the next two arguments, `budget` and `until`.
         max_promotions: Cap on the promotions of the whole study; None for none.
-        warmup: Number of previews before anything is promoted; None: the pruner's.
-        seed: Of sampler and pruner.
-        budget: What the whole study may cost, in finetunes at uniform weights; None for no cap.
-        second_seed: Finetune uniform weights a second time, with another seed: what the two
-            differ by tells the noise of one finetune. It costs one finetune.
-        stop_when_flat: Whether `study.optimize` ends where the study is flat.
+        warmup: Number of previews before anything is promoted; None: the pruner's default.
+        seed: Seed of sampler and pruner.
+        budget: What the whole study may cost, in units of a finetune at uniform weights; None for
+            no cap.
+        second_seed: Whether to finetune uniform weights a second time, with another seed. The
+            difference tells the noise of one finetune, at the cost of one finetune.
+        stop_when_flat: Whether `study.optimize` ends when the score is flat.
         until: Stop once another finetune is expected to be better than the best by less than this
             share of the noise of one finetune; None for never.
 
@@ -119,7 +121,7 @@ def open_search(
 
 
 def check_until(until: float | None, *, is_pareto: bool) -> None:
-    """Raise `ValueError` where a search can't be stopped by what its score is expected to gain."""
+    """Raise `ValueError` if `until` is given for a study without a single score."""
     if is_pareto and until is not None:
         raise ValueError(
             f"until is {until}, but the study has an objective a task: there is no single score "
@@ -138,15 +140,15 @@ def open_study(
     """Open the study, or make it if it is missing.
 
     Args:
-        study_name: Its name.
-        storage: Where it is.
-        directions: "maximize" or "minimize", or one of them for each objective; those of a
-            definition are `definition.directions`.
+        study_name: The study's name.
+        storage: The storage that holds the study.
+        directions: "maximize" or "minimize", or one of them for each objective. A definition has
+            its own in `definition.directions`.
         sampler: The study's sampler.
         pruner: The study's pruner.
 
     Raises:
-        DefinitionMismatchError: it exists with other directions.
+        DefinitionMismatchError: the study exists with other directions.
     """
     study = optuna.create_study(
         study_name=study_name,
@@ -194,7 +196,8 @@ def _as_tuple(directions: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def prepare_study(study: optuna.Study, workbench: Workbench, *, second_seed: bool = True) -> None:
-    """Write the definition into a new study or compare it; enqueue the baselines once.
+    """Write the definition into a new study, or compare it with the study's; enqueue the baselines
+    once.
 
     Baselines are uniform weights, each task alone, and uniform weights a second time.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib.util
+import inspect
 import re
 import sys
 import tomllib
@@ -78,7 +80,7 @@ def test_every_public_name_has_a_docstring_and_a_place_in_the_reference(site: An
             assert hasattr(found, name), f"{path} has no {name}"
             thing = module[name].final_target if module[name].is_alias else module[name]
             assert thing.docstring, f"{path}.{name} has no docstring"
-            entry = rf"\| \[`{name}`\]" if path == "optuna_merge" else rf"::: {path}.{name}\n"
+            entry = rf"\[`{name}`\]\[" if path == "optuna_merge" else rf"::: {path}.{name}\n"
             assert re.search(entry, page), f"{path}.{name} is not in the reference"
             if thing.is_class and not thing.bases:  # what overrides has the docstring above it
                 bare = [
@@ -317,8 +319,40 @@ def test_flags_that_a_page_names_are_there(name: str) -> None:
     group: Any = get_command(app)
     parameters = [p for command in group.commands.values() for p in command.params]
     flags = {flag for p in (*parameters, *group.params) for flag in (*p.opts, *p.secondary_opts)}
-    flags |= {"--direction", "--install-completion", "--debug"}  # Optuna's, Typer's, any command's
+    flags |= {"--direction", "--install-completion", "--help", "--debug"}  # Optuna's, Typer's
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - flags == set()
+
+
+def wrong_keywords(text: str, site: Any) -> list[str]:
+    """Calls in a page's inline code with arguments that the public function of this name lacks."""
+    public: dict[str, list[Any]] = {}
+    for path, module in site.public_modules().items():
+        for name in site.public_names(module):
+            public.setdefault(name, []).append(getattr(importlib.import_module(path), name))
+    wrong = []
+    for code in re.findall(
+        r"(?<!`)`([^`]+)`(?!`)", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    ):
+        try:
+            calls = [n for n in ast.walk(ast.parse(code, mode="eval")) if isinstance(n, ast.Call)]
+        except SyntaxError:
+            continue
+        for call in calls:
+            given = {keyword.arg for keyword in call.keywords}
+            things = public.get(ast.unparse(call.func).rpartition(".")[2], [])
+            if things and not any(given <= inspect.signature(t).parameters.keys() for t in things):
+                wrong.append(code)
+    return wrong
+
+
+@pytest.mark.parametrize("name", HOW_TO)
+def test_arguments_that_a_page_names_are_there(name: str, site: Any) -> None:
+    assert wrong_keywords((ROOT / name).read_text(), site) == []
+
+
+def test_arguments_that_are_not_there_are_found(site: Any) -> None:
+    text = "Give `om.Objective(fitted, role=...)` or `om.run_trials(..., role=...)`, not `f(x`."
+    assert wrong_keywords(text, site) == ["om.Objective(fitted, role=...)"]
 
 
 def test_every_extra_is_told_of() -> None:

@@ -6,6 +6,8 @@ function and class without a leading underscore, and every constant with a docst
 
 from __future__ import annotations
 
+import ast
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -21,6 +23,9 @@ TEXTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "studies/DECISIONS.md")
 HIDDEN = {".github/SECURITY.md": "SECURITY.md"}
 """Texts in folders that mkdocs leaves out, and where they are on the site."""
 COMMAND_LINE = (f"{PACKAGE}.cli", f"{PACKAGE}.commands")  # has a page of its own
+
+FEW = 3
+"""Examples that a page shows without a table of them."""
 
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 """What a relative link of a Markdown text leads to, without the anchor."""
@@ -127,7 +132,8 @@ def module_page(module: griffe.Module) -> str:
         for name in names:
             if name != "__version__":
                 text = summary(module[name])
-                lines.append(f"| [`{name}`][{home(name, module[name])}] | {text} |")
+                link = f"[`{name}`][{home(name, module[name])}]"
+                lines.append(f'| <span class="names">{link}</span> | {text} |')
         return "\n".join([*lines, ""])
     if "FAMILIES" in names:
         lines += family_table()
@@ -152,14 +158,20 @@ def command_page() -> str:
     from optuna_merge.cli import app
 
     group: Any = get_command(app)
-    lines = ["# Command line", ""]
+    guide = "[commands](../optuna_merge/commands/README.md)"
+    lines = [
+        "# Command line",
+        "",
+        f"Output, exit codes and extras are in the guide to {guide}.",
+        "",
+    ]
     for name, command in group.commands.items():
         lines += [
             f"## optuna-merge {name}",
             "",
-            command.help,
+            re.sub(r"^Example: (.*)$", r"```bash\n\1\n```", command.help, flags=re.M),
             "",
-            "| flag | what it does |",
+            "| argument or flag | what it does |",
             "|---|---|",
         ]
         for parameter in command.params:
@@ -167,21 +179,50 @@ def command_page() -> str:
             told = parameter.help or ""
             if default not in (None, False) and not callable(default) and not parameter.required:
                 told += f" Default: `{default}`."
-            flags = " ".join(f"`{o}`" for o in [*parameter.opts, *parameter.secondary_opts])
+            names = " ".join(f"`{o}`" for o in [*parameter.opts, *parameter.secondary_opts])
+            flags = f'<span class="names">{names}</span>'
             lines.append(f"| {flags} | {told} |")
         lines.append("")
     lines += ["## Scripts with the same flags", "", f"::: {PACKAGE}.cli.script", ""]
     return "\n".join(lines)
 
 
+def index_page(heading: str, page: str, names: list[str]) -> str:
+    """A page that leads to others: what each is called, and what it is about."""
+    lines = [f"# {heading}", "", "| page | what it is about |", "|---|---|"]
+    for name in names:
+        about = re.search(r"^(?:description: |# [^:\n]*: )(.*)$", (ROOT / name).read_text(), re.M)
+        link = os.path.relpath(name, Path(page).parent)
+        lines.append(f"| [{title(name)}]({link}) | {about[1] if about else ''} |")
+    return "\n".join([*lines, ""])
+
+
 def example_page(folder: Path) -> str:
     """The page of a folder of examples: what each shows, and its text."""
-    lines = [f"# {folder.name.capitalize()}", ""]
+    index, lines = [], []
     for path in sorted(folder.iterdir()):
         if path.suffix in (".py", ".sh", ".yaml"):
-            lines += [f"## {path.name}", "", f"```{path.suffix[1:]}", path.read_text().rstrip()]
-            lines += ["```", ""]
-    return "\n".join(lines)
+            about, text = "", path.read_text().rstrip()
+            if path.suffix == ".py":
+                first = ast.parse(text).body[0]
+                about = (ast.get_docstring(ast.parse(text), clean=False) or "").strip()
+                text = "\n".join(text.split("\n")[first.end_lineno :]).strip()
+            lines += [f"## {path.name}", "", about, "", f"```{path.suffix[1:]}", text, "```", ""]
+            shown = " ".join(about.split("\n\n")[0].split())
+            index.append(f"| [{path.name}](#{path.name.replace('.', '')}) | {shown} |")
+    head = [f"# {folder.name.capitalize()}", ""]
+    if len(index) > FEW:
+        head += ["| example | what it shows |", "|---|---|", *index, ""]
+    return "\n".join([*head, *lines])
+
+
+def indexes() -> dict[str, tuple[str, list[str]]]:
+    """Pages that lead to the pages of a section: their headings, and where they lead."""
+    return {
+        "guide/README.md": ("Guide", guides()),
+        "tutorials/README.md": ("Tutorials", tutorials()),
+        "examples/optunahub/README.md": ("Packages for OptunaHub", hub_packages()),
+    }
 
 
 def pages() -> dict[str, str]:
@@ -193,6 +234,8 @@ def pages() -> dict[str, str]:
     made |= {place: (ROOT / name).read_text() for name, place in HIDDEN.items()}
     for folder in (ROOT / "examples", *example_folders()):
         made[f"{folder.relative_to(ROOT).as_posix()}/README.md"] = example_page(folder)
+    for page, (heading, names) in indexes().items():
+        made[page] = index_page(heading, page, names)
     made["reference/command_line.md"] = command_page()
     for path, module in public_modules().items():
         name = path.partition(".")[2] or "README"
@@ -211,13 +254,18 @@ def linked_files(texts: dict[str, str]) -> set[str]:
     return found - texts.keys() - HIDDEN.keys()
 
 
+def section(page: str) -> list[Any]:
+    """A section of the navigation: its index, then what this leads to."""
+    return [page, *({title(name): name} for name in indexes()[page][1])]
+
+
 def on_config(config: Any) -> Any:
     """mkdocs: the order of the pages."""
     reference = [f"reference/{path.partition('.')[2] or 'README'}.md" for path in public_modules()]
     config.nav = [
         {"Home": "README.md"},
-        {"Tutorials": [{title(name): name} for name in tutorials()]},
-        {"Guide": [{title(name): name} for name in guides()]},
+        {"Tutorials": section("tutorials/README.md")},
+        {"Guide": section("guide/README.md")},
         {
             "Examples": [
                 "examples/README.md",
@@ -225,7 +273,7 @@ def on_config(config: Any) -> Any:
                     {f.name.capitalize(): f"examples/{f.name}/README.md"}
                     for f in example_folders()
                 ),
-                {"OptunaHub": [{title(name): name} for name in hub_packages()]},
+                {"OptunaHub": section("examples/optunahub/README.md")},
             ]
         },
         {"Command line": "reference/command_line.md"},
@@ -276,12 +324,21 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return LINK.sub(to_page, markdown)
 
 
-def on_page_content(html: str, **_: Any) -> str:
-    """mkdocs: public names in `code` are links to where they are documented."""
+def on_page_content(html: str, page: Any, **_: Any) -> str:
+    """mkdocs: public names in `code` are links to where they are documented.
+
+    Outside of the reference a plain word is none: there `fit` is a command, and `evaluate` a
+    method of somebody else's Trainer.
+    """
+    in_reference = page.file.src_uri.startswith("reference/")
 
     def linked(code: re.Match[str]) -> str:
-        target = _targets().get((code["name"] or "").removeprefix("om."))
-        return f'<autoref identifier="{target}">{code[0]}</autoref>' if target else code[0]
+        name = code["name"] or ""
+        target = _targets().get(name.removeprefix("om."))
+        is_plain = name.isalpha() and name.islower() and "()" not in code[0]
+        if target is None or (is_plain and not in_reference):
+            return code[0]
+        return f'<autoref identifier="{target}">{code[0]}</autoref>'
 
     return _CODE.sub(linked, html)
 

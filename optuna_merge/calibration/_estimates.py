@@ -17,7 +17,7 @@ Statistic = Callable[[Array, Array, Array], Array]
 """From previews `n`, truths `n` and counts `B x n` to one value per row, NaN where undefined."""
 
 MIN_TRUTHS = 5
-"""With fewer pairs a rank correlation says nothing."""
+"""With fewer pairs of a preview and a truth no verdict is given."""
 
 LEVEL = 0.9
 """Coverage of the intervals."""

@@ -29,7 +29,7 @@ from optuna_merge.trials import SCORE, Findings
 Array = npt.NDArray[np.float64]
 
 EVIDENT = 0.9
-"""A gain of this probability is told as one."""
+"""The probability from which on a gain is reported as one."""
 
 _SPREADS = np.concatenate([[0.0], np.geomspace(0.03, 100.0, 60)])
 """Values of τ / σ, the first for all that is smaller."""
@@ -64,7 +64,7 @@ class GainEstimate:
 
 
 def estimated_gain(findings: Findings, noise: Noise | None) -> GainEstimate | None:
-    """The gain of the best weights over uniform ones; None where one of them, or the noise, lacks.
+    """The gain of the best weights over uniform ones; None if a truth or the noise is unknown.
 
     If uniform weights are the best, it is that of the best of the others. The tasks alone are
     candidates only where one of them is the best.

@@ -28,9 +28,9 @@ from optuna_merge.goals import make_score
 from optuna_merge.trials import DEFINITION, SCORE, Findings, Repeats
 
 PRIOR_FREEDOM = 3.0
-"""Degrees of freedom that the prior counts for."""
+"""Degrees of freedom of the prior of the noise."""
 PRIOR_SHARE = 0.4
-"""Of the sampling variance, what the prior takes for the noise's."""
+"""The share of the sampling variance that the prior takes as the variance of the noise."""
 
 _DRAWS = 2000
 _RELATIVE = "relative"  # stands in the names of scores that are relative to the tasks alone
@@ -38,7 +38,7 @@ _RELATIVE = "relative"  # stands in the names of scores that are relative to the
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise of one finetune's truth, which predictions of the mean do not have in them.
+    """The noise of one finetune's truth, which predictions of the mean don't include.
 
     Attributes:
         std: Its standard deviation, in the unit of the truth; None: nothing estimates it.
@@ -74,7 +74,7 @@ class Noise:
 
 
 def finetune_noise(study: optuna.Study, findings: Findings) -> dict[str | None, Noise]:
-    """The noise of one finetune, of the score (`SCORE`), if there is one, and of each task.
+    """The noise of one finetune: of the score (`SCORE`), if there is one, and of each task.
 
     Args:
         study: The study.

@@ -11,7 +11,7 @@ from optuna_merge.commands._flags import AsJson, StudyFlags
 
 
 def diagnose(where: StudyFlags, as_json: AsJson = False) -> None:
-    """Tell how far the previews of a study can be trusted, from the study alone.
+    """Say how far the previews of a study can be trusted.
 
     Example: optuna-merge diagnose --study-name digits --storage sqlite:///digits.db
     """

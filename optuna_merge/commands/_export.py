@@ -16,11 +16,9 @@ from optuna_merge.commands._flags import AsJson, StudyFlags, WorkFlags
 def export(
     where: WorkFlags,
     definition: Annotated[
-        Path | None, typer.Argument(help="As for optimize; of a mixture it isn't needed.")
+        Path | None, typer.Argument(help="As for optimize; not needed with --mixture.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the exported model; is made.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to create for the model.")] = None,
     mixture: Annotated[
         str | None,
         typer.Option(
@@ -34,26 +32,27 @@ def export(
     weights: Annotated[
         str | None,
         typer.Option(
-            help="TASK=WEIGHT,...: the merge at these weights, without training; of a mixture "
-            "these weights, without a study."
+            help="TASK=WEIGHT,...: export the merge at these weights, without training; with "
+            "--mixture these weights, without a study."
         ),
     ] = None,
     examples: Annotated[
-        str | None, typer.Option(help="TASK=NUMBER,...: of a mixture, sizes of the training data.")
+        str | None,
+        typer.Option(help="TASK=NUMBER,...: with --mixture, examples of the training data."),
     ] = None,
     label_tokens: Annotated[
         str | None,
         typer.Option(
-            help="TASK=NUMBER,...: of a mixture, mean label tokens of an example, where the "
-            "trainer's loss is averaged over tokens."
+            help="TASK=NUMBER,...: with --mixture, mean label tokens per example, if the trainer "
+            "averages its loss over tokens."
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a study's best model, or another, as a folder for transformers, timm, peft or torch.
+    """Write the best model of a study into a folder that transformers, timm, peft or torch loads.
 
-    With --mixture print its task weights in the words and units of another trainer instead.
+    With --mixture, print the task weights as lines for another trainer instead.
 
     Example: optuna-merge export studies/text/optimize.py --workdir work --out best
     """

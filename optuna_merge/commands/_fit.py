@@ -20,7 +20,7 @@ def fit(
 ) -> None:
     """Finetune each task alone and make its posterior.
 
-    Processes with one working folder share the tasks out; with --artifacts, machines do, too.
+    Processes with one working folder share the work; with --artifacts several machines do.
 
     Example: optuna-merge fit studies/digits/optimize.py --workdir work
     """

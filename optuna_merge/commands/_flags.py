@@ -17,11 +17,11 @@ Definition = Annotated[
 ]
 Artifacts = Annotated[
     str | None,
-    typer.Option(help="Folder or s3://bucket through which working folders share the fit."),
+    typer.Option(help="Folder or s3://bucket through which machines share task runs."),
 ]
 KeepBest = Annotated[
     int | None,
-    typer.Option(help="Keep only the models of so many of the best finetunes; default: of all."),
+    typer.Option(help="How many of the best finetunes keep their models; default: all."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and debugging messages.")]
@@ -32,7 +32,7 @@ class StudyFlags:
     """Which study."""
 
     study_name: Annotated[
-        str, typer.Option(help="Name of the study; optimize and fit make a missing one.")
+        str, typer.Option(help="Name of the study; optimize and fit create it.")
     ] = "optuna_merge"
     storage: Annotated[
         str, typer.Option(help="sqlite:///FILE, postgresql://..., or env:NAME.")
@@ -60,15 +60,13 @@ class SearchFlags(WorkFlags):
     ] = 100
     timeout: Annotated[
         float | None,
-        typer.Option(
-            help="Seconds after which no new trial is started, but for what is promoted already."
-        ),
+        typer.Option(help="Seconds after which no new trial starts, except promoted ones."),
     ] = None
     fraction: Annotated[
         float | None,
         typer.Option(
-            help="Promoted finetunes per preview; default: one when another preview is not worth "
-            "its price."
+            help="Promoted finetunes per preview; default: a finetune comes when another preview "
+            "is not worth its price."
         ),
     ] = None
     max_promotions: Annotated[
@@ -77,7 +75,7 @@ class SearchFlags(WorkFlags):
     budget: Annotated[
         float | None,
         typer.Option(
-            help="What the whole study may cost, in finetunes' worth of time: task runs, "
+            help="What the whole study may cost, in units of one finetune's time: task runs, "
             "posteriors, previews and all finetunes."
         ),
     ] = None
@@ -94,15 +92,15 @@ class SearchFlags(WorkFlags):
         bool | None,
         typer.Option(
             "--stop-when-flat/--keep-going",
-            help="Stop where the best weights, and those of another finetune, are expected to "
-            "gain less than half the noise over uniform ones.",
+            help="Stop when the best weights and another finetune are together expected to gain "
+            "less than half the noise over uniform weights.",
             show_default="the definition's, or else stop",
         ),
     ] = None
     until: Annotated[
         float | None,
         typer.Option(
-            help="Stop once another finetune is expected to be better than the best by less than "
+            help="Stop when another finetune is expected to improve on the best one by less than "
             "this share of the noise."
         ),
     ] = None
@@ -110,15 +108,15 @@ class SearchFlags(WorkFlags):
     role: Annotated[
         str,
         typer.Option(
-            help="What this worker does: preview (no finetunes), finetune (what is promoted, and "
-            "the baselines), or any."
+            help="What this worker does: preview (no finetunes), finetune (promoted trials and "
+            "baselines), or any."
         ),
     ] = "any"
     patience: Annotated[
         float,
         typer.Option(
-            help="Seconds without any change in the study after which a finetuning worker ends; "
-            "a tenth of them, once all previewing workers have ended."
+            help="Seconds without a change in the study after which a finetuning worker ends; "
+            "a tenth of that once all previewing workers have ended."
         ),
     ] = 600.0
     keep_best: KeepBest = None

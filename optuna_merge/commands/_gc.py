@@ -15,11 +15,13 @@ def gc(
     definition: Definition,
     where: WorkFlags,
     keep_best: KeepBest = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print what would be deleted.")
+    ] = False,
 ) -> None:
-    """Remove finetunes and checkpoints that the study can't go on from.
+    """Delete models and checkpoints of finetunes that the study doesn't need.
 
-    Task runs and posteriors stay, and what running workers hold.
+    It keeps task runs, posteriors, and what running workers hold.
 
     Example: optuna-merge gc studies/digits/optimize.py --workdir work --keep-best 5 --dry-run
     """

@@ -11,10 +11,10 @@ from optuna_merge.commands._definition import YAML
 
 
 def init(
-    file: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("study.yaml"),
+    file: Annotated[Path, typer.Argument(help="The file to write.")] = Path("study.yaml"),
     kind: Annotated[
         str,
-        typer.Option(help="What it finetunes: text or image (classifiers), language, command."),
+        typer.Option(help="What is finetuned: text or image (classifiers), language, command."),
     ] = "text",
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
 ) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def optimize(definition: Definition, flags: SearchFlags) -> None:
-    """Preview many task weights, finetune at the best, print the table.
+    """Preview many task weights, finetune the most promising ones, print the answer.
 
     Example: optuna-merge optimize studies/digits/optimize.py --n-trials 50 --workdir work
     """

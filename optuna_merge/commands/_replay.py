@@ -23,21 +23,21 @@ def replay(
     definition: Annotated[
         Path | None,
         typer.Argument(
-            help="As for optimize, of two tasks: own data and a general set. Without it an "
-            "existing study is read, and nothing is trained."
+            help="As for optimize, with two tasks: your data and a general set. Without it the "
+            "command reads an existing study and trains nothing."
         ),
     ] = None,
     keep: Annotated[
         float,
         typer.Option(
-            help="Share of the general metric to keep, of what the general set alone reaches; of "
-            "a loss at most 1/KEEP of it is allowed."
+            help="Share of the general metric to keep; 1 is what the general set alone reaches. "
+            "A loss may be at most 1/KEEP times as large."
         ),
     ] = 0.95,
 ) -> None:
-    """Tell how much of a general set to mix into own data: both metrics over its share.
+    """Find how much of a general set to mix into your own data: both metrics over its share.
 
-    The best own metric is searched under the constraint that the general metric is kept.
+    It searches the best metric on your data under the constraint that the general metric is kept.
 
     Example: optuna-merge replay study.yaml --general chat --keep 0.95
     """

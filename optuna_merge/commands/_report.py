@@ -18,19 +18,21 @@ def report(
     definition: Annotated[
         Path | None,
         typer.Argument(
-            help="As for optimize. Without it the study alone is read: no test metrics."
+            help="As for optimize. Without it the command reads the study alone: no test metrics."
         ),
     ] = None,
     as_json: AsJson = False,
     html: Annotated[
         Path | None,
-        typer.Option(help="Write the page there. [default: report-STUDY.html in the workdir]"),
+        typer.Option(
+            help="Write the page to this file. [default: report-STUDY.html in the workdir]"
+        ),
     ] = None,
     csv: Annotated[
         Path | None, typer.Option(help="Write the tables as CSV files into this folder.")
     ] = None,
 ) -> None:
-    """Print the table of a study again, and write its page; with a definition as JSON, too.
+    """Print the answer of a study again, and write its page.
 
     Example: optuna-merge report studies/digits/optimize.py --workdir work --html digits.html
     """

@@ -13,7 +13,7 @@ from optuna_merge.goals import PARETO, Constraint, Direction
 
 @dataclass(frozen=True)
 class CommandDefinition:
-    """A program that trains, its tasks, and what is looked for; commands take it.
+    """A study of a training command: the command, its tasks, its score and constraints.
 
     Attributes:
         search: How the commands search. All others are arguments of `optuna_merge.from_command`.

@@ -29,7 +29,7 @@ from optuna_merge.trials import check_task_names as check_task_names
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """Choices of a search that stand in a definition; flags of the commands override them.
+    """Settings of a search in a definition; flags of the commands override them.
 
     They are no part of the study's fingerprint: another run of the study may have others.
 
@@ -56,29 +56,30 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class StudyDefinition:
-    """Tasks, model, and how they are finetuned, merged and scored.
+    """What a study is about: tasks, model, and how both are finetuned, merged and scored.
 
     Attributes:
         tasks: The tasks, in the order of the task weights.
         model: The multitask model around the pretrained body.
-        finetuning: Settings of task runs and real multitask runs alike.
+        finetuning: Settings of task runs and real finetunes.
         posterior: How posteriors are made from the task runs.
-        score: See `make_score`; or "pareto": one objective per task, its metric, and the study
-            looks for the Pareto front.
-        constraints: What the tasks' true metrics must keep: a number, the share of its
-            single-task metric that every task must keep, or a sequence of `Constraint`.
+        score: "mean", "relative", "worst", "worst_relative", "target:<task>", a function or a
+            `Score`, see `make_score`; or "pareto": each task's metric is an objective, and the
+            study looks for the Pareto front.
+        constraints: Constraints on the tasks' true metrics: a number, the share of its single-task
+            metric that every task must keep, or a sequence of `Constraint`.
         preview: How previews are evaluated.
-        search: How the commands search; no part of the study's fingerprint.
-        runs: Checkpoints that are there already and stand for tasks' own runs, by task; they cost
-            nothing. Of a language model a folder or an adapter of the same base; where tasks have
+        search: How the commands search; not part of the study's fingerprint.
+        runs: By task, checkpoints that you already have; they replace the task runs and cost
+            nothing. For a language model, a folder or an adapter of the same base; for tasks with
             heads, a file of tensors with the names of this model.
 
     Raises:
-        TypeError: constraints that are none.
+        TypeError: `constraints` is neither a number nor a sequence of `Constraint`.
         ValueError: tasks that don't fit together or to the model, metrics of which some are to be
             maximised and others minimised, a score that is not known, "pareto" for one task,
             constraints on no task, more parameters than the posteriors' family can take, an
-            estimator that the task runs don't serve.
+            estimator that doesn't fit the task runs' optimizer.
     """
 
     tasks: Sequence[Task]

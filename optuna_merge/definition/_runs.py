@@ -15,7 +15,7 @@ from optuna_merge._base.files import json_hash, sha256_file
 
 @dataclass(frozen=True)
 class GivenRun:
-    """A checkpoint that was finetuned on one task before, by whatever program.
+    """A checkpoint that was finetuned on one task before, by any program.
 
     Attributes:
         path: A folder as `save_pretrained` or a Trainer writes it, a LoRA adapter's folder, or a

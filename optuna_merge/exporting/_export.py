@@ -52,25 +52,25 @@ def export_model(
     processor: Any = None,
     overwrite: bool = False,
 ) -> Export:
-    """Write one model of a study as a folder that others load without this package.
+    """Write one model of a study into a folder that loads without this package.
 
-    Which one: the study's best trial's finetune; with `trial`, that trial's finetune; with
-    `weights` the merge at these weights. The format is that of the body: transformers
-    (`from_pretrained`), a peft adapter with its head, timm (`timm.create_model("local-dir:...")`),
-    or for any other module the safetensors of the body's and the heads' `state_dict`. Where tasks
-    have heads of their own there is a folder per task, where they share one, one model; a
-    tokenizer stands beside each. `README.md` is a model card, `optuna_merge.json` says the same
-    for programs.
+    By default this is the finetune of the study's best trial; with `trial` it is that trial's
+    finetune, with `weights` the merge at these weights. The format depends on the model:
+    transformers (`from_pretrained`), a peft adapter with its head, timm
+    (`timm.create_model("local-dir:...")`), or for any other module the safetensors of the body's
+    and the heads' `state_dict`. If tasks have heads of their own, there is a folder for each task;
+    if they share a head, there is one model. A tokenizer lies beside each model. `README.md` is a
+    model card, and `optuna_merge.json` holds the same for programs.
 
     Args:
         fitted: The fitted study.
-        folder: Is made; appears complete, or not at all.
+        folder: The folder to create. It appears complete, or not at all.
         study: The study, for the best trial or `trial`.
         trial: Number of a trial that was finetuned to its end.
         weights: Task weight by name; tasks that are left out have none.
         processor: A tokenizer or image processor to put beside the models; default: that of the
             pretrained body, where it has one.
-        overwrite: Replace the folder, if it is an earlier export.
+        overwrite: Whether to replace the folder, if it is an earlier export.
 
     Raises:
         DefinitionMismatchError: the study is not of this fit.

@@ -27,7 +27,7 @@ OnRung = Callable[[int, dict[str, Evaluation]], None]
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What came of a finetune; the parameters are in the model.
+    """The result of a finetune; the parameters are in the model.
 
     Attributes:
         evaluations: Of all tasks on their validation data, at the end.

@@ -11,18 +11,20 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """Settings that task runs and multitask runs share, so that task weights mean the same.
+    """Settings of finetunes; task runs and multitask finetunes share them, so that weights mean
+    the same.
 
     Attributes:
         steps: Optimizer steps.
-        batch_size: Examples of EACH task with positive weight in every step.
+        batch_size: Examples of each task with positive weight in every step, so a step of several
+            tasks has several times as many.
         optimizer: "adamw", or "ivon", which estimates the curvature as it goes, at the price of
             noisier steps; see `IVON`. The decay of its curvature is 1 - 4 / steps, so that
             little of the start is left in a run of any length.
         learning_rate: Peak rate of the body (and of shared heads). IVON's is in units of Newton
             steps, far above AdamW's. Default: 5e-5 with AdamW, 0.1 with IVON.
-        head_learning_rate: Peak rate of the tasks' own heads, which start from nothing; default:
-            as the body's.
+        head_learning_rate: Peak rate of the tasks' own heads, which start from random values;
+            default: that of the body.
         weight_decay: AdamW's decay, on matrices only; IVON has the prior instead.
         ess: IVON's effective sample size; default: 100 times the training examples of the tasks
             with positive weight. With their number itself, the noise of the first steps destroys
@@ -39,7 +41,7 @@ class FinetuneSettings:
             last one is `steps`.
         evaluation_batch_size: Examples a forward pass when evaluating.
         mixed_precision: "no", "bf16" or "fp16", as accelerate has them; no "fp16" with IVON.
-        seed: Of data order, dropout and IVON's noise.
+        seed: Seed of the data order, of dropout and of IVON's noise.
     """
 
     steps: int = 200

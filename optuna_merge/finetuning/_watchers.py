@@ -18,7 +18,7 @@ from optuna_merge.tasks import Evaluation
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A finetune that begins, or goes on from a checkpoint.
+    """A finetune that begins, or continues from a checkpoint.
 
     Attributes:
         title: What it is called in progress bars; None: it was asked to be quiet.
@@ -34,7 +34,7 @@ class RunInfo:
 
 
 class Watcher:
-    """Is told what happens in every finetune within `watched_by`; this one does nothing with it.
+    """Base class of watchers, which follow every finetune within `watched_by`; it does nothing.
 
     Finetunes come one after the other. Runs that are found finished are not trained, and not told
     of. What a watcher raises ends the finetune.

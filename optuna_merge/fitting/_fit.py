@@ -36,28 +36,29 @@ def fit(
     progress: bool = True,
     sharing: Sharing | None = None,
 ) -> FittedStudy:
-    """Finetune each task alone and make its posterior; what is there and matches is not repeated.
+    """Finetune each task alone and make its posterior; results in the working folder are reused.
 
-    The finetune at uniform weights is made here, too, since it corrects the previews (unless
-    `PreviewSettings(anchor="none")`): a study needs it in any case, and its trial finds it.
+    The finetune at uniform weights is made here, too, because it corrects the previews (unless
+    `PreviewSettings(anchor="none")`). It costs nothing extra: every study needs it as a baseline.
 
-    Every result is a file in the working folder, under the hash of what it was made from: of a
-    task's own run and its curvature that is this task alone, so that studies of other tasks share
-    them. An interrupted fit goes on where it stopped. Workers that fit at once share the tasks
-    out.
+    Every result is a file in the working folder, under the hash of what it was made from. A task's
+    run and its curvature depend on this task alone, so studies with other sets of tasks share
+    them. An interrupted fit continues where it stopped. Workers that fit at the same time share
+    the work.
 
     Args:
         definition: What to fit.
-        workdir: The working folder; is made.
+        workdir: The working folder, which is created.
         progress: Show progress bars.
-        sharing: How the work is shared out; None: among the processes with this working folder.
-            `StudySharing` does so among machines.
+        sharing: Who shares the work; None: the processes with this working folder. `StudySharing`
+            shares it among machines.
 
     Raises:
         OSError: the folder can't be written.
         ValueError: a label or input is NaN or infinite.
-        NotFiniteError: a task's metric after its own finetune is, or its curvature.
-        TrainingDivergedError: a loss or gradient of such a finetune is.
+        NotFiniteError: a task's metric after its own finetune, or its curvature, is NaN or
+            infinite.
+        TrainingDivergedError: a loss or gradient of a finetune is NaN or infinite.
     """
     workdir = Path(workdir)
     check_writable(workdir)

@@ -27,17 +27,19 @@ from optuna_merge.tasks import Evaluation, Measurement, Task, check_finite
 
 @dataclass(frozen=True)
 class FittedStudy:
-    """A definition with its task runs and posteriors: a `Workbench`.
+    """A definition with its task runs and posteriors, as `fit` returns it; a `Workbench` of a
+    study.
 
     Attributes:
         definition: What was fitted.
         model: The resident model.
         tasks: The tasks as they run: on the frozen trunk's cached output where that applies.
-        runs: The task's own finetune, by task; of several, that of the truths' seed.
+        runs: By task, the finetune of this task alone; if there are several, the one with the seed
+            of the real finetunes.
         previewer: Scores merges of the posteriors.
         damping: The damping; None for isotropic posteriors.
         costs: Training steps and seconds, by what they were spent on.
-        parts: The full definition, posteriors included, as JSON values.
+        parts: The complete definition, with the hashes of the posteriors, as JSON values.
         store: All finetunes of this definition.
         files: What another working folder needs to have the same fit.
     """
@@ -140,7 +142,7 @@ class FittedStudy:
     def refine(
         self, weights: Mapping[str, float], steps: int, *, rate: float = 1.0
     ) -> dict[str, Evaluation]:
-        """A refined preview: the merge at `weights`, trained for a few steps on the weighted loss.
+        """Train the merge at `weights` for a few steps on the weighted loss: a refined preview.
 
         By AdamW at a constant rate, with fresh moments. A tenth to a fifth of a finetune's steps
         make a preview truer than the same steps from the pretrained body do; beyond two fifths the

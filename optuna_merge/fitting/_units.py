@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 @dataclass(frozen=True)
 class Unit:
-    """Work that needs doing once.
+    """A piece of work that has to be done once.
 
     Attributes:
         name: For people.
@@ -28,14 +28,14 @@ class Unit:
 
 
 class Sharing(Protocol):
-    """How workers share units out."""
+    """How workers share units of work."""
 
     def work_off(self, units: Sequence[Unit]) -> None:
         """Return when all units are done and this worker has called all of them."""
 
 
 class FolderSharing:
-    """Among processes with one working folder, by file locks, which die with their process."""
+    """Sharing among processes with one working folder, by file locks, which end with a process."""
 
     def __init__(self, workdir: Path) -> None:
         self._folder = workdir / "units"

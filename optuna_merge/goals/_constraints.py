@@ -15,13 +15,14 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Constraint:
-    """A bound on one task's metric. Exactly one of the three numbers is given.
+    """A bound on one task's metric. Give exactly one of the three numbers.
 
     Attributes:
         task: The task's name.
-        of_alone: The share of its single-task metric that the task must keep, such as 0.95. A
-            metric that is to be maximised must be at least this times the metric alone, one to be
-            minimised at most the metric alone divided by this.
+        of_alone: The share of its single-task metric (when it is finetuned alone) that the task
+            must keep, such as 0.95. A metric that is to be maximised must be at least this share
+            times the single-task metric; a metric that is to be minimised at most the single-task
+            metric divided by this share.
         at_least: Smallest value allowed, in the metric's unit.
         at_most: Largest value allowed.
 

@@ -14,7 +14,7 @@ from optuna_merge.goals._scores import PARETO, Score
 
 Array = npt.NDArray[np.float64]
 Direction = Literal["maximize", "minimize"]
-"""Of an objective."""
+"""The direction of an objective."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 PARETO = "pareto"
-"""The choice of no single score: each task's metric is an objective of its own."""
+"""The choice without a single score: each task's metric is an objective of its own."""
 
 Metrics = Mapping[str, float]
 Array = npt.NDArray[np.float64]
@@ -19,13 +19,13 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Score:
-    """How the tasks' metrics become the objective value.
+    """How the tasks' metrics become the score of a trial.
 
     Attributes:
-        name: Stands in the study's definition.
-        function: `(metrics, alone) -> score`; both map each task to its metric, `alone` as it
-            is when the model is finetuned on that task only.
-        maximize: Direction of the study.
+        name: The score's name in the study's definition.
+        function: `(metrics, alone) -> score`. Both arguments map each task to a metric; `alone`
+            holds the metrics of the task runs, in which the model is finetuned on one task only.
+        maximize: Whether larger scores are better: the direction of the study.
     """
 
     name: str

@@ -15,25 +15,26 @@ ESTIMATORS = ("squared_gradients", "ivon")
 
 @dataclass(frozen=True)
 class PosteriorSettings:
-    """How the tasks' posteriors are made.
+    """How the tasks' posteriors are made: their family, curvature and damping.
 
     Attributes:
-        family: One of `optuna_merge.posteriors.FAMILIES`, where each says what it is; "diagonal"
-            weighs parameters by curvature, elementwise.
-        estimator: Of the curvature. "squared_gradients": at the end of each task run, from
-            `examples` examples. "ivon": what the task runs with `optimizer="ivon"` have
-            estimated meanwhile, at no further cost; for families made of one number per parameter.
-        components: Task runs, of consecutive seeds, per task; more than one make a mixture, and
-            each task's own head is the mean of its runs'.
+        family: The name of one of `optuna_merge.posteriors.FAMILIES`. "diagonal" weighs each
+            parameter by its own curvature, "isotropic" averages.
+        estimator: How the curvature is estimated. "squared_gradients": at the end of each task
+            run, from `examples` examples. "ivon": during the task runs, which then need
+            `FinetuneSettings(optimizer="ivon")`, at no further cost; for families with one number
+            per parameter.
+        components: Task runs per task, with consecutive seeds. With more than one the posterior is
+            a mixture, and a task's own head is the mean of the heads of its runs.
         responsibilities: How the mixture is merged; see `Mixture`.
         rank: Directions of the low-rank family; memory is this times the parameters.
-        examples: Training examples per task for the curvature.
-        damping: Prior precision delta that is added to the curvature, on the scale of the
-            averaged loss. None: chosen among multiples of the mean curvature by the weighted
-            loss of merges on validation data.
+        examples: Training examples per task from which the curvature is estimated.
+        damping: The precision of the prior, which is added to the curvature, on the scale of the
+            averaged loss. None: the study chooses among multiples of the mean curvature, by the
+            weighted loss of merges on validation data.
         damping_examples: Validation examples per task for that choice.
         chunk_size: Per-example gradients that are held at once.
-        seed: Of the examples and of the labels drawn from the model.
+        seed: Seed of the choice of examples, and of the labels drawn from the model.
     """
 
     family: str = "diagonal"

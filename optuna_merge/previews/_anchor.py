@@ -21,7 +21,7 @@ def anchor_share(weights: Iterable[float]) -> float:
 
 
 class Anchor:
-    """What the merge at uniform weights misses of the finetune there, and puts it into others.
+    """The difference of finetune and merge at uniform weights, which corrects other merges.
 
     The finetune at weights `u` has parameters `theta_u`, and the merge there is wrong by
     `theta_u - m(u)`, known in full. At a task alone a merge is the task's own run and misses

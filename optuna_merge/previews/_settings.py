@@ -16,27 +16,27 @@ class PreviewSettings:
     """How previews are evaluated.
 
     Attributes:
-        mixed_precision: "no", "bf16" or "fp16": forward passes (and generation) of previews run
-            under torch's autocast on the model's device. Parameters, merges and losses stay as
-            they are, and so do real finetunes, of which precision and evaluation are
-            `FinetuneSettings`'; the damping is always chosen without it.
+        mixed_precision: "no", "bf16" or "fp16": whether forward passes and generation of previews
+            run under torch's autocast. Parameters, merges and losses keep their precision. Real
+            finetunes have their own setting in `FinetuneSettings`, and the damping is always
+            chosen without autocast.
         memory_share: Posteriors are kept on the model's device if all of them take no more than
-            this share of its free memory; else they stay on the host, where merges are computed,
-            and are copied tensor by tensor. They make room for real finetunes. Not part of the
-            definition's fingerprint.
-        heads: Of the merged models. "merged": every task has the head of its own run, and shared
-            heads are merged. "resolved": the last linear layer of each head is then solved again
+            this share of its free memory. Otherwise they stay on the host, where merges are
+            computed, and are copied tensor by tensor. While a real finetune runs they leave the
+            device. This setting is not part of the definition's fingerprint.
+        heads: The heads of merged models. "merged": every task has the head of its own run, and
+            shared heads are merged. "resolved": the last linear layer of each head is solved again
             for the merged body, on `head_examples` training examples of each task; see
-            `HeadSolver`. "auto" is "resolved" where all heads end in such a layer and all losses
-            are log-likelihoods that the package knows, and "merged" elsewhere, as with language
-            models. The definition is described by what it came to.
-        head_examples: Training examples per task that heads are solved on; a preview costs so
-            many forward passes more.
-        head_decay: The pull of solved heads towards the merged ones; larger values keep more of
-            them. Without an anchor 0.01 is truer for a head that several tasks share
+            `HeadSolver`. "auto": "resolved" if all heads end in a linear layer and all losses are
+            log-likelihoods that the package knows, otherwise "merged", as with language models.
+            The definition records which of the two it is.
+        head_examples: Training examples per task on which heads are solved; each preview needs a
+            forward pass of each.
+        head_decay: The pull of solved heads towards the merged heads; larger values keep more of
+            the merged heads. Without an anchor 0.01 is truer for a head that several tasks share
             (studies/results/README.md, "Heads").
         anchor: "uniform": the finetune at uniform weights, which every study makes, corrects the
-            merges between it and the task runs, see `Anchor`. "none": merges stay as they are.
+            merges at other weights; see `Anchor`. "none": merges stay as they are.
     """
 
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"

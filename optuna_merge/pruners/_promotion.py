@@ -63,65 +63,66 @@ class _Now(NamedTuple):
 class PromotionPruner(BasePruner):
     """End every trial with its preview, and queue copies of those that are worth a real finetune.
 
-    A trial reports its preview at step 0 and asks `should_prune`: it ends there. Whenever there is
-    a free slot, the most promising preview of the whole study that was not promoted yet gets it: a
-    copy of its trial is queued (WAITING, with its parameters, its user attributes, its preview at
-    step 0 and `promoted_from`), which is executed before any new trial, and is not pruned. Trials
-    with the user attribute `baseline` are never pruned, and count neither as previews nor as
-    promotions; a preview and its retries count once.
+    A trial reports its preview (the score of a merge) at step 0 and asks `should_prune`; there it
+    ends. When a finetune is due, the pruner promotes the most promising preview of the whole study
+    that was not promoted yet: it queues a copy of that trial (WAITING, with the trial's
+    parameters, user attributes and preview, and with the user attribute `promoted_from`). The copy
+    is executed before any new trial and is not pruned, so it is finetuned. Trials with the user
+    attribute `baseline` are never pruned, and count neither as previews nor as promotions; a
+    preview and its retries count once.
 
-    A slot becomes free by itself, one at a time: when no further preview is expected to raise what
-    the next finetune promises (its expected improvement) by four times the preview's price, or
-    when the previews since the last promotion have cost a fourth of a finetune. The price is the
-    ratio of the seconds that both have taken so far, 1/10 while unknown. No slot becomes free
-    while a copy waits. With a `fraction` there are floor(fraction x previews) slots instead, and
-    so there are, by a fourth, in studies of one task, and where workers have the role to preview
-    only.
+    A finetune is due when no further preview is expected to add four times its price to the
+    expected improvement of the next finetune, or when the previews since the last promotion have
+    cost a fourth of a finetune. The price is the ratio of the seconds that previews and finetunes
+    have taken so far, 1/10 while unknown. Nothing is promoted while a copy waits. With a
+    `fraction`, floor(fraction x previews) finetunes are due instead. A fraction of a fourth also
+    holds in studies of one task, and while workers have the role to preview only.
 
-    Most promising is, as soon as there are two truths (baselines count), what has the largest
-    expected improvement of the TRUTH, by the same models as in `PreviewSampler`; before that, what
-    has the best preview. While eight truths or more show no correlation with their previews, every
+    The most promising preview has the largest expected improvement of the truth, by the same
+    models as in `PreviewSampler`; before there are two truths (baselines count) it is the best
+    preview. While eight truths or more show no correlation with their previews, every
     fourth promotion goes to the preview whose truth is least certain, and a warning is logged.
 
     The decision is a pure function of the study's trials and the seed
-    (`optuna_merge.pruners.decide`). With several workers exactly the budget is finetuned, and
+    (`optuna_merge.pruners.decide`). Several workers together never pass the budget and finetune
     nothing twice: a copy that comes too late, or is the second of one preview, withdraws.
 
-    In a study of several objectives, one per task, the preview is the user attributes
+    In a study with several objectives, one per task, the preview is in the user attributes
     `preview_<task>`, and the most promising one has the largest expected hypervolume improvement
-    of the truths. `Trial.should_prune` refuses to work there: ask
+    of the truths. `Trial.should_prune` doesn't work in such studies: ask
     `optuna_merge.pruners.should_prune`.
 
     Args:
-        fraction: Promotions per preview, in [0, 1], with 0 only baselines are finetuned; None:
-            when another preview is not worth its price, see above.
+        fraction: Promotions per preview, in [0, 1]; with 0 only baselines are finetuned. None: a
+            promotion is due when another preview is not worth its price, see above.
         max_promotions: Cap on the promotions of the whole study, whatever becomes of them; None
             for none.
         warmup: Number of previews before anything is promoted; None: 8 with a fraction, else as
             many as `PreviewSampler` has in its design.
-        score: What the study's value is in terms of the tasks' metrics, as for `PreviewSampler`.
-        constraints: What the tasks' true metrics must keep, as for `PreviewSampler`.
-        budget: Cap on the whole cost of the study, in finetunes at uniform weights: task runs,
-            posteriors, previews, baselines and promoted finetunes, by the seconds that they took
-            (by training steps where seconds are not known). Another finetune is begun where at
+        score: How the study's value follows from the tasks' metrics, as for `PreviewSampler`.
+        constraints: Constraints on the tasks' true metrics, as for `PreviewSampler`.
+        budget: Cap on the cost of the whole study, in units of a finetune at uniform weights: task
+            runs, posteriors, previews, baselines and promoted finetunes, by the seconds that they
+            took (or by training steps if the seconds are not known). Another finetune begins if at
             least half of it fits. None for no cap.
-        second_seeds: How many of the last finetunes under the caps are second seeds of the best
-            weights, at most a third of all promotions: queued trials with the user attribute
-            `repeat`, for an objective that heeds it. Without a cap there is no last one.
-        stop_when_flat: Whether `stop_reason` has one where all that the best weights are expected
-            to gain over uniform ones, by now and by another finetune, is below half the noise of
-            one finetune.
-        until: Share of the noise of one finetune: where another finetune is expected to be better
-            than the best by less, `stop_reason` says so; None for never.
-        seed: Of the draw between models that trust the previews and models that don't; None is
-            0. Workers with one seed decide alike.
+        second_seeds: How many of the last finetunes under a cap repeat the best weights with a
+            second seed, at most a third of all promotions. They are queued trials with the user
+            attribute `repeat`, which the objective has to heed. Without a cap there is no last
+            finetune, and so no repeat.
+        stop_when_flat: Whether `stop_reason` gives a reason if the best weights and one more
+            finetune are together expected to gain less than half the noise of one finetune over
+            uniform weights.
+        until: A share of the noise of one finetune. `stop_reason` gives a reason if another
+            finetune is expected to improve on the best by less than this; None for never.
+        seed: Seed of the draw between models that trust the previews and models that don't; None
+            is 0. Workers with equal seeds decide alike.
 
     Raises:
         ValueError: an argument is out of its range.
         TypeError: `score` or `constraints` is no function.
 
     Examples:
-        Of the previews of an objective, the most promising eighth goes on to a finetune:
+        The most promising eighth of all previews is finetuned:
 
         >>> from optuna_merge.samplers import PreviewSampler
         >>> tasks = ["news", "reviews"]

@@ -22,7 +22,7 @@ _MIN_PROMOTED = 2
 
 @dataclass(frozen=True)
 class Prospect:
-    """Expectations in units of the score; larger is better.
+    """What a study is expected to gain, in units of the score; larger is better.
 
     Attributes:
         gain: Of the best weights so far over uniform ones, shrunken (`estimated_gain`); negative
@@ -52,7 +52,7 @@ class Prospect:
 
 
 def prospect(study: optuna.Study, findings: Findings | None = None) -> Prospect | None:
-    """What is expected, or None while too little is known to say it.
+    """What the study is expected to gain, or None while too little is known.
 
     That is until there is a truth more than tasks and uniform weights, and two of promoted
     weights; without uniform weights that satisfy the constraints, without an estimate of the

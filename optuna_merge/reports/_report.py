@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 
 def make_report(study: optuna.Study, fitted: Workbench, *, test: bool = True) -> Json:
-    """The study's results as JSON values.
+    """Make the report of a study: its results as JSON values.
 
     Args:
         study: The study.
-        fitted: Its task runs and posteriors; from `fit`, or another `Workbench`.
-        test: Evaluate the best model and the baselines on the tasks' test data, where the
-            finetuned model is in this working folder. Of workbenches `FittedStudy` has such data.
+        fitted: Its task runs and posteriors: the result of `fit`, `from_trainer` or
+            `from_command`, or another `Workbench`.
+        test: Whether to evaluate the best model and the baselines on the tasks' test data, if the
+            finetuned model is in this working folder. Only a `FittedStudy` has test data.
 
     Returns:
         `best` (the best truth that satisfies the constraints; None without one), `front` (of a

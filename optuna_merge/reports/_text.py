@@ -11,7 +11,7 @@ Json = Mapping[str, Any]
 
 
 def format_report(report: Json) -> str:
-    """The result of `make_report` or `study_report` as plain text, for terminals and logs."""
+    """Format what `make_report` or `study_report` returns as text, for terminals and logs."""
     lines = [f"Study {report['study']!r}, score: {report['score']}{_sense(report['maximize'])}"]
     lines += ["", *_result(report), "", *_told(report), "", *_counted(report)]
     if "cost" in report:

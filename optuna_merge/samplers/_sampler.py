@@ -30,50 +30,52 @@ Array = npt.NDArray[np.float64]
 
 
 class PreviewSampler(BaseSampler):
-    """Bayesian optimization of task weights from many previews and few truths.
+    """Sampler of task weights, by Bayesian optimization from many previews and few truths.
 
-    Works on any study whose trials suggest `w_<task>` in [0, 1] for each task, report the preview
-    score at step 0 and, when promoted to a real finetune, return the truth. Trials that are PRUNED
-    after their preview teach the sampler as much as the others. The points suggested add up to
-    exactly 1, so the parameters are the task weights.
+    It works on any study whose trials suggest `w_<task>` in [0, 1] for each task and report the
+    preview's score (that of a merge) at step 0. Trials that are promoted to a real finetune return
+    its score, the truth. Trials that are PRUNED after their preview teach the sampler, too. The
+    suggested parameters add up to exactly 1, so they are the task weights.
 
-    The first trials (those that the study does not have yet) are uniform weights, each task
-    alone, and a scrambled Sobol design on the simplex and its faces. Then a Gaussian process on
-    the previews feeds one on the truths, and the log expected improvement of the TRUTH is
-    maximised over the simplex, faces and vertices included. Models of the truth that use the
-    previews compete with models that don't: each suggestion follows one side, drawn with the
-    probability that the truths so far give it, so bad previews lose their say. Before the first
-    truth the previews alone decide. Trials that run or wait count as pending.
+    The first trials are uniform weights, each task alone, and a scrambled Sobol design on the
+    simplex and its faces; those that the study has already are left out. Then a Gaussian process
+    on the previews feeds a second one on the truths, and the sampler maximises the log expected
+    improvement of the truth over the simplex, faces and vertices included. Models of the truth
+    that use the previews compete with models that don't. Each suggestion follows one of these
+    models, drawn with the probability that the truths so far give it, so bad previews lose their
+    influence. Before the first truth the previews alone decide. Trials that run or wait count as
+    pending.
 
-    Where the study's pruner is a `PromotionPruner`, the suggestion is where its preview is
-    expected to raise most what the next finetune promises (its expected improvement). It is never
-    within 0.03 (the largest difference of a weight) of a preview that is there and has an error
-    (`preview_<task>_se`), as long as there is anything else.
+    If the study's pruner is a `PromotionPruner`, the sampler suggests the weights whose preview is
+    expected to raise the expected improvement of the next finetune most. They differ by at least
+    0.03 in some weight from every earlier preview with a standard error (`preview_<task>_se`), as
+    long as there are such weights.
 
-    With several objectives the expected hypervolume improvement is maximised (more than four:
-    the improvement of a random Chebyshev scalarisation), from the study's `reference_point` if it
-    has one. When there are as many objectives as tasks, objective i is taken as task i's and the
-    numeric user attributes `preview_<task>` are its previews.
+    With several objectives the sampler maximises the expected hypervolume improvement (of more
+    than four objectives, the improvement of a random Chebyshev scalarisation), from the study's
+    `reference_point` if it has one. If there are as many objectives as tasks, objective i belongs
+    to task i, and the numeric user attributes `preview_<task>` are its previews.
 
-    All state is read from the study; a seed makes suggestions a function of the seed, the trial's
-    number and the study. Stock samplers can take over at any time and the other way round.
+    All state is read from the study. With a seed, a suggestion is a function of the seed, the
+    trial's number and the study. You can change between this sampler and Optuna's own at any time.
 
     Args:
         tasks: Task names, in order.
-        seed: Seed of the design and of the candidates; None draws one.
-        n_startup_trials: Trials with task weights in the study, whoever suggested them, before
-            the model takes over; None: number of tasks + 4.
+        seed: Seed of the design and of the candidates; None draws a seed.
+        n_startup_trials: How many trials with task weights the study needs, whoever suggested
+            them, before the model takes over; None: number of tasks + 4.
         n_candidates: Points scored in each suggestion.
-        score: What the study's value is in terms of the tasks' metrics: a function from an array
-            of metrics `... x T` to an array `...`, in NumPy operations. With it, and with the
-            user attributes `preview_<task>` and `truth_<task>` on the trials, each task's metric
-            has a model of its own (`preview_<task>_se` as its noise) and the score follows from
-            them. Single-objective studies only.
-        constraints: What the tasks' true metrics must keep: a function from an array of metrics
-            `... x T` to an array `... x C`, feasible where all are 0 or less. What is maximised is
-            then the expected improvement over the best feasible truth, by truths that are feasible
-            themselves; while none is known, the probability of being feasible. Needs `score`, or
-            in a study of several objectives one objective per task.
+        score: How the study's value follows from the tasks' metrics: a function from an array of
+            metrics `... x T` to an array `...`, in NumPy operations. If it is given, and the
+            trials have the user attributes `preview_<task>` and `truth_<task>`, each task's metric
+            has its own model, with `preview_<task>_se` as the noise. For studies with one
+            objective only.
+        constraints: Constraints on the tasks' true metrics: a function from an array of metrics
+            `... x T` to an array `... x C`; weights are feasible if all C numbers are 0 or less.
+            The sampler then maximises the expected improvement over the best feasible truth by
+            feasible truths. While no feasible truth is known, it maximises the probability of
+            being feasible. Constraints need `score`, or in a study with several objectives one
+            objective per task.
 
     Raises:
         ValueError: No task, empty or repeated names; counts below 1; in a trial, constraints

@@ -68,7 +68,7 @@ def create_storage(
     max_retry: int = MAX_RETRY,
     patience: float = 300,
 ) -> BaseStorage:
-    """Open the storage of studies, made when it is missing, safe for several processes.
+    """Open a storage of studies for several processes; a missing database is created.
 
     | `url` | storage |
     |---|---|
@@ -79,30 +79,33 @@ def create_storage(
     | `journal:///study.log`, `journal:////folder/study.log` | Optuna's journal file |
     | `env:NAME` | what the environment variable NAME says, one of the above |
 
-    A password in a URL on the command line is seen by all users of the machine: use `env:NAME`,
-    `PGPASSWORD`, or `~/.pgpass`.
+    All users of a machine can see a password in a URL on the command line. Use `env:NAME`,
+    `PGPASSWORD`, or `~/.pgpass` instead.
 
-    SQLite files are those of a plain `optuna create-study --storage sqlite:///study.db`. They are
-    locked as transactions begin, without which several processes execute waiting trials twice: all
-    workers of one file should open it by this function. On network file systems use the journal or
-    a server. What was written last stands in a file beside it, `study.db-wal`, at most 256 KB,
-    until the next trial ends: copy both files, or, while workers run, `sqlite3 study.db ".backup
-    copy.db"`.
+    SQLite files are those of a plain `optuna create-study --storage sqlite:///study.db`. This
+    function locks them when a transaction begins; otherwise several processes would execute
+    waiting trials twice. So all workers should open a file with this function. On network file
+    systems use the journal or a server. The newest changes, at most 256 KB, are in a second file,
+    `study.db-wal`, until the next trial ends: copy both files, or, while workers run, use
+    `sqlite3 study.db ".backup copy.db"`.
 
-    A worker that dies is noticed by the next worker that starts a trial: its trial fails, and a
-    clone is queued, in one transaction. What kills its workers again and again is given up (user
-    attribute `given_up`, the reason in `failure`). While a database is away or busy, workers wait
-    for it. Memory and the journal have no heartbeat; there the four arguments have no effect.
+    When a worker dies, the next worker that starts a trial notices this: the dead worker's trial
+    fails, and a clone is queued, in one transaction. A trial that kills its workers again and
+    again is given up (user attribute `given_up`, the reason in `failure`). While a database is
+    away or busy, workers wait for it. Memory and the journal have no heartbeat, so the arguments
+    below have no effect on them.
 
-    The signs of life are given by `study.optimize`. Who runs trials by `study.ask` and
-    `study.tell`, for longer than `grace_period`, has to pass `heartbeat_interval=None`.
+    `study.optimize` gives the signs of life. If you run trials with `study.ask` and `study.tell`,
+    and a trial may take longer than `grace_period`, pass `heartbeat_interval=None`.
 
     Args:
         url: See above.
-        heartbeat_interval: Seconds between the signs of life of a running trial; None for none.
-        grace_period: Seconds without a sign of life after which a trial is taken for dead. Longer
-            than the longest stall to be expected: a stalled worker loses its trial.
-        max_retry: How often a trial whose worker died, or failed, is tried again.
+        heartbeat_interval: Seconds between the signs of life of a running trial; None: no signs of
+            life.
+        grace_period: Seconds without a sign of life after which a trial is taken for dead. They
+            should be longer than any stall that you expect, because a stalled worker loses its
+            trial.
+        max_retry: How often a trial is tried again after it failed or its worker died.
         patience: Seconds for which a transaction is tried again while the database is away (it
             restarts, say), busy or full. Opening a storage does not wait.
 

@@ -26,7 +26,7 @@ Constraints = Callable[[Array], Array]
 
 
 class Acquisition(Protocol):
-    """What is maximised over the simplex.
+    """A function that is maximised over the simplex.
 
     Attributes:
         anchors: Points already seen, `n x T`.

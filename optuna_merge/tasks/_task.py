@@ -22,26 +22,27 @@ MOST_LETTERS = 100
 
 @dataclass(frozen=True)
 class Task:
-    """One of the things that the model is finetuned for.
+    """A task that the model is finetuned for: its data, head, loss and metrics.
 
     Attributes:
         name: Letters, digits, `_` and `-`, at most 100; the Optuna parameter is `w_<name>`.
-            A study refuses names that stand for something else (`uniform`, `best`, `score`, and
-            what would make an attribute that trials have anyway, such as `preview_seconds`).
-        train: What finetuning and curvature see: a `Data` or a mapping of tensors.
-        validation: What previews and truths are measured on; the search sees only this.
-        num_outputs: Outputs of the head: the classes, for classification.
-        test: Touched once, by the final table. Optional.
-        head: Tasks that name the same head share it (it is then merged with the body);
-            default: a head of the task's own, never merged.
-        loss: Per-example loss; a plain function `(outputs, labels) -> (batch,)` will do.
-        metrics: The first one is the task's metric in scores and tables.
-        label_names: Names of the classes, for exported models; no part of the definition.
+            A study refuses names with another meaning (`uniform`, `best`, `score`), and names from
+            which an existing attribute of trials would be made, such as `preview_seconds`.
+        train: Training data, for finetunes and curvature: a `Data` or a mapping of tensors.
+        validation: Validation data, on which previews and truths are measured; the search uses no
+            other data.
+        num_outputs: Number of outputs of the head; for classification, the number of classes.
+        test: Test data, which only the final table uses. Optional.
+        head: Name of the head. Tasks that name the same head share it, and the shared head is
+            merged with the body. Default: a head of the task's own, which is never merged.
+        loss: Loss per example: a `Loss`, or a function `(outputs, labels) -> (batch,)`.
+        metrics: Metrics; the first one is the task's metric in scores and tables.
+        label_names: Names of the classes, for exported models; not part of the definition.
 
     Raises:
         ValueError: no examples, no `labels` column, a class outside the head, one class only, a
             name that can't be used, other label names than outputs, a label or input that is NaN
-            or infinite (of data that are not in memory, when it is read).
+            or infinite (for data that are not in memory this is found when they are read).
 
     Examples:
         >>> columns = {"x": torch.randn(4, 8), "labels": torch.tensor([0, 1, 0, 1])}

@@ -48,7 +48,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a study of a program looks for.
+    """What a study of a program optimises: its score and constraints.
 
     Attributes:
         score: As in a `StudyDefinition`.
@@ -62,7 +62,7 @@ class Wanted:
 
 
 class FittedProgram:
-    """A `Workbench` of somebody else's training program, with its task runs and posteriors.
+    """A `Workbench` of another training program, with its task runs and posteriors.
 
     It comes from `from_trainer` or `from_command`, and is what `open_search`, `Objective` and
     `make_report` take.

@@ -35,7 +35,7 @@ def from_command(
     runs: Runs | None = None,
     anchor: Literal["uniform", "none"] = "uniform",
 ) -> FittedProgram:
-    """Run a training command on each task alone, and make what a study of it needs.
+    """Finetune each task alone with a training command, and make what a study of it needs.
 
         fitted = om.from_command(
             "bash train.sh {folder} {weight:math} {weight:chat} {seed} {checkpoint}",
@@ -45,39 +45,41 @@ def from_command(
             unit="examples",
         )
 
-    The command trains at the weights, and leaves its model in `{checkpoint}`: a folder as
-    `save_pretrained` writes it, a LoRA adapter's folder, or a safetensors file. It is started
-    again in the same folder after a kill, and should go on from what it finds there. SIGTERM asks
-    it to end. Where it evaluates meanwhile, it adds lines `{"step": 50, "metrics": {"math": 0.4}}`
-    to `metrics.jsonl` in the folder, each after the checkpoint of its step: they are rungs, at
-    which the study's pruner may stop it. Where this process dies, a command that still runs is
-    followed by the next call, not doubled; that needs the locks and process groups of POSIX.
+    The command trains at the given weights, and writes its model to `{checkpoint}`: a folder as
+    `save_pretrained` writes it, a LoRA adapter's folder, or a safetensors file. After a kill it is
+    started again in the same folder, and should continue from what it finds there. SIGTERM asks it
+    to end. If it evaluates while it trains, it adds lines `{"step": 50, "metrics": {"math": 0.4}}`
+    to `metrics.jsonl` in the folder, each after the checkpoint of its step. These steps are rungs,
+    at which the study's pruner may stop it. If this process dies while the command runs, the next
+    call waits for that command and does not start a second one; this needs the locks and process
+    groups of POSIX.
 
-    Previews are averages of the task runs' checkpoints (of adapters, of their updates), evaluated
-    by the command `evaluate`; so is a run without a line after its last step.
+    Previews are averages of the task runs' checkpoints (for adapters, of their updates), which the
+    command `evaluate` scores. It also scores a finetune that has no line for its last step.
 
     Args:
         train: The command, with placeholders `{weights}` (a JSON object), or `{weight:task}` for
             each task; and `{folder}`, `{checkpoint}`, `{seed}`, `{steps}`. No shell reads it.
         tasks: The tasks' names.
-        evaluate: A command with `{checkpoint}`, the last line of whose output is a JSON object of
-            the metrics.
+        evaluate: A command with `{checkpoint}`. The last line of its output must be a JSON object
+            of the metrics.
         steps: Training steps of one finetune.
-        unit: What its weights are: "examples" (shares of the sampled examples), "losses" (factors
-            of averaged losses), "tokens" (shares of packed tokens), or a `WeightUnit`, where the
-            loss is averaged over label tokens.
-        metric: Key of a task's metric in what the commands tell.
-        workdir: The working folder; what is there and matches is not trained again.
+        unit: How the command uses weights: "examples" (as shares of the sampled examples),
+            "losses" (as factors of averaged losses), "tokens" (as shares of packed tokens), or a
+            `WeightUnit`, if its loss is averaged over label tokens.
+        metric: Key of a task's metric in the JSON objects.
+        workdir: The working folder; results in it are reused.
         checkpoint: Name of the checkpoint in a run's folder; ends with .safetensors for a file.
         score: As in a `StudyDefinition`.
         constraints: The same.
         greater_is_better: Whether the metric is to be maximised.
-        seed: `{seed}` of a finetune; a repetition's is larger by its number.
+        seed: `{seed}` of a finetune; a repetition has this seed plus its number.
         time_limit: Seconds that one call may take; None: no limit.
         grace: Seconds between SIGTERM and SIGKILL.
-        about: What else its numbers depend on (JSON): where it changes, all is trained anew.
-        runs: Checkpoints of this form that stand for tasks' own runs, by task, and cost nothing.
-        anchor: "uniform": uniform weights are finetuned now, and correct all previews; "none".
+        about: What else the results depend on (JSON). If it changes, everything is trained again.
+        runs: By task, checkpoints of this form that replace the task runs and cost nothing.
+        anchor: "uniform": uniform weights are finetuned now, and this finetune corrects all
+            previews; "none": previews are plain averages.
 
     Raises:
         ValueError: a placeholder of no task, or none that is needed; an unknown unit; given

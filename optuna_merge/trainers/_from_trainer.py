@@ -31,50 +31,52 @@ def from_trainer(
     anchor: Literal["uniform", "none"] = "uniform",
     progress: bool = True,
 ) -> FittedProgram:
-    """Finetune each task alone by your own Trainer, and make what a study of it needs.
+    """Finetune each task alone with your own Trainer, and make what a study of it needs.
 
         fitted = om.from_trainer(make_trainer, {"math": math, "chat": chat}, workdir="work")
         study = om.open_search(fitted, "mine", "sqlite:///mine.db")
         study.optimize(om.Objective(fitted), n_trials=40)
 
-    Finetunes at task weights sample the tasks' examples by shares that are converted from averaged
-    losses: `fitted.unit` says how. They are evaluated after each rung, stopped where the study's
-    pruner says so, and go on from their newest whole checkpoint after a kill. What the Trainer is
-    made with stays as it is: optimizer, precision, accumulation, collator, callbacks.
+    A finetune at task weights samples the tasks' examples. Task weights weigh averaged losses;
+    `fitted.unit` says how they are converted into shares of examples. A finetune is evaluated at
+    each rung, stops there if the study's pruner says so, and after a kill continues from its
+    newest complete checkpoint. Everything else of your Trainer stays as it is: optimizer,
+    precision, accumulation, collator, callbacks.
 
     Launched as several processes (`torchrun --nproc-per-node 2 optimize.py`, `accelerate launch`),
     they train and evaluate together, in shards by FSDP 2 or ZeRO 1 and 2 (this folder's README).
-    Rank 0 alone returns from this call; the others follow it, and exit when it does.
+    Only rank 0 returns from this call; the other ranks follow it, and exit when it exits.
 
     Args:
-        make_trainer: Takes a folder, and gives a new `transformers.Trainer` (or a subclass of it)
-            with this `output_dir`, with `max_steps`, and with an `eval_dataset` by task. Its
-            `train_dataset` is replaced. A part of its model that is new (a head) is the same in
-            all finetunes.
-        tasks: Training data by task, map-style, as the Trainer's collator takes its rows.
-        metric: Key of a task's metric in what the Trainer's `evaluate` gives.
-        workdir: The working folder; what is there and matches is not trained again.
+        make_trainer: A function that takes a folder and returns a new `transformers.Trainer` (or a
+            subclass) with this `output_dir`, with `max_steps`, and with a dict `eval_dataset` of
+            each task's validation data. Its `train_dataset` is replaced. New parts of its model (a
+            head) start from the same values in all finetunes.
+        tasks: By task, map-style training data, with rows as the Trainer's collator takes them.
+        metric: Key of a task's metric in the result of the Trainer's `evaluate`.
+        workdir: The working folder; results in it are reused.
         score: As in a `StudyDefinition`.
         constraints: The same.
-        greater_is_better: Whether the metric is to be maximised; None: unless its name ends with
-            "loss".
-        posterior: How posteriors are made: family "diagonal" or "isotropic", which is averaging.
-            None: diagonal; of LoRA adapters of which both factors are trained, averages of their
-            updates. The diagonal costs a backward pass for each of its `examples`, and 8 (T + 1)
-            evaluations of `damping_examples` of each of the T tasks, unless `damping` is given.
-        loss_average: What the Trainer's loss is averaged over: "examples", or the label "tokens"
-            of a batch; "auto": tokens, if labels are integers with more than one an example.
-        num_rungs: How often a finetune is evaluated and saved, the end included.
-        runs: Checkpoints that are there already and stand for tasks' own runs, by task: folders,
-            LoRA adapters or safetensors files, or a `GivenRun`, which says where its curvature
-            comes from. They are evaluated, and cost nothing; the other tasks are trained.
-        anchor: "uniform": uniform weights are finetuned now, since every study needs that, and
-            correct all previews; "none": previews are merges alone, and with `runs` of all tasks
-            nothing is trained at all.
-        progress: Show the Trainer's own progress bars in the task runs.
+        greater_is_better: Whether the metric is to be maximised; None: yes, unless its name ends
+            with "loss".
+        posterior: How posteriors are made. The family is "diagonal" or "isotropic", which is
+            averaging. None: diagonal; for LoRA adapters with two trained factors, averages of
+            their updates. The diagonal costs a backward pass for each of its `examples`, and,
+            unless `damping` is given, 8 (T + 1) evaluations of `damping_examples` of each of the T
+            tasks.
+        loss_average: What the Trainer averages its loss over: "examples", or the label "tokens" of
+            a batch. "auto": tokens, if labels are integers and an example has more than one.
+        num_rungs: How often a finetune is evaluated and saved, including its end.
+        runs: By task, checkpoints that you already have: folders, LoRA adapters or safetensors
+            files, or a `GivenRun`, which says where its curvature comes from. They replace the
+            task runs: they are evaluated and cost nothing. The other tasks are trained.
+        anchor: "uniform": uniform weights are finetuned now, which every study needs, and this
+            finetune corrects all previews. "none": previews are plain merges, and with `runs` of
+            all tasks nothing is trained at all.
+        progress: Whether to show the Trainer's own progress bars in the task runs.
 
     Raises:
-        TypeError: `make_trainer` gives no Trainer, or data without a length.
+        TypeError: `make_trainer` returns no Trainer, or data have no length.
         ValueError: an argument of the Trainer that doesn't go with a study, empty data, a task
             without validation data, an adapter that is not plain LoRA; a given checkpoint of
             another base, or of no task.

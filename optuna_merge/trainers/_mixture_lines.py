@@ -27,7 +27,7 @@ def mixture_lines(
     label_tokens: Mapping[str, float] | None = None,
     examples: Mapping[str, int] | None = None,
 ) -> str:
-    """Lines that mix the tasks' data by their weights in somebody else's trainer.
+    """Lines that mix the tasks' data by their weights in another trainer.
 
     What samples examples is given shares of examples, which are other ones than the task weights
     where its loss is averaged over label tokens; what takes a part of each data set is given

@@ -92,7 +92,7 @@ def make_previews(
     settings: PosteriorSettings,
     folder: Path,
 ) -> Previews:
-    """Make the posteriors that are missing in the folder, and load all.
+    """Make the previews of a program from its task runs; posteriors in the folder are reused.
 
     Args:
         program: Evaluates, and takes curvature.

@@ -41,7 +41,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Previews:
-    """What merges of the tasks' own runs are worth.
+    """The previews of a program: what merges of its task runs are worth.
 
     Attributes:
         metrics: Task weights to the metrics of the merge, by task.
@@ -64,7 +64,7 @@ class Previews:
 
 
 class Program(Protocol):
-    """A finetune by somebody else's program, as a study needs it.
+    """Finetunes by another training program, as a study needs them.
 
     All weight on one task is that task's own run: the same program, the same steps.
     """
@@ -111,7 +111,7 @@ class Program(Protocol):
 
 
 class AdoptingProgram(Program, Protocol):
-    """A program that takes checkpoints that are there already as tasks' own runs."""
+    """A program that takes checkpoints which you already have as task runs."""
 
     def adopt(self, run: Run, path: Path) -> Mapping[str, float]:
         """Take a checkpoint that is there as a task's own run, into the folder of this run.

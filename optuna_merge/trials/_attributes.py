@@ -162,7 +162,7 @@ ATTRIBUTES = (
     Attribute(UNIT, "fit", "str", "shared fits", "shared fits", "key of the unit that it does"),
     Attribute(UNIT_NAME, "fit", "str", "shared fits", "people", "the unit in words"),
 )  # fmt: skip
-"""All of them."""
+"""All attributes of trials and studies."""
 
 
 def of_task(name: str, task: str) -> str:

@@ -16,7 +16,7 @@ _DIGITS = 9  # decimals by which weights are told apart
 _ORDINALS = ("second", "third", "fourth", "fifth")
 
 SCORE = None
-"""Stands for the score where a task's name stands for its metric."""
+"""The name of the score, where other names are those of tasks."""
 
 
 @dataclass(frozen=True)

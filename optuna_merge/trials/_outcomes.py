@@ -22,7 +22,7 @@ from optuna_merge.trials._weights import param_name
 
 @dataclass(frozen=True)
 class Counts:
-    """How many there are of what. Weightings count once, however often they were tried.
+    """Numbers of previews, finetunes and failures; weights that were tried again count once.
 
     Attributes:
         trials: All trials.
@@ -45,7 +45,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that is told of a study: text, page, tables, notes and JSON read it here.
+    """What reports say of a study; text, page, tables, notes and JSON all read this.
 
     Attributes:
         tasks: Task names, in order.

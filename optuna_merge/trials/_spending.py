@@ -19,7 +19,7 @@ _SAME = 1e-6
 
 @dataclass(frozen=True)
 class Spending:
-    """What was spent, each in finetunes at uniform weights.
+    """What a study has spent, in units of a finetune at uniform weights.
 
     Attributes:
         task_runs: On the tasks' own finetunes.

@@ -170,7 +170,7 @@ def uniform_weights(tasks: Sequence[str]) -> dict[str, float]:
 
 
 def alone_weights(tasks: Sequence[str]) -> dict[str, dict[str, float]]:
-    """By task, all weight on it."""
+    """By task, the task weights with all weight on this task."""
     return {task: {other: float(other == task) for other in tasks} for task in tasks}
 
 

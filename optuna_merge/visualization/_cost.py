@@ -34,7 +34,7 @@ class CostPoint:
 
 
 def dominated_volume(findings: Findings, outcomes: Iterable[Outcome]) -> float | None:
-    """Hypervolume of the truths among them that satisfy the constraints.
+    """Hypervolume of those truths that satisfy the constraints.
 
     None without the study's attribute `reference_point`, which it is measured from.
     """

@@ -38,10 +38,10 @@ _OPEN, _ENDED = "open", "ended"
 
 
 def check_role(role: str) -> Role:
-    """The role, if it is one.
+    """Return the role, if there is one of this name.
 
     Raises:
-        ValueError: it is not.
+        ValueError: there is no role of this name.
     """
     for known in get_args(Role):
         if role == known:
@@ -55,7 +55,7 @@ def is_finetune_work(trial: FrozenTrial) -> bool:
 
 
 def is_promoted(trial: FrozenTrial) -> bool:
-    """Whether the trial is one to finetune for its preview's sake."""
+    """Whether the trial was promoted: a copy to finetune because of its preview."""
     if BASELINE in trial.user_attrs:
         return False
     attrs = trial.user_attrs

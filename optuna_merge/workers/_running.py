@@ -74,20 +74,19 @@ def run_trials(
 ) -> int:
     """Run trials until this run has finished `n_trials` of them (COMPLETE or PRUNED).
 
-    A run that was killed or interrupted is taken up by the next call with the same number in the
-    same working folder, which then finishes only what is missing; its trial is queued again at
-    once and goes on from its last checkpoint. Several processes may run on one study; each has
-    its own number to finish.
+    If a run was killed or interrupted, the next call with the same number in the same working
+    folder continues it and finishes only what is missing. The trial of the killed run is queued
+    again at once and continues from its last checkpoint. Several processes may run on one study;
+    each has its own number to finish.
 
     At its end, after its number or its timeout, a run finetunes what has been promoted and waits,
-    beyond its number, unless another worker is there for it. Where the study's `PromotionPruner`
-    has a reason to stop (`stop_reason`), the run is over, and what has been promoted is left
-    waiting.
+    beyond its number, unless another worker is there for it. If the study's `PromotionPruner` has
+    a reason to stop (`stop_reason`), the run is over, and promoted trials are left waiting.
 
-    A trial that raises an error is queued again, and the error ends this run: after three tries
-    (`create_storage(max_retry=)`), workers that died in it included, it is given up. A trial that
-    could not write, since the disk was full, say, is handed back, which counts for nothing; the
-    run waits, and goes on for as long as not ten trials in a row fail.
+    A trial that raises an error is queued again, and the error ends this run. After three tries
+    (`create_storage(max_retry=)`), workers that died in the trial included, the trial is given up.
+    A trial that could not write, for example because the disk was full, is handed back without
+    counting a try. The run then waits and continues, until ten trials in a row have failed.
 
     With `role="preview"` promoted trials and baselines are left to others. With `role="finetune"`
     only those are run; the call waits for them and ends when no more will come: when the caps of
@@ -97,9 +96,11 @@ def run_trials(
     Args:
         study: The study.
         objective: Its objective.
-        workdir: Where runs are noted; the lock in a run's note tells whether its process lives.
-        n_trials: How many to finish; None: until the timeout, or until interrupted.
-        timeout: Seconds after which no new trial is started, but for what is promoted already.
+        workdir: The folder in which runs leave a note; the lock of a note tells whether its
+            process lives.
+        n_trials: How many trials to finish; None: until the timeout, or until interrupted.
+        timeout: Seconds after which no new trial is started, except trials that are promoted
+            already.
         after_trial: Called with every trial that this run finished.
         role: What this worker does, see `Role`.
         patience: Seconds, see above.

@@ -38,7 +38,7 @@ _POLL = 1.0  # seconds between two looks at what the others do
 
 
 class StudySharing:
-    """Among workers of one study anywhere: files travel through an artifact store.
+    """Sharing among workers of one study on any machines; files travel through an artifact store.
 
     Units are the trials of a companion study, `<name>/fit`, in the same storage, with heartbeats
     and retries. When a worker dies in a unit, another one takes it up, at once where it has the
