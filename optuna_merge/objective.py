@@ -95,30 +95,27 @@ class Objective:
             set_user_attrs(trial, {TRIES: tries, GIVEN_UP: True})
             return _fail(trial, refused)
         weights = suggest_weights(trial, self._names)
-        failure = self._superfluous(trial)
-        if failure is not None:
-            return _fail(trial, failure)
+        is_baseline = BASELINE in trial.user_attrs
+        trials = trial.study.get_trials(deepcopy=False) if is_baseline else []
+        twin = duplicate_baseline(trials, trials[trial.number]) if is_baseline else None
+        if twin is not None:  # (of twice promoted ones the pruner sees to it)
+            return _fail(trial, f"duplicate baseline: trial {twin} has it")
         try:
             if not self._has_preview(latest_view(trial)):
                 self._preview(trial, weights)
-            is_baseline = BASELINE in trial.user_attrs
             if should_prune(trial) and not is_baseline:
                 seen = {name: trial.user_attrs[of_task(PREVIEW, name)] for name in self._names}
                 self._set_constraints(trial, seen)
-                self._stop_if_wanted(trial.study)
+                reason = stop_reason(trial.study)
+                if reason is not None:
+                    _logger.info("the search stops: %s", reason)
+                    with contextlib.suppress(RuntimeError):  # asked and told: nothing to stop
+                        trial.study.stop()
                 raise optuna.TrialPruned("ends with its preview")
             return self._truth(trial, weights, is_baseline=is_baseline)
         except (TrainingDivergedError, NotFiniteError) as error:
             trial.set_user_attr(TRIES, int(trial.user_attrs.get(TRIES, 0)) + 1)
             return _fail(trial, str(error))
-
-    def _stop_if_wanted(self, study: optuna.Study) -> None:
-        """Stop `study.optimize` after this trial, if the pruner sees a reason."""
-        reason = stop_reason(study)
-        if reason is not None:
-            _logger.info("the search stops: %s", reason)
-            with contextlib.suppress(RuntimeError):  # asked and told: there is nothing to stop
-                study.stop()
 
     def _has_preview(self, trial: FrozenTrial) -> bool:
         if self._goal.is_pareto:
@@ -173,7 +170,11 @@ class Objective:
         started = time.perf_counter()
 
         def on_rung(step: int, metrics: Mapping[str, float]) -> None:
-            _fence(trial)
+            if not is_running(trial.study, trial.number):
+                raise TrialLostError(
+                    f"trial {trial.number} was declared dead by another worker while this one was "
+                    f"busy; its finetune goes on there from the last checkpoint"
+                )
             if self._goal.is_pareto:
                 return
             if step not in reported:
@@ -214,14 +215,6 @@ class Objective:
             raise NotFiniteError(f"the score of {what} is {score:g}, of the metrics {metrics}")
         return score
 
-    def _superfluous(self, trial: optuna.Trial) -> str | None:
-        """Why this trial must not run, or None. (Of twice promoted ones the pruner sees to it.)"""
-        if BASELINE not in trial.user_attrs:
-            return None
-        trials = trial.study.get_trials(deepcopy=False)
-        twin = duplicate_baseline(trials, trials[trial.number])
-        return None if twin is None else f"duplicate baseline: trial {twin} has it"
-
     def _check_definition(self, study: optuna.Study) -> None:
         found = study.user_attrs.get(FINGERPRINT)
         if found != self._workbench.fingerprint:
@@ -230,14 +223,6 @@ class Objective:
                 f"is {found}, the objective's {self._workbench.fingerprint}); call "
                 f"prepare_study(study, fitted) first"
             )
-
-
-def _fence(trial: optuna.Trial) -> None:
-    if not is_running(trial.study, trial.number):
-        raise TrialLostError(
-            f"trial {trial.number} was declared dead by another worker while this one was busy; "
-            f"its finetune goes on there from the last checkpoint"
-        )
 
 
 def _fail(trial: optuna.Trial, reason: str) -> float | tuple[float, ...]:

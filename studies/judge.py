@@ -275,13 +275,18 @@ def _doubling_path(score: Score, alone: Mapping[str, float], ends: Truths, seed:
 
 
 def worst_task(
-    score: str, metrics: Array, alone: Sequence[float] | None, tasks: Sequence[str]
+    score: str,
+    metrics: Array,
+    alone: Sequence[float] | None,
+    tasks: Sequence[str],
+    *,
+    greater_is_better: bool = True,
 ) -> int:
     """Which task's weight the doubling rule doubles: the target, or the worst by the score."""
     if score.startswith("target:"):
         return list(tasks).index(score.removeprefix("target:"))
     values = metrics / np.array(alone) if "relative" in score and alone else metrics
-    return int(np.argmin(values))
+    return int(np.argmin(values) if greater_is_better else np.argmax(values))
 
 
 def regret_of_draws(previews: Array, truths: Array, count: int) -> float:

@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from datasets import Dataset
 from filelock import FileLock
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
 
 from optuna_merge._base.tensors import load_tensors, save_tensors
 from optuna_merge.models import MultitaskModel, from_module
@@ -150,6 +148,9 @@ def _computed(texts: Sequence[str], cache: Path, max_length: int) -> Tensor:
 @functools.cache
 def _reader(folder: str) -> tuple[Any, Any]:
     """MiniLM's tokenizer and its first layers, once a process."""
+    import transformers  # takes a second, and features that are kept need none of it
+    from transformers import AutoModel, AutoTokenizer
+
     transformers.logging.disable_progress_bar()
     try:
         model = AutoModel.from_pretrained(folder).eval()

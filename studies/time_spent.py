@@ -32,14 +32,17 @@ from studies.families import cpu_name
 STAGES: Mapping[str, str] = {
     "fitting._fit:_cached_tasks": "frozen layers, once",
     "fitting._fit:_task_run": "task runs",
+    "fitting._fit:_anchor_run": "uniform weights",
     "fitting._posteriors:PosteriorMaker.curvature": "curvature",
     "fitting._posteriors:PosteriorMaker._damping": "damping",
+    "previews._heads:HeadSolver._see": "previews: examples for heads",
     "previews._heads:HeadSolver._solve": "previews: heads",
     "fitting._fitted:FittedStudy.preview": "previews: all else",
     "fitting._fitted:FittedStudy.finetune": "finetunes",
     "samplers._sampler:PreviewSampler.sample_relative": "what comes next",
     "pruners._promotion:PromotionPruner._fill": "what comes next",
     "reports._dashboard:Dashboard.update": "figures of the dashboard",
+    "reports._test_data:_evaluated": "test data",
     "commands._search:write_report": "report",
 }
 """By function of the package, its stage."""

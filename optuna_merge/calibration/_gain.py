@@ -121,7 +121,11 @@ def shrunken_difference(
     mean = (precision * y).sum(axis=1) / total
     log_posterior = 0.5 * np.log(precision).sum(axis=1) - 0.5 * np.log(total)
     log_posterior -= 0.5 * (precision * np.square(y - mean[:, None])).sum(axis=1)
-    log_posterior += (_log_prior_of_noise(freedom)[:, None] + _log_prior_of_spread()).ravel()
+    # Scaled inverse chi-squared of the noise, by factors that are evenly spaced in logarithm, and
+    # half-Cauchy of the spread, by the width of each step of the grid.
+    of_noise = -freedom * np.log(_FACTORS) - 0.5 * freedom / np.square(_FACTORS)
+    of_spread = np.log(np.gradient(_SPREADS)) - np.log1p(np.square(_SPREADS))
+    log_posterior += (of_noise[:, None] + of_spread).ravel()
     share = np.exp(log_posterior - log_posterior.max())
     share /= share.sum()
     kept = squares * precision
@@ -131,13 +135,3 @@ def shrunken_difference(
     expected = float(share @ gain)
     error = math.sqrt(float(share @ (variance + np.square(gain - expected))))
     return expected, error, float(share @ ndtr(gain / np.sqrt(np.maximum(variance, _TINY))))
-
-
-def _log_prior_of_noise(freedom: float) -> Array:
-    """Scaled inverse chi-squared, of the noise's factors, which are evenly spaced in logarithm."""
-    return -freedom * np.log(_FACTORS) - 0.5 * freedom / np.square(_FACTORS)
-
-
-def _log_prior_of_spread() -> Array:
-    """Half-Cauchy, by the width of each step of the grid."""
-    return np.asarray(np.log(np.gradient(_SPREADS)) - np.log1p(np.square(_SPREADS)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
 import traceback
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from optuna_merge.definition import CommandDefinition, StudyDefinition
+
+_logger = logging.getLogger(__name__)
 
 YAML = (".yaml", ".yml")
 
@@ -41,6 +44,7 @@ def load_any(path: Path) -> StudyDefinition | CommandDefinition:
             f"no file {path}; give a YAML file (optuna-merge init writes one), or a Python file "
             f"with a function definition()"
         )
+    _logger.info("loading %s with its data and model", path)
     if path.suffix in YAML:
         from optuna_merge.definition import read_definition
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import fields
 from pathlib import Path
 
 import optuna
+import torch
+from torch import nn
 
 from optuna_merge.artifacts import SharedFiles, open_artifact_store
 from optuna_merge.commands._display import fit_shown
 from optuna_merge.commands._existing import check_fitted
-from optuna_merge.commands._threads import one_thread_if_small
 from optuna_merge.definition import CommandDefinition, StudyDefinition
 from optuna_merge.fitting import DefinedFinetunes, Finetunes, FittedStudy, Sharing, fit
 from optuna_merge.pruners import PromotionPruner
@@ -21,6 +23,11 @@ from optuna_merge.workers import StudySharing
 
 AnyDefinition = StudyDefinition | CommandDefinition
 Fit = FittedStudy | FittedProgram
+
+SMALL = 1_000_000
+"""Parameters of a model whose matrices are too small to be shared out among threads."""
+
+_default = torch.get_num_threads()
 
 
 def opened(
@@ -94,3 +101,15 @@ def _of_command(definition: CommandDefinition, workdir: Path) -> FittedProgram:
             lengths = {task: [float(mean)] for task, mean in lengths.items()}
         given["unit"] = WeightUnit(**unit, label_tokens=lengths)
     return from_command(**given, workdir=workdir)
+
+
+def one_thread_if_small(model: nn.Module) -> None:
+    """Let torch compute on one thread if the model is small.
+
+    Threads on small matrices wait for each other longer than they compute. Nothing is done where
+    `OMP_NUM_THREADS` is set, or where the study's own code has called `torch.set_num_threads`.
+    """
+    if "OMP_NUM_THREADS" in os.environ or torch.get_num_threads() != _default:
+        return
+    if sum(parameter.numel() for parameter in model.parameters()) <= SMALL:
+        torch.set_num_threads(1)

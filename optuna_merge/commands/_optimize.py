@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,15 +16,18 @@ from optuna_merge.commands._flags import Definition, SearchFlags
 if TYPE_CHECKING:
     from optuna_merge.definition import StudyDefinition
 
+_logger = logging.getLogger(__name__)
+
 
 def optimize(definition: Definition, flags: SearchFlags) -> None:
     """Preview many task weights, finetune the most promising ones, print the answer.
 
     Example: optuna-merge optimize studies/digits/optimize.py --n-trials 50 --workdir work
     """
+    found = load_any(definition)
     from optuna_merge.commands._search import search
 
-    search(load_any(definition), flags)
+    search(found, flags)
 
 
 def script(build: Callable[[], StudyDefinition], *, name: str, n_trials: int) -> None:
@@ -36,6 +40,7 @@ def script(build: Callable[[], StudyDefinition], *, name: str, n_trials: int) ->
     """
 
     def built(flags: SearchFlags) -> None:
+        _logger.info("loading data and model")  # which takes seconds, as the imports do
         from optuna_merge.commands._search import search
 
         search(build(), flags)

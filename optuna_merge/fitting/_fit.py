@@ -84,12 +84,8 @@ def fit(
 
     @models_turn()
     def make_anchor() -> tuple[Path, ...]:
-        weights = uniform_weights(definition.names)
-        title = "uniform weights" if progress else None
-        try:
-            run = store.run(model, tasks, weights, definition.finetuning, progress=title)
-        except TrainingDivergedError as error:  # every worker finds the same
-            _logger.warning("merges stay as they are, uniform weights correct none: %s", error)
+        run = _anchor_run(definition, model, tasks, store, progress)
+        if run is None:
             return ()
         anchors.append(run)
         return run.files
@@ -187,6 +183,23 @@ def _task_run(
     maker = PosteriorMaker(definition, model, [task], states, {}, {}, folder, store.keys)
     curvature = maker.curvature(task, 0)
     return _TaskRun(run, state, [*run.files] + ([] if curvature is None else [curvature]))
+
+
+def _anchor_run(
+    definition: StudyDefinition,
+    model: MultitaskModel,
+    tasks: Sequence[Task],
+    store: FinetuneStore,
+    progress: bool,
+) -> FinishedRun | None:
+    """The finetune at uniform weights; None where it diverges, and merges stay as they are."""
+    weights = uniform_weights(definition.names)
+    title = "uniform weights" if progress else None
+    try:
+        return store.run(model, tasks, weights, definition.finetuning, progress=title)
+    except TrainingDivergedError as error:  # every worker finds the same
+        _logger.warning("merges stay as they are, uniform weights correct none: %s", error)
+        return None
 
 
 def _assemble(

@@ -12,18 +12,6 @@ from optuna_merge.goals._goal import Direction, Goal
 from optuna_merge.goals._scores import PARETO, Score, make_score
 
 __all__ = [
-    "PARETO",
-    "Constraint",
-    "Direction",
-    "Goal",
-    "Limits",
-    "Score",
-    "below_nadir",
-    "hypervolume",
-    "layers",
-    "make_constraints",
-    "make_score",
-    "non_dominated",
-    "total_violation",
-    "volume_alone",
-]
+    "PARETO", "Constraint", "Direction", "Goal", "Limits", "Score", "below_nadir", "hypervolume",
+    "layers", "make_constraints", "make_score", "non_dominated", "total_violation", "volume_alone",
+]  # fmt: skip

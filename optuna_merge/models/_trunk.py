@@ -105,12 +105,20 @@ def _kept(path: Path, compute: Callable[[], Tensor]) -> Tensor:
         return found[0][TRUNK]
 
 
+class _Reached(Exception):
+    """The first trained layer was given its input: what comes behind it need not be computed."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__("the first trained layer is reached")
+        self.hidden = hidden
+
+
 class _Trunk:
     """Frozen layers that can be skipped, their output put in at the first trained layer."""
 
     def __init__(self, frozen: Sequence[nn.Module], boundary: nn.Module) -> None:
         self._activations: Tensor | None = None
-        self._seen: Tensor | None = None
+        self._ends_at_boundary = False
         self.skippable = True  # not where layers give more than their successor's input
         for layer in frozen:
             layer.forward = partial(self._frozen, layer.forward)
@@ -127,10 +135,15 @@ class _Trunk:
 
     def output(self, model: MultitaskModel, task: Task, batch: Batch) -> Tensor:
         """What the first trained layer is given for the batch."""
-        with torch.inference_mode():
-            model(batch, task.name)
-        assert self._seen is not None
-        return self._seen
+        self._ends_at_boundary = True
+        try:
+            with torch.inference_mode():
+                model(batch, task.name)
+        except _Reached as reached:
+            return reached.hidden
+        finally:
+            self._ends_at_boundary = False
+        raise AssertionError("the model does not call its first trained layer")
 
     def activations(
         self, model: MultitaskModel, task: Task, data: TensorData, batch_size: int
@@ -156,7 +169,8 @@ class _Trunk:
     def _boundary(
         self, forward: Callable[..., Any], hidden: Tensor, *rest: Any, **more: Any
     ) -> Any:
+        if self._ends_at_boundary:
+            raise _Reached(hidden.detach())
         if self._activations is None:
-            self._seen = hidden.detach()
             return forward(hidden, *rest, **more)
         return forward(self._activations, *rest, **more)

@@ -102,7 +102,10 @@ def duplicate_promotion(records: Sequence[Record], copy: Record) -> int | None:
         (
             r.number
             for r in records
-            if r.is_copy and r.number < copy.number and _same(r, copy) and _is_alive(r)
+            if r.is_copy and r.number < copy.number and _same(r, copy)
+            # it waits, runs, or was finetuned to a rung at least
+            if r.promotion != WITHDRAWN and r.state != TrialState.FAIL
+            if r.state != TrialState.PRUNED or r.last_step > 0
         ),
         None,
     )
@@ -113,9 +116,3 @@ def _same(one: Record, other: Record) -> bool:
     if one.repeat or other.repeat:
         return (one.repeat, one.weights) == (other.repeat, other.weights)
     return one.lineage == other.lineage
-
-
-def _is_alive(copy: Record) -> bool:
-    if copy.promotion == WITHDRAWN or copy.state == TrialState.FAIL:
-        return False
-    return copy.state != TrialState.PRUNED or copy.last_step > 0

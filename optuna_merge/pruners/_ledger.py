@@ -75,11 +75,13 @@ class Ledger:
         copies: dict[int, int] = {}
         for copy in standing:
             copies.setdefault(copy.lineage, copy.number)
-        finetuned = frozenset(r.lineage for r in previews if _went_on(r))
+        went_on = (r for r in previews if r.state == TrialState.COMPLETE or r.last_step > 0)
+        finetuned = frozenset(r.lineage for r in went_on)
         claims = finetuned | copies.keys()
         candidates: dict[int, Candidate] = {}
         for r in previews:
-            if r.lineage not in claims and r.lineage not in candidates and _may_be_promoted(r):
+            able = r.state in (TrialState.PRUNED, TrialState.RUNNING) and r.can_be_copied
+            if able and r.lineage not in claims and r.lineage not in candidates:
                 scores = r.preview_metrics if several else (r.preview,)
                 if all(map(math.isfinite, scores)):
                     candidates[r.lineage] = Candidate(r.number, r.lineage, scores)
@@ -108,14 +110,6 @@ def _is_preview(record: Record, several: bool) -> bool:
     if record.is_copy or record.is_baseline or record.state == TrialState.FAIL:
         return False
     return record.noted if several else record.reported
-
-
-def _went_on(record: Record) -> bool:
-    return record.state == TrialState.COMPLETE or record.last_step > 0
-
-
-def _may_be_promoted(record: Record) -> bool:
-    return record.state in (TrialState.PRUNED, TrialState.RUNNING) and record.can_be_copied
 
 
 def _standing(copies: Iterable[Record]) -> list[Record]:

@@ -56,7 +56,10 @@ def queue_second_seeds(
     by_number = {trial.number: trial for trial in trials}
     again = worth_repeating(
         history.records,
-        [_is_feasible(by_number[record.number]) for record in history.records],
+        [
+            all(value <= 0 for value in by_number[record.number].constraints.values())
+            for record in history.records
+        ],
         maximize=study.direction == StudyDirection.MAXIMIZE,
         n=min(kept, budget.free(ledger, ledger.claims)),
     )
@@ -101,7 +104,3 @@ def _second_seed(trial: FrozenTrial, tasks: Sequence[str]) -> FrozenTrial:
         | {PREVIEW_TAKEN_FROM: trial.number, PREVIEW_SECONDS: 0.0}
         | {REPEAT: int(trial.user_attrs.get(REPEAT, 0)) + 1, PROMOTION: QUEUED},
     )
-
-
-def _is_feasible(trial: FrozenTrial) -> bool:
-    return all(value <= 0 for value in trial.constraints.values())

@@ -105,6 +105,8 @@ def update_dashboard(study: optuna.Study) -> None:
 
 
 def _figures(reading: Reading) -> Iterator[tuple[str, go.Figure]]:
+    import plotly.graph_objects as go
+
     study, several = reading.study, reading.findings.several
     first = reading.findings.tasks[0] if several else None
     makers: list[tuple[str, Callable[[], go.Figure]]] = [
@@ -117,20 +119,13 @@ def _figures(reading: Reading) -> Iterator[tuple[str, go.Figure]]:
     ]
     for name, make in makers:
         with contextlib.suppress(ValueError):  # nothing of that kind is known yet
-            figure = _small(make())
+            parts = json.loads(make().to_json())
+            figure = go.Figure(data=_rounded(parts["data"]), layout=parts["layout"])
             size = len(figure.to_json())
             if size <= MAX_BYTES:
                 yield name, figure
             else:
                 _logger.warning("figure %s is left out of the dashboard: %d bytes", name, size)
-
-
-def _small(figure: go.Figure) -> go.Figure:
-    """The figure with shorter numbers."""
-    import plotly.graph_objects as go
-
-    parts = json.loads(figure.to_json())
-    return go.Figure(data=_rounded(parts["data"]), layout=parts["layout"])
 
 
 def _rounded(value: Any) -> Any:

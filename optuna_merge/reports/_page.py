@@ -15,13 +15,21 @@ from optuna_merge._version import __version__
 from optuna_merge.reports._grid import grid_told
 from optuna_merge.reports._page_costs import cost_rows
 from optuna_merge.reports._page_data import page_data
-from optuna_merge.reports._page_mixture import mixtures
 from optuna_merge.reports._reading import Reading
 
 _SCRIPTS = [
     f"{name}.js"
     for name in ("surrogate", "charts", "study", "figures", "shares", "explorer", "page")
 ]
+_NAMES = {
+    "trl": "TRL",
+    "llamafactory": "LLaMA-Factory",
+    "axolotl": "axolotl",
+    "torchtitan": "torchtitan",
+    "datasets": "Hugging Face datasets",
+    "json": "JSON",
+}
+"""What they call themselves, in the order in which they are offered."""
 
 
 def write_html(
@@ -64,7 +72,7 @@ def _render(reading: Reading, report: Mapping[str, Any] | None) -> str:
         spent=reading.spent if report is None else report["spent"]["told"],
         grid=grid_told(reading.grids),
         anchored=_anchored(reading),
-        mixtures=mixtures(reading),
+        mixtures=_mixtures(reading),
         data=page_data(reading, report),
         version=__version__,
         style=(folder / "page.css").read_text("utf-8"),
@@ -80,3 +88,20 @@ def _anchored(reading: Reading) -> bool | None:
 
 def _number(value: float | None, style: str = ".4f") -> str:
     return "–" if value is None else format(value, style)
+
+
+def _mixtures(reading: Reading) -> list[tuple[str, str, str]]:
+    """Of each trainer its word for `--mixture`, its name, and the lines or why there are none."""
+    from optuna_merge.trainers import study_mixture
+
+    best = reading.findings.best
+    if best is None:
+        return []
+    found = []
+    for form, name in _NAMES.items():
+        try:
+            lines = study_mixture(reading.study, form, weights=best.weights)
+        except ValueError as error:  # sizes that the study does not know
+            lines = f"{error} (optuna-merge export --mixture {form} --examples TASK=NUMBER,...)"
+        found.append((form, name, lines))
+    return found

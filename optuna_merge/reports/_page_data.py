@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optuna_merge.reports._page_numbers import short
-from optuna_merge.reports._page_shares import shares
+from optuna_merge.reports._page_shares import shares, short
 from optuna_merge.reports._reading import Json, Reading
 from optuna_merge.surrogate import estimated_front, export_model
 from optuna_merge.trials import SCORE, Outcome

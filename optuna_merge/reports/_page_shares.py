@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 
-from optuna_merge.reports._page_numbers import short
 from optuna_merge.reports._reading import Json, Reading
 from optuna_merge.reports._replay import answer_told, interval_told
 from optuna_merge.surrogate import Replay, replays
@@ -13,6 +12,12 @@ from optuna_merge.surrogate import Replay, replays
 _KEEPS = (0.8, 0.85, 0.9, 0.95, 0.98, 1.0)
 _DEFAULT = 0.95
 _EVERY = 10  # of the curve's points, in the table
+_DIGITS = 6  # of a number, which is more than is drawn
+
+
+def short(value: float | None) -> float | None:
+    """A number of the page's scripts."""
+    return None if value is None else float(f"{value:.{_DIGITS}g}")
 
 
 def shares(reading: Reading) -> list[Json]:

@@ -8,12 +8,23 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.trial import TrialState
 
-from optuna_merge.reports._failures import failures
 from optuna_merge.reports._grid import grid_told
 from optuna_merge.reports._reading import Json, Reading
 from optuna_merge.reports._test_data import metrics_on_test
-from optuna_merge.trials import SCORE, Findings, Outcome, read_study
+from optuna_merge.trials import (
+    FAILURE,
+    SCORE,
+    TRIES,
+    Findings,
+    Outcome,
+    baseline_of,
+    read_study,
+    retry_history,
+    task_names,
+    trial_weights,
+)
 
 if TYPE_CHECKING:
     from optuna_merge.fitting import Damping, Workbench
@@ -82,7 +93,7 @@ def _read(reading: Reading) -> Json:
         "counts": asdict(findings.counts),
         "verdict": asdict(reading.verdict),
         "noise": _by_name({name: of.as_json() for name, of in reading.noise.items()}),
-        "failures": failures(reading.study),
+        "failures": _failures(reading.study),
         "spent": asdict(spent) | {"total": spent.total, "told": reading.spent} | grids,
         "calibration": reading.calibration.as_json(),
     }
@@ -150,4 +161,32 @@ def _violated_alone(fitted: Workbench) -> list[str]:
         f"finetuned alone: it may be that no weights satisfy it."
         for name, value in limits.values(fitted.goal.alone).items()
         if value > 0
+    ]
+
+
+def _failures(study: optuna.Study) -> list[dict[str, Any]]:
+    """Weightings that have no truth and get none: failed for good, and not as superfluous ones."""
+    trials = study.get_trials(deepcopy=False)
+    names = task_names(study, trials)
+    retried = {number for trial in trials for number in retry_history(trial)}
+    alive = {baseline_of(t) for t in trials if t.state != TrialState.FAIL}
+    last = {}
+    for trial in trials:
+        baseline = baseline_of(trial)
+        if (
+            trial.state == TrialState.FAIL
+            and TRIES in trial.user_attrs
+            and trial.number not in retried
+            and (baseline is None or baseline not in alive)
+        ):
+            last[baseline or trial.number] = trial
+    return [
+        {
+            "trial": trial.number,
+            "baseline": baseline_of(trial),
+            "weights": trial_weights(trial.params, names),
+            "tries": trial.user_attrs[TRIES],
+            "reason": trial.user_attrs.get(FAILURE, "unknown"),
+        }
+        for trial in last.values()
     ]

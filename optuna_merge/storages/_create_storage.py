@@ -19,8 +19,13 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBSto
 from optuna.storages.journal import JournalFileBackend
 
 from optuna_merge.exceptions import StorageUnavailableError
-from optuna_merge.storages._mysql import ISOLATION, MySQLStorage
-from optuna_merge.storages._rdb import LOCK_TIMEOUT, SQLiteStorage, SteadyStorage
+from optuna_merge.storages._rdb import (
+    ISOLATION,
+    LOCK_TIMEOUT,
+    MySQLStorage,
+    SQLiteStorage,
+    SteadyStorage,
+)
 from optuna_merge.trials import MAX_RETRY
 
 _FROM_ENVIRONMENT = "env:"

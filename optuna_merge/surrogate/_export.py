@@ -13,7 +13,7 @@ import torch
 
 from optuna_merge.surrogate._kernels import JITTER
 from optuna_merge.surrogate._members import JUMP_VARIANCE, OFFSET_VARIANCE
-from optuna_merge.surrogate._previews import PreviewProcess
+from optuna_merge.surrogate._previews import SATURATIONS, PreviewProcess
 from optuna_merge.surrogate._threads import single_thread
 from optuna_merge.surrogate._truth import TruthModel
 
@@ -29,10 +29,13 @@ def export_model(model: TruthModel) -> Json:
     """A fitted model without pending points, as JSON values.
 
     Arrays are base64 of little-endian float64, row by row. With `sqrt(T/2)` times the task weights
-    as inputs `x`, and each process's standardised mean and variance as `p` and `v`:
+    as inputs `x`, and the mean and the variance of the process `below`, standardised and times
+    `unit` and its square, as `p` and `v`:
 
-    - kind "previews": kernel `amplitude / sqrt(1 + |x - x'|^2 / length^2) + 1`, a length per task,
-      at the inputs `x` with the variances `noise`; `alpha` are the kernels' weights in the mean.
+    - kind "previews": kernel `amplitude / sqrt(1 + |x - x'|^2 / length^2) + 1 + sum(g g')`, a
+      length per task, at the inputs `x` with the variances `noise`; `alpha` are the kernels'
+      weights in the mean. The sum is over the curves g, as below, of all `saturation`, and is left
+      out where `own` is null.
     - kind "truths": members with shares, the kernel
       `amplitude exp(-|x - x'|^2 / 2 length^2) + offset_variance + slope_variance p p' +
       curve_variance g g'` and the prior mean `slope_mean p + curve_mean g`. The curve g is
@@ -69,6 +72,7 @@ def _truths(model: TruthModel) -> Json:
         "p": _packed(at.p),
         "v": _packed(variance),
         "alpha": _packed(alpha),
+        "unit": model._preview_unit,
         "below": None if below is None else _below(below),
     }
 
@@ -76,13 +80,15 @@ def _truths(model: TruthModel) -> Json:
 def _below(process: PreviewProcess) -> Json:
     return {
         "kind": "previews",
-        "tasks": process._x.shape[1],
+        "tasks": process._at.x.shape[1],
         "location": process.location,
         "scale": process.scale,
         "amplitude": process._amplitude,
         "length": _packed(process._length),
+        "own": process._own,
+        "saturation": _packed(torch.tensor(SATURATIONS, dtype=torch.float64)),
         "noise": _packed(process._noise),
-        "x": _packed(process._x * process._length),
+        "x": _packed(process._at.x * process._length),
         "alpha": _packed(process._alpha),
     }
 

@@ -55,7 +55,7 @@ def estimated_front(
     """
     findings = read_study(study)
     names = findings.tasks
-    models = truth_models(study, findings, names)
+    models = truth_models(study, findings, names, pending=True)
     known = [model for model in models.values() if model is not None]
     if len(known) < len(names):
         empty = next(name for name in names if models[name] is None)

@@ -30,6 +30,17 @@ def heavy_similarities(a: Tensor, b: Tensor) -> Tensor:
     return _minus_half_squares(a, b).mul_(-2.0).add_(1.0).rsqrt_()
 
 
+def own_curve(own: Tensor, saturation: Tensor, n_tasks: int) -> Tensor:
+    """What a task's own weight is worth to it: -1/2 without any, 1/2 alone, saturating between.
+
+    Args:
+        own: The task's weight, as a multiple of uniform weights.
+        saturation: The same unit: where most of what there is to gain is gained.
+        n_tasks: Number of tasks.
+    """
+    return torch.expm1(-own / saturation) / torch.expm1(-n_tasks / saturation) - 0.5
+
+
 def _minus_half_squares(a: Tensor, b: Tensor) -> Tensor:
     halves = torch.addmm(-0.5 * b.square().sum(-1), a, b.T)
     halves -= 0.5 * a.square().sum(-1)[:, None]

@@ -4,12 +4,14 @@ A member says what the truth is built from (its side), and how large, wide and n
 
     truth = c + r p(w) + s (g(w_i) - 1/2) + d(w) + [w_i = 0] z(w) + noise
 
-`p` is the standardised preview. For the metric of a task i, `g` is the curve of its own weight: it
-saturates, `g(x) = (1 - exp(-x T / k)) / (1 - exp(-T / k))`, k in units of uniform weights. That
-more own weight is better is the mean of s, and no rule. `d` is a smooth process over the task
-weights. A task without any weight is another regime, where nothing has taught it: `z` is an offset
-and a process of its own, shared by all such points, so that neither the jump nor what happens on
-that side of it sets the scale and the noise of the rest. The offset c and the slopes r and s are
+`p` is the preview: of a score standardised, for its previews may have any unit; of a metric in
+the truth's unit, where a slope r of 1 says that previews differ as truths do. For the metric of a
+task i, `g` is the curve of its own weight: it saturates,
+`g(x) = (1 - exp(-x T / k)) / (1 - exp(-T / k))`, k in units of uniform weights. That more own
+weight is better is the mean of s, and no rule. `d` is a smooth process over the task weights. A
+task without any weight is another regime, where nothing has taught it: `z` is an offset and a
+process of its own, shared by all such points, so that neither the jump nor what happens on that
+side of it sets the scale and the noise of the rest. The offset c and the slopes r and s are
 normal, and integrated out as `d` and `z` are.
 
 Where it isn't known whose metric it is (a score), there is no curve and no other regime.
@@ -23,7 +25,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from optuna_merge.surrogate._kernels import similarities
+from optuna_merge.surrogate._kernels import own_curve, similarities
 
 OFFSET_VARIANCE = 1.0
 JUMP_VARIANCE = 0.5  # of z: its offset's, and its process's, whose length is 1
@@ -80,7 +82,8 @@ class Grid:
 
 _LEAST_KEPT = 3
 _PREVIEW, _CURVE = (0.7, 0.5), (2.0, 1.0)
-_HALF_PREVIEW, _HALF_CURVE = (0.35, 0.375), (1.0, 0.75)
+_METRIC_PREVIEW = (0.8, 0.2)
+_HALF_PREVIEW, _HALF_CURVE = (0.5, 0.2), (1.0, 0.75)
 
 OF_A_SCORE = Grid(sides=(Side(1.0), Side(3.0, slope=_PREVIEW)))
 """Of a quantity that is no task's own."""
@@ -88,7 +91,7 @@ OF_A_SCORE = Grid(sides=(Side(1.0), Side(3.0, slope=_PREVIEW)))
 OF_A_METRIC = Grid(
     sides=(
         Side(0.5),
-        Side(1.0, slope=_PREVIEW),
+        Side(1.0, slope=_METRIC_PREVIEW),
         Side(2.0, curve=_CURVE),
         Side(3.0, slope=_HALF_PREVIEW, curve=_HALF_CURVE),
     ),
@@ -203,8 +206,7 @@ class Members:
         """Of the own weight, between -1/2 without any and 1/2 alone: `S x n`."""
         assert points.own is not None
         kinds, which = torch.unique(self.saturation, return_inverse=True)  # few: each once
-        k = kinds[:, None]
-        return (torch.expm1(-points.own / k) / torch.expm1(-self.n_tasks / k) - 0.5)[which]
+        return own_curve(points.own, kinds[:, None], self.n_tasks)[which]
 
     def mean(self, points: Points) -> Tensor:
         """Prior means, `S x n`."""

@@ -14,11 +14,16 @@ Models = Mapping[str | None, TruthModel | None]
 
 
 def truth_models(
-    study: optuna.Study, findings: Findings, quantities: Iterable[str | None] | None = None
+    study: optuna.Study,
+    findings: Findings,
+    quantities: Iterable[str | None] | None = None,
+    *,
+    pending: bool = False,
 ) -> Models:
     """The posteriors of the score (`SCORE`) and of each task's metric, by all previews and truths.
 
-    Of what nothing is known of it is None. `quantities`: of which only.
+    Of what nothing is known of it is None. `quantities`: of which only; `pending`: what runs or
+    waits takes its part of the uncertainty away.
     """
     trials = study.get_trials(deepcopy=False)
     history = TrialReader(findings.tasks).read(study.study_name, trials)
@@ -30,5 +35,6 @@ def truth_models(
         else:
             series = history.metric(findings.tasks.index(quantity), sign)
         known = len(series.previews) + len(series.truths)
-        models[quantity] = TruthModel.fit(replace(series, pending=None)) if known else None
+        series = series if pending else replace(series, pending=None)
+        models[quantity] = TruthModel.fit(series) if known else None
     return models

@@ -3,7 +3,8 @@
 The posterior of the truth comes in two stages (an autoregressive model of two fidelities as in
 Kennedy and O'Hagan, Biometrika 87, 2000, equation 1), averaged over what is not known:
 
-1. a Gaussian process on the previews gives a mean p(w) and a variance;
+1. a Gaussian process on the previews gives a mean p(w) and a variance, of a task's metric in the
+   truth's unit;
 2. the truth is built from p(w), from a curve of the own weight of the task whose metric it is,
    from half of each, or from neither, and from a smooth process (`_members.py`). What it is built
    from, and the amplitude, length scale and noise of the process, are points of a small grid. Each
@@ -75,6 +76,7 @@ class TruthModel:
                 series.sign * series.previews,
                 series.preview_noise,
                 pending,
+                series.own,
             )
         truths = _without_collapses(series)
         keep = spread_subset(series.truth_weights, truths, MAX_TRUTHS)
@@ -115,13 +117,17 @@ class TruthModel:
         else:  # too few to know their spread: the previews' is the best guess
             self._scale = self._previews.scale
             self._location = float(truths.mean()) if len(truths) else self._previews.location
+        self._preview_unit = 1.0
+        if self._previews is not None and self._own is not None:
+            self._preview_unit = self._previews.scale / self._scale
 
     def _points(self, weights: Array) -> tuple[Points, Tensor]:
         """Task weights as members see them, and the variances of the previews there."""
         p = variance = torch.zeros(len(weights), dtype=torch.float64)
         if self._previews is not None:
             p, variance = self._previews.predict(weights)
-        return self._placed(weights, p), variance
+        unit = self._preview_unit
+        return self._placed(weights, p * unit), variance * unit**2
 
     def _placed(self, weights: Array, p: Tensor) -> Points:
         if self._own is None:
@@ -216,7 +222,7 @@ class TruthModel:
         """The members' means alone, `S x q`, for a fraction of the cost."""
         p = torch.zeros(len(weights), dtype=torch.float64)
         if self._previews is not None:
-            p = self._previews.mean(weights)
+            p = self._previews.mean(weights) * self._preview_unit
         points = self._placed(weights, p)
         mean = self._members.mean(points)
         if self._n:
@@ -246,7 +252,8 @@ class TruthModel:
                 slope = self._members.slope_mean
                 if self._n:
                     slope = slope + self._members.slope_variance * (self._alpha @ self._at.p)
-                known = self._previews.explained(self._points(weights)[1])
+                unit = self._preview_unit**2
+                known = self._previews.explained(self._points(weights)[1] / unit) * unit
                 known = known * (self.log_weights.exp() @ slope.square())
             known = torch.minimum(known, variance * (1 - 1e-6))
         moved, left = (v.sqrt().numpy() * self._scale for v in (known, variance - known))

@@ -142,14 +142,11 @@ def repeated_finetunes(truths: Iterable[Outcome]) -> tuple[Repeats, ...]:
     for outcome in sorted(truths, key=lambda o: o.trial):
         group = groups.setdefault(tuple(round(w, _DIGITS) for w in outcome.weights.values()), [])
         mine = [o for o in group if o.repeat == outcome.repeat]
-        again = outcome.reused or any(_same_truths(o, outcome) for o in mine)
+        same = (o for o in mine if (o.truth, o.truths) == (outcome.truth, outcome.truths))
+        again = outcome.reused or any(same)
         if not (mine and again):
             group.append(outcome)
     return tuple(Repeats(tuple(group)) for group in groups.values())
-
-
-def _same_truths(one: Outcome, other: Outcome) -> bool:
-    return (one.truth, dict(one.truths)) == (other.truth, dict(other.truths))
 
 
 def seed_name(repeat: int) -> str:

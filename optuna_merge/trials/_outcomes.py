@@ -155,7 +155,10 @@ def read_study(study: optuna.Study) -> Findings:
             f"{param_name('<task>')})"
         )
     steps = finetune_steps(study) or 0
-    found = (_outcome(of, first, names, steps) for first, of in _lineages(trials).items())
+    lineages: dict[int, list[FrozenTrial]] = {}
+    for trial in trials:
+        lineages.setdefault(lineage(trial), []).append(trial)
+    found = (_outcome(of, first, names, steps) for first, of in sorted(lineages.items()))
     outcomes = tuple(outcome for outcome in found if outcome is not None)
     maximize: dict[str | None, bool] = dict(task_directions(study, names).items())
     front: set[int] = set()
@@ -173,14 +176,6 @@ def read_study(study: optuna.Study) -> Findings:
         reference_point=None if corner is None else dict(zip(names, corner.tolist())),
         task_run_steps=int(study_costs(study).get("task_run_steps", steps * len(names))),
     )
-
-
-def _lineages(trials: Iterable[FrozenTrial]) -> dict[int, list[FrozenTrial]]:
-    """The trials of each weighting, by the number of the first one, in order."""
-    lineages: dict[int, list[FrozenTrial]] = {}
-    for trial in trials:
-        lineages.setdefault(lineage(trial), []).append(trial)
-    return dict(sorted(lineages.items()))
 
 
 def _counts(trials: Sequence[FrozenTrial], outcomes: Sequence[Outcome]) -> Counts:

@@ -70,7 +70,8 @@ def spending(
         n_tasks: Number of tasks.
         steps: Training steps of one finetune; None: not known.
     """
-    trained = [r for r in records if r.state in _ENDED and not r.reused and _ran(r)]
+    ended = (r for r in records if r.state in _ENDED and not r.reused)
+    trained = [r for r in ended if r.state == TrialState.COMPLETE or r.last_step > 0]
     unit = _seconds_of_one(records, costs, n_tasks)
     if unit is None:
         whole = steps or max((r.last_step for r in trained), default=0) or 1
@@ -98,11 +99,6 @@ def study_costs(study: optuna.Study) -> dict[str, float]:
     """What was spent before a study's first preview, as it was prepared; {}: nothing is known."""
     found = study.user_attrs.get(COSTS)
     return dict(found) if isinstance(found, Mapping) else {}
-
-
-def _ran(record: Record) -> bool:
-    """Whether it was finetuned, to its end or to a rung."""
-    return record.state == TrialState.COMPLETE or record.last_step > 0
 
 
 def _seconds_of_one(

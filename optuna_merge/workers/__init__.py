@@ -6,14 +6,6 @@ from optuna_merge.workers._running import run_trials, runs_folder
 from optuna_merge.workers._sharing import StudySharing
 
 __all__ = [
-    "Collector",
-    "Garbage",
-    "Role",
-    "StudySharing",
-    "check_keep_best",
-    "check_role",
-    "is_finetune_work",
-    "is_promoted",
-    "run_trials",
-    "runs_folder",
-]
+    "Collector", "Garbage", "Role", "StudySharing", "check_keep_best", "check_role",
+    "is_finetune_work", "is_promoted", "run_trials", "runs_folder",
+]  # fmt: skip

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from studies.kept import Splits, kept_splits
+from studies.text import data
 from studies.text.data import (
     NEWSGROUPS,
     Example,
@@ -55,15 +57,22 @@ def load_tasks(cache: Path) -> dict[str, dict[str, Dataset]]:
         FetchError: the archive is neither in `cache` nor downloadable.
         CorruptFileError: it has another SHA-256 than the pinned one.
     """
+    splits = kept_splits(cache, [__file__, str(data.__file__)], {}, lambda: _splits(cache))
+    return {
+        task: {part: labelled_texts(rows, NEWSGROUPS) for part, rows in parts.items()}
+        for task, parts in splits.items()
+    }
+
+
+def _splits(cache: Path) -> Splits:
     known, new = (unique_examples(newsgroup_posts(cache, part)) for part in ("train", "test"))
     posts = list(known.values())
     later = [post for key, post in new.items() if key not in known]  # of any task
-    tasks = {}
+    splits = {}
     for task, size in SIZES.items():
         sizes = {"train": size, "validation": 300, "test": 400}
-        parts = split_examples(task, _read_in(task, posts), _read_in(task, later), sizes)
-        tasks[task] = {part: labelled_texts(rows, NEWSGROUPS) for part, rows in parts.items()}
-    return tasks
+        splits[task] = split_examples(task, _read_in(task, posts), _read_in(task, later), sizes)
+    return splits
 
 
 def _read_in(task: str, posts: list[Example]) -> list[Example]:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from studies.kept import Splits, kept_splits
+from studies.text import data
 from studies.text.data import (
     NEWSGROUPS,
     labelled_texts,
@@ -53,17 +55,23 @@ def load_tasks(
         CorruptFileError: it has another SHA-256 than the pinned one.
         ValueError: a task has fewer examples than asked for.
     """
+    sizes = {"train": train, "validation": validation, "test": test}
+    sources = [__file__, str(data.__file__)]
+    splits = kept_splits(cache, sources, sizes, lambda: _splits(cache, sizes))
+    return {
+        task: {part: labelled_texts(rows, NEWSGROUPS) for part, rows in parts.items()}
+        for task, parts in splits.items()
+    }
+
+
+def _splits(cache: Path, sizes: dict[str, int]) -> Splits:
     # Over all groups at once: a post that was sent to two of them has two labels and is left out.
     posts, later = (
         list(unique_examples(newsgroup_posts(cache, part)).values()) for part in ("train", "test")
     )
-    sizes = {"train": train, "validation": validation, "test": test}
-    tasks = {}
+    splits = {}
     for task, labels in GROUPS.items():
         mine = [post for post in posts if post[1] in labels]
         tests = [post for post in later if post[1] in labels]
-        tasks[task] = {
-            part: labelled_texts(rows, NEWSGROUPS)
-            for part, rows in split_examples(task, mine, tests, sizes).items()
-        }
-    return tasks
+        splits[task] = split_examples(task, mine, tests, sizes)
+    return splits

@@ -121,9 +121,10 @@ def search_doubling(fitted: FittedStudy, seed: int, budget: int) -> Answer:
         if finetunes.is_over:
             break
         metrics = finetunes.metrics(dict(zip(names, weights)))
-        score = fitted.definition.score
         found = np.array([metrics[name] for name in names])
-        worst = worst_task(score if isinstance(score, str) else "worst", found, alone, names)
+        better = all(fitted.definition.greater_is_better.values())
+        score = fitted.definition.score_name
+        worst = worst_task(score, found, alone, names, greater_is_better=better)
         weights = doubled(weights, worst)
     return finetunes.answer()
 

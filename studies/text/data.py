@@ -43,6 +43,7 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, Features, Value
 
 from studies.fetch import Archive, extract_folder, fetch, read_member
+from studies.kept import Splits, kept_splits
 
 _logger = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ NEWSGROUPS = (
     "talk.politics.misc",
     "talk.religion.misc",
 )
+_CLASSES = {"movies": _MOVIES, "tweets": _TWEETS, "newsgroups": NEWSGROUPS}
 _FIRST_CHARACTERS = 400
 _FEWEST_CHARACTERS = 20  # a post of "test" has no topic
 
@@ -133,22 +135,23 @@ def load_tasks(
         CorruptFileError: an archive has another SHA-256 than the pinned one.
         ValueError: a task has fewer examples than asked for.
     """
-    sources = {
-        "movies": (_MOVIES, _movies(cache), None),
-        "tweets": (_TWEETS, _tweets(cache), None),
-        "newsgroups": (
-            NEWSGROUPS,
-            newsgroup_posts(cache, "train"),
-            newsgroup_posts(cache, "test"),
-        ),
-    }
     sizes = {"train": train, "validation": validation, "test": test}
     tasks = {}
-    for name, (classes, examples, later) in sources.items():
-        parts = split_examples(name, examples, later, sizes)
-        tasks[name] = {part: labelled_texts(rows, classes) for part, rows in parts.items()}
+    for name, parts in kept_splits(
+        cache, [__file__], sizes, lambda: _splits(cache, sizes)
+    ).items():
+        tasks[name] = {part: labelled_texts(rows, _CLASSES[name]) for part, rows in parts.items()}
         _logger.info("%s: %s", name, {part: len(rows) for part, rows in parts.items()})
     return tasks
+
+
+def _splits(cache: Path, sizes: dict[str, int]) -> Splits:
+    posts = newsgroup_posts(cache, "train"), newsgroup_posts(cache, "test")
+    return {
+        "movies": split_examples("movies", _movies(cache), None, sizes),
+        "tweets": split_examples("tweets", _tweets(cache), None, sizes),
+        "newsgroups": split_examples("newsgroups", *posts, sizes),
+    }
 
 
 def body_path(cache: Path) -> Path:

@@ -9,19 +9,25 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from optuna_merge import FinetuneSettings, PosteriorSettings, StudyDefinition
 from optuna_merge.cli import script
-from optuna_merge.models import LastLayers, from_transformers
-from optuna_merge.tasks import text_task
-from studies.fetch import default_cache
-from studies.text.data import body_path, load_tasks
+
+if TYPE_CHECKING:
+    from optuna_merge import StudyDefinition
 
 
 def definition() -> StudyDefinition:
     """Find task weights for movie sentiment, tweet author and newsgroup topic on MiniLM-L6."""
+    # Imported here, so that the first line is seen before PyTorch is loaded.
+    from optuna_merge import FinetuneSettings, PosteriorSettings, StudyDefinition
+    from optuna_merge.models import LastLayers, from_transformers
+    from optuna_merge.tasks import text_task
+    from studies.fetch import default_cache
+    from studies.text.data import body_path, load_tasks
+
     cache = default_cache()
     body = str(body_path(cache))
     tasks = [

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from commands.command_line import fails, run
+from optuna_merge.commands._definition import load_any
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,10 @@ def test_debug_keeps_the_traceback(folder: Path) -> None:
     with pytest.raises(ValueError, match="NameError") as error:
         run("fit", "user.py", "--debug")
     assert isinstance(error.value.__cause__, NameError)
+
+
+def test_what_is_loaded_is_said_at_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Path("user.py").write_text("raise ValueError('later')\n")
+    with caplog.at_level("INFO"), pytest.raises(ValueError, match="later"):
+        load_any(Path("user.py"))
+    assert caplog.messages == ["loading user.py with its data and model"]

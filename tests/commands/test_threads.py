@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from optuna_merge.commands import _threads
-from optuna_merge.commands._threads import SMALL, one_thread_if_small
+from optuna_merge.commands import _fitted
+from optuna_merge.commands._fitted import SMALL, one_thread_if_small
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def many(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     before = torch.get_num_threads()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     torch.set_num_threads(3)
-    monkeypatch.setattr(_threads, "_default", 3)
+    monkeypatch.setattr(_fitted, "_default", 3)
     yield 3
     torch.set_num_threads(before)
 

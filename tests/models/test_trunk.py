@@ -29,6 +29,7 @@ from optuna_merge.models import (
     task_batches,
 )
 from optuna_merge.models._multitask import TRUNK
+from optuna_merge.models._trainable import find_layers
 from optuna_merge.posteriors import squared_gradients
 from optuna_merge.tasks import Loss, Task, TensorData
 
@@ -201,3 +202,16 @@ def test_dropout_between_frozen_modules_is_off() -> None:
     model = from_timm(vit, image_tasks(), trainable=LastLayers(1)).train()
     assert not model.body.pos_drop.training
     assert model.body.blocks[-1].mlp.drop1.training
+
+
+def test_no_trained_layer_runs_while_activations_are_computed(make: Make) -> None:
+    model, tasks = make()
+    *frozen, trained = find_layers(model.body)[1].children()
+    calls: list[str] = []
+    frozen[-1].register_forward_hook(lambda *_: calls.append("frozen"))
+    trained.register_forward_hook(lambda *_: calls.append("trained"))
+    batch = tasks[0].data("train")[[0]]
+    cache_trunk(model, tasks)
+    assert set(calls) == {"frozen"}
+    model(batch, tasks[0].name)  # afterwards the whole model runs again
+    assert calls[-1] == "trained"

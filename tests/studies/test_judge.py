@@ -219,6 +219,7 @@ def test_the_worst_task_is_that_of_the_score() -> None:
     assert worst_task("worst", metrics, alone, NAMES) == 2
     assert worst_task("worst_relative", metrics, alone, NAMES) == 1
     assert worst_task("target:a", metrics, alone, NAMES) == 0
+    assert worst_task("worst", metrics, alone, NAMES, greater_is_better=False) == 0  # losses
 
 
 def test_regrets_of_several_folders_are_averaged_in_units_of_noise() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from helpers import toy_columns, toy_definition, toy_settings, toy_task
 
+from optuna_merge.fitting import fit
 from optuna_merge.tasks import Task
-from studies.search.real import SEARCHES, compare, table, with_error
+from studies.search.real import SEARCHES, compare, search_doubling, table, with_error
 
 STEPS, BUDGET = 18, 5
 
@@ -55,6 +56,18 @@ def test_every_search_trains_for_as_many_steps_as_it_may(tmp_path: Path) -> None
     lines = table(rows).splitlines()
     assert len(lines) == 2 + len(SEARCHES)
     assert lines[2].startswith("| uniform | 18 | 1.0 |")
+
+
+def test_the_doubling_rule_knows_the_score(tmp_path: Path) -> None:
+    """Each task as the target: the rule gives it more weight, whichever task is the worst."""
+    for target in ("red", "blue"):
+        study = toy_definition(
+            tasks(), score=f"target:{target}", finetuning=toy_settings(steps=STEPS)
+        )
+        fitted = fit(study, tmp_path / target, progress=False)
+        search_doubling(fitted, 0, 2 * STEPS)
+        doubled = {"red": 1 / 3, "blue": 1 / 3} | {target: 2 / 3}
+        assert fitted.store.find(doubled, study.finetuning) is not None
 
 
 def test_differences_are_paired_and_have_errors() -> None:

@@ -249,6 +249,46 @@ def test_previews_know_what_own_weight_does_not(n_tasks: int) -> None:
     assert errors[0] < 0.7 * errors[1]
 
 
+@pytest.mark.parametrize("n_tasks", [3, 4, 8])
+def test_few_previews_tell_the_own_weights_part(n_tasks: int) -> None:
+    rng = np.random.default_rng(n_tasks)
+    w = np.concatenate([np.eye(n_tasks), rng.dirichlet(np.ones(n_tasks), 12)])
+    inside = np.random.default_rng(5).dirichlet(np.full(n_tasks, 2.0), 300)
+
+    def preview(weights: np.ndarray) -> np.ndarray:
+        return np.asarray(metric(weights, 0) + 0.05 * weights[:, -1])
+
+    def error(own: int | None) -> float:
+        process = PreviewProcess(w, preview(w), None, w[:0], own)
+        mean = process.location + process.scale * process.mean(inside).numpy()
+        return float(np.sqrt(np.mean((mean - preview(inside)) ** 2)))
+
+    assert error(0) < 0.6 * error(None)
+
+
+def test_previews_need_not_rise_with_own_weight() -> None:
+    w = np.random.default_rng(0).dirichlet(np.ones(4), 60)
+    process = PreviewProcess(w, other(w), None, w[:0], 0)
+    mean = process.location + process.scale * process.mean(w).numpy()
+    assert np.sqrt(np.mean((mean - other(w)) ** 2)) < 0.1 * other(w).std()
+
+
+def test_where_previews_were_made_does_not_say_how_they_are_read() -> None:
+    of = observed(4, 0, previews="good")
+    near = np.full((60, 4), 0.25) + 0.01 * np.random.default_rng(1).normal(size=(60, 4))
+    near /= near.sum(axis=1, keepdims=True)
+    seen = 0.8 * metric(near, 0) + 0.1 * near[:, 1]
+    weights, previews = (
+        np.concatenate(x) for x in ((of.preview_weights, near), (of.previews, seen))
+    )
+    slopes = []
+    for one in (of, replace(of, preview_weights=weights, previews=previews)):
+        model = TruthModel.fit(one)
+        w = np.array([[0.5, 0.3, 0.1, 0.1], [0.2, 0.1, 0.3, 0.4]])
+        slopes.append(float(np.subtract(*model.predict(w)[0])))
+    assert slopes[1] == pytest.approx(slopes[0], rel=0.1)
+
+
 def test_a_jump_at_weight_zero_spoils_nothing_inside() -> None:
     of = observed(3, 8, previews="none")
     w = np.random.default_rng(7).dirichlet(np.ones(3), 6)

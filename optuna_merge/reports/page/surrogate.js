@@ -46,15 +46,26 @@ const Surrogate = (() => {
     return total;
   }
 
+  // What a task's own weight, a multiple of uniform weights, is worth to it.
+  function ownCurve(weight, saturation, tasks) {
+    return Math.expm1(-weight / saturation) / Math.expm1(-tasks / saturation) - 0.5;
+  }
+
   function previews(data) {
     const x = unpack(data.x), alpha = unpack(data.alpha), noise = unpack(data.noise);
     const length = unpack(data.length), n = alpha.length, tasks = data.tasks;
-    const amplitude = data.amplitude;
+    const saturations = data.own === null ? [] : Array.from(unpack(data.saturation));
+    const amplitude = data.amplitude, unit = tasks / Math.sqrt(tasks / 2);
+    const curves = (point) => saturations.map((s) => ownCurve(point[data.own] * unit, s, tasks));
+    const shapes = Array.from({ length: n }, (_, i) => curves(x.subarray(i * tasks, (i + 1) * tasks)));
+    const linear = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 1);
     let factor = null;
 
     function kernelAt(point) {
-      const kernel = squareDistances(x, n, point, tasks, length);
-      for (let i = 0; i < n; i++) kernel[i] = amplitude / Math.sqrt(1 + kernel[i]) + 1;
+      const kernel = squareDistances(x, n, point, tasks, length), here = curves(point);
+      for (let i = 0; i < n; i++) {
+        kernel[i] = amplitude / Math.sqrt(1 + kernel[i]) + linear(shapes[i], here);
+      }
       return kernel;
     }
 
@@ -74,7 +85,8 @@ const Surrogate = (() => {
       for (let i = 0; i < n; i++) mean += alpha[i] * kernel[i];
       if (!withVariance) return [mean, 0];
       prepare();
-      return [mean, Math.max(amplitude + 1 - explained(factor, n, kernel), 1e-12)];
+      const here = curves(point), prior = amplitude + linear(here, here);
+      return [mean, Math.max(prior - explained(factor, n, kernel), 1e-12)];
     }
 
     return { at, prepare };
@@ -97,8 +109,7 @@ const Surrogate = (() => {
     const owns = Float64Array.from({ length: n }, (_, i) => own === null ? 0 : x[i * tasks + own] * unit);
 
     function curve(s, weight) {
-      if (own === null) return 0;
-      return Math.expm1(-weight / saturation[s]) / Math.expm1(-tasks / saturation[s]) - 0.5;
+      return own === null ? 0 : ownCurve(weight, saturation[s], tasks);
     }
 
     const jump = (square) => data.jump_variance * (1 + Math.exp(-0.5 * square));
@@ -135,7 +146,8 @@ const Surrogate = (() => {
 
     // Mean and variance of the mixture of members, standardised.
     function at(point, withVariance) {
-      const [base, baseVariance] = below ? below.at(point, withVariance) : [0, 0];
+      const [preview, previewVariance] = below ? below.at(point, withVariance) : [0, 0];
+      const base = preview * data.unit, baseVariance = previewVariance * data.unit * data.unit;
       if (withVariance) prepare();
       const squares = squareDistances(x, n, point, tasks), weight = ownOf(point);
       let mean = 0, second = 0;
