@@ -36,17 +36,17 @@ OF_OPTUNA: set[str] = set()
 
 OF_OTHERS = {
     "accelerate": {
-        "finetuning._accelerator: _reset_state": "runs of one process differ in their precision",
-        "finetuning._accelerator: _shared_state": "as above: whether a precision is held",
+        "finetuning._training: _reset_state": "runs of one process differ in their precision",
+        "finetuning._training: _shared_state": "as above: whether a precision is held",
     },
     "timm": {
         "exporting._formats: _model_args": "what `create_model` was given beside the name",
     },
     "torch": {
         "_base.batch_norm: torch.nn.modules.batchnorm._BatchNorm": "batch norms of any dimension",
-        "models._computed: _forward_pre_hooks": "weights that hooks compute before a pass",
-        "models._computed: _tensor_name": "which tensor a pruning hook computes",
-        "models._computed: torch.nn.utils.parametrizations._SpectralNorm": "to refuse it by name",
+        "models._trainable: _forward_pre_hooks": "weights that hooks compute before a pass",
+        "models._trainable: _tensor_name": "which tensor a pruning hook computes",
+        "models._trainable: torch.nn.utils.parametrizations._SpectralNorm": "to refuse it by name",
         "models._multitask: torch.nn.modules.batchnorm._BatchNorm": "as in `_batch_norm`",
         "posteriors._checks: _version": "whether a tensor has been written into",
         "posteriors._kronecker_fisher: _reversed_padding_repeated_twice": "pads as Conv2d",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from optuna_merge.definition._command import CommandDefinition
     from optuna_merge.definition._definition import (
         PosteriorSettings,
+        SearchSettings,
         StudyDefinition,
         check_task_names as check_task_names,
     )
@@ -21,14 +22,13 @@ if TYPE_CHECKING:
         given_runs as given_runs,
         run_hash as run_hash,
     )
-    from optuna_merge.definition._search_settings import SearchSettings
 
 _WITH_TORCH = {
     "CommandDefinition": "_command",
     "GivenRun": "_runs",
     "PosteriorSettings": "_definition",
     "Runs": "_runs",
-    "SearchSettings": "_search_settings",
+    "SearchSettings": "_definition",
     "StudyDefinition": "_definition",
     "check_task_names": "_definition",
     "given_runs": "_runs",

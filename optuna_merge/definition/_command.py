@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from optuna_merge.definition._search_settings import SearchSettings
+from optuna_merge.definition._definition import SearchSettings
 from optuna_merge.goals import PARETO, Constraint, Direction
 
 

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from optuna_merge.definition._definition import PosteriorSettings
-from optuna_merge.definition._search_settings import SearchSettings
+from optuna_merge.definition._definition import PosteriorSettings, SearchSettings
 from optuna_merge.finetuning import FinetuneSettings
 from optuna_merge.goals import Constraint
 from optuna_merge.previews import PreviewSettings

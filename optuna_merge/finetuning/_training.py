@@ -1,23 +1,46 @@
-"""A finetune between two rungs: its steps."""
+"""A finetune between two rungs: its device, the order of its data, its steps."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from optuna_merge.exceptions import TrainingDivergedError
-from optuna_merge.finetuning._accelerator import make_accelerator
 from optuna_merge.finetuning._checkpoint import Checkpoint, optimizer_moments, restore_moments
 from optuna_merge.finetuning._ivon import IVON
 from optuna_merge.finetuning._optimizers import make_optimizer
 from optuna_merge.finetuning._settings import FinetuneSettings
 from optuna_merge.models import MultitaskModel
 from optuna_merge.tasks import LABELS, Loss, Task, own_draws, seed_draws, to_device
+
+
+def make_accelerator(mixed_precision: str) -> Accelerator:
+    """Accelerate's choice for this process, which is not one of several that train together."""
+    size = int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
+    if size > 1:
+        raise ValueError(
+            f"launched as one of {size} processes (torchrun, accelerate launch), but our own "
+            f"training loop is of one process; start a worker for each GPU on one study, with "
+            f"CUDA_VISIBLE_DEVICES, or train by transformers' Trainer (om.from_trainer)"
+        )
+    # Accelerate holds one precision for the whole process, but runs may differ in theirs.
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
+        AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=mixed_precision)
+
+
+def training_device(settings: FinetuneSettings) -> torch.device:
+    """Where runs of these settings train, by accelerate's choice."""
+    device: torch.device = make_accelerator(settings.mixed_precision).device
+    return device
 
 
 def derived_seed(*parts: object) -> int:

@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-from optuna_merge.fitting._anchors import (
-    alone_weights as alone_weights,
-    anchor_weights as anchor_weights,
-    counts_as_reused as counts_as_reused,
-    reference_point as reference_point,
-    uniform_weights as uniform_weights,
-)
 from optuna_merge.fitting._curvature import check_curvature as check_curvature
 from optuna_merge.fitting._damping import (
     MULTIPLES,
@@ -26,7 +19,16 @@ from optuna_merge.fitting._given import (
     median_cosine as median_cosine,
 )
 from optuna_merge.fitting._units import FolderSharing, Sharing, Unit
-from optuna_merge.fitting._workbench import Measured, Report, Workbench
+from optuna_merge.fitting._workbench import (
+    Measured,
+    Report,
+    Workbench,
+    alone_weights as alone_weights,
+    anchor_weights as anchor_weights,
+    counts_as_reused as counts_as_reused,
+    reference_point as reference_point,
+    uniform_weights as uniform_weights,
+)
 
 __all__ = [
     "MULTIPLES", "Damping", "DefinedFinetunes", "FinetuneFiles", "Finetunes", "FittedStudy",

@@ -11,9 +11,14 @@ from optuna_merge._base.files import json_hash
 from optuna_merge._base.turns import models_turn
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.finetuning import FinetuneStore, FinishedRun, Start
-from optuna_merge.fitting._anchors import anchor_weights, counts_as_reused, reference_point
 from optuna_merge.fitting._damping import Damping
-from optuna_merge.fitting._workbench import Measured, Report
+from optuna_merge.fitting._workbench import (
+    Measured,
+    Report,
+    anchor_weights,
+    counts_as_reused,
+    reference_point,
+)
 from optuna_merge.goals import Goal
 from optuna_merge.models import MultitaskModel
 from optuna_merge.previews import Previewer, refinement_settings, weighted_loss

@@ -16,8 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from optuna_merge.merging._gaussians import merge_gaussians, precision_of
-from optuna_merge.merging._memory import empty_like
+from optuna_merge.merging._gaussians import empty_like, merge_gaussians, precision_of
 from optuna_merge.merging._problem import Problem
 from optuna_merge.posteriors import RESPONSIBILITIES, Coupled, Gaussian, Mixture
 

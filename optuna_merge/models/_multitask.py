@@ -15,9 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from optuna_merge._base.batch_norm import reestimate_batch_norm, running_batch_norms
 from optuna_merge._base.checkpoint_files import same_shapes
-from optuna_merge.models._computed import check_computed_weights
 from optuna_merge.models._generation import LanguageModel, Writer
-from optuna_merge.models._trainable import Trainable, trainable_names
+from optuna_merge.models._trainable import Trainable, check_computed_weights, trainable_names
 from optuna_merge.tasks import Batch, Measurement, Metric, Task, check_tasks, own_draws, to_device
 
 TRUNK = "trunk_activations"

@@ -1,4 +1,4 @@
-"""Which of a body's parameters are trained and merged; the others stay as pretrained."""
+"""What of a model is trained and merged, and what can't be; the rest stays as pretrained."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 
 @dataclass(frozen=True)
@@ -75,3 +80,37 @@ def trainable_names(body: nn.Module, trainable: Trainable) -> list[str]:
         last = {name for name, layer in layer_of.items() if layer >= total - trainable.count}
         return [name for name in names if name in last or name in behind]
     raise TypeError(f"trainable must be 'all', LastLayers or Matching, got {trainable!r}")
+
+
+def check_computed_weights(model: nn.Module) -> None:
+    """See that every weight that is trained is a function of parameters alone.
+
+    Such are `torch.nn.utils.parametrizations.weight_norm` and `orthogonal`: what they are computed
+    from is trained and merged like all parameters. What a forward pass leaves in the module (the
+    vectors of a spectral norm, the weight of an old-style hook) no merge can put there.
+    """
+    for path, module in model.named_modules():
+        if not any(p.requires_grad for p in module.parameters(recurse=False)):
+            continue
+        if isinstance(module, ParametrizationList):
+            layer, _, tensor = path.rpartition(".parametrizations.")
+            if any(isinstance(each, _SpectralNorm) for each in module):
+                undo = "parametrize.remove_parametrizations"
+                raise _refused(layer, tensor, "spectral norm", undo)
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, SpectralNorm):
+                raise _refused(path, hook.name, "spectral norm", "remove_spectral_norm")
+            if isinstance(hook, BasePruningMethod):
+                raise _refused(path, str(hook._tensor_name), "pruning", "prune.remove")
+            if isinstance(hook, WeightNorm):
+                more = ", and then perhaps torch.nn.utils.parametrizations.weight_norm(layer)"
+                what = "old-style weight norm"
+                raise _refused(path, hook.name, what, "remove_weight_norm", more)
+
+
+def _refused(layer: str, tensor: str, what: str, undo: str, more: str = "") -> ValueError:
+    return ValueError(
+        f"{tensor!r} of the layer {layer!r} is under {what}, which computes it in each forward "
+        f"pass from what is not all parameters, and cannot be merged; take that away before the "
+        f"model is made: torch.nn.utils.{undo}(layer, {tensor!r}){more}; or do not train the layer"
+    )

@@ -64,7 +64,7 @@ def _kill_at(at: int) -> None:
 
         return call
 
-    _training._set_rate = counted(_training._set_rate)
+    _training.seed_draws = counted(_training.seed_draws)
     os.fsync = counted(os.fsync)
     Path.replace = counted(Path.replace)  # type: ignore[method-assign]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from optuna_merge.merging import _memory as memory
-from optuna_merge.merging._memory import empty_like
+from optuna_merge.merging import _gaussians as memory
+from optuna_merge.merging._gaussians import empty_like
 
 LIKE = {"a": torch.zeros(3, 5), "b": torch.zeros((), dtype=torch.bfloat16), "c": torch.zeros(0)}
 
