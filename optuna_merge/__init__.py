@@ -47,11 +47,30 @@ _PUBLIC = {
 }
 
 __all__ = [
-    "Constraint", "FinetuneSettings", "FittedStudy", "Objective", "PosteriorSettings",
-    "PreviewSampler", "PreviewSettings", "PromotionPruner", "Score", "StudyDefinition", "Task",
-    "__version__", "create_storage", "export_model", "fit", "format_report", "from_command",
-    "from_trainer", "make_report", "open_search", "open_study", "prepare_study", "run_trials",
-]  # fmt: skip
+    "Constraint",
+    "FinetuneSettings",
+    "FittedStudy",
+    "Objective",
+    "PosteriorSettings",
+    "PreviewSampler",
+    "PreviewSettings",
+    "PromotionPruner",
+    "Score",
+    "StudyDefinition",
+    "Task",
+    "__version__",
+    "create_storage",
+    "export_model",
+    "fit",
+    "format_report",
+    "from_command",
+    "from_trainer",
+    "make_report",
+    "open_search",
+    "open_study",
+    "prepare_study",
+    "run_trials",
+]
 
 __getattr__ = lazy_names(
     __name__, {name: module for module, names in _PUBLIC.items() for name in names.split()}

@@ -17,8 +17,22 @@ from optuna_merge.calibration._study import (
 )
 
 __all__ = [
-    "EVIDENT", "MIN_TRUTHS", "PRIOR_FREEDOM", "PRIOR_SHARE", "Calibration", "Estimate",
-    "GainEstimate", "Noise", "StudyCalibration", "Verdict", "calibrate", "estimated_gain",
-    "finetune_noise", "format_calibration", "rank_correlation", "score_pairs",
-    "shrunken_difference", "study_calibration",
-]  # fmt: skip
+    "EVIDENT",
+    "MIN_TRUTHS",
+    "PRIOR_FREEDOM",
+    "PRIOR_SHARE",
+    "Calibration",
+    "Estimate",
+    "GainEstimate",
+    "Noise",
+    "StudyCalibration",
+    "Verdict",
+    "calibrate",
+    "estimated_gain",
+    "finetune_noise",
+    "format_calibration",
+    "rank_correlation",
+    "score_pairs",
+    "shrunken_difference",
+    "study_calibration",
+]

@@ -38,8 +38,13 @@ _WITH_TORCH = {
 }
 
 __all__ = [
-    "TEMPLATES", "CommandDefinition", "GivenRun", "PosteriorSettings", "SearchSettings",
-    "StudyDefinition", "load_yaml",
-]  # fmt: skip
+    "TEMPLATES",
+    "CommandDefinition",
+    "GivenRun",
+    "PosteriorSettings",
+    "SearchSettings",
+    "StudyDefinition",
+    "load_yaml",
+]
 
 __getattr__ = lazy_names(__name__, _WITH_TORCH)  # the templates need no torch

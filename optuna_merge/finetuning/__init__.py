@@ -8,7 +8,17 @@ from optuna_merge.finetuning._training import make_accelerator, training_device
 from optuna_merge.finetuning._watchers import RunInfo, TensorBoard, Watcher, watched_by
 
 __all__ = [
-    "IVON", "FinetuneResult", "FinetuneSettings", "FinetuneStore", "FinishedRun", "RunInfo",
-    "Start", "TensorBoard", "Watcher", "finetune", "make_accelerator", "training_device",
+    "IVON",
+    "FinetuneResult",
+    "FinetuneSettings",
+    "FinetuneStore",
+    "FinishedRun",
+    "RunInfo",
+    "Start",
+    "TensorBoard",
+    "Watcher",
+    "finetune",
+    "make_accelerator",
+    "training_device",
     "watched_by",
-]  # fmt: skip
+]

@@ -31,7 +31,19 @@ from optuna_merge.fitting._workbench import (
 )
 
 __all__ = [
-    "MULTIPLES", "Damping", "DefinedFinetunes", "FinetuneFiles", "Finetunes", "FittedStudy",
-    "FolderSharing", "Measured", "Report", "Sharing", "Unit", "Workbench", "finetune_store", "fit",
+    "MULTIPLES",
+    "Damping",
+    "DefinedFinetunes",
+    "FinetuneFiles",
+    "Finetunes",
+    "FittedStudy",
+    "FolderSharing",
+    "Measured",
+    "Report",
+    "Sharing",
+    "Unit",
+    "Workbench",
+    "finetune_store",
+    "fit",
     "trial_weightings",
-]  # fmt: skip
+]

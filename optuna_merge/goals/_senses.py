@@ -6,8 +6,18 @@ import re
 from collections.abc import Mapping
 
 LOWER_IS_BETTER = (
-    "loss", "perplexity", "ppl", "error", "mse", "rmse", "mae", "mape", "wer", "cer", "ter",
-)  # fmt: skip
+    "loss",
+    "perplexity",
+    "ppl",
+    "error",
+    "mse",
+    "rmse",
+    "mae",
+    "mape",
+    "wer",
+    "cer",
+    "ter",
+)
 """Last words of the names of metrics that are to be minimised."""
 
 

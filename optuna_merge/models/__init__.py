@@ -11,7 +11,17 @@ from optuna_merge.models._transformers import from_transformers, quiet as quiet
 from optuna_merge.models._trunk import cache_trunk
 
 __all__ = [
-    "BatchNorm", "GenerationSettings", "LastLayers", "Matching", "MultitaskModel", "Trainable",
-    "cache_trunk", "evaluate_tasks", "from_language_model", "from_module", "from_timm",
-    "from_transformers", "task_batches",
-]  # fmt: skip
+    "BatchNorm",
+    "GenerationSettings",
+    "LastLayers",
+    "Matching",
+    "MultitaskModel",
+    "Trainable",
+    "cache_trunk",
+    "evaluate_tasks",
+    "from_language_model",
+    "from_module",
+    "from_timm",
+    "from_transformers",
+    "task_batches",
+]

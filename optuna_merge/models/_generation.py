@@ -14,12 +14,24 @@ from optuna_merge._base.labels import IGNORED
 from optuna_merge.tasks import Batch
 
 _KEPT = (
-    "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "decoder_start_token_id",
-    "early_stopping", "encoder_no_repeat_ngram_size", "encoder_repetition_penalty",
-    "eos_token_id", "forced_bos_token_id", "forced_eos_token_id", "length_penalty", "min_length",
-    "min_new_tokens", "no_repeat_ngram_size", "pad_token_id", "repetition_penalty",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "bos_token_id",
+    "decoder_start_token_id",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "encoder_repetition_penalty",
+    "eos_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "length_penalty",
+    "min_length",
+    "min_new_tokens",
+    "no_repeat_ngram_size",
+    "pad_token_id",
+    "repetition_penalty",
     "suppress_tokens",
-)  # fmt: skip
+)
 """Of a model's own generation settings those that leave nothing to chance."""
 
 

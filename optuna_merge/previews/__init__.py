@@ -7,6 +7,12 @@ from optuna_merge.previews._refiner import refinement_settings, weighted_loss as
 from optuna_merge.previews._settings import PreviewSettings
 
 __all__ = [
-    "Anchor", "HeadSolver", "Preview", "PreviewSettings", "Previewer", "anchor_share",
-    "refinement_settings", "settled",
-]  # fmt: skip
+    "Anchor",
+    "HeadSolver",
+    "Preview",
+    "PreviewSettings",
+    "Previewer",
+    "anchor_share",
+    "refinement_settings",
+    "settled",
+]

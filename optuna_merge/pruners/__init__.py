@@ -8,7 +8,18 @@ from optuna_merge.pruners._promotion import PromotionPruner, should_prune, stop_
 from optuna_merge.pruners._prospect import Prospect, prospect
 
 __all__ = [
-    "Budget", "Candidate", "Ledger", "PromotionPruner", "Prospect", "best_fronts_first",
-    "best_scores_first", "decide", "is_time", "preview_price", "prospect", "read_ledger",
-    "should_prune", "stop_reason",
-]  # fmt: skip
+    "Budget",
+    "Candidate",
+    "Ledger",
+    "PromotionPruner",
+    "Prospect",
+    "best_fronts_first",
+    "best_scores_first",
+    "decide",
+    "is_time",
+    "preview_price",
+    "prospect",
+    "read_ledger",
+    "should_prune",
+    "stop_reason",
+]

@@ -11,6 +11,12 @@ from optuna_merge.reports._report import make_report, study_report
 from optuna_merge.reports._text import format_report
 
 __all__ = [
-    "Dashboard", "format_replay", "format_report", "make_report", "study_report",
-    "update_dashboard", "write_csv", "write_html",
-]  # fmt: skip
+    "Dashboard",
+    "format_replay",
+    "format_report",
+    "make_report",
+    "study_report",
+    "update_dashboard",
+    "write_csv",
+    "write_html",
+]

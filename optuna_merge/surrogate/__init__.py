@@ -48,12 +48,33 @@ _WITH_TORCH = {
 }
 
 __all__ = [
-    "Acquisition", "FinetunedShare", "FrontPoint", "Improvement", "MetricCurve", "PreviewWorth",
-    "Replay", "ScoreImprovement", "ScoreModel", "Share", "TruthImprovement", "TruthModel",
-    "estimated_front", "export_model", "front_improvement", "keeping", "maximise", "own_task",
-    "raised", "replay", "replays", "spread_subset", "startup_design", "startup_size", "to_simplex",
+    "Acquisition",
+    "FinetunedShare",
+    "FrontPoint",
+    "Improvement",
+    "MetricCurve",
+    "PreviewWorth",
+    "Replay",
+    "ScoreImprovement",
+    "ScoreModel",
+    "Share",
+    "TruthImprovement",
+    "TruthModel",
+    "estimated_front",
+    "export_model",
+    "front_improvement",
+    "keeping",
+    "maximise",
+    "own_task",
+    "raised",
+    "replay",
+    "replays",
+    "spread_subset",
+    "startup_design",
+    "startup_size",
+    "to_simplex",
     "truth_models",
-]  # fmt: skip
+]
 
 __getattr__ = lazy_names(
     __name__, {name: module for module, names in _WITH_TORCH.items() for name in names.split()}

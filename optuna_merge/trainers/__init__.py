@@ -11,7 +11,19 @@ from optuna_merge.trainers._program import AdoptingProgram, Previews, Program, R
 from optuna_merge.trainers._units import WeightUnit
 
 __all__ = [
-    "AdoptingProgram", "Evaluated", "FittedProgram", "Previews", "Program", "Resident", "Run",
-    "Wanted", "WeightUnit", "fit_program", "from_command", "from_trainer", "make_previews",
-    "mixture_lines", "study_mixture",
-]  # fmt: skip
+    "AdoptingProgram",
+    "Evaluated",
+    "FittedProgram",
+    "Previews",
+    "Program",
+    "Resident",
+    "Run",
+    "Wanted",
+    "WeightUnit",
+    "fit_program",
+    "from_command",
+    "from_trainer",
+    "make_previews",
+    "mixture_lines",
+    "study_mixture",
+]

@@ -55,10 +55,13 @@ class CommandProgram:
     def describe(self) -> Mapping[str, Any]:
         """The commands as they were given, and what the user has said besides."""
         return {
-            "train": self.training.arguments, "evaluate": self.evaluation.arguments,
-            "metric": self.metric, "checkpoint": self.checkpoint, "seed": self.seed,
+            "train": self.training.arguments,
+            "evaluate": self.evaluation.arguments,
+            "metric": self.metric,
+            "checkpoint": self.checkpoint,
+            "seed": self.seed,
             "about": dict(self.about),
-        }  # fmt: skip
+        }
 
     def describe_task(self, task: str) -> Any:
         """Nothing: a command knows its data itself."""

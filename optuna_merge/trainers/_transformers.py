@@ -45,11 +45,26 @@ LossAverage = Literal["auto", "examples", "tokens"]
 
 _MODEL, _TRAINED = "model", "trained.safetensors"
 _ARGUMENTS = (
-    "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
-    "optim", "optim_args", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
-    "warmup_ratio", "label_smoothing_factor", "neftune_noise_alpha", "bf16", "fp16", "seed",
-    "data_seed", "train_sampling_strategy",
-)  # fmt: skip
+    "learning_rate",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "optim",
+    "optim_args",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "warmup_ratio",
+    "label_smoothing_factor",
+    "neftune_noise_alpha",
+    "bf16",
+    "fp16",
+    "seed",
+    "data_seed",
+    "train_sampling_strategy",
+)
 """Of the training arguments, those that a finetune's numbers depend on."""
 
 

@@ -7,6 +7,13 @@ from optuna_merge.visualization._preview_truth import plot_preview_truth
 from optuna_merge.visualization._task_weights import plot_task_weights
 
 __all__ = [
-    "CostPoint", "compared_metrics", "cost_curve", "dominated_volume", "plot_baselines",
-    "plot_cost", "plot_front", "plot_preview_truth", "plot_task_weights",
-]  # fmt: skip
+    "CostPoint",
+    "compared_metrics",
+    "cost_curve",
+    "dominated_volume",
+    "plot_baselines",
+    "plot_cost",
+    "plot_front",
+    "plot_preview_truth",
+    "plot_task_weights",
+]
