@@ -157,6 +157,7 @@ def _mariadb(folder: Path) -> Iterator[str]:
             [
                 *f"mariadbd --no-defaults --datadir={data} --socket={socket_file}".split(),
                 *f"--port={port} --bind-address=127.0.0.1 --pid-file={folder}/pid".split(),
+                f"--tmpdir={data}",  # in /tmp servers delete each other's temporary tables
                 *["--innodb-flush-log-at-trx-commit=0", "--skip-name-resolve"],
             ],
             **common, **as_user,

@@ -15,17 +15,31 @@ from replay_helpers import SharesBench, searched
 from study_helpers import fitted_toys, study_by_hand, toy_study
 
 import optuna_merge as om
+from optuna_merge.fitting import Measured, Report
 from optuna_merge.reports import write_html
+from optuna_merge.tasks import Measurement
 
 Open = Callable[..., Any]
 KINDS = ("several", "pareto", "flat", "losses")
 
 
 class FlatBench(SharesBench):
-    """Its weights don't matter."""
+    """Its weights don't matter, another seed does."""
 
     def _metrics(self, share: float, lower: float = 0.0) -> dict[str, float]:
         return dict.fromkeys(self.names, 0.7)
+
+    def finetune(
+        self,
+        weights: Mapping[str, float],
+        report: Report,
+        *,
+        repeat: int = 0,
+        title: str | None = None,
+    ) -> Measured:
+        metrics = dict.fromkeys(self.names, 0.7 + 0.002 * repeat)
+        report(self.steps, metrics)
+        return Measured({t: Measurement(v, 0.005) for t, v in metrics.items()}, 10.0)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +57,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     return {
         "several": written("several", study_by_hand(tuple("abcdef"), 60, 20)),
         "pareto": written("pareto", toy_study(pareto, n_trials=6), pareto),
-        "flat": written("flat", searched(flat, 10, 3, stop_when_flat=False), flat),
+        "flat": written("flat", searched(flat, 12, 4, stop_when_flat=False), flat),
         "losses": written("losses", searched(losses, 12, 2), losses),
     }
 
