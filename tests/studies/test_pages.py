@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 
 import studies
-from studies.search.page import FEW_ARE_GOOD, regret_table, replaced
+from studies.search.page import FEW_ARE_GOOD, real_searches, regret_table, replaced
 
 STUDIES = Path(studies.__file__).parent
 JUDGED = {  # pages, and from which heading on their tables are those of `studies/judge.py`
@@ -57,6 +59,7 @@ def numbers(text: str) -> list[str]:
 @pytest.mark.parametrize("name", ["conflict", "film", "groups", "mixture"])
 def test_the_numbers_of_collated_tables_are_stored(name: str) -> None:
     text = (STUDIES / name / "README.md").read_text().partition("## What previews know\n")[2]
+    text = text.partition("\n## Real searches\n")[0]  # these are made from what real.py stores
     found = (p for p in (STUDIES / name / "results").iterdir() if p.suffix in (".md", ".json"))
     stored = [float(number) for path in found for number in numbers(path.read_text())]
 
@@ -91,6 +94,19 @@ def stored_errors(folder: str) -> dict[str, str]:
     return found
 
 
+def test_real_searches_of_the_mixture_are_stored() -> None:
+    text = (STUDIES / "mixture" / "README.md").read_text().partition("\n## Real searches\n")[2]
+    found = real_searches("mixture", "target:italian")
+    uniform = {s["seed"]: s for s in found["uniform"]}
+    for method, finetunes, *gains in (row.strip("| ").split(" | ") for row in rows(text)):
+        (searches,) = (v for k, v in found.items() if method.startswith(k))
+        for part, gain in zip(("scores", "test_scores"), gains):
+            values = [mean(s[part]) - mean(uniform[s["seed"]][part]) for s in searches]
+            error = stdev(values) / math.sqrt(len(values))
+            assert gain == f"{mean(values):.3f} ± {error:.3f}".replace("0.", ".")
+        assert finetunes == f"{mean(s['finetunes'] for s in searches):.1f}"
+
+
 @pytest.mark.parametrize("heading", ERRORS)
 def test_the_errors_are_stored(heading: str) -> None:
     text = (STUDIES / "results" / "README.md").read_text()
@@ -120,7 +136,7 @@ def test_the_table_of_all_suites_is_stored() -> None:
 def test_the_tables_of_searches_are_stored() -> None:
     text = (STUDIES / "search" / "README.md").read_text()
     assert text == replaced(text), "python studies/search/page.py --write"
-    assert ".0076" in regret_table(FEW_ARE_GOOD)
+    assert "| ours | .0" in regret_table(FEW_ARE_GOOD)
     assert "+.0541 ± .0048 (9.0)" in text
     with pytest.raises(ValueError, match="has 0 tables"):
         replaced("# Searches\n")
