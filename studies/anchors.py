@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -36,6 +36,7 @@ from optuna_merge.fitting import fit
 from optuna_merge.previews import Anchor, anchor_share
 from optuna_merge.trials import uniform_weights
 from studies.families import parse_family, preview_settings
+from studies.flags import Workdir, workdir_of
 from studies.preview_quality import (
     ANCHORED,
     FINETUNE,
@@ -213,10 +214,7 @@ def main(
     results: Annotated[Path, typer.Argument(help="Folder with truth.csv; the tables go there.")],
     families: Annotated[str, typer.Option(help="Separated by commas.")] = "diagonal+heads",
     shares: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(SHARES),
-    workdir: Annotated[
-        Optional[Path],  # noqa: UP045 (typer reads it)
-        typer.Option(help="Folder of finetunes and posteriors; default workdir/<study>."),
-    ] = None,
+    workdir: Workdir = None,
     debug: Debug = False,
 ) -> None:
     """Compare merges with anchored merges."""
@@ -224,7 +222,7 @@ def main(
     def work() -> None:
         found = load_definition(definition)
         truths = Truths.read(results)
-        folder = workdir or Path("workdir") / definition.resolve().parent.name
+        folder = workdir_of(definition, workdir)
         made = {
             family: previews(found, family, truths, shares.split(","), folder)
             for family in families.split(",")

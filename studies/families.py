@@ -35,7 +35,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -48,6 +48,7 @@ from optuna_merge.finetuning import FinishedRun
 from optuna_merge.fitting import FittedStudy, fit
 from optuna_merge.previews import PreviewSettings
 from studies.extension import Known
+from studies.flags import Results, Workdir, results_of, workdir_of
 from studies.ladder import (
     Ladder,
     best_rate,
@@ -345,14 +346,8 @@ def cpu_name() -> str:
 
 def main(
     definition: Definition,
-    workdir: Annotated[
-        Optional[Path],  # noqa: UP045 (typer reads it)
-        typer.Option(help="Folder of finetunes and posteriors; default workdir/<study>."),
-    ] = None,
-    results: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder of the tables; default results beside the definition."),
-    ] = None,
+    workdir: Workdir = None,
+    results: Results = None,
     families: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(FAMILIES),
     divisions: Annotated[int, typer.Option(help="Weights are multiples of 1 / this.")] = 5,
     seeds: Annotated[int, typer.Option(help="Finetunes at each weighting.")] = 2,
@@ -399,12 +394,12 @@ def main(
     """
 
     def work() -> None:
-        folder = workdir or Path("workdir") / definition.resolve().parent.name
+        folder = workdir_of(definition, workdir)
         check_writable(folder)
         table = compare(
             load_definition(definition),
             folder,
-            results or definition.parent / "results",
+            results_of(definition, results),
             _listed(families),
             divisions,
             seeds,

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Optional
+from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -30,6 +30,7 @@ from optuna_merge.commands import Debug, Definition, guarded, load_definition
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.fitting import fit
 from studies.anchors import SEED, Array, Truths, row
+from studies.flags import Workdir, workdir_of
 from studies.preview_quality import FINETUNE, write_csv
 
 
@@ -101,10 +102,7 @@ def main(
     definition: Definition,
     results: Annotated[Path, typer.Argument(help="Folder with truth.csv; the tables go there.")],
     examples: Annotated[str, typer.Option(help="Separated by commas.")] = "64,128,256,512",
-    workdir: Annotated[
-        Optional[Path],  # noqa: UP045 (typer reads it)
-        typer.Option(help="Folder of finetunes and posteriors; default workdir/<study>."),
-    ] = None,
+    workdir: Workdir = None,
     debug: Debug = False,
 ) -> None:
     """Compare numbers of examples that heads are solved on."""
@@ -113,7 +111,7 @@ def main(
         numbers = [int(number) for number in examples.split(",")]
         found = load_definition(definition)
         truths = Truths.read(results)
-        folder = workdir or Path("workdir") / definition.resolve().parent.name
+        folder = workdir_of(definition, workdir)
         made = [previews(found, number, truths.weights, folder) for number in numbers]
         write(results / "head_examples.csv", truths, made, found.names)
         text = table(truths, made, found.names)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -22,6 +22,7 @@ from optuna_merge.commands import Debug, Definition, guarded, load_definition
 from optuna_merge.fitting import FittedStudy
 from optuna_merge.models import evaluate_tasks, task_batches
 from studies.families import fit_family
+from studies.flags import Results, Workdir, results_of, workdir_of
 from studies.preview_quality import (
     TRUTH,
     Point,
@@ -82,22 +83,16 @@ def tested(
 def main(
     definition: Definition,
     drawn: Annotated[str, typer.Option(help="As `families.py` was told.")],
-    workdir: Annotated[
-        Optional[Path],  # noqa: UP045 (typer reads it)
-        typer.Option(help="Folder of finetunes; default workdir/<study>."),
-    ] = None,
-    results: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder of the tables; default results beside the definition."),
-    ] = None,
+    workdir: Workdir = None,
+    results: Results = None,
     debug: Debug = False,
 ) -> None:
     """Evaluate the finetunes of a drawn table on test data."""
 
     def work() -> None:
         study = load_definition(definition)
-        folder = workdir or Path("workdir") / definition.resolve().parent.name
-        tables = results or definition.parent / "results"
+        folder = workdir_of(definition, workdir)
+        tables = results_of(definition, results)
         base, _ = fit_family(study, "isotropic", 0, folder)
         inside, faces = parse_drawn(drawn)
         sizes = [len(task.data("train")) for task in study.tasks]

@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -43,6 +43,7 @@ from optuna_merge.previews import Anchor, PreviewSettings
 from optuna_merge.trials import uniform_weights
 from studies.anchors import SEED, Truths
 from studies.families import fit_family
+from studies.flags import Workdir, workdir_of
 from studies.mixed_runs import RECIPES, Recipe, Runs, previews
 from studies.preview_quality import spearman, write_csv
 from studies.simple_rules import beyond_own_weight
@@ -228,16 +229,13 @@ def main(
     families: Annotated[str, typer.Option(help="Separated by commas.")] = "isotropic,diagonal",
     seeds: Annotated[int, typer.Option(help="Sets of runs.")] = 3,
     targets: Annotated[str, typer.Option(help="Tasks, separated by commas.")] = "",
-    workdir: Annotated[
-        Optional[Path],  # noqa: UP045 (typer reads it)
-        typer.Option(help="Folder of finetunes; default workdir/<study>."),
-    ] = None,
+    workdir: Workdir = None,
     debug: Debug = False,
 ) -> None:
     """Compare previews of task runs that were made in other ways."""
 
     def work() -> None:
-        folder = workdir or Path("workdir") / definition.resolve().parent.name
+        folder = workdir_of(definition, workdir)
         found = load_definition(definition)
         named = [t for t in targets.split(",") if t]
         listed = (recipes.split(","), families.split(","))

@@ -65,6 +65,11 @@ class SharesBench:
         found = {task: max(value, 0.05) for task, value in found.items()}
         return {task: 1 / value for task, value in found.items()} if self.losses else found
 
+    def _noise(self, share: float, repeat: int) -> np.ndarray:
+        """Of a finetune: both metrics' errors."""
+        seed = zlib.crc32(repr((round(share, 9), repeat)).encode())
+        return np.random.default_rng(seed).normal(scale=NOISE, size=2)
+
     def preview(self, weights: Mapping[str, float]) -> Measured:
         share = weights["general"]
         metrics = self._metrics(share, 0.6 * abs(share * (1 - share) * (0.5 - share)))
@@ -79,10 +84,8 @@ class SharesBench:
         title: str | None = None,
     ) -> Measured:
         share = weights["general"]
-        seed = zlib.crc32(repr((round(share, 9), repeat)).encode())
-        noise = np.random.default_rng(seed).normal(scale=NOISE, size=2)
-        metrics = self._metrics(share)
-        found = {t: v + float(e) for (t, v), e in zip(metrics.items(), noise)}
+        noise = self._noise(share, repeat)
+        found = {t: v + float(e) for (t, v), e in zip(self._metrics(share).items(), noise)}
         report(self.steps, found)
         return Measured({t: Measurement(v, 0.005) for t, v in found.items()}, 10.0)
 

@@ -24,7 +24,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -38,6 +37,7 @@ from optuna_merge.fitting import MULTIPLES, trial_weightings
 from optuna_merge.search import baseline_weights
 from optuna_merge.trials import UNIFORM
 from studies.families import cpu_name
+from studies.flags import Results, results_of
 from studies.search.replay import Prices
 
 PREVIEWS = 7
@@ -137,10 +137,7 @@ def prices_of(definition: StudyDefinition, clocks: dict[str, Clock]) -> Prices:
 
 def main(
     definition: Definition,
-    results: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder of the tables; default results beside the definition."),
-    ] = None,
+    results: Results = None,
     debug: Debug = False,
 ) -> None:
     """Measure what the parts of a search cost, on an idle machine.
@@ -162,7 +159,7 @@ def main(
             "seconds": {part: asdict(clock) for part, clock in clocks.items()},
             "machine": {"cores": os.cpu_count(), "cpu": cpu_name()},
         }
-        write_json((results or definition.parent / "results") / "prices.json", found)
+        write_json(results_of(definition, results) / "prices.json", found)
         typer.echo(json.dumps(found, indent=1))
 
     guarded(debug, work)

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from axe import broken_rules
@@ -15,9 +16,7 @@ from replay_helpers import SharesBench, searched
 from study_helpers import fitted_toys, study_by_hand, toy_study
 
 import optuna_merge as om
-from optuna_merge.fitting import Measured, Report
 from optuna_merge.reports import write_html
-from optuna_merge.tasks import Measurement
 
 Open = Callable[..., Any]
 KINDS = ("several", "pareto", "flat", "losses")
@@ -29,17 +28,8 @@ class FlatBench(SharesBench):
     def _metrics(self, share: float, lower: float = 0.0) -> dict[str, float]:
         return dict.fromkeys(self.names, 0.7)
 
-    def finetune(
-        self,
-        weights: Mapping[str, float],
-        report: Report,
-        *,
-        repeat: int = 0,
-        title: str | None = None,
-    ) -> Measured:
-        metrics = dict.fromkeys(self.names, 0.7 + 0.002 * repeat)
-        report(self.steps, metrics)
-        return Measured({t: Measurement(v, 0.005) for t, v in metrics.items()}, 10.0)
+    def _noise(self, share: float, repeat: int) -> np.ndarray:
+        return np.full(2, 0.002 * repeat)
 
 
 @pytest.fixture(scope="module")
