@@ -55,8 +55,8 @@ def merge_files(
         FileExistsError: the output folder exists and is not empty.
         CorruptFileError: a truncated or damaged file, or an index whose tensors no file holds.
         TypeError, ValueError: as in `merge`, quantised weights, or adapters (their factors B alone
-            may be merged: `load_lora_factors`). The message names the task, the file and the
-            tensor. Whatever is raised, no output is left.
+            may be merged). The message names the task, the file and the tensor. Whatever is
+            raised, no output is left.
     """
     named = isinstance(paths, Mapping)
     tasks = list(paths) if isinstance(paths, Mapping) else [str(k) for k in range(len(paths))]

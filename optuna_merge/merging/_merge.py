@@ -37,9 +37,7 @@ def merge(
             that miss 1 by up to 1e-4, rounded ones, are divided by their sum.
 
     Returns:
-        New tensors with the names, shapes, dtypes and device of the means; of elementwise families
-        on the CPU they are pieces of one allocation, which (up to 256 MiB) is kept for the next
-        merge when they are gone.
+        New tensors with the names, shapes, dtypes and device of the means.
 
     Raises:
         TypeError: not posteriors, or posteriors of several families.

@@ -213,7 +213,7 @@ def test_adapters_pickles_and_quantised_weights_are_refused(tmp_path: Path) -> N
     refused(ValueError, "holds an adapter's", file, keep=lambda name: "lora_B" in name)
     save_posterior(IsotropicGaussian(factors), file)
     refused(ValueError, "is a posterior of several factors of 'l'", file)
-    # B alone is linear: what load_lora_factors gives.
+    # B alone is linear.
     only_b = {"l.lora_B.weight": torch.ones(3, 2)}
     save_posterior(IsotropicGaussian(only_b), file)
     merge_files([file, file], [0.5, 0.5], output)
