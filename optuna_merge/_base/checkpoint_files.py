@@ -199,8 +199,8 @@ def check_no_adapter(who: str, names: Iterable[str]) -> None:
         raise ValueError(
             f"{who} holds an adapter's tensors, for instance {added[0]!r}, whose means are not "
             f"the adapter's of the mean; give its folder (with {ADAPTER_CONFIG}) and the base: "
-            f"load_checkpoint(folder, base=...), or the factors B alone if all share A; of a model "
-            f"with adapters in it save model.merge_and_unload()"
+            f"load_checkpoint(folder, base=...), or the factors B alone if all share A; or "
+            f"save model.merge_and_unload() of a model with adapters in it"
         )
 
 
