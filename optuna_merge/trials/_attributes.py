@@ -86,7 +86,7 @@ _TABLE = f"""
     tasks in order
 {GREATER_IS_BETTER} | study | object of bool | prepare_study | calibration, reports
     by task, whether its metric is to be maximised
-{REFERENCE_POINT} | study | object of float | prepare_study of several objectives | sampler, pruner
+{REFERENCE_POINT} | study | object of float | prepare_study (Pareto) | sampler, pruner, pictures
     the point that hypervolumes are measured from, by task
 {COSTS} | study | object of float | prepare_study | pruner, reports
     training steps and seconds before the first preview, by what for
