@@ -25,7 +25,7 @@ def empty_like(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def merge_gaussians(
     terms: Sequence[Gaussian], weights: Sequence[float], *, vanishing: bool = True
 ) -> dict[str, Tensor]:
-    """Merged means of checked terms of one family, of which the prior is one."""
+    """Merged means of checked terms of one family."""
     family = next((type(term) for term in terms if isinstance(term, Coupled)), None)
     if family is not None:
         return _merge_coupled(family, terms, weights)
