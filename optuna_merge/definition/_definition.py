@@ -78,8 +78,7 @@ class StudyDefinition:
         TypeError: `constraints` is neither a number nor a sequence of `Constraint`.
         ValueError: tasks that don't fit together or to the model, metrics of which some are to be
             maximised and others minimised, a score that is not known, "pareto" for one task,
-            constraints on no task, more parameters than the posteriors' family can take, an
-            estimator that doesn't fit the task runs' optimizer.
+            constraints on no task, more parameters than the posteriors' family can take.
     """
 
     tasks: Sequence[Task]
@@ -193,11 +192,10 @@ class StudyDefinition:
     def _check_runs(self) -> None:
         object.__setattr__(self, "runs", given_runs(self.runs, self.names))
         for task, run in self.given_runs.items():
-            if run.curvature != "loss" or self.posterior.estimator == "ivon":
-                what = "estimator='ivon'" if run.curvature == "loss" else "curvature"
+            if run.curvature != "loss":
                 raise ValueError(
-                    f"runs: task {task!r}: {what} of a given run is not read here: of the own "
-                    f"training loop it is made from the loss (estimator='squared_gradients')"
+                    f"runs: task {task!r}: curvature of a given run is not read here: of the own "
+                    f"training loop it is made from the loss"
                 )
 
     @property
@@ -206,13 +204,6 @@ class StudyDefinition:
         return given_runs(self.runs, self.names)
 
     def _check_posterior(self) -> None:
-        posterior = self.posterior
-        if posterior.estimator == "ivon" and self.finetuning.optimizer != "ivon":
-            raise ValueError(
-                f"estimator='ivon' takes the curvature from task runs with IVON, but they are "
-                f"with optimizer={self.finetuning.optimizer!r}; use "
-                f"FinetuneSettings(optimizer='ivon') or estimator='squared_gradients'"
-            )
         shared = self.model.initial(self.model.shared_names())
         size = sum(tensor.numel() for tensor in shared.values())
-        FAMILIES[posterior.family].check_size(size)
+        FAMILIES[self.posterior.family].check_size(size)
