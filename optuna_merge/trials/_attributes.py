@@ -19,6 +19,7 @@ PREVIEW_RUN = "preview_run:{run}"
 SHARED_FILE = "file:{file}"
 
 BASELINE = "baseline"
+DUPLICATE_OF = "duplicate_of"
 REPEAT = "repeat"
 WEIGHT = "weight_{task}"
 PREVIEW = "preview_{task}"
@@ -142,6 +143,14 @@ ATTRIBUTES = (
         "prepare_study",
         _READERS,
         "always finetuned, and no candidate: `uniform`, or the task that has all weight",
+    ),
+    Attribute(
+        DUPLICATE_OF,
+        "trial",
+        "int",
+        "objective, before it fails the trial",
+        "reports, run_trials",
+        "the trial that has the same baseline: two workers had queued it",
     ),
     Attribute(
         REPEAT,
