@@ -59,7 +59,7 @@ class Body:
         learning_rate: Of finetunes.
     """
 
-    shape: Mapping[str, Any]
+    shape: dict[str, Any]
     pretraining: FinetuneSettings
     learning_rate: float
 
@@ -174,7 +174,7 @@ def pretrained_body(cache: Path, texts: Sequence[str], english: str, body: str =
         body: Its name in `BODIES`.
     """
     made = BODIES[body]
-    said = "\0".join([*texts, english, repr(dict(made.shape))])
+    said = "\0".join([*texts, english, repr(made.shape)])
     folder = cache / f"mixture-body-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / f".{folder.name}.lock"):

@@ -242,17 +242,21 @@ def preview(fitted: FittedStudy, family: str, weights: Weights) -> Point:
     return point(family, CHOOSING, named, made.evaluations, score, seconds=made.seconds)
 
 
+def loss_on_english(body: str) -> float:
+    """Of the pretrained body, before any finetune."""
+    cache = default_cache()
+    return english_loss(body_folder(body, load_texts(cache)), english_text(cache))
+
+
 def about(study: StudyDefinition, body: str) -> dict[str, object]:
     """What the tables were made of and with."""
-    cache = default_cache()
-    folder = body_folder(body, load_texts(cache))
     return {
         "command": " ".join(["python", *sys.argv]),
         "training_examples": EXAMPLES,
         "machine": {"cores": os.cpu_count(), "cpu": cpu_name()},
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in PACKAGES},
-        "body": {"name": body, "english_loss": english_loss(folder, english_text(cache))},
+        "body": {"name": body, "english_loss": loss_on_english(body)},
         "definition": study.describe(),
     }
 
