@@ -1,0 +1,56 @@
+"""Previews by damping, on toy tasks; which damping each rule takes."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import toy_definition, toy_task
+
+from optuna_merge.fitting._damping import MULTIPLES
+from optuna_merge.previews import PreviewSettings
+from studies import dampings
+from studies.anchors import SEED
+from studies.dampings import Damped, all_damped, compare, taken
+from studies.families import compare as make_tables, fit_family
+
+
+def test_a_rule_takes_the_smallest_loss_and_of_equal_ones_the_largest_damping() -> None:
+    losses = {0.1: (1.0, 3.0), 1.0: (1.0, 2.0), 10.0: (4.0, np.inf)}
+    found = {
+        multiple: Damped({"merges": merges, "previews": previews}, np.zeros((1, 2)))
+        for multiple, (merges, previews) in losses.items()
+    }
+    assert taken(found) == {"merges": 1.0, "previews": 1.0}
+    found[0.1].losses["previews"] = 0.5
+    assert taken(found) == {"merges": 1.0, "previews": 0.1}
+
+
+def test_a_whole_toy_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = [toy_task(name, seed, head="both") for seed, name in enumerate(("red", "blue"))]
+    study = toy_definition(tasks, preview=PreviewSettings(heads="resolved"))
+    results, work = tmp_path / "results", tmp_path / "work"
+    make_tables(study, work, results, ["isotropic"], 3, 1, 1)
+    text = compare(study, results, work, 1, ["red"])
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    assert lines[0] == ["damping", "error", "red", "blue", "mean", "worst", "target:red"]
+    names = [f"{multiple:g}" for multiple in MULTIPLES]
+    assert [line[0] for line in lines[2:]] == [*names, "chosen on merges", "chosen on previews"]
+    assert all(line[1:] in [other[1:] for other in lines[2:-2]] for line in lines[-2:])
+    with (results / "dampings.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * len(MULTIPLES)
+    assert len({row["metric_red"] for row in rows}) > 2, "the damping changes previews"
+
+    # The rule of the package is the package's.
+    fitted, _ = fit_family(study, "diagonal", SEED, work)
+    found = all_damped(study, np.array([(1 / 3, 2 / 3), (2 / 3, 1 / 3)]), SEED, work)
+    assert fitted.damping is not None
+    sweep = list(fitted.damping.sweep.values())
+    assert [damped.losses["merges"] for damped in found.values()] == pytest.approx(sweep)
+
+    # What is there is not made again.
+    monkeypatch.setattr(dampings, "damped_at", None)
+    assert compare(study, results, work, 1, ["red"]) == text
