@@ -8,11 +8,11 @@ previews all interior weights of the table, heads and anchor as the study has th
 dampings.csv (the previews) and dampings.md beside it. The damping is a multiple of the mean
 curvature.
 
-Two rules take the damping with the smallest weighted loss on validation data, mean over
+Three rules take the damping with the smallest weighted loss on validation data, mean over
 `trial_weightings`: "chosen on merges" is the package's, without anchor and with merged heads;
-"chosen on previews" looks at previews as the study has them. Columns as in `shares.py`, means over
-the seeds of the runs. Previews stay in the working folder: the command, started again, goes on
-from there.
+"anchored merges" have the anchor; "previews" have anchor and heads as the study has them. Columns
+as in `shares.py`, means over the seeds of the runs. Previews stay in the working folder: the
+command, started again, goes on from there.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import typer
+from torch import Tensor
 
 from optuna_merge._base.files import short_hash, write_json
 from optuna_merge.commands import Debug, Definition, guarded, load_definition
@@ -42,7 +43,7 @@ from studies.mixed_runs import Recipe, Runs
 from studies.preview_quality import write_csv
 from studies.shares import Line, judged, scores_of, table, uniform_truth
 
-RULES = ("merges", "previews")
+RULES = ("merges", "anchored merges", "previews")
 
 
 @dataclass(frozen=True)
@@ -68,19 +69,23 @@ def weighted_loss(previewer: Previewer, names: Sequence[str]) -> float:
 
 
 def damped_at(
-    runs: Runs, posteriors: Mapping[str, Posterior], anchor: Anchor, weights: Array
+    runs: Runs, posteriors: Mapping[str, Posterior], truth: Mapping[str, Tensor], weights: Array
 ) -> Damped:
-    """The previews of posteriors with one damping."""
+    """The previews of posteriors with one damping, which the truth at uniform weights corrects."""
     definition, names = runs.fitted.definition, runs.fitted.names
     limit = definition.posterior.damping_examples
     settings = replace(definition.preview, anchor="none")  # it is given
-    merges = runs.previewer(posteriors, limit=limit)
-    used: dict[str, object] = {"settings": settings, "states": runs.states, "anchor": anchor}
+
+    def used() -> dict[str, object]:
+        # An anchor measures what a merge misses once: each previewer has its own.
+        return {"settings": settings, "states": runs.states, "anchor": Anchor(truth)}
+
+    ways: list[dict[str, object]] = [{}, {"anchor": Anchor(truth)}, used()]
     losses = {
-        "merges": weighted_loss(merges, names),
-        "previews": weighted_loss(runs.previewer(posteriors, limit=limit, **used), names),
+        rule: weighted_loss(runs.previewer(posteriors, limit=limit, **how), names)
+        for rule, how in zip(RULES, ways)
     }
-    previewer, rows = runs.previewer(posteriors, **used), []
+    previewer, rows = runs.previewer(posteriors, **used()), []
     for row in weights.tolist():
         found = previewer(dict(zip(names, row))).evaluations
         rows.append([found[task].metric.value for task in names])
@@ -97,13 +102,13 @@ def all_damped(
     folder.mkdir(exist_ok=True)
     paths = {multiple: folder / f"{key}-{multiple:g}.json" for multiple in MULTIPLES}
     if not all(path.is_file() for path in paths.values()):
-        anchor = Anchor(uniform_truth(fitted))
+        truth = uniform_truth(fitted)
         runs = Runs.make(fitted, Recipe())
         undamped = runs.undamped("diagonal")
         for (multiple, path), value in zip(paths.items(), candidates(undamped)):
             if not path.is_file():
                 posteriors = {task: p.damped(value) for task, p in undamped.items()}
-                made = damped_at(runs, posteriors, anchor, weights)
+                made = damped_at(runs, posteriors, truth, weights)
                 write_json(path, {"losses": made.losses, "metrics": made.metrics.tolist()})
             typer.echo(f"seed {seed}, damping {multiple:g}: {value:.3g}", err=True)
     found = {m: json.loads(path.read_text(encoding="utf-8")) for m, path in paths.items()}
