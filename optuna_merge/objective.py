@@ -23,6 +23,7 @@ from optuna_merge.search import check_prepared, duplicate_baseline
 from optuna_merge.trials import (
     BASELINE,
     CONSTRAINT,
+    DUPLICATE_OF,
     FAILURE,
     GIVEN_UP,
     PREVIEW,
@@ -72,7 +73,7 @@ class Objective:
 
     A trial ends as FAIL, with the reason in the user attribute `failure`, if training diverged, if
     a metric or score is NaN or infinite, or if it was enqueued with parameters that are no
-    weights.
+    weights. A baseline is finetuned also where its preview is NaN or infinite.
 
     Args:
         workbench: What makes previews and finetunes: the result of `fit`, `from_trainer` or
@@ -97,10 +98,19 @@ class Objective:
         trials = trial.study.get_trials(deepcopy=False) if is_baseline else []
         twin = duplicate_baseline(trials, trials[trial.number]) if is_baseline else None
         if twin is not None:  # (of twice promoted ones the pruner sees to it)
+            trial.set_user_attr(DUPLICATE_OF, twin)
             return _fail(trial, f"duplicate baseline: trial {twin} has it")
         try:
             if not self._has_preview(latest_view(trial)):
-                self._preview(trial, weights)
+                try:
+                    self._preview(trial, weights)
+                except NotFiniteError as error:
+                    if not is_baseline:
+                        raise
+                    # A baseline's finetune doesn't depend on what its merge is worth.
+                    _logger.warning(
+                        "trial %d is finetuned without preview: %s", trial.number, error
+                    )
             if should_prune(trial) and not is_baseline:
                 seen = {name: trial.user_attrs[of_task(PREVIEW, name)] for name in self._names}
                 self._set_constraints(trial, seen)

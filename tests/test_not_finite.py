@@ -69,12 +69,13 @@ def test_a_preview_ends_as_failed_with_its_reason(tmp_path: Path, value: float) 
     picky = Picky(value)
     fitted = om.fit(toy_definition(tasks_with(picky)), tmp_path, progress=False)
     study, objective = made_study(fitted), om.Objective(fitted, progress=False)
+    study.optimize(objective, n_trials=3)  # the baselines
     picky.sound = 0
     study.optimize(objective, n_trials=1)
     picky.sound = 10**9
     study.optimize(objective, n_trials=1)
     told = f"task 'blue': the metric 'picky' of the merge is {value:g} on validation data"
-    failed, sound, _ = study.trials
+    failed, sound = study.trials[3:]
     assert failed.state == TrialState.FAIL
     assert told in failed.user_attrs["failure"]
     assert not failed.intermediate_values
@@ -82,7 +83,37 @@ def test_a_preview_ends_as_failed_with_its_reason(tmp_path: Path, value: float) 
     assert sound.state == TrialState.COMPLETE
 
     text = om.format_report(om.make_report(study, fitted))
-    assert f"Given up after 1 try: uniform (trial 0): {told}" in text
+    assert "Given up after 1 try: " in text
+    assert f"(trial 3): {told}" in text
+
+
+@pytest.mark.parametrize("value", NOT_FINITE)
+@pytest.mark.parametrize("score", ["mean", "pareto"])
+def test_a_baseline_is_finetuned_without_preview(tmp_path: Path, score: str, value: float) -> None:
+    picky = Picky(value)
+    definition = toy_definition(tasks_with(picky), score=score)
+    fitted = om.fit(definition, tmp_path, progress=False)
+    study = optuna.create_study(
+        directions=definition.directions,
+        sampler=om.PreviewSampler(fitted.names, seed=0),
+        pruner=om.PromotionPruner(fraction=0.5, warmup=2, seed=0),
+    )
+    om.prepare_study(study, fitted, second_seed=False)
+    objective = om.Objective(fitted, progress=False)
+    picky.sound = 0
+    study.optimize(objective, n_trials=1)  # its finetune, the anchor, is found
+    picky.sound = 10**9
+    study.optimize(objective, n_trials=8)
+    uniform = study.trials[0]
+    assert uniform.state == TrialState.COMPLETE
+    assert "preview_blue" not in uniform.user_attrs
+    assert 0 not in uniform.intermediate_values
+    assert "failure" not in uniform.user_attrs
+
+    report = om.make_report(study, fitted)
+    assert not report["failures"]
+    assert report["counts"]["baselines"] == 3
+    assert om.format_report(report)
 
 
 @pytest.mark.parametrize("value", NOT_FINITE)
@@ -144,7 +175,7 @@ def test_a_score_of_finite_metrics_too(tmp_path: Path, value: float) -> None:
     study = made_study(fitted)
     study.optimize(om.Objective(fitted, progress=False), n_trials=1)
     assert study.trials[0].state == TrialState.FAIL
-    told = f"the score of the merge is {value:g}, of the metrics {{'red': "
+    told = f"the score of the finetune is {value:g}, of the metrics {{'red': "
     assert told in study.trials[0].user_attrs["failure"]
 
 

@@ -156,13 +156,16 @@ def test_a_diverged_finetune_fails_with_its_reason_and_the_study_goes_on(tmp_pat
     assert red.state == TrialState.COMPLETE
 
 
-def test_a_second_baseline_of_one_name_fails(fitted: om.FittedStudy) -> None:
+def test_a_second_baseline_of_one_name_fails_and_is_not_counted(fitted: om.FittedStudy) -> None:
     study = made_study(fitted)
     weights = weight_params({"red": 1, "blue": 1})
     study.enqueue_trial(weights, user_attrs={"baseline": "uniform"})
     study.optimize(om.Objective(fitted, progress=False), n_trials=4)
     assert study.trials[3].state == TrialState.FAIL
     assert study.trials[3].user_attrs["failure"] == "duplicate baseline: trial 0 has it"
+    counts = read_study(study).counts
+    assert (counts.failed, counts.baselines) == (0, 3), "nothing has gone wrong"
+    assert "failed 0" in om.format_report(om.make_report(study, fitted))
 
 
 def test_the_same_weights_are_previewed_once(fitted: om.FittedStudy) -> None:

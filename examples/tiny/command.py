@@ -22,11 +22,19 @@ def metrics(point: np.ndarray) -> dict[str, float]:
     return {task: float(np.exp(-((point - t) ** 2).sum())) for task, t in TARGETS.items()}
 
 
+def tell(folder: str, step: int, point: np.ndarray) -> None:
+    """Add the metrics after a step to the file in which the study looks for them."""
+    with Path(folder, "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": step, "metrics": metrics(point)}) + "\n")
+
+
 def train(folder: str, checkpoint: str, weights: str, seed: str, steps: str) -> None:
     """Sample a task in each step; save and tell the metrics after every tenth."""
     state, shares = Path(folder, "state.safetensors"), json.loads(weights)
     step = int(load_file(state)["step"]) if state.exists() else 0  # goes on
     point = load_file(state)["point"] if step else np.zeros(3)
+    if step:
+        tell(folder, step, point)  # a kill may have come before; again it changes nothing
     while step < int(steps):
         step += 1
         draw = random.Random(f"{seed} {step}")
@@ -35,8 +43,7 @@ def train(folder: str, checkpoint: str, weights: str, seed: str, steps: str) -> 
         if step % 10 == 0:
             save_file({"point": point, "step": np.array(step)}, state.with_suffix(".new"))
             state.with_suffix(".new").replace(state)
-            with Path(folder, "metrics.jsonl").open("a") as file:
-                file.write(json.dumps({"step": step, "metrics": metrics(point)}) + "\n")
+            tell(folder, step, point)
     save_file({"point": point}, checkpoint)
 
 

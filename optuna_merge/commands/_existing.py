@@ -14,9 +14,9 @@ _SQLITE = "sqlite:///"
 
 
 def existing_study(flags: StudyFlags) -> optuna.Study:
-    """Open a study that exists; raise `ValueError` that names those that do."""
+    """Open a study that exists, to read it; raise `ValueError` that names those that do."""
     from optuna_merge.search import load_study
-    from optuna_merge.storages import create_storage
+    from optuna_merge.storages import read_storage
 
     file = Path(flags.storage.removeprefix(_SQLITE).partition("?")[0])
     if flags.storage.startswith(_SQLITE) and not file.is_file():
@@ -24,7 +24,7 @@ def existing_study(flags: StudyFlags) -> optuna.Study:
             f"no database {file}; give that of the study with --storage, or run "
             f"optuna-merge optimize first"
         )
-    return load_study(flags.study_name, create_storage(flags.storage))
+    return load_study(flags.study_name, read_storage(flags.storage))
 
 
 def check_fitted(workdir: Path) -> None:

@@ -29,6 +29,9 @@ from optuna_merge.trials import uniform_weights
 
 _logger = logging.getLogger(__name__)
 
+_SOLVED = "mean loss of the first examples in the order of seed 0"
+"""What heads are solved by, part of the key: files that an older version wrote are made again."""
+
 
 def fit(
     definition: StudyDefinition,
@@ -237,6 +240,7 @@ def _assemble(
         settings=definition.settled_preview,
         states={name: of_task[0] for name, of_task in states.items()},
         anchor=None if truth is None else Anchor(truth),
+        head_files=_head_files(definition, states, store),
     )
     if definition.settled_preview.anchor != "none":
         parts["anchor"] = None if truth is None else content_hash(truth, {})
@@ -264,6 +268,22 @@ def _assemble(
         store=store,
         files=tuple(files),
     )
+
+
+def _head_files(
+    definition: StudyDefinition,
+    states: Mapping[str, Sequence[Mapping[str, Tensor]]],
+    store: FinetuneStore,
+) -> dict[str, Path]:
+    """By task, where is kept what previews with solved heads need of the task's own run."""
+    preview, batch_size = definition.settled_preview, definition.finetuning.evaluation_batch_size
+    settings = [preview.head_examples, preview.mixed_precision, batch_size, _SOLVED]
+    folder = store.folder.parent / "posteriors"
+    found = {}
+    for task, (state, *_) in states.items():
+        key = short_hash([content_hash(state, {"key": store.keys[task]}), settings])
+        found[task] = folder / f"head-{task}-{key}.safetensors"
+    return found
 
 
 def _mean_head(states: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> dict[str, Tensor]:

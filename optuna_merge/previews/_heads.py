@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from optuna_merge._base.tensors import load_sound, load_tensors, save_tensors
 from optuna_merge._base.turns import models_turn
 from optuna_merge.models import MultitaskModel
 from optuna_merge.previews._settings import PreviewSettings
 from optuna_merge.tasks import LABELS, Batch, Loss, Task, batches_in_order, own_draws, to_device
 
 _STEPS = 100  # of L-BFGS, in each precision
+_PARAMETERS = ("weight", "bias")  # of a linear layer, which may have no bias
 _TOLERANCE = 1e-4  # of the gradient's entries: with a tenth of it one label of 2,000 differs
 
 
@@ -113,6 +116,8 @@ class HeadSolver:
         examples: Training examples per task, drawn at random, the same ones in all processes.
         decay: The pull towards the head of the merge, in units of the loss.
         batch_size: Examples a forward pass.
+        files: By task, the file that keeps g_t for other processes; without one g_t is found once
+            in each.
 
     Raises:
         ValueError: a head that doesn't end in a linear layer of its own, from features
@@ -128,25 +133,34 @@ class HeadSolver:
         examples: int,
         decay: float,
         batch_size: int,
+        files: Mapping[str, Path] | None = None,
     ) -> None:
         self._model, self._tasks, self._states = model, tuple(tasks), states
+        self._files = files or {}
         self._examples, self._decay, self._batch_size = examples, decay, batch_size
         self._layers = {task.name: _last_layer(model, task) for task in tasks}
         self._left: dict[str, list[Tensor]] = {}
 
     def prepare(self) -> None:
-        """Find what the task runs left of their gradients, once; changes the parameters."""
-        if self._left:
-            return
-        left = {}
-        for task in self._tasks:
-            self._model.load(self._states[task.name], source=f"the run of task {task.name!r}")
-            values = _values(self._layers[task.name])
-            for value in values:
-                value.requires_grad_(True)
-            loss = _loss(task, self._see(task), values)
-            left[task.name] = list(torch.autograd.grad(loss, values))
-        self._left = left
+        """Find what the task runs left of their gradients, once; may change the parameters."""
+        if not self._left:
+            self._left = {task.name: self._left_by(task) for task in self._tasks}
+
+    def _left_by(self, task: Task) -> list[Tensor]:
+        """Of one task, from its file, or found and written there."""
+        path = self._files.get(task.name)
+        kept = None if path is None else load_sound(path, load_tensors)
+        if kept is not None:
+            return [kept[0][name] for name in _PARAMETERS if name in kept[0]]
+        self._model.load(self._states[task.name], source=f"the run of task {task.name!r}")
+        values = _values(self._layers[task.name])
+        for value in values:
+            value.requires_grad_(True)
+        loss = _loss(task, self._see(task), values)
+        left = list(torch.autograd.grad(loss, values))
+        if path is not None:
+            save_tensors(dict(zip(_PARAMETERS, left)), path)
+        return left
 
     def __call__(self, weights: Mapping[str, float]) -> None:
         """Solve the heads of the merge in the model, in place; `prepare` comes before it."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,6 +58,7 @@ class Previewer:
         states: By task, the trained parameters of its own run, which heads are solved again from;
             without them heads "auto" are merged.
         anchor: Corrects the merges between it and the task runs; None: they stay as they are.
+        head_files: By task, a file that keeps what `HeadSolver` finds of the task's own run.
 
     Raises:
         ValueError: heads that can't be solved again; see `HeadSolver`.
@@ -75,6 +77,7 @@ class Previewer:
         settings: PreviewSettings | None = None,
         states: Mapping[str, Mapping[str, Tensor]] | None = None,
         anchor: Anchor | None = None,
+        head_files: Mapping[str, Path] | None = None,
     ) -> None:
         self._model = model
         self._tasks = tuple(tasks)
@@ -101,6 +104,7 @@ class Previewer:
                 examples=self._settings.head_examples,
                 decay=self._settings.head_decay,
                 batch_size=batch_size,
+                files=head_files,
             )
         self._anchor = anchor
 

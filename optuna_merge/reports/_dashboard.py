@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge import visualization as plots
+from optuna_merge._base.lazy import need
 from optuna_merge.reports._notes import OURS, study_note, trial_note
 from optuna_merge.reports._reading import Reading
 from optuna_merge.trials import TrialHandle
@@ -50,9 +51,9 @@ class Dashboard:
     """
 
     def __init__(self, study: optuna.Study, workdir: Path, *, every: float = 30.0) -> None:
-        import optuna_dashboard  # noqa: F401
-        import plotly  # noqa: F401
-
+        # Both are imported with the first update: they take longer than a small preview.
+        for package in ("optuna_dashboard", "plotly"):
+            need(package, "dashboard", "what the dashboard shows")
         self._study = study
         self._lock = FileLock(workdir / "dashboard.lock")
         self._every = every

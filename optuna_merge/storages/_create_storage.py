@@ -59,6 +59,7 @@ _NEWER = (
     f"its tables were made by another version of Optuna than the {optuna.__version__} installed "
     "here; install that version, or a newer one: pip install -U optuna"
 )
+_TO_READ = "; to read it only, run optuna-merge report without a definition"
 _HELD = (
     f"which other process holds it, such as a viewer of databases with an open transaction "
     f"(it was waited for, {LOCK_TIMEOUT:g} s)"
@@ -302,7 +303,8 @@ def _check_file(path: Path, what: str) -> None:
     elif not os.access(folder, os.W_OK | os.X_OK):
         # Also for a file that exists: SQLite and the journal make their lock files beside it.
         problem = f"the folder {folder.absolute()} is not writable; choose another or its owner"
+        problem += _TO_READ if path.exists() else ""
     elif path.exists() and not os.access(path, os.R_OK | os.W_OK):
-        problem = "it is not readable and writable for this user"
+        problem = f"it is not readable and writable for this user{_TO_READ}"
     if problem:
         raise StorageUnavailableError(f"can't open the {what} {path}: {problem}")

@@ -50,9 +50,10 @@ def from_command(
     started again in the same folder, and should continue from what it finds there. SIGTERM asks it
     to end. If it evaluates while it trains, it adds lines `{"step": 50, "metrics": {"math": 0.4}}`
     to `metrics.jsonl` in the folder, each after the checkpoint of its step. These steps are rungs,
-    at which the study's pruner may stop it. If this process dies while the command runs, the next
-    call waits for that command and does not start a second one; this needs the locks and process
-    groups of POSIX.
+    at which the study's pruner may stop it. When it continues from a checkpoint, it should add
+    that step's line again: a kill may have come before it, and a repeated line is ignored. If this
+    process dies while the command runs, the next call waits for that command and does not start a
+    second one; this needs the locks and process groups of POSIX.
 
     Previews are averages of the task runs' checkpoints (for adapters, of their updates), which the
     command `evaluate` scores. It also scores a finetune that has no line for its last step.

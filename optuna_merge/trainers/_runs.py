@@ -18,6 +18,7 @@ from optuna_merge._base.turns import models_turn
 from optuna_merge.exceptions import ProgramError
 from optuna_merge.fitting import Report
 from optuna_merge.trainers._program import AdoptingProgram, Program, Run
+from optuna_merge.trials import alone_weights
 
 _logger = logging.getLogger(__name__)
 
@@ -139,9 +140,25 @@ class Runs:
                 f"the training in {folder} ended without metrics after its last step "
                 f"{program.steps} ({reported}); they are asked for there"
             )
+        if before and (missing := sorted(self._expected() - rungs.keys())):
+            _logger.warning(
+                "the training in %s went on after a kill, and told no metrics after step %s, as "
+                "other runs do: its trial lacks these rungs. A command that goes on from a "
+                "checkpoint should write the line of that step again",
+                folder,
+                ", ".join(map(str, missing)),
+            )
         about = {"weights": dict(weights), "given": dict(converted), "unit": str(program.unit)}
         self._write(folder, about | {"repeat": repeat}, rungs, _seconds(folder))
         return replace(_read(folder), reused=False)
+
+    def _expected(self) -> set[int]:
+        """The rungs of a task's own run that was trained, if there is one."""
+        for weights in alone_weights(self._program.names).values():
+            folder = self.folder(weights)
+            if (folder / _FINISHED).exists() and (found := _read(folder)).given is None:
+                return set(found.rungs)
+        return set()
 
     def _write(self, folder: Path, about: Mapping[str, Any], rungs: Rungs, seconds: float) -> None:
         numbers = {  # JSON has neither NaN nor infinity

@@ -7,6 +7,7 @@ from optuna_merge.trials._attributes import (
     CONSTRAINT as CONSTRAINT,
     COSTS as COSTS,
     DEFINITION as DEFINITION,
+    DUPLICATE_OF as DUPLICATE_OF,
     FAILURE as FAILURE,
     FINGERPRINT as FINGERPRINT,
     GIVEN_UP as GIVEN_UP,

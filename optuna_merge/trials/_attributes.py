@@ -19,6 +19,7 @@ PREVIEW_RUN = "preview_run:{run}"
 SHARED_FILE = "file:{file}"
 
 BASELINE = "baseline"
+DUPLICATE_OF = "duplicate_of"
 REPEAT = "repeat"
 WEIGHT = "weight_{task}"
 PREVIEW = "preview_{task}"
@@ -96,6 +97,8 @@ _TABLE = f"""
     an artifact's id and the file's hash
 {BASELINE} | trial | str | prepare_study | {_READERS}
     always finetuned, and no candidate: `uniform`, or the task that has all weight
+{DUPLICATE_OF} | trial | int | objective, before it fails the trial | reports, run_trials
+    the trial that has the same baseline: two workers had queued it
 {REPEAT} | trial | int | prepare_study, pruner | objective, all readers
     which repeat of a finetune at its weights it is: r has the definition's seed plus r
 {WEIGHT} | trial | float | {_OBJECTIVE} | {_READERS}

@@ -11,7 +11,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_merge.trials._attributes import BASELINE, PROMOTED_FROM, UNIFORM
+from optuna_merge.trials._attributes import BASELINE, DUPLICATE_OF, PROMOTED_FROM, UNIFORM
 from optuna_merge.trials._lineage import lineage, retry_history
 from optuna_merge.trials._outcome import SCORE, Outcome, Repeats, repeated_finetunes
 from optuna_merge.trials._record import read_trial
@@ -30,7 +30,7 @@ class Counts:
         truths: Weightings that were finetuned to the end.
         promoted: Those of them that aren't baselines.
         baselines: The others.
-        failed: Trials that failed.
+        failed: Trials that failed, without baselines that another trial has.
         retried: Those of them that another trial went on from.
     """
 
@@ -179,7 +179,9 @@ def read_study(study: optuna.Study) -> Findings:
 
 
 def _counts(trials: Sequence[FrozenTrial], outcomes: Sequence[Outcome]) -> Counts:
-    failed = {t.number for t in trials if t.state == TrialState.FAIL}
+    failed = {
+        t.number for t in trials if t.state == TrialState.FAIL and DUPLICATE_OF not in t.user_attrs
+    }
     retried = {number for trial in trials for number in retry_history(trial)}
     kinds = [o.kind for o in outcomes]
     return Counts(

@@ -26,6 +26,7 @@ from optuna_merge.exceptions import OptunaMergeError, StorageUnavailableError, T
 from optuna_merge.pruners import PromotionPruner, stop_reason
 from optuna_merge.storages import masked
 from optuna_merge.trials import (
+    DUPLICATE_OF,
     FAILURE,
     HANDED_BACK,
     RUN,
@@ -158,6 +159,8 @@ def run_trials(
                 requeue_dead_trials(study, folder)
                 continue
             trial = run_one(study, objective, run, optimize)
+            if trial is not None and DUPLICATE_OF in trial.user_attrs:
+                continue
             if trial is None or trial.state == TrialState.FAIL:
                 failures += 1
                 if failures >= _MAX_FAILURES:

@@ -24,9 +24,11 @@ from helpers import (
 from torch import Tensor, nn
 
 import optuna_merge as om
+from optuna_merge._base.tensors import load_tensors, save_tensors
 from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.models import from_module
 from optuna_merge.previews import PreviewSettings, refinement_settings
+from optuna_merge.tasks import Evaluation
 
 RESOLVED = PreviewSettings(heads="resolved", head_examples=24, anchor="none")
 MERGED = PreviewSettings(heads="merged", anchor="none")
@@ -120,6 +122,42 @@ def test_previews_are_the_same_however_they_are_made(tmp_path: Path) -> None:
     assert study.previewer(WEIGHTS).evaluations == first
     other = fitted(tmp_path / "another process")
     assert other.previewer(WEIGHTS).evaluations == first
+
+
+def head_files(folder: Path) -> list[Path]:
+    return sorted((folder / "posteriors").glob("head-*.safetensors"))
+
+
+def test_what_the_runs_left_is_kept_for_the_next_process(tmp_path: Path) -> None:
+    first = fitted(tmp_path).previewer(WEIGHTS).evaluations
+    red, blue = sorted(head_files(tmp_path), key=lambda path: "blue" in path.name)
+    assert fitted(tmp_path).previewer(WEIGHTS).evaluations == first
+    tensors, _ = load_tensors(red)
+    save_tensors({name: tensor + 1.0 for name, tensor in tensors.items()}, red)
+    assert fitted(tmp_path).previewer(WEIGHTS).evaluations != first  # it is the file that is read
+    red.write_bytes(red.read_bytes()[:-8])
+    blue.unlink()
+    assert fitted(tmp_path).previewer(WEIGHTS).evaluations == first
+    assert same(load_tensors(red)[0], tensors) and blue.exists()
+
+
+def test_what_other_runs_or_examples_left_is_not_read(tmp_path: Path) -> None:
+    def preview(folder: Path, **changes: Any) -> dict[str, Evaluation]:
+        settings = replace(RESOLVED, head_examples=changes.pop("examples", 24))
+        return fitted(folder, settings, **changes).previewer(WEIGHTS).evaluations
+
+    preview(tmp_path)
+    assert len(head_files(tmp_path)) == 2
+    other = toy_definition().finetuning
+    for count, changes in enumerate(
+        (
+            {"examples": 12},
+            {"finetuning": replace(other, learning_rate=other.learning_rate / 2)},
+            {"tasks": (toy_tasks()[0], toy_task("blue", 9, classes=3))},
+        ),
+        start=2,
+    ):
+        assert preview(tmp_path, **changes) == preview(tmp_path / str(count), **changes)
 
 
 def test_refinements_start_from_the_solved_heads(tmp_path: Path) -> None:

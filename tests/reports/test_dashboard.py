@@ -159,6 +159,19 @@ def test_it_is_updated_after_finetunes_and_not_too_often(tmp_path: Path) -> None
     assert get_note(study) != ""
 
 
+def test_nothing_slow_is_imported_before_the_first_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_by_hand(("red", "blue"), 8, 5)
+    for module in [name for name in sys.modules if name.partition(".")[0] == "optuna_dashboard"]:
+        monkeypatch.delitem(sys.modules, module)
+    Dashboard(study, tmp_path)
+    assert "optuna_dashboard" not in sys.modules
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
+    with pytest.raises(ImportError, match=r"needs optuna_dashboard: pip install .*\[dashboard\]"):
+        Dashboard(study, tmp_path)
+
+
 def test_slow_updates_are_rare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = study_by_hand(("red", "blue"), 8, 5)
     made: list[float] = []

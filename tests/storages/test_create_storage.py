@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import textwrap
 import traceback
 from pathlib import Path
@@ -459,6 +460,46 @@ def test_without_the_right_to_write(tmp_path: Path, scheme: str, what: str) -> N
     expected = "is not writable" if what == "folder" else "not readable and writable"
     assert expected in answer.stdout
     assert "study" in answer.stdout
+
+
+@pytest.mark.parametrize("closed", ["folder", "file"])
+@pytest.mark.parametrize("kind", ["sqlite", "sqlite in use", "sqlite of the dead", "journal"])
+def test_reading_needs_no_right_to_write(tmp_path: Path, kind: str, closed: str) -> None:
+    """In a process of a user without rights, as above."""
+    made, folder, scheme = tmp_path / "made", tmp_path / "closed", kind.partition(" ")[0]
+    made.mkdir(), folder.mkdir()
+    where = folder if kind == "sqlite in use" else made
+    study = optuna.create_study(study_name="s", storage=create_storage(f"{scheme}:///{where}/db"))
+    study.optimize(lambda trial: 1.0, n_trials=2)
+    study.ask()  # of an SQLite file this is in the log alone
+    if kind == "sqlite of the dead":
+        shutil.copy(made / "db-wal", folder)
+    elif kind == "sqlite":
+        study._storage._backend.engine.dispose()  # type: ignore[attr-defined]
+        assert not (made / "db-wal").exists()
+    if where == made:
+        shutil.copy(made / "db", folder)
+    for path in folder.iterdir():
+        path.chmod(0o444)
+    folder.chmod(0o555 if closed == "folder" else 0o777)
+    script = textwrap.dedent(
+        f"""
+        import os, optuna, tempfile
+        from optuna_merge.storages import create_storage, read_storage
+        import psycopg, alembic.command, sqlalchemy.dialects.sqlite, optuna.storages._rdb.models
+        create_storage("{scheme}:///{tmp_path}/other").get_all_studies()  # imports what is needed
+        if os.getuid() == 0:
+            os.setgroups([]); os.setgid(65534); os.setuid(65534)
+        storage = read_storage("{scheme}:///{folder}/db")
+        print([t.state.name for t in optuna.load_study(study_name="s", storage=storage).trials])
+        """
+    )
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(0o755)  # another user may pass
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout == "['COMPLETE', 'COMPLETE', 'RUNNING']\n"
+    assert not list(Path(tempfile.gettempdir()).glob("optuna-merge-*/db"))
 
 
 @pytest.mark.parametrize(

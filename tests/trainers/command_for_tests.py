@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "tiny" / "command.py"
 fault, mode, *arguments = sys.argv[1:]
@@ -39,6 +40,15 @@ if mode == "train":
         lines.write_text('{"step": 10, "metrics": {"math": "1", "chat": 1}}\n')
     if fault == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if fault == "torn":  # between a checkpoint and its line, once
+        write, many = Path.open, lines.exists() and len(lines.read_text().splitlines())
+
+        def torn(path: Path, *given: Any, **more: Any) -> Any:
+            if path == lines and path.exists() and not many:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return write(path, *given, **more)
+
+        Path.open = torn  # type: ignore[method-assign]
     if fault == "child":
         subprocess.Popen(["sleep", "1000"])
     if fault == "slow" and not (folder / "go").exists():

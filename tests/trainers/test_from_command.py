@@ -7,9 +7,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -22,6 +22,7 @@ from optuna_merge.exceptions import ProgramError
 from optuna_merge.trainers import FittedProgram, WeightUnit
 from optuna_merge.trainers._command import CommandProgram
 from optuna_merge.trainers._program import Run
+from optuna_merge.trainers._runs import Runs
 from optuna_merge.trainers._template import Template
 
 SCRIPT = f"{sys.executable} {Path(__file__).with_name('command_for_tests.py')}"
@@ -180,6 +181,56 @@ def test_a_killed_command_goes_on_from_its_checkpoint(
     program(tmp_path).train(wanted, found.__setitem__)
     assert found == expected
     assert all(json.loads(line) for line in lines.read_text().splitlines())
+
+
+def test_a_kill_between_checkpoint_and_line_loses_no_rung(
+    bench: FittedProgram, tmp_path: Path
+) -> None:
+    weights = {"math": 0.7, "chat": 0.3}
+    expected: dict[int, Mapping[str, float]] = {}
+    bench.finetune(weights, expected.__setitem__)
+    wanted, found = run(tmp_path / "run", weights), dict[int, Mapping[str, float]]()
+    with pytest.raises(ProgramError, match="SIGKILL"):
+        program(tmp_path, "torn").train(wanted, found.__setitem__)
+    assert list(found) == [10]
+    assert load_file(wanted.folder / "state.safetensors")["step"] == 20
+    found.clear()
+    program(tmp_path, "torn").train(wanted, found.__setitem__)
+    assert found == expected and list(found) == [10, 20, 30]
+
+
+class Forgetful:
+    """A program that is killed once, and then tells nothing of the checkpoint's step."""
+
+    names, steps, unit = ("math", "chat"), 30, WeightUnit("examples")
+
+    def describe(self) -> dict[str, str]:
+        return {}
+
+    def describe_task(self, task: str) -> str:
+        return task
+
+    def train(self, wanted: Run, report: Callable[[int, Mapping[str, float]], None]) -> None:
+        killed = wanted.folder / "killed"
+        for step in (10, 20, 30):
+            if step < 20 or not killed.exists():
+                report(step, dict.fromkeys(self.names, 0.5))
+            if step == 10 and max(wanted.weights.values()) < 1 and not killed.exists():
+                killed.touch()
+                raise ProgramError("killed")
+        report(30, dict.fromkeys(self.names, 0.5))
+
+
+def test_a_rung_that_a_kill_has_lost_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = Runs(cast(Any, Forgetful()), tmp_path, {})
+    runs.run({"math": 1.0, "chat": 0.0})
+    with pytest.raises(ProgramError, match="killed"):
+        runs.run(WEIGHTS)
+    assert "lacks" not in caplog.text
+    assert list(runs.run(WEIGHTS).rungs) == [10, 30]
+    assert "told no metrics after step 20, as other runs do" in caplog.text
 
 
 def test_pruning_stops_the_command_and_all_that_it_started(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 import optuna_merge as om
 from optuna_merge._base.files import write_json
-from optuna_merge.trials import RUN
+from optuna_merge.trials import RUN, read_study, weight_params
 from optuna_merge.workers import is_promoted, runs_folder
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -77,6 +77,18 @@ def test_a_run_leaves_no_finetune_waiting_that_is_promoted(
         beyond += count - 2
     assert beyond > 0
     assert not list(tmp_path.rglob("runs/*/*.json"))
+
+
+def test_baselines_that_were_queued_twice_end_no_run(
+    fitted: om.FittedStudy, tmp_path: Path
+) -> None:
+    study = opened(fitted, tmp_path)
+    for _ in range(11):  # as many as several workers of a study of many tasks leave in a row
+        uniform = weight_params({"red": 1, "blue": 1})
+        study.enqueue_trial(uniform, user_attrs={"baseline": "uniform"})
+    assert run(study, fitted, tmp_path, 4) == 4
+    assert read_study(study).counts.failed == 0
+    assert len(study.get_trials(states=[TrialState.FAIL])) == 11
 
 
 def test_a_run_whose_time_is_over_finetunes_what_is_promoted_and_may_go_on_later(
