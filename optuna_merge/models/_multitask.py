@@ -334,7 +334,7 @@ def _check_head(task: Task, heads: Mapping[str, nn.Module]) -> None:
             f"task {task.name!r} uses the head {task.head!r}, but the model has only "
             f"{sorted(heads)}"
         )
-    network = heads[task.head]
+    network = heads[str(task.head)]
     for metric in task.metrics:
         if metric.generated and not isinstance(network, Writer):
             raise ValueError(
