@@ -1,6 +1,6 @@
-"""The body of the mixture study: a tokenizer and a small Llama, pretrained on English text.
+"""The bodies of the mixture study: a tokenizer, and Llamas of two sizes, pretrained on English.
 
-Both are made once and kept in the cache folder, under a hash of the texts that they come from.
+Each is made once and kept in the cache folder, under a hash of the texts that it comes from.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,16 @@ import torch
 from filelock import FileLock
 from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from optuna_merge import FinetuneSettings, Task
 from optuna_merge.finetuning import FinetuneStore
-from optuna_merge.models import MultitaskModel, from_language_model
+from optuna_merge.models import (
+    MultitaskModel,
+    evaluate_tasks,
+    from_language_model,
+    task_batches,
+)
 from optuna_merge.tasks import Measurement, Metric, token_cross_entropy
 from studies.mixture.data import Splits
 
@@ -28,21 +34,58 @@ END = "<end>"
 LENGTH = 64
 """Tokens that a window predicts."""
 
-SHAPE = {
-    "vocab_size": SYMBOLS,
-    "hidden_size": 128,
-    "intermediate_size": 352,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 4 * LENGTH,
-    "tie_word_embeddings": True,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-}
 
-PRETRAINING = FinetuneSettings(
-    steps=450, batch_size=16, learning_rate=3e-3, num_rungs=1, evaluation_batch_size=64
-)
+def _shape(width: int, layers: int, inner: int) -> dict[str, Any]:
+    return {
+        "vocab_size": SYMBOLS,
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 4 * LENGTH,
+        "tie_word_embeddings": True,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+
+
+@dataclass(frozen=True)
+class Body:
+    """A Llama, how it is pretrained, and how it is finetuned.
+
+    Attributes:
+        shape: Its configuration.
+        pretraining: On English text; after each rung an interrupted one goes on.
+        learning_rate: Of finetunes.
+    """
+
+    shape: dict[str, Any]
+    pretraining: FinetuneSettings
+    learning_rate: float
+
+
+BODIES = {
+    "small": Body(
+        _shape(128, 3, 352),
+        FinetuneSettings(
+            steps=450, batch_size=16, learning_rate=3e-3, num_rungs=1, evaluation_batch_size=64
+        ),
+        learning_rate=3e-3,
+    ),
+    "medium": Body(
+        _shape(256, 6, 704),
+        FinetuneSettings(
+            steps=1200,
+            batch_size=16,
+            learning_rate=2e-3,
+            decay="cosine",
+            num_rungs=24,
+            evaluation_batch_size=64,
+        ),
+        learning_rate=2e-3,
+    ),
+}
+"""By name: 1.1 and 5.9 million parameters."""
 
 _MOST_CHARACTERS = 16
 """Of a token; the text behind what that needs is not read."""
@@ -121,20 +164,22 @@ def language_tasks(
     return [task(name, splits) for name, splits in texts.items()]
 
 
-def pretrained_body(cache: Path, texts: Sequence[str], english: str) -> Path:
+def pretrained_body(cache: Path, texts: Sequence[str], english: str, body: str = "small") -> Path:
     """The folder of the tokenizer and the pretrained model.
 
     Args:
         cache: Where it is kept.
         texts: What the tokenizer is made from, beside the English text: training data only.
         english: What the model is pretrained on; its last tenth judges it.
+        body: Its name in `BODIES`.
     """
-    key = hashlib.sha256("\0".join([*texts, english, repr(SHAPE)]).encode()).hexdigest()[:16]
-    folder = cache / f"mixture-body-{key}"
+    made = BODIES[body]
+    said = "\0".join([*texts, english, repr(made.shape)])
+    folder = cache / f"mixture-body-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / f".{folder.name}.lock"):
         if not (folder / "body").is_dir():
-            _pretrain(folder, texts, english)
+            _pretrain(folder, texts, english, made)
     return folder / "body"
 
 
@@ -155,19 +200,33 @@ def fresh_model(shape: Mapping[str, Any]) -> LlamaForCausalLM:
         return LlamaForCausalLM(LlamaConfig(**shape))
 
 
-def _pretrain(folder: Path, texts: Sequence[str], english: str) -> None:
-    tokenizer = make_tokenizer([*texts, english])
-    network = fresh_model(SHAPE)
-    network.save_pretrained(folder / "fresh")
+def english_task(tokenizer: Any, english: str) -> Task:
+    """What the bodies are pretrained on; the last tenth of the text is validation data."""
     cut = len(english) * 9 // 10
     splits = {"train": english[:cut], "validation": english[cut:]}
     (task,) = language_tasks({"english": splits}, tokenizer, {"english": 10**6}, 200)
+    return task
+
+
+def english_loss(body: Path, english: str) -> float:
+    """A pretrained body's loss on English validation data, in nats a token."""
+    task = english_task(AutoTokenizer.from_pretrained(body), english)
+    model = from_language_model(str(body), [task])
+    batches = task_batches(model, [task], batch_size=64)
+    return evaluate_tasks(model, [task], batches)[task.name].metric.value
+
+
+def _pretrain(folder: Path, texts: Sequence[str], english: str, made: Body) -> None:
+    tokenizer = make_tokenizer([*texts, english])
+    network = fresh_model(made.shape)
+    network.save_pretrained(folder / "fresh")
+    task = english_task(tokenizer, english)
     model: MultitaskModel = from_language_model(str(folder / "fresh"), [task])
     store = FinetuneStore(folder / "pretraining", {task.name: model.describe()["hash"]})
-    run = store.run(model, [task], {"english": 1.0}, PRETRAINING)
+    run = store.run(model, [task], {task.name: 1.0}, made.pretraining)
     model.load(run.parameters())
     ready = folder / "body-in-the-making"
-    body: Any = model.body
-    body.save_pretrained(ready)
+    trained: Any = model.body
+    trained.save_pretrained(ready)
     tokenizer.save_pretrained(ready)
     ready.rename(folder / "body")

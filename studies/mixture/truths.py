@@ -1,6 +1,7 @@
 """Real finetunes of the mixture study, and previews of the same weights, as tables.
 
-    python studies/mixture/truths.py --workdir workdir/mixture
+    python studies/mixture/truths.py
+    python studies/mixture/truths.py --body medium
 
 The truths are at uniform weights, at each task alone, at weights in proportion to the data, at
 random weights of all tasks and of two to five of them in turn (`drawn_weights`), and at those that
@@ -10,9 +11,10 @@ the finetune at uniform weights that corrects anchored ones, and the doubling ru
 many of the random weights as `--again` says have a finetune of seed 1, too.
 
 Writes truth.csv (a row a rung, on validation data), test.csv (the ends, on test data),
-previews.csv, cost.csv and run.json into `results` beside this file. Finetunes stay in the working
-folder: the command, started again, goes on from there. With `--seconds` it begins no other
-finetune after so long, ends with exit status 3, and wants to be started again.
+previews.csv, cost.csv and run.json into `results` beside this file, or for the medium body into
+`results/medium`. Finetunes stay in the working folder: the command, started again, goes on from
+there. With `--seconds` it begins no other finetune after so long, ends with exit status 3, and
+wants to be started again.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -40,7 +42,10 @@ from optuna_merge.models import evaluate_tasks, task_batches
 from optuna_merge.trials import canonical_weights, uniform_weights
 from studies.extension import Known
 from studies.families import PACKAGES, cpu_name, find_truths, fit_family
-from studies.mixture.optimize import EXAMPLES, definition
+from studies.fetch import default_cache
+from studies.mixture.body import english_loss
+from studies.mixture.data import english_text, load_texts
+from studies.mixture.optimize import EXAMPLES, body_folder, definition
 from studies.mixture.weights import drawn_weights, fixed_weights
 from studies.preview_quality import (
     TRUTH,
@@ -151,13 +156,20 @@ def excess_of(fitted: FittedStudy) -> Callable[[Sequence[float]], int]:
     return lambda metrics: int((np.array(metrics) - alone).argmax())
 
 
-def make(workdir: Path, results: Path, sizes: Sizes, turn: Turn) -> None:
+def make(body: str, workdir: Path, results: Path, sizes: Sizes, turn: Turn) -> None:
     """Make everything and write the tables.
+
+    Args:
+        body: Its name in `BODIES`.
+        workdir: Folder of finetunes.
+        results: Folder of the tables.
+        sizes: How many truths there are.
+        turn: How long finetunes are begun.
 
     Raises:
         NotYet: the time was up before; truth.csv has what there is.
     """
-    study = definition()
+    study = definition(body=body)
     names = study.names
     fitted, _ = fit_family(study, "isotropic", 0, workdir)
     finetunes = Finetunes(fitted, turn)
@@ -187,7 +199,7 @@ def make(workdir: Path, results: Path, sizes: Sizes, turn: Turn) -> None:
     write_csv(results / "cost.csv", costs)
     tested = [finetunes.on_test(t) for t in last_rungs(truths)]
     write_points(results / "test.csv", tested, names)
-    write_json(results / "run.json", about(study))
+    write_json(results / "run.json", about(study, body))
 
 
 def previews(
@@ -230,7 +242,13 @@ def preview(fitted: FittedStudy, family: str, weights: Weights) -> Point:
     return point(family, CHOOSING, named, made.evaluations, score, seconds=made.seconds)
 
 
-def about(study: StudyDefinition) -> dict[str, object]:
+def loss_on_english(body: str) -> float:
+    """Of the pretrained body, before any finetune."""
+    cache = default_cache()
+    return english_loss(body_folder(body, load_texts(cache)), english_text(cache))
+
+
+def about(study: StudyDefinition, body: str) -> dict[str, object]:
     """What the tables were made of and with."""
     return {
         "command": " ".join(["python", *sys.argv]),
@@ -238,15 +256,28 @@ def about(study: StudyDefinition) -> dict[str, object]:
         "machine": {"cores": os.cpu_count(), "cpu": cpu_name()},
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in PACKAGES},
+        "body": {"name": body, "english_loss": loss_on_english(body)},
         "definition": study.describe(),
     }
 
 
+def of_body(body: str, mark: str) -> str:
+    """The end of a folder's name; the small body has none."""
+    return "" if body == "small" else f"{mark}{body}"
+
+
 def main(
-    workdir: Annotated[Path, typer.Option(help="Folder of finetunes.")] = Path("workdir/mixture"),
-    results: Annotated[Path, typer.Option(help="Folder of the tables.")] = (
-        Path(__file__).parent / "results"
-    ),
+    body: Annotated[str, typer.Option(help="small or medium.")] = "small",
+    workdir: Annotated[
+        Optional[Path],  # noqa: UP045 (typer reads it)
+        typer.Option(
+            help="Folder of finetunes; default workdir/mixture, or with the body's name."
+        ),
+    ] = None,
+    results: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of the tables; default results, or results/BODY."),
+    ] = None,
     inside: Annotated[int, typer.Option(help="Random weights of all tasks.")] = 16,
     faces: Annotated[int, typer.Option(help="Random weights of some tasks.")] = 12,
     again: Annotated[int, typer.Option(help="Of these, how many have a second seed.")] = 6,
@@ -259,7 +290,9 @@ def main(
     def work() -> None:
         try:
             sizes = Sizes(inside, faces, again, doublings)
-            make(workdir, results, sizes, Turn(seconds, time.monotonic()))
+            made_in = workdir or Path("workdir") / f"mixture{of_body(body, '-')}"
+            tables = results or Path(__file__).parent / f"results{of_body(body, '/')}"
+            make(body, made_in, tables, sizes, Turn(seconds, time.monotonic()))
         except NotYet:
             raise typer.Exit(AGAIN) from None
 

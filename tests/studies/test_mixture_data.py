@@ -1,12 +1,26 @@
-"""The mixture study's data: splits, windows, and the tokenizer; no archive is needed."""
+"""The mixture study's data and bodies: splits, windows, pretraining; no archive is needed."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from studies.mixture import data
-from studies.mixture.body import END, language_tasks, make_tokenizer, window_loss, windows
+from studies.mixture import body, data
+from studies.mixture.body import (
+    BODIES,
+    END,
+    Body,
+    english_loss,
+    fresh_model,
+    language_tasks,
+    make_tokenizer,
+    pretrained_body,
+    window_loss,
+    windows,
+)
 
 WORDS = " ".join(f"word{i} and so on;" for i in range(900))
 
@@ -82,3 +96,26 @@ def test_tasks_measure_the_mean_loss_of_a_token() -> None:
     found = window_loss(outputs, labels)
     assert found.value == pytest.approx(float(expected), rel=1e-5)
     assert 0 < found.standard_error < 0.3
+
+
+def test_each_body_is_pretrained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1}
+    longer = replace(BODIES["medium"].pretraining, steps=8, num_rungs=2, learning_rate=0.03)
+    made = {
+        "small": Body(BODIES["small"].shape | tiny, replace(longer, steps=1, num_rungs=1), 1e-3),
+        "medium": Body(BODIES["medium"].shape | tiny | {"num_hidden_layers": 2}, longer, 1e-3),
+    }
+    monkeypatch.setattr(body, "BODIES", made)
+    folders = {
+        name: pretrained_body(tmp_path, ["some training data"], WORDS, name) for name in made
+    }
+    assert folders["small"] != folders["medium"]
+    losses = [english_loss(folder, WORDS) for folder in folders.values()]
+    assert losses[0] > losses[1] + 0.1
+    monkeypatch.setattr(body, "_pretrain", None)
+    assert pretrained_body(tmp_path, ["some training data"], WORDS, "medium") == folders["medium"]
+
+
+def test_the_medium_body_has_millions_of_parameters() -> None:
+    sizes = [sum(p.numel() for p in fresh_model(b.shape).parameters()) for b in BODIES.values()]
+    assert sizes == [1_127_296, 5_868_800]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import time
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from helpers import toy_columns, toy_definition, toy_model, toy_task
 from optuna_merge.fitting import FittedStudy
 from studies.families import fit_family
 from studies.mixture import truths
-from studies.mixture.truths import CHOOSING, Finetunes, NotYet, Turn, excess_of
+from studies.mixture.truths import CHOOSING, Finetunes, NotYet, Sizes, Turn, excess_of, of_body
 from studies.preview_quality import Point, Weights, last_rungs
 
 
@@ -102,3 +104,33 @@ def test_previews_are_made_once(
         assert found.losses == pytest.approx(expected.losses, abs=1e-6)
     with pytest.raises(NotYet):
         truths.previews(study, [(0.1, 0.9)], tmp_path, late)
+
+
+def test_a_whole_toy_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = [
+        toy_task(name, seed, test=toy_columns(30, 2, seed))
+        for seed, name in enumerate(("python", "german", "italian"))
+    ]
+    study = toy_definition(tasks, model=toy_model(tasks))
+    monkeypatch.setattr(truths, "definition", lambda *, body: {"medium": study}[body])
+    monkeypatch.setattr(truths, "loss_on_english", lambda body: 4.5)
+    monkeypatch.setattr(truths, "FAMILIES", ("isotropic", "diagonal+anchor"))
+    results, sizes = tmp_path / "results", Sizes(inside=2, faces=1, again=1, doublings=1)
+    ready = ("medium", tmp_path / "work", results, sizes)
+    with pytest.raises(NotYet):
+        truths.make(*ready, Turn(0.0, time.monotonic() - 1))
+    assert not (results / "previews.csv").exists()
+    truths.make(*ready, Turn(1e9, time.monotonic()))
+    rows = {}
+    for name in ("truth", "test", "previews"):
+        with (results / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+            rows[name] = list(csv.DictReader(file))
+    # Uniform weights and three tasks alone twice, in proportion to the data, three drawn ones, one
+    # of them twice, and those that either doubling rule comes to, twice.
+    doubled = len(rows["test"]) - 13
+    assert doubled in (2, 4)
+    assert len(rows["truth"]) == 3 * len(rows["test"])
+    assert len(rows["previews"]) == 2 * (8 + doubled // 2)
+    about = json.loads((results / "run.json").read_text(encoding="utf-8"))
+    assert about["body"] == {"name": "medium", "english_loss": 4.5}
+    assert of_body("small", "/") == "" and of_body("medium", "/") == "/medium"

@@ -12,10 +12,14 @@ from helpers import toy_definition, toy_settings, toy_task
 import optuna_merge as om
 from optuna_merge.trials import (
     ATTRIBUTES,
+    BASELINE,
+    UNIFORM,
     check_task_names,
     names_of_tasks,
     names_of_trials,
     of_task,
+    uniform_weights,
+    weight_params,
 )
 
 TASKS = ("math", "math_hard", "se", "seconds_se")
@@ -38,10 +42,12 @@ def studied(folder: Path) -> optuna.Study:
     objective = om.Objective(fitted, progress=False)
     for weights in ({"w_math": 2.0}, {"w_math": 0.5, "w_math_hard": 0.5, "w_se": 0.5}):
         study.enqueue_trial(weights)
+    uniform = weight_params(uniform_weights(TASKS))  # as a worker that prepares it at once does
+    study.enqueue_trial(uniform, user_attrs={BASELINE: UNIFORM})
     interrupted: list[int] = []
 
     def once(trial: optuna.Trial) -> float | tuple[float, ...]:
-        if not interrupted and trial.number > 7:
+        if not interrupted and trial.number > 8:
             interrupted.append(trial.number)
             raise KeyboardInterrupt
         return objective(trial)
