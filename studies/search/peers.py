@@ -258,7 +258,8 @@ def compare(
     found = os.environ.get(FOLDER)
     environments = None if found is None else Path(found)
     results = Results(out, tables.name, _about(replay, tables, environments))
-    with ProcessPoolExecutor(processes) as pool:
+    pool = ProcessPoolExecutor(processes)
+    try:
         begun = {
             future: (score, method)
             for score, method, future in missing(
@@ -272,6 +273,8 @@ def compare(
                 results.add((score, method, seed), search, record.ends)
             if count % 20 == 0 or method not in METHODS:
                 results.write()
+    finally:  # where a search or the disk fails, no further search is begun
+        pool.shutdown(cancel_futures=True)
     results.write()
     return _publish(results, replay, tables, out, scores)
 

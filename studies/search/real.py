@@ -105,6 +105,15 @@ class Finetunes:
         return Answer(_normalised(weights), self.seen[best], self.steps, len(self.seen))
 
 
+def _copy(source: str, target: str) -> None:
+    """Copy a file; of tensors, which are never changed in place, make a second name."""
+    Path(target).unlink(missing_ok=True)
+    if source.endswith(".safetensors"):
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)
+
+
 def search_uniform(fitted: FittedStudy, seed: int, budget: int) -> Answer:
     """One finetune at uniform weights."""
     finetunes = Finetunes(fitted, budget)
@@ -300,7 +309,7 @@ def compare(
         if not folder.exists():
             fit(definition, runs, progress=False)
             part = folder.with_suffix(".part")
-            shutil.copytree(runs, part, dirs_exist_ok=True)
+            shutil.copytree(runs, part, dirs_exist_ok=True, copy_function=_copy)
             part.rename(folder)
         return fit(definition, folder, progress=False)
 
