@@ -35,7 +35,7 @@ from optuna_merge.commands import Debug, Definition, guarded, load_definition
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.fitting._damping import MULTIPLES, candidates, trial_weightings
 from optuna_merge.posteriors import Posterior
-from optuna_merge.previews import Anchor, Previewer
+from optuna_merge.previews import Anchor, Previewer, PreviewSettings
 from studies.anchors import SEED, Array, Truths
 from studies.families import fit_family
 from studies.flags import Workdir, workdir_of
@@ -69,12 +69,24 @@ def weighted_loss(previewer: Previewer, names: Sequence[str]) -> float:
 
 
 def damped_at(
-    runs: Runs, posteriors: Mapping[str, Posterior], truth: Mapping[str, Tensor], weights: Array
+    runs: Runs,
+    posteriors: Mapping[str, Posterior],
+    settings: PreviewSettings,
+    truth: Mapping[str, Tensor],
+    weights: Array,
 ) -> Damped:
-    """The previews of posteriors with one damping, which the truth at uniform weights corrects."""
-    definition, names = runs.fitted.definition, runs.fitted.names
-    limit = definition.posterior.damping_examples
-    settings = replace(definition.preview, anchor="none")  # it is given
+    """The previews of posteriors with one damping.
+
+    Args:
+        runs: The task runs.
+        posteriors: Of these.
+        settings: The study's, of previews.
+        truth: The finetune at uniform weights, which corrects previews.
+        weights: Where, `n x T`.
+    """
+    names = runs.fitted.names
+    limit = runs.fitted.definition.posterior.damping_examples
+    settings = replace(settings, anchor="none")  # it is given
 
     def used() -> dict[str, object]:
         # An anchor measures what a merge misses once: each previewer has its own.
@@ -108,7 +120,7 @@ def all_damped(
         for (multiple, path), value in zip(paths.items(), candidates(undamped)):
             if not path.is_file():
                 posteriors = {task: p.damped(value) for task, p in undamped.items()}
-                made = damped_at(runs, posteriors, truth, weights)
+                made = damped_at(runs, posteriors, definition.preview, truth, weights)
                 write_json(path, {"losses": made.losses, "metrics": made.metrics.tolist()})
             typer.echo(f"seed {seed}, damping {multiple:g}: {value:.3g}", err=True)
     found = {m: json.loads(path.read_text(encoding="utf-8")) for m, path in paths.items()}

@@ -25,7 +25,8 @@ def report(
     html: Annotated[
         Path | None,
         typer.Option(
-            help="Write the page to this file. [default: report-STUDY.html in the workdir]"
+            help="Write the page to this file; default: report-STUDY.html in the workdir, or here "
+            "without a definition."
         ),
     ] = None,
     csv: Annotated[

@@ -67,7 +67,8 @@ def _decoded(path: Path) -> str:
         line = len(re.split(rb"\r\n|\r|\n", raw[: error.start]))
         shown = raw[max(0, error.start - 20) : error.start + 20].decode("utf-8", "replace")
         raise ValueError(
-            f"{path}, line {line}: {path} is not UTF-8 (at {shown!r}); save it in that encoding"
+            f"{path}, line {line}: {path.name} is not UTF-8 (at {shown!r}); save it in that "
+            f"encoding, which Excel calls CSV UTF-8"
         ) from None
     if "\0" in text:
         line = len(_LINE_END.split(text[: text.index("\0")]))

@@ -101,11 +101,14 @@ class _ImageData:
             return image
         from datasets import Image
 
+        advice = "; replace it by a sound one, or remove it"
         try:
-            return _in_mode(Image().decode_example(image), self._mode)
+            picture = Image().decode_example(image)
+            advice = ""
+            return _in_mode(picture, self._mode)
         except Exception as error:  # PIL's readers raise what they like, SyntaxError among it
             name = image["path"] if image and image["path"] else f"image {index}"
-            raise ValueError(f"{self._where}: can't read {name}: {error}") from error
+            raise ValueError(f"{self._where}: can't read {name}: {error}{advice}") from error
 
 
 def _in_mode(picture: Any, mode: str | None) -> Any:

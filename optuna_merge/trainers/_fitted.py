@@ -98,7 +98,7 @@ class FittedProgram:
             **({} if previews.anchor is None else {"anchor": previews.anchor}),
         }
         self.costs = {
-            "task_run_steps": float(sum(run.steps for run in alone.values() if not run.given)),
+            "task_run_steps": sum(run.steps for run in alone.values() if not run.given),
             "task_run_seconds": sum(run.seconds for run in alone.values()),
             "posterior_seconds": previews.seconds,
         }

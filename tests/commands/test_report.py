@@ -32,3 +32,9 @@ def test_the_report_of_a_study_alone_as_a_page_and_as_tables(folder: Path) -> No
     assert Path("report-optuna_merge.html").is_file()
     assert "no study 'missing'" in fails("report", "--study-name", "missing")
     assert json.loads(prints("report", "--json"))["counts"]["previews"] > 0
+
+
+def test_the_help_tells_where_the_page_is() -> None:
+    assert "report-STUDY.html in the workdir" in " ".join(
+        prints("report", "--help").replace("│", " ").split()
+    )

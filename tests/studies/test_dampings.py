@@ -43,12 +43,16 @@ def test_a_whole_toy_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for rule in RULES:
         assert len({row[rule] for row in rows}) > 4, "the damping changes what the rule looks at"
 
-    # The rule of the package is the package's.
-    fitted, _ = fit_family(study, "diagonal", SEED, work)
-    found = all_damped(study, np.array([(1 / 3, 2 / 3), (2 / 3, 1 / 3)]), SEED, work)
+    # The rule of the package is the package's, and previews are those of the study.
+    fitted, _ = fit_family(study, "diagonal+heads+anchor", SEED, work)
+    weights = np.array([(1 / 3, 2 / 3), (2 / 3, 1 / 3)])
+    found = all_damped(study, weights, SEED, work)
     assert fitted.damping is not None
     sweep = list(fitted.damping.sweep.values())
     assert [damped.losses["merges"] for damped in found.values()] == pytest.approx(sweep)
+    for row, seen in zip(weights.tolist(), found[taken(found)["merges"]].metrics):
+        made = fitted.previewer(dict(zip(fitted.names, row))).evaluations
+        assert seen == pytest.approx([made[name].metric.value for name in fitted.names])
 
     # Heads merged, every damping's preview at uniform weights is the finetune there.
     even, merged = (

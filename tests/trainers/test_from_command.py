@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -102,7 +103,9 @@ def test_a_finetune_reports_its_rungs_and_is_found_again(bench: FittedProgram) -
 def test_a_study_of_a_command(bench: FittedProgram) -> None:
     study = om.open_search(bench, "command", fraction=0.5, warmup=2, seed=0)
     study.optimize(om.Objective(bench, progress=False), n_trials=8)
-    assert "Best task weights: " in om.format_report(om.make_report(study, bench))
+    text = om.format_report(om.make_report(study, bench))
+    assert "Best task weights: " in text
+    assert re.search(r"^task runs +60 ", text, re.MULTILINE)
 
 
 def test_weights_are_given_in_the_commands_unit(tmp_path: Path) -> None:
