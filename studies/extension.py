@@ -43,11 +43,7 @@ class Known:
         about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         new = json.loads(json.dumps(definition.describe()))
         for part in MADE_OF:
-            old = about["definition"].get(part)
-            if isinstance(old, dict) and isinstance(new.get(part), dict):
-                # Settings that are gone had the value that all finetunes have now.
-                old = {name: value for name, value in old.items() if name in new[part]}
-            if old != new.get(part):
+            if about["definition"].get(part) != new.get(part):
                 raise ValueError(
                     f"the tables in {folder} were made with other {part} than this definition "
                     f"has; give --results another folder, or leave out --extend to make them anew"

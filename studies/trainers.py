@@ -72,7 +72,7 @@ def make_trainer(folder: str) -> Trainer:
         max_steps=settings.steps,
         per_device_train_batch_size=3 * settings.batch_size,
         per_device_eval_batch_size=300,
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.peak_rate,
         weight_decay=settings.weight_decay,
         warmup_steps=math.ceil(settings.warmup * settings.steps),
         max_grad_norm=settings.max_grad_norm,

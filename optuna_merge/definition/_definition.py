@@ -78,7 +78,8 @@ class StudyDefinition:
         TypeError: `constraints` is neither a number nor a sequence of `Constraint`.
         ValueError: tasks that don't fit together or to the model, metrics of which some are to be
             maximised and others minimised, a score that is not known, "pareto" for one task,
-            constraints on no task, more parameters than the posteriors' family can take.
+            constraints on no task, more parameters than the posteriors' family can take, an
+            estimator that doesn't fit the task runs' optimizer.
     """
 
     tasks: Sequence[Task]
@@ -192,10 +193,11 @@ class StudyDefinition:
     def _check_runs(self) -> None:
         object.__setattr__(self, "runs", given_runs(self.runs, self.names))
         for task, run in self.given_runs.items():
-            if run.curvature != "loss":
+            if run.curvature != "loss" or self.posterior.estimator == "ivon":
+                what = "estimator='ivon'" if run.curvature == "loss" else "curvature"
                 raise ValueError(
-                    f"runs: task {task!r}: curvature of a given run is not read here: of the own "
-                    f"training loop it is made from the loss"
+                    f"runs: task {task!r}: {what} of a given run is not read here: of the own "
+                    f"training loop it is made from the loss (estimator='squared_gradients')"
                 )
 
     @property
@@ -204,6 +206,13 @@ class StudyDefinition:
         return given_runs(self.runs, self.names)
 
     def _check_posterior(self) -> None:
+        posterior = self.posterior
+        if posterior.estimator == "ivon" and self.finetuning.optimizer != "ivon":
+            raise ValueError(
+                f"estimator='ivon' takes the curvature from task runs with IVON, but they are "
+                f"with optimizer={self.finetuning.optimizer!r}; use "
+                f"FinetuneSettings(optimizer='ivon') or estimator='squared_gradients'"
+            )
         shared = self.model.initial(self.model.shared_names())
         size = sum(tensor.numel() for tensor in shared.values())
-        FAMILIES[self.posterior.family].check_size(size)
+        FAMILIES[posterior.family].check_size(size)

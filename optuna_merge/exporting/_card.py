@@ -167,9 +167,9 @@ def _method(export: Export, definition: StudyDefinition) -> str:
         + ("; the best were really finetuned.\n" if export.kind == "finetune" else ".\n"),
         f"- score of the search: {definition.score_name}",
         f"- finetuning: {settings.steps} steps of {settings.batch_size} examples a task, "
-        f"AdamW, peak learning rate {settings.learning_rate:g}, seed {settings.seed}",
+        f"{settings.optimizer}, peak learning rate {settings.peak_rate:g}, seed {settings.seed}",
         f"- trained and merged: {definition.model.trainable!r}",
-        f"- posterior: {posterior.family}",
+        f"- posterior: {posterior.family}, curvature by {posterior.estimator}",
     ]
     if definition.settled_preview.anchor == "uniform":
         lines.append("- merges are corrected by the finetune at uniform weights")

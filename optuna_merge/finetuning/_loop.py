@@ -13,6 +13,7 @@ from torch import Tensor
 
 from optuna_merge._base.files import json_hash
 from optuna_merge.finetuning._checkpoint import load_checkpoint, save_checkpoint
+from optuna_merge.finetuning._optimizers import warn_if_constant
 from optuna_merge.finetuning._settings import FinetuneSettings
 from optuna_merge.finetuning._training import Training
 from optuna_merge.finetuning._watchers import RunInfo, told
@@ -33,12 +34,15 @@ class FinetuneResult:
         steps: Steps trained, over all processes that worked on this run.
         seconds: Time that they took, evaluations included.
         resumed_at: Step of the checkpoint that this call went on from; 0: from the start.
+        curvature: With IVON its estimate for all trained parameters, by name; see
+            `IVON.curvature`.
     """
 
     evaluations: dict[str, Evaluation]
     steps: int
     seconds: float
     resumed_at: int
+    curvature: dict[str, Tensor] | None = None
 
 
 def finetune(
@@ -58,7 +62,8 @@ def finetune(
     Every step takes `batch_size` examples of each task with positive weight, and weighs the MEANS
     of the tasks' losses (arXiv 2412.08147, eq. 1): weights then mean the same here as in a merge,
     whatever the tasks' sizes. With a checkpoint the run can be killed at any moment and goes on
-    from its last rung, on the CPU bit for bit: data order and dropout depend on the step alone.
+    from its last rung, on the CPU bit for bit: data order, dropout and IVON's noise depend on the
+    step alone.
 
     Args:
         model: Is reset, trained and left in evaluation mode.
@@ -117,9 +122,12 @@ def finetune(
                 save_checkpoint(checkpoint, key, training.checkpoint(step + 1, elapsed, history))
             if on_rung is not None:
                 on_rung(step + 1, evaluations)
+        curvature = training.curvature()
     model.eval()
     total_seconds = seconds + time.perf_counter() - started
-    return FinetuneResult(evaluations, settings.steps, total_seconds, done)
+    if curvature is not None:
+        warn_if_constant({name: curvature[name] for name in model.shared_names()})
+    return FinetuneResult(evaluations, settings.steps, total_seconds, done, curvature)
 
 
 def _check_weights(weights: Mapping[str, float], tasks: Mapping[str, Task]) -> None:

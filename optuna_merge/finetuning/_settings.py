@@ -18,26 +18,41 @@ class FinetuneSettings:
         steps: Optimizer steps.
         batch_size: Examples of each task with positive weight in every step, so a step of several
             tasks has several times as many.
-        learning_rate: Peak rate of the body (and of shared heads); the optimizer is AdamW.
+        optimizer: "adamw", or "ivon", which estimates the curvature as it goes, at the price of
+            noisier steps; see `IVON`. The decay of its curvature is 1 - 4 / steps, so that
+            little of the start is left in a run of any length.
+        learning_rate: Peak rate of the body (and of shared heads). IVON's is in units of Newton
+            steps, far above AdamW's. Default: 5e-5 with AdamW, 0.1 with IVON.
         head_learning_rate: Peak rate of the tasks' own heads, which start from random values;
             default: that of the body.
-        weight_decay: AdamW's decay, on matrices only.
+        weight_decay: AdamW's decay, on matrices only; IVON has the prior instead.
+        ess: IVON's effective sample size; default: 100 times the training examples of the tasks
+            with positive weight. With their number itself, the noise of the first steps destroys
+            a pretrained body in a short run.
+        delta: Precision of IVON's prior, which is centred at the pretrained body (and at the
+            heads as they were made), on the scale of the averaged loss.
+        initial_h: Where IVON's curvature begins.
         warmup: Fraction of the steps in which the rate rises linearly.
         decay: How the rate falls to zero afterwards, or "constant".
-        max_grad_norm: Gradients are clipped to this global norm; infinity: not at all.
+        max_grad_norm: Gradients are clipped to this global norm; infinity: not at all. With IVON
+            it is the sampled gradients, so what is clipped is missing in the curvature, too.
         num_rungs: Evaluations (and checkpoints) at equal distances; the last one is at the end.
         rung_steps: Steps after which the run is evaluated, in place of `num_rungs`: rising, the
             last one is `steps`.
         evaluation_batch_size: Examples a forward pass when evaluating.
-        mixed_precision: "no", "bf16" or "fp16", as accelerate has them.
-        seed: Seed of the data order and of dropout.
+        mixed_precision: "no", "bf16" or "fp16", as accelerate has them; no "fp16" with IVON.
+        seed: Seed of the data order, of dropout and of IVON's noise.
     """
 
     steps: int = 200
     batch_size: int = 32
-    learning_rate: float = 5e-5
+    optimizer: Literal["adamw", "ivon"] = "adamw"
+    learning_rate: float | None = None
     head_learning_rate: float | None = None
     weight_decay: float = 0.01
+    ess: float | None = None
+    delta: float = 1e-3
+    initial_h: float = 1.0
     warmup: float = 0.1
     decay: Literal["linear", "cosine", "constant"] = "linear"
     max_grad_norm: float = 1.0
@@ -51,7 +66,8 @@ class FinetuneSettings:
         for name in ("steps", "batch_size", "num_rungs", "evaluation_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "head_learning_rate", "max_grad_norm"):
+        positive = ("learning_rate", "head_learning_rate", "ess", "delta", "initial_h")
+        for name in (*positive, "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
@@ -68,6 +84,18 @@ class FinetuneSettings:
             raise ValueError(f"decay must be linear, cosine or constant, got {self.decay!r}")
         if self.mixed_precision not in ("no", "bf16", "fp16"):
             raise ValueError(f"mixed_precision: no, bf16 or fp16, got {self.mixed_precision!r}")
+        if self.optimizer not in ("adamw", "ivon"):
+            raise ValueError(f"optimizer must be adamw or ivon, got {self.optimizer!r}")
+        if self.optimizer == "ivon" and self.mixed_precision == "fp16":
+            raise ValueError(
+                "optimizer='ivon' with mixed_precision='fp16': the scaler of fp16 skips steps and "
+                "scales the gradients that IVON estimates curvature from; use 'bf16' or 'no'"
+            )
+
+    @property
+    def peak_rate(self) -> float:
+        """Peak rate of the body, the optimizer's default if none was given."""
+        return self.learning_rate or (0.1 if self.optimizer == "ivon" else 5e-5)
 
     def repeated(self, repeat: int) -> FinetuneSettings:
         """The same finetune once more, with another seed; with 0 these settings."""

@@ -21,6 +21,9 @@ from optuna_merge.tasks import Evaluation, Task
 
 _logger = logging.getLogger(__name__)
 
+_CURVATURE = "curvature/"
+"""What the names of IVON's curvature begin with in a run's file; no parameter's name does."""
+
 _EVALUATION = "evaluation"
 """Key of an evaluation in the metadata of its file, which holds no tensors."""
 
@@ -30,7 +33,7 @@ class FinishedRun:
     """A finetune that ran to its end.
 
     Attributes:
-        path: Its file; the trained parameters by name.
+        path: Its file; the trained parameters by name, and the curvature of a run with IVON.
         rungs: Evaluations of all tasks on validation data after each rung's step; after the last
             one only, if there are tasks that were not there when the run was trained.
         steps: Steps trained over the whole run.
@@ -55,7 +58,23 @@ class FinishedRun:
 
     def parameters(self) -> dict[str, Tensor]:
         """The trained parameters by name, their hash checked."""
-        return load_tensors(self.path)[0]
+        tensors = load_tensors(self.path)[0]
+        return {n: tensor for n, tensor in tensors.items() if not n.startswith(_CURVATURE)}
+
+    def curvature(self) -> dict[str, Tensor]:
+        """IVON's estimate of the curvature of the trained parameters by name; see `IVON`."""
+        tensors = load_tensors(self.path)[0]
+        found = {
+            name.removeprefix(_CURVATURE): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(_CURVATURE)
+        }
+        if not found:
+            raise ValueError(
+                f"{self.path} holds no curvature: the run was not with "
+                f"FinetuneSettings(optimizer='ivon')"
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -222,6 +241,8 @@ class FinetuneStore:
             # Heads without weight are the model's own fresh ones, or else the start's.
             active = [n for n, weight in weights.items() if weight > 0 or start is not None]
             tensors = model.state(model.trained_names(active))
+            for name, tensor in (result.curvature or {}).items():
+                tensors[_CURVATURE + name] = tensor
             steps, seconds = result.steps, result.seconds
             _write_run(path, tensors, self.keys, weights, rungs, steps, seconds)
             checkpoint.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from optuna_merge.exceptions import TrainingDivergedError
 from optuna_merge.finetuning._checkpoint import Checkpoint, optimizer_moments, restore_moments
+from optuna_merge.finetuning._ivon import IVON
 from optuna_merge.finetuning._optimizers import make_optimizer
 from optuna_merge.finetuning._settings import FinetuneSettings
 from optuna_merge.models import MultitaskModel
@@ -96,14 +97,15 @@ class Training:
             model.load(start, source="the start of the finetune")
         model.zero_grad()  # a run that failed in the middle of a step left its gradients
         self.names = model.trained_names([task.name for task in active])
+        examples = sum(len(task.data("train")) for task in active)
         self._orders = {
             task.name: Order(
                 task.name, len(task.data("train")), settings.batch_size, settings.seed
             )
             for task in active
         }
-        optimizer, self._ordered = make_optimizer(model, self.names, settings)
-        self.optimizer = self.accelerator.prepare(optimizer)
+        self._bare, self._ordered = make_optimizer(model, self.names, settings, examples)
+        self.optimizer = self.accelerator.prepare(self._bare)
 
     def resume(self, checkpoint: Checkpoint, source: str) -> None:
         """Go on from a checkpoint; before `running`."""
@@ -151,6 +153,12 @@ class Training:
             scaler=scaler.state_dict() if scaler else {},
         )
 
+    def curvature(self) -> dict[str, Tensor] | None:
+        """IVON's estimate by name, see `IVON.curvature`."""
+        if not isinstance(self._bare, IVON):
+            return None
+        return dict(zip(self._ordered, self._bare.curvature()))
+
     def _gradients(self, step: int) -> tuple[Tensor, Tensor]:
         settings, accelerator = self._settings, self.accelerator
         seed_draws(derived_seed("step", settings.seed, step))
@@ -159,13 +167,15 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * settings.rate(step)
         total = torch.zeros((), device=self.device)
-        for task in self._active:
-            rows = self._orders[task.name].rows(step)
-            batch = to_device(task.data("train")[rows], self.device)
-            with accelerator.autocast():
-                outputs = self._model(batch, task.name)
-            assert isinstance(task.loss, Loss)
-            loss = self._weights[task.name] * task.loss(outputs.float(), batch[LABELS]).mean()
-            total += loss.detach()
-            accelerator.backward(loss)
-        return total, accelerator.clip_grad_norm_(self._model.parameters(), settings.max_grad_norm)
+        with self._bare.sampled() if isinstance(self._bare, IVON) else nullcontext():
+            for task in self._active:
+                rows = self._orders[task.name].rows(step)
+                batch = to_device(task.data("train")[rows], self.device)
+                with accelerator.autocast():
+                    outputs = self._model(batch, task.name)
+                assert isinstance(task.loss, Loss)
+                loss = self._weights[task.name] * task.loss(outputs.float(), batch[LABELS]).mean()
+                total += loss.detach()
+                accelerator.backward(loss)
+            norm = accelerator.clip_grad_norm_(self._model.parameters(), settings.max_grad_norm)
+        return total, norm

@@ -184,7 +184,7 @@ def _task_run(
     state = run.parameters()
     folder = store.folder.parent / "posteriors"
     states = {task.name: [state]}
-    maker = PosteriorMaker(definition, model, [task], states, {}, folder, store.keys)
+    maker = PosteriorMaker(definition, model, [task], states, {}, {}, folder, store.keys)
     curvature = maker.curvature(task, 0)
     return _TaskRun(run, state, [*run.files] + ([] if curvature is None else [curvature]))
 
@@ -228,8 +228,13 @@ def _assemble(
         _logger.warning("%s", doubt)
 
     heads = {name: _mean_head(of_task, model.own_names(name)) for name, of_task in states.items()}
+    curvatures = {}
+    if definition.posterior.estimator == "ivon":
+        curvatures = {name: [run.curvature() for run in of_task] for name, of_task in runs.items()}
     folder = store.folder.parent / "posteriors"
-    made = PosteriorMaker(definition, model, tasks, states, heads, folder, store.keys).make()
+    made = PosteriorMaker(
+        definition, model, tasks, states, curvatures, heads, folder, store.keys
+    ).make()
     truth = None if anchor is None else anchor.parameters()
     previewer = Previewer(
         model,

@@ -151,7 +151,7 @@ class FittedStudy:
         Args:
             weights: Task weight by name, on the simplex.
             steps: Training steps.
-            rate: Multiple of the finetune's learning rates.
+            rate: Multiple of the finetune's learning rates (or, of others than AdamW's, of its).
 
         Returns:
             Evaluations by task; the merge's own where training hasn't lowered the weighted loss.

@@ -23,6 +23,7 @@ from optuna_merge.models import MultitaskModel
 from optuna_merge.posteriors import (
     FAMILIES,
     Curvature,
+    DiagonalGaussian,
     Gaussian,
     Mixture,
     Posterior,
@@ -61,7 +62,7 @@ class MadePosteriors:
 class PosteriorMaker:
     """Makes posteriors; what is in the folder and matches is not made again.
 
-    By task: `states` of its own runs, one per component; `heads` as in previews;
+    By task: `states` and `curvatures` of its own runs, one per component; `heads` as in previews;
     `keys` that identify the task, its data, and what it uses of the body.
     """
 
@@ -71,6 +72,7 @@ class PosteriorMaker:
         model: MultitaskModel,
         tasks: Sequence[Task],
         states: Mapping[str, Sequence[Mapping[str, Tensor]]],
+        curvatures: Mapping[str, Sequence[Mapping[str, Tensor]]],
         heads: Mapping[str, Mapping[str, Tensor]],
         folder: Path,
         keys: Mapping[str, str],
@@ -81,10 +83,12 @@ class PosteriorMaker:
         self._model = model
         self._tasks = tasks
         self._states = states
+        self._curvatures = curvatures
         self._heads = heads
         self._folder = folder
         self._made_from = {
             t.name: [content_hash(state, {"key": keys[t.name]}) for state in states[t.name]]
+            + [content_hash(curvature, {}) for curvature in curvatures.get(t.name, [])]
             for t in tasks
         }
         self._key = short_hash([self._made_from, asdict(self._settings), _DAMPED])
@@ -121,7 +125,7 @@ class PosteriorMaker:
     def curvature(self, task: Task, index: int) -> Path | None:
         """File of the curvature of one run, made if it is missing; None where none is needed."""
         curvature = self._family.curvature
-        if curvature is None:
+        if curvature is None or self._settings.estimator == "ivon":
             return None
         path = self._curvature_path(curvature, task.name, index)
         if not path.exists():
@@ -155,6 +159,11 @@ class PosteriorMaker:
         mean = {name: state[name] for name in self._model.shared_names()}
         if family.curvature is None:
             return None, family.made(mean), 0.0
+        if self._settings.estimator == "ivon":
+            known = self._curvatures[task.name][index]
+            found = DiagonalGaussian(mean, {name: known[name] for name in mean})
+            check_curvature(task.name, found)
+            return None, family.made(found), 0.0
         path = self._curvature_path(family.curvature, task.name, index)
         loaded = load_sound(path, load_posterior)
         if loaded is not None:

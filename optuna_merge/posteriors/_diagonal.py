@@ -116,7 +116,7 @@ def _estimate(evidence: Evidence) -> DiagonalGaussian:
     return DiagonalGaussian(evidence.mean, evidence.by_gradients(squared_gradients))
 
 
-SQUARES = Curvature("diagonal", _estimate)
+SQUARES = Curvature("diagonal", _estimate, estimators=("squared_gradients", "ivon"))
 """One number per parameter."""
 
 DIAGONAL = Family("diagonal", "weighted by curvature, elementwise", DiagonalGaussian, SQUARES)

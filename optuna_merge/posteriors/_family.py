@@ -57,11 +57,13 @@ class Curvature:
         estimate: `Evidence`, and the settings that it reads as keywords, to a posterior without
             the prior's share of the precision.
         reads: Names of these settings.
+        estimators: Estimators that give it; "ivon" gives one number per parameter.
     """
 
     name: str
     estimate: Callable[..., Gaussian]
     reads: tuple[str, ...] = ()
+    estimators: tuple[str, ...] = ("squared_gradients",)
 
 
 @dataclass(frozen=True)

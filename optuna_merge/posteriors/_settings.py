@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from optuna_merge.posteriors._families import FAMILIES
+from optuna_merge.posteriors._family import Family
 from optuna_merge.posteriors._mixture import RESPONSIBILITIES, Responsibilities
+
+ESTIMATORS = ("squared_gradients", "ivon")
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,10 @@ class PosteriorSettings:
     Attributes:
         family: The name of one of `optuna_merge.posteriors.FAMILIES`. "diagonal" weighs each
             parameter by its own curvature, "isotropic" averages.
+        estimator: How the curvature is estimated. "squared_gradients": at the end of each task
+            run, from `examples` examples. "ivon": during the task runs, which then need
+            `FinetuneSettings(optimizer="ivon")`, at no further cost; for families with one number
+            per parameter.
         components: Task runs per task, with consecutive seeds. With more than one the posterior is
             a mixture, and a task's own head is the mean of the heads of its runs.
         responsibilities: How the mixture is merged; see `Mixture`.
@@ -30,6 +38,7 @@ class PosteriorSettings:
     """
 
     family: str = "diagonal"
+    estimator: Literal["squared_gradients", "ivon"] = "squared_gradients"
     components: int = 1
     responsibilities: Responsibilities = "fixed"
     rank: int = 8
@@ -41,14 +50,21 @@ class PosteriorSettings:
 
     def __post_init__(self) -> None:
         _check_choice("family", self.family, FAMILIES)
+        _check_choice("estimator", self.estimator, ESTIMATORS)
         _check_choice("responsibilities", self.responsibilities, RESPONSIBILITIES)
         family = FAMILIES[self.family]
+        served = [f for f in FAMILIES.values() if f.curvature and "ivon" in f.curvature.estimators]
+        if self.estimator == "ivon" and family not in served:
+            raise ValueError(
+                f"estimator='ivon' gives one number per parameter, for the families "
+                f"{_listed(served)}, got family={self.family!r}; use estimator='squared_gradients'"
+            )
         couplings = RESPONSIBILITIES[self.responsibilities]
         if self.components > 1 and family.gaussian.coupling not in couplings:
-            allowed = [n for n, f in FAMILIES.items() if f.gaussian.coupling in couplings]
+            allowed = [f for f in FAMILIES.values() if f.gaussian.coupling in couplings]
             raise ValueError(
                 f"responsibilities={self.responsibilities!r} need parts that are independent, "
-                f"which those of family={self.family!r} are not; use one of {', '.join(allowed)}, "
+                f"which those of family={self.family!r} are not; use one of {_listed(allowed)}, "
                 f"or responsibilities='task' or 'fixed'"
             )
         for name in ("components", "rank", "examples", "damping_examples", "chunk_size"):
@@ -59,9 +75,17 @@ class PosteriorSettings:
 
     @property
     def label(self) -> str:
-        """Its short name: the family, and of mixtures how many runs and what is merged."""
-        several = f":{self.components}:{self.responsibilities}" if self.components > 1 else ""
-        return f"{self.family}{several}"
+        """Its short name: the family, and what of mixtures and estimators isn't the default."""
+        parts: list[str] = [self.family]
+        if self.components > 1:
+            parts += [str(self.components), self.responsibilities]
+        if self.estimator != "squared_gradients":
+            parts.append(self.estimator)
+        return ":".join(parts)
+
+
+def _listed(families: Iterable[Family]) -> str:
+    return ", ".join(family.name for family in families)
 
 
 def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:

@@ -15,12 +15,15 @@ def refinement_settings(finetuning: FinetuneSettings, steps: int, rate: float) -
         raise ValueError(f"steps must be at least 1, got {steps}")
     if not rate > 0:
         raise ValueError(f"rate is a positive multiple of the learning rate, got {rate}")
-    head = finetuning.head_learning_rate
+    adamw = finetuning
+    if finetuning.optimizer != "adamw":  # its rates are in other units
+        adamw = replace(finetuning, optimizer="adamw", learning_rate=None, head_learning_rate=None)
+    head = adamw.head_learning_rate
     return replace(
-        finetuning,
+        adamw,
         steps=steps,
         rung_steps=(steps,),
-        learning_rate=rate * finetuning.learning_rate,
+        learning_rate=rate * adamw.peak_rate,
         head_learning_rate=None if head is None else rate * head,
         warmup=0.0,
         decay="constant",

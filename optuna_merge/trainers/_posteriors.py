@@ -70,6 +70,11 @@ def settled(posterior: PosteriorSettings | None, names: Sequence[str]) -> Poster
             f"posterior {posterior.label!r} is not made from a program's task runs; expected the "
             f"family {' or '.join(FAMILIES)}, of one component"
         )
+    if posterior.estimator != "squared_gradients":
+        raise ValueError(
+            f"estimator={posterior.estimator!r} is of the own training loop; expected "
+            f"'squared_gradients'"
+        )
     if products and posterior.family != "isotropic":
         raise ValueError(
             f"posterior {posterior.label!r}, but both factors of LoRA adapters are trained, whose "

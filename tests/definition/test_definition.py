@@ -83,7 +83,7 @@ CHANGES: list[tuple[Callable[[], StudyDefinition], str]] = [
     (lambda: toy_definition(model=toy_model(toy_tasks(), trainable=Matching("^3"))), "body"),
     (lambda: toy_definition(finetuning=toy_settings(steps=8)), "finetuning"),
     (lambda: toy_definition(finetuning=toy_settings(seed=1)), "finetuning"),
-    (lambda: toy_definition(finetuning=toy_settings(weight_decay=0.5)), "finetuning"),
+    (lambda: toy_definition(finetuning=toy_settings(optimizer="ivon")), "finetuning"),
     (lambda: toy_definition(posterior=PosteriorSettings(damping=0.1)), "posterior"),
     (lambda: toy_definition(posterior=PosteriorSettings(family="rows_columns")), "posterior"),
     (lambda: toy_definition(score="worst"), "score"),
@@ -179,6 +179,18 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (
         lambda: PosteriorSettings(family="laplace"),
         "family must be one of isotropic, per_tensor, diagonal, rows_columns, low_rank, kronecker",
+    ),
+    (
+        lambda: PosteriorSettings(estimator="adam"),  # type: ignore[arg-type]
+        "estimator must be one of squared_gradients, ivon, got 'adam'",
+    ),
+    (
+        lambda: PosteriorSettings(family="low_rank", estimator="ivon"),
+        "for the families per_tensor, diagonal, rows_columns, got family='low_rank'; use estimat",
+    ),
+    (
+        lambda: toy_definition(posterior=PosteriorSettings(estimator="ivon")),
+        "they are with optimizer='adamw'; use FinetuneSettings(optimizer='ivon') or estimator='sq",
     ),
     (
         lambda: toy_definition(

@@ -224,7 +224,7 @@ def test_the_card_says_what_it_is(everything: Jobs) -> None:
         "Base model: bert\n",
         "Licence of the base model: unknown",
         'AutoModelForSequenceClassification.from_pretrained("own/one")',
-        "finetuning: 8 steps of 10 examples a task, AdamW, peak learning rate 0.01, seed 0",
+        "finetuning: 8 steps of 10 examples a task, adamw, peak learning rate 0.01, seed 0",
         "posterior: isotropic",
         "study 's', trial 0",
         f"Written by optuna_merge {om.__version__}",

@@ -20,9 +20,9 @@ KEYS = {"red": "key", "blue": "another"}
 N_KILLS = 12
 
 
-def run(folder: Path) -> FinishedRun:
+def run(folder: Path, optimizer: str) -> FinishedRun:
     tasks = toy_tasks()
-    settings = toy_settings(steps=9)
+    settings = toy_settings(optimizer=optimizer, steps=9)
     return FinetuneStore(folder, KEYS).run(toy_model(tasks), tasks, WEIGHTS, settings)
 
 
@@ -69,24 +69,27 @@ def _kill_at(at: int) -> None:
     Path.replace = counted(Path.replace)  # type: ignore[method-assign]
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "ivon"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_random_kills_change_no_bit(seed: int, tmp_path: Path) -> None:
-    expected = run(tmp_path / "whole")  # first: what it imports, children have then
+def test_random_kills_change_no_bit(optimizer: str, seed: int, tmp_path: Path) -> None:
+    expected = run(tmp_path / "whole", optimizer)  # first: what it imports, children have then
     draws = random.Random(seed)
     kills = 0
     for _ in range(200):
         if kills == N_KILLS:
             break
-        done = not killed(lambda: run(tmp_path / "killed"), draws.randint(1, 16))
+        done = not killed(lambda: run(tmp_path / "killed", optimizer), draws.randint(1, 16))
         kills += not done
         if done:  # finished before it could be killed: once more from the start
             for path in (tmp_path / "killed").glob("*/model.safetensors"):
                 path.unlink()
     assert kills == N_KILLS
-    found = run(tmp_path / "killed")
+    found = run(tmp_path / "killed", optimizer)
     assert same(found.parameters(), expected.parameters())
     assert found.rungs == expected.rungs
     assert found.steps == expected.steps == 9
+    if optimizer == "ivon":
+        assert same(found.curvature(), expected.curvature())
     assert all(torch.isfinite(tensor).all() for tensor in found.parameters().values())
     left = {path.name for path in (tmp_path / "killed").rglob("*") if path.is_file()}
     assert left == {"model.safetensors", "lock"}  # nothing of the writes that were killed

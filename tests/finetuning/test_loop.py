@@ -22,19 +22,23 @@ from helpers import (
     toy_columns,
     toy_model,
     toy_settings,
+    toy_task,
     toy_tasks,
     truncate,
 )
 from torch import Tensor, nn
 
 from optuna_merge.exceptions import TrainingDivergedError
-from optuna_merge.finetuning import FinetuneResult, FinetuneSettings, finetune
-from optuna_merge.finetuning._training import Order
+from optuna_merge.finetuning import IVON, FinetuneResult, FinetuneSettings, finetune
+from optuna_merge.finetuning._optimizers import warn_if_constant
+from optuna_merge.finetuning._training import Order, derived_seed
 from optuna_merge.models import LastLayers, Matching, evaluate_tasks, task_batches
+from optuna_merge.posteriors import categorical_labels, squared_gradients
 from optuna_merge.tasks import (
     Loss,
     Task,
     TensorData,
+    cross_entropy,
     mean_squared_error,
     negative_squared_error,
 )
@@ -60,18 +64,30 @@ def undisturbed() -> tuple[FinetuneResult, dict[str, Tensor]]:
     return run()
 
 
+@pytest.fixture(scope="module")
+def undisturbed_ivon() -> tuple[FinetuneResult, dict[str, Tensor]]:
+    return run(settings=toy_settings(optimizer="ivon"))
+
+
 @pytest.mark.parametrize("rung", [3, 5, 7])
+@pytest.mark.parametrize("optimizer", ["adamw", "ivon"])
 def test_a_run_goes_on_bit_for_bit_after_every_rung(
-    rung: int, tmp_path: Path, undisturbed: tuple[FinetuneResult, dict[str, Tensor]]
+    optimizer: str, rung: int, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     checkpoint = tmp_path / "checkpoint.safetensors"
+    settings = toy_settings(optimizer=optimizer)
     with pytest.raises(KeyboardInterrupt):
-        run(checkpoint=checkpoint, on_rung=raise_at(rung))
+        run(settings=settings, checkpoint=checkpoint, on_rung=raise_at(rung))
     torch.manual_seed(rung)  # whatever random numbers were drawn meanwhile
     seen: list[int] = []
-    result, state = run(checkpoint=checkpoint, on_rung=lambda step, _: seen.append(step))
-    expected, expected_state = undisturbed
+    result, state = run(
+        settings=settings, checkpoint=checkpoint, on_rung=lambda step, _: seen.append(step)
+    )
+    name = "undisturbed_ivon" if optimizer == "ivon" else "undisturbed"
+    expected, expected_state = request.getfixturevalue(name)
     assert same(state, expected_state)
+    assert same(result.curvature or {}, expected.curvature or {})
+    assert bool(expected.curvature) is (optimizer == "ivon")
     assert result.evaluations == expected.evaluations
     assert (result.resumed_at, result.steps) == (rung, 7)
     assert seen == [3, 5, 7]
@@ -373,3 +389,85 @@ def test_training_lowers_the_weighted_loss() -> None:
     before = weighted_loss()
     finetune(model, tasks, WEIGHTS, settings)
     assert weighted_loss() < 0.5 * before
+
+
+def test_ivon_steps_as_worked_out_by_hand() -> None:
+    """Its noise is the step's, gradients are clipped where they were sampled, and rates fall."""
+    settings = toy_settings(
+        optimizer="ivon", learning_rate=0.2, head_learning_rate=0.4, max_grad_norm=0.3, delta=0.1
+    )
+    tasks = toy_tasks()
+    model, by_hand = toy_model(tasks, dropout=0.0), toy_model(tasks, dropout=0.0)
+    result = finetune(model, tasks, WEIGHTS, settings)
+    names = by_hand.trained_names()
+    parameters = dict(by_hand.named_parameters())
+    body = set(by_hand.shared_names())
+    # Weights and biases are groups of their own: the noise is drawn in this order.
+    names.sort(key=lambda name: (name not in body, parameters[name].ndim == 1))
+    rates = {name: 0.2 if name in body else 0.4 for name in names}
+    optimizer = IVON(
+        [{"params": [parameters[name]], "lr": rates[name]} for name in names],
+        0.2,
+        ess=100 * 48,
+        delta=0.1,
+        initial_h=1.0,
+        betas=(0.9, 1 - 4 / 7),
+    )
+    for step in range(settings.steps):
+        torch.manual_seed(derived_seed("step", settings.seed, step))
+        with optimizer.sampled():
+            for task in tasks:
+                rows = Order(task.name, 24, settings.batch_size, settings.seed).rows(step)
+                batch = task.data("train")[rows]
+                losses = cross_entropy(by_hand(batch, task.name), batch["labels"])
+                (WEIGHTS[task.name] * losses.mean()).backward()
+            nn.utils.clip_grad_norm_(by_hand.parameters(), settings.max_grad_norm)
+        for name, group in zip(names, optimizer.param_groups):
+            group["lr"] = rates[name] * settings.rate(step)
+        optimizer.step()
+    for name, tensor in model.state().items():
+        torch.testing.assert_close(tensor, by_hand.state()[name], rtol=1e-4, atol=1e-6, msg=name)
+    assert result.curvature is not None
+    for name, h in zip(names, optimizer.curvature()):
+        torch.testing.assert_close(result.curvature[name], h, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def ranks(tensors: dict[str, Tensor]) -> Tensor:
+    return torch.cat([t.flatten() for t in tensors.values()]).argsort().argsort().double()
+
+
+def test_a_short_run_s_curvature_ranks_parameters_as_squared_gradients_do() -> None:
+    """Unless it is debiased and its decay fits the run, it stays where it began."""
+    tasks = (toy_task("red", 1, classes=3), toy_task("blue", 2, classes=3))
+    model = toy_model(tasks, dropout=0.0)
+    settings = toy_settings(optimizer="ivon", steps=60, num_rungs=1, learning_rate=None)
+    result = finetune(model, tasks, {"red": 1.0, "blue": 0.0}, settings)
+    assert result.curvature is not None
+    names = model.shared_names()
+    fisher = squared_gradients(
+        lambda parameters, batch: model.functional(parameters, batch, "red"),
+        model.state(names),
+        [tasks[0].data("train")[list(range(24))]] * 20,  # so many labels of each are drawn
+        loss=cross_entropy,
+        sample_labels=categorical_labels,
+        generator=torch.Generator().manual_seed(0),
+    )
+    found = {name: result.curvature[name] for name in names}
+    assert torch.corrcoef(torch.stack([ranks(found), ranks(fisher)]))[0, 1] > 0.5
+    trained = result.evaluations["red"].loss.value
+    model.reset()
+    fresh = evaluate_tasks(model, tasks, task_batches(model, tasks))["red"].loss.value
+    assert trained < 0.8 * fresh
+
+
+def test_a_warning_is_logged_where_the_curvature_is_almost_constant(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    curvature = {"a": torch.ones(5, 2), "b": 1 + 0.01 * torch.arange(3.0)}
+    warn_if_constant(curvature | {"c": torch.full((3,), 9.0)})
+    assert not caplog.records
+    warn_if_constant(curvature)
+    assert "almost the same for all 13 parameters (relative standard deviation" in caplog.text
+    caplog.clear()
+    warn_if_constant({"a": torch.zeros(4)})
+    assert "almost the same for all 4 parameters" in caplog.text

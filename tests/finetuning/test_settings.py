@@ -52,6 +52,14 @@ def test_all_or_nothing_of_a_run_may_be_warm_up(warmup: float) -> None:
         ({"max_grad_norm": 0.0}, "max_grad_norm must be positive, got 0.0"),
         ({"warmup": 10}, "warmup is a fraction of the steps, 0 to 1, got 10"),
         ({"decay": "sudden"}, "decay must be linear, cosine or constant, got 'sudden'"),
+        ({"optimizer": "sgd"}, "optimizer must be adamw or ivon, got 'sgd'"),
+        ({"ess": 0.0}, "ess must be positive, got 0.0"),
+        ({"delta": -1.0}, "delta must be positive, got -1.0"),
+        ({"initial_h": 0.0}, "initial_h must be positive, got 0.0"),
+        (
+            {"optimizer": "ivon", "mixed_precision": "fp16"},
+            "optimizer='ivon' with mixed_precision='fp16': the scaler .* use 'bf16' or 'no'",
+        ),
         ({"mixed_precision": "fp8"}, "mixed_precision: no, bf16 or fp16, got 'fp8'"),
     ],
 )

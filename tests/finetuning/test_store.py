@@ -152,3 +152,32 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, finished: Finis
         train(tmp_path)
     assert files_below(tmp_path) == before
     assert same(train(tmp_path).parameters(), finished.parameters())
+
+
+@pytest.mark.parametrize("rung", [0, 3, 7])
+def test_a_run_with_ivon_keeps_its_curvature(rung: int, tmp_path: Path) -> None:
+    settings = toy_settings(optimizer="ivon")
+    tasks = toy_tasks()
+    weights = {"red": 1.0, "blue": 0.0}
+
+    def store(folder: str) -> FinetuneStore:
+        return FinetuneStore(tmp_path / folder, KEYS)
+
+    model = toy_model(tasks)
+    made = store("whole").run(model, tasks, weights, settings)
+    if rung:
+        with pytest.raises(KeyboardInterrupt):
+            store("parts").run(toy_model(tasks), tasks, weights, settings, on_rung=raise_at(rung))
+    again = store("parts").run(toy_model(tasks), tasks, weights, settings)
+    found = store("parts").find(weights, settings)
+    assert found is not None and found.reused and not again.reused
+    assert sorted(found.parameters()) == sorted(model.trained_names(["red"]))
+    assert found.parameters().keys() == found.curvature().keys()
+    assert same(found.curvature(), made.curvature())
+    assert same(found.parameters(), made.parameters())
+    assert all(bool((h >= 0).all()) for h in found.curvature().values())
+
+
+def test_a_run_without_ivon_has_no_curvature(finished: FinishedRun) -> None:
+    with pytest.raises(ValueError, match=r"no curvature: the run was not .*optimizer='ivon'"):
+        finished.curvature()

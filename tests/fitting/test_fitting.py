@@ -395,6 +395,9 @@ def test_other_settings_train_anew_in_the_same_folder(copied: Path) -> None:
         {"family": "kronecker"},
         {"family": "full"},
         {"family": "rows_columns"},
+        {"estimator": "ivon"},
+        {"family": "per_tensor", "estimator": "ivon"},
+        {"estimator": "ivon", "components": 2},
         {"components": 2},
         {"components": 2, "responsibilities": "layer"},
         {"family": "isotropic", "components": 2},
@@ -403,9 +406,11 @@ def test_other_settings_train_anew_in_the_same_folder(copied: Path) -> None:
 )
 def test_every_family_is_fitted_and_found_again(changes: dict[str, Any], tmp_path: Path) -> None:
     settings = PosteriorSettings(examples=16, damping_examples=20, chunk_size=8, **changes)
+    optimizer = "ivon" if settings.estimator == "ivon" else "adamw"
 
     def definition() -> StudyDefinition:
-        return toy_definition(posterior=settings)
+        finetuning = toy_settings(optimizer=optimizer)
+        return toy_definition(posterior=settings, finetuning=finetuning)
 
     made = fit_toy(tmp_path, definition())
     before = files_below(tmp_path)
@@ -438,3 +443,21 @@ def test_one_precision_per_tensor_is_the_diagonal_s_mean_and_made_from_its_file(
     (found,) = (posterior for posterior in made if isinstance(posterior, IsotropicGaussian))
     for name, curvature in undamped.precision.items():
         assert found.elementwise(name) == pytest.approx(float(curvature.mean()) + 0.25, rel=1e-6)
+
+
+def test_ivon_s_curvature_is_taken_from_the_run(tmp_path: Path) -> None:
+    found = fit_toy(
+        tmp_path,
+        toy_definition(
+            finetuning=toy_settings(optimizer="ivon"),
+            posterior=settings_of(estimator="ivon", damping=0.25),
+        ),
+    )
+    assert not list(tmp_path.rglob("curvature-*"))
+    assert found.costs["posterior_seconds"] == 0
+    for task, run in found.runs.items():
+        posterior = load_posterior(one(tmp_path, f"posteriors/{task}-*"))
+        assert isinstance(posterior, DiagonalGaussian)
+        for name, precision in posterior.precision.items():
+            assert torch.equal(precision, run.curvature()[name] + 0.25)
+            assert torch.equal(posterior.mean[name], run.parameters()[name])

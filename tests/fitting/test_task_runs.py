@@ -145,10 +145,12 @@ def test_only_what_is_new_is_trained(
     assert files_below(workdir) == files
 
 
-def test_each_component_of_a_mixture_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("estimator", ["squared_gradients", "ivon"])
+def test_each_component_of_a_mixture_is_found(estimator: Any, tmp_path: Path) -> None:
     changes: dict[str, Any] = {
+        "finetuning": toy_settings(optimizer="ivon" if estimator == "ivon" else "adamw"),
         "posterior": om.PosteriorSettings(
-            components=2, examples=16, damping_examples=20, chunk_size=8
+            estimator=estimator, components=2, examples=16, damping_examples=20, chunk_size=8
         ),
     }
     fitted(tmp_path, red(), blue(), **changes)

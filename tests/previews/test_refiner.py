@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from helpers import files_below, same, toy_definition, toy_settings
 
+from optuna_merge.finetuning import FinetuneSettings
 from optuna_merge.fitting import FittedStudy, fit
 from optuna_merge.previews import refinement_settings, weighted_loss
 
@@ -91,10 +92,12 @@ def test_bad_numbers_are_named_before_anything_is_trained(
     assert files_below(folder) == before
 
 
-def test_it_is_at_a_constant_rate_whatever_the_task_runs_do() -> None:
+def test_it_is_by_adamw_at_a_constant_rate_whatever_the_task_runs_do() -> None:
     settings = refinement_settings(
         toy_settings(head_learning_rate=0.1, learning_rate=0.02, warmup=0.5), 6, rate=0.5
     )
     assert settings.rungs() == (6,)
     assert (settings.learning_rate, settings.head_learning_rate) == (0.01, 0.05)
     assert [settings.rate(step) for step in range(6)] == [1.0] * 6
+    ivon = refinement_settings(FinetuneSettings(optimizer="ivon", learning_rate=0.3), 6, rate=1.0)
+    assert ivon.optimizer == "adamw" and ivon.learning_rate == 5e-5
