@@ -107,6 +107,33 @@ def test_real_searches_of_the_mixture_are_stored() -> None:
         assert finetunes == f"{mean(s['finetunes'] for s in searches):.1f}"
 
 
+FRONT = {  # rows of the first page's table, and what they are of
+    "conflict": ("conflict", "mean"),
+    "newsgroups": ("newsgroups", "worst"),
+    "mixture": ("mixture", "target:italian"),
+    "mnist": ("mnist-worst", "worst"),
+    "film": ("film", "mean"),
+}
+
+
+def test_the_first_page_has_the_real_searches_as_stored() -> None:
+    text = (STUDIES.parent / "README.md").read_text().partition("\n## What to expect")[2]
+    methods = ("doubling rule", "own-weight curve", "TPE + Hyperband (-log u)", "ours")
+    shown = {}
+    for row in rows(text):
+        name, *gains = row.replace("**", "").strip("| ").split(" | ")
+        shown[name[1 : name.index("]")]] = gains
+    assert shown.keys() == FRONT.keys()
+    for name, place in FRONT.items():
+        found = real_searches(*place)
+        uniform = {s["seed"]: mean(s["test_scores"]) for s in found["uniform"]}
+        sense = -1 if name == "mixture" else 1
+        for method, gain in zip(methods, shown[name], strict=True):
+            values = [sense * (mean(s["test_scores"]) - uniform[s["seed"]]) for s in found[method]]
+            error = stdev(values) / math.sqrt(len(values))
+            assert gain == f"{mean(values):.3f} ± {error:.3f}".replace("0.", "."), (name, method)
+
+
 @pytest.mark.parametrize("heading", ERRORS)
 def test_the_errors_are_stored(heading: str) -> None:
     text = (STUDIES / "results" / "README.md").read_text()
