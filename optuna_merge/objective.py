@@ -13,20 +13,18 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from optuna_merge.exceptions import (
-    DefinitionMismatchError,
     NotFiniteError,
     TrainingDivergedError,
     TrialLostError,
 )
 from optuna_merge.fitting import Workbench
 from optuna_merge.pruners import should_prune, stop_reason
-from optuna_merge.search import duplicate_baseline
+from optuna_merge.search import check_prepared, duplicate_baseline
 from optuna_merge.trials import (
     BASELINE,
     CONSTRAINT,
     DUPLICATE_OF,
     FAILURE,
-    FINGERPRINT,
     GIVEN_UP,
     PREVIEW,
     PREVIEW_AT_ANCHOR,
@@ -89,7 +87,7 @@ class Objective:
         self._names, self._goal = workbench.names, workbench.goal
 
     def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
-        self._check_definition(trial.study)
+        check_prepared(trial.study, self._workbench)
         refused = refused_params(latest_view(trial), self._names)
         if refused is not None:  # before it takes them: no reader will stumble over it
             tries = int(trial.user_attrs.get(TRIES, 0)) + 1
@@ -224,15 +222,6 @@ class Objective:
         if not math.isfinite(score):
             raise NotFiniteError(f"the score of {what} is {score:g}, of the metrics {metrics}")
         return score
-
-    def _check_definition(self, study: optuna.Study) -> None:
-        found = study.user_attrs.get(FINGERPRINT)
-        if found != self._workbench.fingerprint:
-            raise DefinitionMismatchError(
-                f"study {study.study_name!r} was not prepared for this objective (its definition "
-                f"is {found}, the objective's {self._workbench.fingerprint}); call "
-                f"prepare_study(study, fitted) first"
-            )
 
 
 def _fail(trial: optuna.Trial, reason: str) -> float | tuple[float, ...]:

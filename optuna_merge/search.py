@@ -219,8 +219,7 @@ def prepare_study(study: optuna.Study, workbench: Workbench, *, second_seed: boo
     """
     goal = workbench.goal
     check_directions(study, goal.directions)
-    found = study.user_attrs.get(FINGERPRINT)
-    if found is None:
+    if FINGERPRINT not in study.user_attrs:
         if any(t.state != TrialState.WAITING for t in study.get_trials(deepcopy=False)):
             raise DefinitionMismatchError(
                 f"study {study.study_name!r} has trials but no optuna_merge definition; make a "
@@ -238,12 +237,22 @@ def prepare_study(study: optuna.Study, workbench: Workbench, *, second_seed: boo
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names(names)
-    elif found != workbench.fingerprint:
-        stored = stored_definition(study)
-        raise _mismatch(study, differing_parts(stored, dict(workbench.parts)))
+    check_prepared(study, workbench)
     if COSTS not in study.user_attrs:
         study.set_user_attr(COSTS, dict(workbench.costs))
     _enqueue_baselines(study, workbench.names, second_seed=second_seed)
+
+
+def check_prepared(study: optuna.Study, workbench: Workbench) -> None:
+    """Raise `DefinitionMismatchError` unless the study was prepared for this workbench."""
+    found = study.user_attrs.get(FINGERPRINT)
+    if found is None:
+        raise DefinitionMismatchError(
+            f"study {study.study_name!r} has no optuna_merge definition yet; call "
+            f"prepare_study(study, fitted) first"
+        )
+    if found != workbench.fingerprint:
+        raise _mismatch(study, differing_parts(stored_definition(study), dict(workbench.parts)))
 
 
 def check_definition(study: optuna.Study, parts: Mapping[str, Any]) -> None:

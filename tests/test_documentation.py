@@ -284,7 +284,7 @@ def test_the_yaml_of_the_definitions_page(tmp_path: Path) -> None:
     (tmp_path / "command.yaml").write_text(command + runs)
     found = read_definition(tmp_path / "command.yaml")
     assert isinstance(found, CommandDefinition)
-    assert found.runs.keys() == {"math", "chat"}
+    assert found.given["runs"].keys() == {"math", "chat"}
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def check_no_adapter(who: str, names: Iterable[str]) -> None:
     """Refuse tensors that an adapter adds to a model, but for factors B alone.
 
     Means of an adapter's parts are not the part of a mean: B A is linear in either factor, not in
-    both. The factors B alone are what `load_lora_factors` gives, of adapters that share A.
+    both. The factors B alone may be those of adapters that share A.
     """
     names = tuple(names)
     parts = {part for found in adapter_parts(names).values() for part in found}
@@ -199,8 +199,8 @@ def check_no_adapter(who: str, names: Iterable[str]) -> None:
         raise ValueError(
             f"{who} holds an adapter's tensors, for instance {added[0]!r}, whose means are not "
             f"the adapter's of the mean; give its folder (with {ADAPTER_CONFIG}) and the base: "
-            f"load_checkpoint(folder, base=...), or load_lora_factors(folders) if all share A; "
-            f"of a model with adapters in it save model.merge_and_unload()"
+            f"load_checkpoint(folder, base=...), or the factors B alone if all share A; or "
+            f"save model.merge_and_unload() of a model with adapters in it"
         )
 
 

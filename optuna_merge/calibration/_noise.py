@@ -15,7 +15,6 @@ what two seeds differ by is mostly less than that error: on the tasks of the stu
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ import numpy as np
 import optuna
 
 from optuna_merge.goals import make_score
-from optuna_merge.trials import DEFINITION, SCORE, Findings, Repeats
+from optuna_merge.trials import SCORE, Findings, Repeats, stored_definition
 
 PRIOR_FREEDOM = 3.0
 """Degrees of freedom of the prior of the noise."""
@@ -120,12 +119,10 @@ def _sampling_error_of_score(study: optuna.Study, findings: Findings) -> float |
 
     None for a score that is the user's function, and where a metric has no standard error.
     """
-    parts: dict[str, Any] = json.loads(study.user_attrs.get(DEFINITION, "{}"))
     each = [_sampling_error(study, findings, task) for task in findings.tasks]
     try:
-        score = make_score(
-            str(parts.get("score")), findings.tasks, greater_is_better=findings.sign(SCORE) > 0
-        )
+        name, upwards = str(stored_definition(study).get("score")), findings.sign(SCORE) > 0
+        score = make_score(name, findings.tasks, greater_is_better=upwards)
     except ValueError:
         return None
     known = [t for o in findings.truths if None not in (t := list(o.truths.values()))]

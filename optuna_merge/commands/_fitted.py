@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import optuna
@@ -92,15 +91,21 @@ def check_own_loop(definition: AnyDefinition, **flags: object) -> None:
 
 
 def _of_command(definition: CommandDefinition, workdir: Path) -> FittedProgram:
-    given = {field.name: getattr(definition, field.name) for field in fields(definition)}
-    del given["search"]
-    if not isinstance(definition.unit, str):
-        unit = dict(definition.unit)
+    given = dict(definition.given)
+    if not isinstance(given["unit"], str):
+        unit = dict(given["unit"])
         lengths = unit.pop("label_tokens", None)
         if lengths is not None:
             lengths = {task: [float(mean)] for task, mean in lengths.items()}
         given["unit"] = WeightUnit(**unit, label_tokens=lengths)
-    return from_command(**given, workdir=workdir)
+    return from_command(
+        tasks=definition.names,
+        greater_is_better=definition.greater_is_better,
+        score=definition.score,
+        constraints=definition.constraints,
+        workdir=workdir,
+        **given,
+    )
 
 
 def one_thread_if_small(model: nn.Module) -> None:

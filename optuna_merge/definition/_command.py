@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from optuna_merge.definition._definition import SearchSettings
@@ -16,30 +15,20 @@ class CommandDefinition:
     """A study of a training command: the command, its tasks, its score and constraints.
 
     Attributes:
-        search: How the commands search. All others are arguments of `optuna_merge.from_command`.
+        names: Task names, in order.
+        given: Further arguments of `optuna_merge.from_command`, by name.
+        greater_is_better: As there.
+        score: As there.
+        constraints: As there.
+        search: How the commands search.
     """
 
-    train: str | Sequence[str]
-    evaluate: str | Sequence[str]
-    tasks: Sequence[str]
-    steps: int
-    unit: str | Mapping[str, Any]
-    metric: str = "{task}"
-    checkpoint: str = "model"
-    seed: int = 0
-    time_limit: float | None = None
-    grace: float = 30.0
+    names: tuple[str, ...]
+    given: Mapping[str, Any]
     greater_is_better: bool = True
-    about: Mapping[str, Any] = field(default_factory=dict)
-    runs: Mapping[str, Path] = field(default_factory=dict)
     score: str = "mean"
     constraints: float | Sequence[Constraint] = ()
     search: SearchSettings = field(default_factory=SearchSettings)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Task names, in order."""
-        return tuple(self.tasks)
 
     @property
     def is_pareto(self) -> bool:
@@ -50,7 +39,7 @@ class CommandDefinition:
     def directions(self) -> tuple[Direction, ...]:
         """Directions of the study, one per objective."""
         one: Direction = "maximize" if self.greater_is_better else "minimize"
-        return (one,) * (len(self.tasks) if self.is_pareto else 1)
+        return (one,) * (len(self.names) if self.is_pareto else 1)
 
     def describe(self) -> dict[str, Any]:
         """What can be compared with a study before anything runs, as JSON values."""

@@ -94,18 +94,18 @@ def _runs(document: Document, study: AnyStudy) -> dict[str, Path]:
 
 
 def _command(document: Document, study: CommandStudy, more: dict[str, Any]) -> CommandDefinition:
-    given = study.trainer.given()
+    spec, names = study.trainer, tuple(study.tasks)
+    given = spec.given() | {"runs": more.pop("runs", {})}
     del given["kind"]
-    spec = study.trainer
-    given["greater_is_better"] = is_to_be_maximised(spec.metric, spec.greater_is_better)
-    if isinstance(study.trainer.unit, UnitOf):
-        given["unit"] = study.trainer.unit.model_dump(exclude_none=True)
+    upwards = is_to_be_maximised(spec.metric, given.pop("greater_is_better", None))
+    if isinstance(spec.unit, UnitOf):
+        given["unit"] = spec.unit.model_dump(exclude_none=True)
     with _lines(document):
-        check_task_names(tuple(study.tasks))
-        make_constraints(more.get("constraints", ()), study.tasks)
+        check_task_names(names)
+        make_constraints(more.get("constraints", ()), names)
         if study.score != PARETO:
-            make_score(study.score, study.tasks)
-        return CommandDefinition(tasks=tuple(study.tasks), **given, **more)
+            make_score(study.score, names)
+        return CommandDefinition(names, given, upwards, **more)
 
 
 @contextmanager

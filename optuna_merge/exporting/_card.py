@@ -72,11 +72,7 @@ def model_card(export: Export, definition: StudyDefinition, source: Source) -> s
         f"# {kind}: {', '.join(export.weights)}\n",
         _summary(export, source) + "\n",
         _table(export),
-        *(
-            [f"No model for {without}: without weight, the head was not trained.\n"]
-            if without
-            else []
-        ),
+        *without,
         "## How to load it\n",
         *(_loading(export, model, source) for model in _examples(export)),
         "## How it was made\n",

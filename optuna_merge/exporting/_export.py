@@ -17,15 +17,12 @@ from safetensors import SafetensorError
 
 from optuna_merge._base.files import whole_folder, write_json
 from optuna_merge._base.turns import models_turn
-from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.exporting._card import Export, ExportedModel, Metrics, model_card
 from optuna_merge.exporting._formats import PEFT, TRANSFORMERS, save_part, take_apart
 from optuna_merge.exporting._source import find_source
-from optuna_merge.search import differing_parts
+from optuna_merge.search import check_prepared
 from optuna_merge.tasks import Evaluation
 from optuna_merge.trials import (
-    DEFINITION,
-    FINGERPRINT,
     REPEAT,
     WEIGHT,
     canonical_weights,
@@ -87,7 +84,7 @@ def export_model(
         chosen = _merge(fitted, weights)
     else:
         assert study is not None
-        _check_study(study, fitted)
+        check_prepared(study, fitted)
         found = _best(study) if trial is None else _trial(study, trial)
         chosen = _finetune(fitted, study, found)
     chosen.load()
@@ -139,20 +136,6 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
     what = "is an earlier export" if is_export else "is there already, and no export"
     advice = "replace it with --force (overwrite=True)" if is_export else "take another folder"
     raise FileExistsError(f"{folder} {what}; {advice}")
-
-
-def _check_study(study: optuna.Study, fitted: FittedStudy) -> None:
-    found = study.user_attrs.get(FINGERPRINT)
-    if found is None:
-        raise DefinitionMismatchError(
-            f"study {study.study_name!r} has no optuna_merge definition yet: nothing was searched"
-        )
-    if found != fitted.fingerprint:
-        stored = json.loads(study.user_attrs.get(DEFINITION, "{}"))
-        changed = ", ".join(differing_parts(stored, fitted.parts)) or "unknown"
-        raise DefinitionMismatchError(
-            f"study {study.study_name!r} was made with another definition; what differs: {changed}"
-        )
 
 
 @dataclass(frozen=True)

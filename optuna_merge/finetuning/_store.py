@@ -211,15 +211,15 @@ class FinetuneStore:
             remove_leftovers(path)
             remove_leftovers(checkpoint)
             found = self._read(path)
+            if found is None and (given := self._given_at(weights, settings, start)) is not None:
+                self._adopt(given, path, model, tasks, weights)
+                found = self._read(path)
             if found is not None:
                 found = self._evaluated(found, model, tasks, settings)
                 for step, evaluations in sorted(found.rungs.items()):
                     if on_rung is not None:
                         on_rung(step, evaluations)
                 return found
-            given = self._given_at(weights, settings, start)
-            if given is not None:
-                return self._adopt(given, path, model, tasks, weights, on_rung)
             rungs: dict[int, dict[str, Evaluation]] = {}
 
             def remember(step: int, evaluations: dict[str, Evaluation]) -> None:
@@ -255,9 +255,8 @@ class FinetuneStore:
         model: MultitaskModel,
         tasks: Sequence[Task],
         weights: Mapping[str, float],
-        on_rung: OnRung | None,
-    ) -> FinishedRun:
-        """A finished run of the given checkpoint, which cost nothing."""
+    ) -> None:
+        """Make a finished run of the given checkpoint, which cost nothing."""
         settings = given.settings
         model.reset()
         model.load(given.parameters(model), source=str(given.path))
@@ -267,11 +266,6 @@ class FinetuneStore:
         tensors = model.state(model.trained_names(active))
         rungs, where = {settings.steps: found}, str(given.path.absolute())
         _write_run(path, tensors, self.keys, weights, rungs, settings.steps, 0.0, given=where)
-        if on_rung is not None:
-            on_rung(settings.steps, found)
-        run = self._read(path)
-        assert run is not None
-        return run
 
     def _evaluated(
         self,

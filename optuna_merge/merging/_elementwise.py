@@ -4,9 +4,9 @@ The merged mean is the precision-weighted one,
 
     S_a = sum_t a_t S_t,    m_a = S_a^-1 sum_t a_t S_t m_t,
 
-where the prior is one more term, of weight 1 - sum_t a_t (arXiv 2412.08147; on the simplex and
-with a small prior it is Fisher merging, arXiv 2111.09832). It is accumulated as a running mean,
-so that rounding errors are relative to the distance between the means, not to their size.
+(arXiv 2412.08147; with a small prior it is Fisher merging, arXiv 2111.09832). It is accumulated as
+a running mean, so that rounding errors are relative to the distance between the means, not to
+their size.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from torch import Tensor
 from optuna_merge._base.checkpoint_files import check_unquantised, copy_side_files, naming_hint
 from optuna_merge._base.files import atomic_path, whole_folder
 from optuna_merge.merging._elementwise import Item, merge_items
-from optuna_merge.merging._problem import Weights, task_weights, with_prior
+from optuna_merge.merging._problem import Weights, check_sum, task_weights
 from optuna_merge.merging._sources import BLOCK, DTYPES, Entry, Reader, Source, open_source
 
 PathLike = str | os.PathLike[str]
@@ -28,7 +28,6 @@ def merge_files(
     weights: Weights,
     output: PathLike,
     *,
-    prior: PathLike | None = None,
     keep: Callable[[str], bool] = lambda name: True,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
@@ -42,7 +41,6 @@ def merge_files(
         weights: One per task, in order or by name as in `merge`.
         output: A new folder, in the layout of `from_pretrained`, with the first task's
             configuration and tokenizer files; or a name that ends in .safetensors.
-        prior: As in `merge`, a path.
         keep: Tensors for whose name it is false are left out, for instance task heads.
         max_shard_bytes: A folder's tensors are cut into files of at most this size.
 
@@ -55,23 +53,19 @@ def merge_files(
         FileExistsError: the output folder exists and is not empty.
         CorruptFileError: a truncated or damaged file, or an index whose tensors no file holds.
         TypeError, ValueError: as in `merge`, quantised weights, or adapters (their factors B alone
-            may be merged: `load_lora_factors`). The message names the task, the file and the
-            tensor. Whatever is raised, no output is left.
+            may be merged). The message names the task, the file and the tensor. Whatever is
+            raised, no output is left.
     """
     named = isinstance(paths, Mapping)
     tasks = list(paths) if isinstance(paths, Mapping) else [str(k) for k in range(len(paths))]
     places = list(paths.values()) if isinstance(paths, Mapping) else list(paths)
     if not places:
         raise ValueError("no files to merge; expected at least one")
-    given = task_weights(weights, tasks, named=named)
-    *values, rest = with_prior(given, has_prior=prior is not None)
+    values = task_weights(weights, tasks, named=named)
     sources = [open_source(f"task {task!r}", place) for task, place in zip(tasks, places)]
     if len({source.diagonal for source in sources}) > 1:
         kinds = {source.label: "diagonal" if source.diagonal else "plain" for source in sources}
         raise TypeError(f"files of one merge must be of one family, got {kinds}")
-    if prior is not None:
-        sources.append(open_source("prior", prior))
-        values.append(rest)
     names = [name for name in sources[0].means if keep(name)]
     for source in sources:
         types = {k: (each.dtype, len(each.shape)) for k, each in source.means.items() if keep(k)}
@@ -100,7 +94,6 @@ class _Merged:
         pairs = [(source, weight) for source, weight in zip(sources, weights) if weight]
         self._used = [source for source, _ in pairs]
         self._weights = [weight for _, weight in pairs]
-        self._tasks = [source for source in self._used if source.label != "prior"]
         self._reader = reader
 
     def stream(self, name: str) -> Iterator[Tensor]:
@@ -190,12 +183,7 @@ def _check(
     for name in names:
         numbers = [p for s in sources if isinstance(p := s.precisions[name], float | int)]
         if len(numbers) == len(sources):
-            total = math.fsum(w * p for w, p in zip(weights, numbers))
-            if total <= 0 and any(numbers):
-                raise ValueError(
-                    f"with the weights {tuple(weights)} the merged precision of {name!r} is "
-                    f"{total:g}; it must be positive: use larger weights"
-                )
+            check_sum(name, weights, numbers)
 
 
 def _check_block(source: Source, role: str, name: str, block: Tensor, *, signed: bool) -> float:

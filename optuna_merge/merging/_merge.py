@@ -11,18 +11,18 @@ from optuna_merge._base.checkpoint_files import same_shapes
 from optuna_merge.merging._gaussians import merge_elementwise, merge_gaussians
 from optuna_merge.merging._mixture import merge_mixtures
 from optuna_merge.merging._problem import Posteriors, Problem, Weights, check_merge
-from optuna_merge.posteriors import Coupled, Posterior
+from optuna_merge.posteriors import Coupled
 
 
-def merge(
-    posteriors: Posteriors, weights: Weights, *, prior: Posterior | None = None
-) -> dict[str, Tensor]:
+def merge(posteriors: Posteriors, weights: Weights) -> dict[str, Tensor]:
     """The mode of the merged posterior for given task weights: the parameters of a preview.
 
-    Source: arXiv 2412.08147. With S_t the precisions, m_t the means, and the prior N(m_0, S_0^-1),
+    Source: arXiv 2412.08147. With S_t the precisions and m_t the means,
 
-        S_a = (1 - sum a) S_0 + sum_t a_t S_t,
-        m_a = S_a^-1 [(1 - sum a) S_0 m_0 + sum_t a_t S_t m_t].
+        S_a = sum_t a_t S_t,    m_a = S_a^-1 sum_t a_t S_t m_t.
+
+    Off the simplex the prior, which is in each precision once, is one more posterior, of weight
+    1 - sum a.
 
     Weight 1 on one task gives exactly that task's mean. A task of weight zero is dropped: its
     values are not read and may be NaN. Sums are taken in fp32 at least, in fp64 for the families
@@ -30,16 +30,12 @@ def merge(
 
     Args:
         posteriors: One per task, all of one family, in task order or by task name.
-        weights: One per task: in the same order, or by name if the posteriors are. Negative ones
-            only for isotropic posteriors.
-        prior: The Gaussian whose precision is included once in every posterior's; needed when the
-            weights don't add up to 1, and without influence when they do. Without it weights
-            that miss 1 by up to 1e-4, rounded ones, are divided by their sum.
+        weights: One per task: in the same order, or by name if the posteriors are. They add up to
+            1; those that miss it by up to 1e-4, rounded ones, are divided by their sum. Negative
+            ones only for isotropic posteriors.
 
     Returns:
-        New tensors with the names, shapes, dtypes and device of the means; of elementwise families
-        on the CPU they are pieces of one allocation, which (up to 256 MiB) is kept for the next
-        merge when they are gone.
+        New tensors with the names, shapes, dtypes and device of the means.
 
     Raises:
         TypeError: not posteriors, or posteriors of several families.
@@ -60,7 +56,7 @@ def merge(
         >>> merge({"news": news, "books": books}, {"news": 0, "books": 1})
         {'w': tensor([1., 1.])}
     """
-    problem = check_merge(posteriors, weights, prior)
+    problem = check_merge(posteriors, weights)
     with torch.no_grad():
         return _merged(problem)
 
@@ -70,7 +66,6 @@ def merge_into(
     posteriors: Posteriors,
     weights: Weights,
     *,
-    prior: Posterior | None = None,
     names: Mapping[str, str] | None = None,
 ) -> None:
     """`merge` into a module's parameters and buffers, in place.
@@ -82,14 +77,13 @@ def merge_into(
         module: Has a parameter or buffer for every tensor, of its shape; types may differ.
         posteriors: As in `merge`.
         weights: As in `merge`.
-        prior: As in `merge`.
         names: The module's name for each tensor's name, where they differ.
 
     Raises:
         TypeError, ValueError: as in `merge`, or a name or shape that the module does not have; the
             module is unchanged then.
     """
-    problem = check_merge(posteriors, weights, prior)
+    problem = check_merge(posteriors, weights)
     targets = _targets(module, problem.posteriors[0].mean, names or {})
     gaussians = problem.gaussians()
     with torch.no_grad():

@@ -2,7 +2,7 @@
 
 The mode of the merged posterior maximises
 
-    J(x) = sum_t a_t log sum_k pi_tk N(x; m_tk, S_tk^-1) + (1 - sum a) log p_0(x).
+    J(x) = sum_t a_t log sum_k pi_tk N(x; m_tk, S_tk^-1).
 
 The E step takes r_tk proportional to pi_tk N(x; m_tk, S_tk^-1); the M step is the Gaussian merge
 of all components with the weights a_t r_tk. Neither lets J fall.
@@ -35,20 +35,15 @@ def merge_mixtures(problem: Problem) -> Parameters:
     mean, weights = tasks[0].mean, problem.weights
     kind = tasks[0].responsibilities
     used = [(a, task) for a, task in zip(weights, tasks) if a]
-    prior = [(weights[-1], problem.prior)] if problem.prior is not None and weights[-1] else []
     if kind == "coordinate":
         merged = empty_like(mean)
         for name, output in merged.items():
-            _merge_coordinates(name, output, used, prior)
+            _merge_coordinates(name, output, used)
         return merged
     merged = {}
     for names in _layers(mean) if kind == "layer" else [list(mean)]:
         merged |= EM(
-            [
-                (a, [restrict(c, names) for c in task.components], _log_pi(task))
-                for a, task in used
-            ],
-            [(a, restrict(term, names)) for a, term in prior],
+            [(a, [restrict(c, names) for c in task.components], _log_pi(task)) for a, task in used]
         ).run(fixed=kind == "fixed")
     return {name: merged[name] for name in mean}
 
@@ -56,13 +51,8 @@ def merge_mixtures(problem: Problem) -> Parameters:
 class EM:
     """Expectation maximisation with one responsibility per component; probabilities as logs."""
 
-    def __init__(
-        self,
-        tasks: Sequence[tuple[float, Sequence[Gaussian], Tensor]],
-        prior: Sequence[tuple[float, Gaussian]],
-    ) -> None:
+    def __init__(self, tasks: Sequence[tuple[float, Sequence[Gaussian], Tensor]]) -> None:
         self.tasks = tasks
-        self.prior = prior
 
     def run(self, *, fixed: bool = False) -> Parameters:
         """From responsibilities equal to the mixtures' weights to the best point that is met."""
@@ -85,13 +75,11 @@ class EM:
         """The M step: a Gaussian merge."""
         terms = [term for _, components, _ in self.tasks for term in components]
         weights = [a * float(r) for (a, _, _), rs in zip(self.tasks, responsibilities) for r in rs]
-        terms += [term for _, term in self.prior]
-        weights += [a for a, _ in self.prior]
         return merge_gaussians(terms, weights)
 
     def expect(self, point: Parameters) -> tuple[float, list[Tensor]]:
         """The E step: J (but for a constant) and the responsibilities at a point."""
-        objective = sum(a * log_density(term, point) for a, term in self.prior)
+        objective = 0.0
         responsibilities = []
         for a, components, log_pi in self.tasks:
             first = components[0]
@@ -138,12 +126,10 @@ def _merge_coordinates(
     name: str,
     output: Tensor,
     tasks: Sequence[tuple[float, Mixture]],
-    prior: Sequence[tuple[float, Gaussian]],
 ) -> None:
     """EM with one responsibility per component and coordinate, a block at a time."""
     eps = torch.finfo(output.dtype).eps
     components = [[_flat(component, name) for component in task.components] for _, task in tasks]
-    priors = [(a, _flat(term, name)) for a, term in prior]
     for start in range(0, output.numel(), _BLOCK):
         part = slice(start, start + _BLOCK)
         stacks = []
@@ -152,28 +138,23 @@ def _merge_coordinates(
                 torch.stack(tensors) for tensors in zip(*(_piece(each, part) for each in flat))
             )
             stacks.append((a, _log_pi(task).to(output.device)[:, None], precisions, means))
-        fixed = [(a, *_piece(flat, part)) for a, flat in priors]
-        output.view(-1)[part] = _coordinates(stacks, fixed, eps).to(output.dtype)
+        output.view(-1)[part] = _coordinates(stacks, eps).to(output.dtype)
 
 
 def _coordinates(
     tasks: Sequence[tuple[float, Tensor, Tensor, Tensor]],
-    prior: Sequence[tuple[float, Tensor, Tensor]],
     eps: float,
 ) -> Tensor:
     """EM on a block: per task its weight, log pi (K, 1), precisions and means (K, n)."""
     shares = [log_pi.exp().expand_as(s) for _, log_pi, s, _ in tasks]
-    centre = tasks[0][3][0] if tasks else prior[0][2]
+    centre = tasks[0][3][0]
     best = value = None
     for _ in range(_MAX_STEPS):
         precision = sum(a * (r * s).sum(0) for (a, _, s, _), r in zip(tasks, shares))
         moment = sum(a * (r * s * (m - centre)).sum(0) for (a, _, s, m), r in zip(tasks, shares))
-        for a, s, m in prior:
-            precision, moment = precision + a * s, moment + a * s * (m - centre)
         point = centre + moment / precision
-        objective = sum((a * _log_normal(s, point - m) for a, s, m in prior), point * 0)
         logits = [log_pi + _log_normal(s, point - m) for _, log_pi, s, m in tasks]
-        objective = objective + sum(a * z.logsumexp(0) for (a, *_), z in zip(tasks, logits))
+        objective = point * 0 + sum(a * z.logsumexp(0) for (a, *_), z in zip(tasks, logits))
         shares = [z.softmax(0) for z in logits]
         if best is None or value is None:
             best, value = point, objective
@@ -234,13 +215,12 @@ def _check(tasks: Sequence[Mixture], problem: Problem) -> None:
         raise ValueError(
             f"responsibilities={kind!r}; expected one of {', '.join(RESPONSIBILITIES)}"
         )
-    prior = [] if problem.prior is None else [problem.prior]
-    for each in (tasks[0].components[0], *prior):
-        if each.coupling not in RESPONSIBILITIES[kind]:
-            raise ValueError(
-                f"responsibilities={kind!r} need coordinates that are independent, which those of "
-                f"{type(each).__name__} are not: use 'task' or 'fixed'"
-            )
+    first = tasks[0].components[0]
+    if first.coupling not in RESPONSIBILITIES[kind]:
+        raise ValueError(
+            f"responsibilities={kind!r} need coordinates that are independent, which those of "
+            f"{type(first).__name__} are not: use 'task' or 'fixed'"
+        )
     if problem.vanishing and kind != "fixed":
         raise ValueError(
             "a mixture's precisions must be positive, or its components have no density: add the "

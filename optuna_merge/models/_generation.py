@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from optuna_merge._base.labels import IGNORED
+from optuna_merge._base.swapped import swapped
 from optuna_merge.tasks import Batch
 
 _KEPT = (
@@ -91,12 +92,9 @@ class LanguageModel(nn.Module):
         """The transformers model, for others to use: it generates greedily unless told not to."""
         from transformers import GenerationConfig
 
-        before = self.network.generation_config
-        self.network.generation_config = GenerationConfig(**self._kept, do_sample=False)
-        try:
+        config = GenerationConfig(**self._kept, do_sample=False)
+        with swapped(self.network, "generation_config", config):
             yield self.network
-        finally:
-            self.network.generation_config = before
 
     @property
     def ends(self) -> list[int]:

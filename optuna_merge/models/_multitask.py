@@ -81,14 +81,8 @@ class MultitaskModel(nn.Module):
         if batch_norm_examples < 2:
             raise ValueError(f"batch_norm_examples must be at least 2, got {batch_norm_examples}")
         tasks = check_tasks(tasks)
-        missing = [task for task in tasks if task.head not in heads]
-        if missing:
-            raise ValueError(
-                f"task {missing[0].name!r} uses the head {missing[0].head!r}, but the model has "
-                f"only {sorted(heads)}"
-            )
         for task in tasks:
-            _check_metrics(task, heads[str(task.head)])
+            _check_head(task, heads)
         self.body = body
         self.heads = nn.ModuleDict(heads)
         _check_finite(self)
@@ -96,29 +90,7 @@ class MultitaskModel(nn.Module):
         self.trainable = trainable
         self._keywords = keywords
         self._head_of = {task.name: str(task.head) for task in tasks}
-        users = list(self._head_of.values())
-        shared_heads = {head for head in users if users.count(head) > 1}
-
-        merged = {f"body.{name}" for name in trainable_names(body, trainable)}
-        self._shared: list[str] = []
-        self._own: dict[str, list[str]] = {task.name: [] for task in tasks}
-        for name, parameter in self.named_parameters():
-            part, head, *_ = name.split(".")
-            if part == "heads" and head not in shared_heads and head in users:
-                self._own[next(task for task, h in self._head_of.items() if h == head)].append(
-                    name
-                )
-                parameter.requires_grad_(True)
-            elif name in merged or (part == "heads" and head in shared_heads):
-                self._shared.append(name)
-                parameter.requires_grad_(True)
-            else:
-                parameter.requires_grad_(False)
-        if not self._shared:
-            raise ValueError(
-                f"nothing to merge: trainable={trainable!r} trains no parameter of the body and "
-                f"no head is shared"
-            )
+        self._shared, self._own = self._split()
         check_computed_weights(self)
         self._initial = self.state()
         self.replaying: Callable[[Tensor], AbstractContextManager[None]] = _no_trunk
@@ -135,6 +107,29 @@ class MultitaskModel(nn.Module):
             for name, buffer in module.named_buffers(prefix=path)
         }
         self.eval()
+
+    def _split(self) -> tuple[list[str], dict[str, list[str]]]:
+        """Names of what is merged, and of each task's own head; the others are frozen."""
+        users: dict[str, list[str]] = {head: [] for head in self.heads}
+        for task, head in self._head_of.items():
+            users[head].append(task)
+        shared: list[str] = []
+        own: dict[str, list[str]] = {task: [] for task in self._head_of}
+        merged = {f"body.{name}" for name in trainable_names(self.body, self.trainable)}
+        for name, parameter in self.named_parameters():
+            part, head, *_ = name.split(".")
+            tasks = users[head] if part == "heads" else []
+            parameter.requires_grad_(bool(tasks) or name in merged)
+            if len(tasks) == 1:
+                own[tasks[0]].append(name)
+            elif parameter.requires_grad:
+                shared.append(name)
+        if not shared:
+            raise ValueError(
+                f"nothing to merge: trainable={self.trainable!r} trains no parameter of the body "
+                f"and no head is shared"
+            )
+        return shared, own
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -333,7 +328,13 @@ class MultitaskModel(nn.Module):
         return digest
 
 
-def _check_metrics(task: Task, network: nn.Module) -> None:
+def _check_head(task: Task, heads: Mapping[str, nn.Module]) -> None:
+    if task.head not in heads:
+        raise ValueError(
+            f"task {task.name!r} uses the head {task.head!r}, but the model has only "
+            f"{sorted(heads)}"
+        )
+    network = heads[str(task.head)]
     for metric in task.metrics:
         if metric.generated and not isinstance(network, Writer):
             raise ValueError(

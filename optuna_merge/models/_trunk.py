@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from optuna_merge._base.files import sha256_text
+from optuna_merge._base.swapped import swapped
 from optuna_merge._base.tensors import load_sound, load_tensors, save_tensors
 from optuna_merge.models._multitask import TRUNK, MultitaskModel
 from optuna_merge.models._trainable import LastLayers, find_layers
@@ -124,25 +125,17 @@ class _Trunk:
             layer.forward = partial(self._frozen, layer.forward)
         boundary.forward = partial(self._boundary, boundary.forward)
 
-    @contextmanager
-    def replaying(self, activations: Tensor) -> Iterator[None]:
-        """Within this block the frozen layers do nothing and the boundary sees `activations`."""
-        self._activations = activations
-        try:
-            yield
-        finally:
-            self._activations = None
+    def replaying(self, activations: Tensor) -> AbstractContextManager[None]:
+        """Within it the frozen layers do nothing and the boundary sees `activations`."""
+        return swapped(self, "_activations", activations)
 
     def output(self, model: MultitaskModel, task: Task, batch: Batch) -> Tensor:
         """What the first trained layer is given for the batch."""
-        self._ends_at_boundary = True
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), swapped(self, "_ends_at_boundary", True):
                 model(batch, task.name)
         except _Reached as reached:
             return reached.hidden
-        finally:
-            self._ends_at_boundary = False
         raise AssertionError("the model does not call its first trained layer")
 
     def activations(

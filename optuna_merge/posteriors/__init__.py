@@ -5,7 +5,7 @@ from __future__ import annotations
 from optuna_merge._base.labels import categorical_labels, gaussian_labels
 from optuna_merge._base.tensors import load_tensors, read_metadata, save_tensors
 from optuna_merge.posteriors._adam import adam_second_moments
-from optuna_merge.posteriors._checkpoints import load_checkpoint, load_lora_factors
+from optuna_merge.posteriors._checkpoints import load_checkpoint
 from optuna_merge.posteriors._checks import (
     check_factors as check_factors,
     check_posteriors as check_posteriors,
@@ -51,7 +51,6 @@ __all__ = [
     "gaussian_labels",
     "kronecker_fisher",
     "load_checkpoint",
-    "load_lora_factors",
     "load_posterior",
     "load_tensors",
     "low_rank_fisher",

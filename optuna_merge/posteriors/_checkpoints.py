@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,48 +124,6 @@ def load_checkpoint(path: PathLike, *, base: PathLike | None = None) -> dict[str
         merged[place] = update.applied(merged[place], transposed[place])
     _check_ties(path, merged, ties)
     return {name: merged[name] for name in parameters}
-
-
-def load_lora_factors(paths: Sequence[PathLike]) -> list[dict[str, Tensor]]:
-    """The factors B of LoRA adapters that share their factors A, as posteriors' means.
-
-    The product B A is linear in B alone, so merging B is exact if A was the same, frozen, in
-    all runs. For other adapters merge the products: `load_checkpoint(path, base=...)`.
-
-    Args:
-        paths: PEFT folders, one per task.
-
-    Returns:
-        For each adapter its B by the name they have in the adapter's file.
-
-    Raises:
-        ValueError: names the adapter and the tensor whose A or scaling differs from the first's.
-        FileNotFoundError, CorruptFileError: as `load_checkpoint`.
-    """
-    results: list[dict[str, Tensor]] = []
-    reference: dict[str, tuple[Tensor, float]] = {}
-    for path in map(Path, paths):
-        config, tensors = _adapter(path)
-        factors: dict[str, Tensor] = {}
-        for module, update in _updates(path, config, tensors).items():
-            if update.magnitude is not None:
-                raise ValueError(
-                    f"{path}: DoRA's weights are not linear in B; merge the products instead: "
-                    f"load_checkpoint(path, base=...)"
-                )
-            known, known_scaling = reference.setdefault(module, (update.a, update.scaling))
-            if not torch.equal(update.a, known) or update.scaling != known_scaling:
-                name = f"{module}.weight"
-                raise ValueError(
-                    f"{path}: the factor A or the scaling of {name!r} is not that of {paths[0]}; "
-                    f"merge the products instead: load_checkpoint(path, base=...)"
-                )
-            part = "lora_embedding_B" if update.embedding else "lora_B.weight"
-            factors[f"{_PREFIX}{module}.{part}"] = update.b
-        if results and factors.keys() != results[0].keys():
-            raise ValueError(f"{path}: other layers are adapted than in {paths[0]}")
-        results.append(factors)
-    return results
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def check_factors(posteriors: Mapping[str, Posterior]) -> None:
             raise ValueError(
                 f"{who}: {together} differ from {means[0][0]}'s, and weights are not linear in "
                 f"them together, so means of them are not the mean of what the adapters do: train "
-                f"and merge B alone, with one A (load_lora_factors), or merge the products "
+                f"and merge B alone, with one A, or merge the products "
                 f"(load_checkpoint(adapter, base=...))"
             )
 

@@ -14,7 +14,8 @@ from optuna.trial import TrialState
 
 from optuna_merge import surrogate
 from optuna_merge.pruners._ledger import Candidate, Ledger
-from optuna_merge.pruners._truth_order import Aim, Posterior
+from optuna_merge.pruners._truth_order import Posterior
+from optuna_merge.surrogate import Aim
 from optuna_merge.trials import History, Record
 
 PRICE = 0.1

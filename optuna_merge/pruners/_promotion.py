@@ -20,7 +20,8 @@ from optuna_merge.pruners._ledger import Candidate, Ledger
 from optuna_merge.pruners._pacing import is_time
 from optuna_merge.pruners._prospect import reason_to_stop
 from optuna_merge.pruners._second_seeds import queue_second_seeds, second_seeds_left
-from optuna_merge.pruners._truth_order import Aim, most_promising_previews, most_promising_truths
+from optuna_merge.pruners._truth_order import most_promising_previews, most_promising_truths
+from optuna_merge.surrogate import Aim
 from optuna_merge.trials import (
     BASELINE,
     BEGUN,

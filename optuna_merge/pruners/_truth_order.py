@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +22,12 @@ from optuna_merge.calibration import Estimate, rank_correlation, score_pairs
 from optuna_merge.goals import total_violation
 from optuna_merge.pruners._decision import Order, best_fronts_first, best_scores_first
 from optuna_merge.pruners._ledger import Candidate
+from optuna_merge.surrogate import Aim
 from optuna_merge.trials import History, Record, Series
 
 _logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[np.float64]
-Score = Callable[[Array], Array]
-Constraints = Callable[[Array], Array]
 
 MIN_TRUTHS = 2
 """With fewer truths the preview decides."""
@@ -39,21 +38,6 @@ _MAX_PAIRS = 200  # the latest ones tell whether previews prove true
 _RESAMPLES = 500
 _NEAR = 0.02  # largest difference of a weight
 _MAX_CANDIDATES = 1500
-
-
-@dataclass(frozen=True)
-class Aim:
-    """What a study looks for: directions, score and constraints, the reference point."""
-
-    maximize: tuple[bool, ...]
-    score: Score | None = None
-    constraints: Constraints | None = None
-    reference: Array | None = None
-
-    @property
-    def signs(self) -> tuple[float, ...]:
-        """1 for each objective that is maximised, -1 for the others."""
-        return tuple(1.0 if m else -1.0 for m in self.maximize)
 
 
 def score_correlation(records: Sequence[Record]) -> Estimate | None:
@@ -134,63 +118,31 @@ class Posterior:
 
     def __init__(self, history: History, aim: Aim, seed: int) -> None:
         self._aim, self._seed = aim, seed
-        n_objectives = len(aim.maximize)
-        if n_objectives == 1:
-            self._values = [history.score(aim.signs[0])]
-        else:
-            self._values = [
-                history.objective(i, n_objectives, sign) for i, sign in enumerate(aim.signs)
-            ]
+        self._values, self._metrics = aim.values(history), aim.metrics(history)
         self.n_truths = min(len(values.truths) for values in self._values)
-        self._metrics: list[Series] = []
-        if n_objectives == 1 and aim.score is not None:
-            self._metrics = [history.metric(i, aim.signs[0]) for i in range(len(history.tasks))]
-            if min(len(m.truths) for m in self._metrics) < MIN_TRUTHS:
-                self._metrics = []
+        if min((len(m.truths) for m in self._metrics), default=0) < MIN_TRUTHS:
+            self._metrics = []
         self._correlation = score_correlation(history.records)  # none with several objectives
 
     def promise(self, weights: Array, pending: Array, n_promoted: int) -> Array:
         """A number per row of `n x T`, larger is better; `pending` is `k x T`."""
-
         if self._spreads_out(n_promoted):
-            return self._model(pending).predict(weights)[1]
-        improvement = self.improvement(pending, n_promoted, sided=True)
-        return improvement(weights)
+            model = surrogate.model_of(self._aim, *self._beside(pending))
+            return model.predict(weights)[1]
+        return self.improvement(pending, n_promoted, sided=True)(weights)
 
     def improvement(
         self, pending: Array, n_promoted: int, *, sided: bool = False
     ) -> surrogate.Improvement:
         """What a finetune promises; `sided`: by a model that trusts the previews or doesn't."""
-        aim = self._aim
-        if len(self._values) > 1:
-            return surrogate.front_improvement(
-                [self._fit(values, pending) for values in self._values],
-                aim.signs,
-                np.random.default_rng([self._seed, n_promoted]),
-                reference=aim.reference,
-                coming=pending,
-                constraints=aim.constraints,
-            )
-        model = self._model(pending)
-        if isinstance(model, surrogate.ScoreModel):
-            return surrogate.ScoreImprovement(model, aim.signs[0], pending, aim.constraints)
-        if sided:
-            side = np.random.default_rng([self._seed, n_promoted]).random() < model.trust
-            model = model.siding(with_preview=side)
-        return surrogate.TruthImprovement(model, pending)
+        rng = np.random.default_rng([self._seed, n_promoted])
+        series = self._beside(pending)
+        return surrogate.improvement(self._aim, *series, rng, coming=pending, sided=sided)
 
-    def _model(self, pending: Array) -> surrogate.ScoreModel | surrogate.TruthModel:
-        """Of the single objective."""
-        if not self._metrics:
-            return self._fit(self._values[0], pending)
-        assert self._aim.score is not None
-        return surrogate.ScoreModel(
-            [self._fit(metric, pending) for metric in self._metrics], self._aim.score
-        )
-
-    @staticmethod
-    def _fit(series: Series, pending: Array) -> surrogate.TruthModel:
-        return surrogate.TruthModel.fit(replace(series, pending=pending))
+    def _beside(self, pending: Array) -> tuple[list[Series], list[Series]]:
+        """Values and metrics, with these finetunes under way."""
+        values = [replace(series, pending=pending) for series in self._values]
+        return values, [replace(series, pending=pending) for series in self._metrics]
 
     def _spreads_out(self, n_promoted: int) -> bool:
         """Whether this promotion is for what it teaches; every fourth at most.

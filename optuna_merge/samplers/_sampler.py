@@ -219,36 +219,21 @@ class PreviewSampler(BaseSampler):
         self, study: Study, number: int, history: History
     ) -> surrogate.Improvement | None:
         """What a finetune promises, or None while there are too few values for a model."""
-        signs = [1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in study.directions]
-        if len(signs) == 1:
-            series = history.score(signs[0])
-            if self._score is not None:
-                metrics = [history.metric(i, signs[0]) for i in range(len(self._tasks))]
-                if min(map(_n_values, metrics)) >= 2:
-                    model = surrogate.ScoreModel(
-                        [surrogate.TruthModel.fit(m) for m in metrics], self._score
-                    )
-                    return surrogate.ScoreImprovement(
-                        model, signs[0], constraints=self._constraints
-                    )
-            if _n_values(series) < 2:
-                return None
-            truth = surrogate.TruthModel.fit(series)
-            if len(series.truths):
-                side = np.random.default_rng([self._seed, number, 0]).random() < truth.trust
-                truth = truth.siding(with_preview=side)
-            return surrogate.TruthImprovement(truth)
-
-        all_series = [history.objective(i, len(signs), s) for i, s in enumerate(signs)]
-        if min(map(_n_values, all_series)) < 2:
-            return None
-        return surrogate.front_improvement(
-            [surrogate.TruthModel.fit(s) for s in all_series],
-            signs,
-            np.random.default_rng([self._seed, number, len(signs)]),
-            reference=reference_point(study, self._tasks),
-            constraints=self._constraints,
+        aim = surrogate.Aim(
+            tuple(d == StudyDirection.MAXIMIZE for d in study.directions),
+            self._score,
+            self._constraints,
+            reference_point(study, self._tasks),
         )
+        values, metrics = aim.values(history), aim.metrics(history)
+        if min(map(_n_values, metrics), default=0) < 2:
+            metrics = []
+        if not metrics and min(map(_n_values, values)) < 2:
+            return None
+        several = len(values) if len(values) > 1 else 0
+        rng = np.random.default_rng([self._seed, number, several])
+        sided = bool(len(values[0].truths))
+        return surrogate.improvement(aim, values, metrics, rng, sided=sided)
 
 
 def _fresh_seed() -> int:

@@ -6,6 +6,7 @@ Torch is imported when a model is first asked for, and not by a sampler that has
 from typing import TYPE_CHECKING
 
 from optuna_merge._base.lazy import lazy_names
+from optuna_merge.surrogate._aim import Aim
 from optuna_merge.surrogate._simplex import raised, startup_design, startup_size, to_simplex
 from optuna_merge.surrogate._subset import spread_subset
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
         ScoreImprovement,
         TruthImprovement,
         front_improvement,
+        improvement,
+        model_of,
     )
     from optuna_merge.surrogate._export import export_model
     from optuna_merge.surrogate._front import FrontPoint, estimated_front
@@ -36,7 +39,8 @@ if TYPE_CHECKING:
     from optuna_merge.surrogate._worth import PreviewWorth
 
 _WITH_TORCH = {
-    "_acquisition": "Acquisition Improvement ScoreImprovement TruthImprovement front_improvement",
+    "_acquisition": "Acquisition Improvement ScoreImprovement TruthImprovement front_improvement "
+    "improvement model_of",
     "_export": "export_model",
     "_front": "FrontPoint estimated_front",
     "_maximise": "maximise",
@@ -49,6 +53,7 @@ _WITH_TORCH = {
 
 __all__ = [
     "Acquisition",
+    "Aim",
     "FinetunedShare",
     "FrontPoint",
     "Improvement",
@@ -63,8 +68,10 @@ __all__ = [
     "estimated_front",
     "export_model",
     "front_improvement",
+    "improvement",
     "keeping",
     "maximise",
+    "model_of",
     "own_task",
     "raised",
     "replay",

@@ -15,9 +15,11 @@ from scipy.stats import qmc
 from torch import Tensor
 
 from optuna_merge.goals import total_violation
+from optuna_merge.surrogate._aim import Aim
 from optuna_merge.surrogate._score import ScoreModel
 from optuna_merge.surrogate._threads import single_thread
 from optuna_merge.surrogate._truth import TruthModel
+from optuna_merge.trials import Series
 
 Array = npt.NDArray[np.float64]
 
@@ -286,13 +288,7 @@ class FrontImprovement:
         return np.stack([model.unstandardise(of.numpy()) for model, of in columns], axis=-1)
 
     def _moments(self, weights: Array) -> tuple[Tensor, Tensor]:
-        means, variances = [], []
-        for model in self._models:
-            mean, variance = model.members(weights)
-            share = model.log_weights.exp()[:, None]
-            centre = (share * mean).sum(0)
-            means.append(centre)
-            variances.append((share * (variance + (mean - centre).square())).sum(0))
+        means, variances = zip(*(model.moments(weights) for model in self._models))
         return torch.stack(means, -1), torch.stack(variances, -1)
 
     def __call__(self, weights: Array) -> Array:
@@ -383,3 +379,49 @@ def chebyshev(preference: Array, low: Array, high: Array) -> Callable[[Array], A
         return np.asarray(scaled.min(axis=-1) + 0.05 * scaled.sum(axis=-1))
 
     return scalarise
+
+
+def model_of(
+    aim: Aim, values: Sequence[Series], metrics: Sequence[Series]
+) -> ScoreModel | TruthModel:
+    """The posterior of the single objective: by its score of the `metrics`, if there are any."""
+    if not metrics:
+        return TruthModel.fit(values[0])
+    assert aim.score is not None
+    return ScoreModel([TruthModel.fit(metric) for metric in metrics], aim.score)
+
+
+def improvement(
+    aim: Aim,
+    values: Sequence[Series],
+    metrics: Sequence[Series],
+    rng: np.random.Generator,
+    *,
+    coming: Array | None = None,
+    sided: bool = False,
+) -> Improvement:
+    """What a finetune promises.
+
+    Args:
+        aim: What the study looks for.
+        values: Each objective's previews and truths.
+        metrics: Each task's, for a score of them; or none.
+        rng: Of what is drawn.
+        coming: Weights whose truths are under way.
+        sided: By a model that trusts the previews, or by one that doesn't, as is drawn.
+    """
+    if len(values) > 1:
+        return front_improvement(
+            [TruthModel.fit(value) for value in values],
+            aim.signs,
+            rng,
+            reference=aim.reference,
+            coming=coming,
+            constraints=aim.constraints,
+        )
+    model = model_of(aim, values, metrics)
+    if isinstance(model, ScoreModel):
+        return ScoreImprovement(model, aim.signs[0], coming, aim.constraints)
+    if sided:
+        model = model.siding(with_preview=rng.random() < model.trust)
+    return TruthImprovement(model, coming)

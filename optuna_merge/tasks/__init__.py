@@ -29,7 +29,6 @@ from optuna_merge.tasks._metrics._metric import Measurement, Metric, ModelMeasur
 from optuna_merge.tasks._metrics._regression import negative_squared_error, pearson, squared_error
 from optuna_merge.tasks._metrics._texts import bleu, chrf, text_metric
 from optuna_merge.tasks._metrics._tokens import perplexity, token_accuracy, token_loss
-from optuna_merge.tasks._metrics._torchmetrics import torchmetrics_metric
 from optuna_merge.tasks._pretrained import load_tokenizer as load_tokenizer, loading as loading
 from optuna_merge.tasks._task import SPLITS as SPLITS, Task, check_name as check_name, check_tasks
 from optuna_merge.tasks._text import text_task
@@ -69,5 +68,4 @@ __all__ = [
     "token_accuracy",
     "token_cross_entropy",
     "token_loss",
-    "torchmetrics_metric",
 ]

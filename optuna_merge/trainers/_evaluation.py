@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from optuna_merge._base.swapped import swapped
 from optuna_merge.exceptions import ProgramError
 from optuna_merge.trainers._data import rows_of
 from optuna_merge.trainers._labels import label_tokens
@@ -27,7 +27,9 @@ def evaluate_tasks(
         data = trainer.eval_dataset[task]
         if limit is not None and limit < len(data):
             data = rows_of(data, range(limit))
-        with _own_averages(trainer.args):
+        # Else a Trainer multiplies the losses by the number of processes, of a model too that has
+        # not divided them by the label tokens of all.
+        with swapped(trainer.args, "average_tokens_across_devices", False):
             found = trainer.evaluate(data, metric_key_prefix=f"eval_{task}")
         key = metric.replace("{task}", task)
         if key not in found:
@@ -61,12 +63,8 @@ def label_lengths(
 
 def one_by_one(trainer: Any, data: Any) -> Iterator[dict[str, Any]]:
     """Batches of one example, as the Trainer makes them, on the model's device; in no shards."""
-    before = trainer.args.per_device_eval_batch_size
-    trainer.args.per_device_eval_batch_size = 1
-    try:
+    with swapped(trainer.args, "per_device_eval_batch_size", 1):
         loader = trainer.get_eval_dataloader(data)
-    finally:
-        trainer.args.per_device_eval_batch_size = before
     if trainer.args.world_size > 1:  # accelerate gives each process a part of the examples
         loader = DataLoader(loader.dataset, collate_fn=loader.collate_fn)
     device = next(trainer.model.parameters()).device
@@ -75,18 +73,3 @@ def one_by_one(trainer: Any, data: Any) -> Iterator[dict[str, Any]]:
             key: value.to(device) if isinstance(value, Tensor) else value
             for key, value in batch.items()
         }
-
-
-@contextmanager
-def _own_averages(args: Any) -> Iterator[None]:
-    """Each process averages its own batches.
-
-    Else a Trainer multiplies the losses by the number of processes, of a model too that has not
-    divided them by the label tokens of all.
-    """
-    before = args.average_tokens_across_devices
-    args.average_tokens_across_devices = False
-    try:
-        yield
-    finally:
-        args.average_tokens_across_devices = before

@@ -205,15 +205,37 @@ def fit_program(
     for task, (path, _) in known.items():
         _logger.info("task %s: its run is given, %s, and costs nothing", task, path)
     runs = Runs(program, workdir / "program-runs", known)
+    alone, uniform = _train_alone(
+        program, runs, FolderSharing(workdir), parts, progress=progress, anchor=anchor
+    )
+    senses = dict.fromkeys(program.names, wanted.greater_is_better)
+    doubt = doubtful_sense({task: alone[task].metrics for task in program.names}, senses)
+    if doubt is not None:
+        _logger.warning("%s", doubt)
+    folders = {task: alone[task].folder for task in program.names}
+    with models_turn():
+        previews = program.previews(folders, uniform, workdir / "posteriors")
+    return FittedProgram(program, wanted, runs, alone, previews, parts)
+
+
+def _train_alone(
+    program: Program,
+    runs: Runs,
+    sharing: FolderSharing,
+    parts: Mapping[str, Any],
+    *,
+    progress: bool,
+    anchor: str,
+) -> tuple[dict[str, FinishedRun], Path | None]:
+    """Each task's own run, and the folder of that at uniform weights if it corrects merges."""
     alone: dict[str, FinishedRun] = {}
+    anchors: list[Path] = []
 
     def train(task: str) -> list[Path]:
         title = f"task {task}" if progress else None
         alone[task] = runs.run(alone_weights(program.names)[task], title=title)
         _measured(alone[task].metrics, f"the run of task {task!r} alone")
         return [alone[task].folder]
-
-    anchors: list[Path] = []
 
     def train_uniform() -> list[Path]:
         title = "uniform weights" if progress else None
@@ -231,18 +253,8 @@ def fit_program(
     if len(program.names) > 1 and anchor == "uniform":
         key = short_hash([parts, "uniform"])
         units.append(Unit("uniform weights", key, train_uniform))
-    FolderSharing(workdir).work_off(units)
-    doubt = doubtful_sense(
-        {task: alone[task].metrics for task in program.names},
-        dict.fromkeys(program.names, wanted.greater_is_better),
-    )
-    if doubt is not None:
-        _logger.warning("%s", doubt)
-    folders = {task: alone[task].folder for task in program.names}
-    with models_turn():
-        first = anchors[0] if anchors else None
-        previews = program.previews(folders, first, workdir / "posteriors")
-    return FittedProgram(program, wanted, runs, alone, previews, parts)
+    sharing.work_off(units)
+    return alone, anchors[0] if anchors else None
 
 
 def _parts(program: Program, wanted: Wanted) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import optuna
 from optuna_merge.trainers._units import WeightUnit
 from optuna_merge.trials import read_study, stored_definition
 
-Shares = Mapping[str, float]
+Numbers = Mapping[str, float]
+"""By task."""
 
 _OF_AXOLOTL = (
     "# For axolotl 0.20 or newer: older ones don't read a weight, and take all rows.",
@@ -21,10 +22,10 @@ _OF_AXOLOTL = (
 
 
 def mixture_lines(
-    weights: Mapping[str, float],
+    weights: Numbers,
     form: str,
     *,
-    label_tokens: Mapping[str, float] | None = None,
+    label_tokens: Numbers | None = None,
     examples: Mapping[str, int] | None = None,
 ) -> str:
     """Lines that mix the tasks' data by their weights in another trainer.
@@ -83,7 +84,7 @@ def mixture_lines(
     )
 
 
-def _parts(shares: Shares, examples: Mapping[str, int] | None, form: str) -> dict[str, float]:
+def _parts(shares: Numbers, examples: Mapping[str, int] | None, form: str) -> dict[str, float]:
     """Of each data set the part that is kept: the largest parts with these shares."""
     missing = [task for task in shares if not (examples or {}).get(task, 0) > 0]
     if examples is None or missing:
@@ -95,7 +96,7 @@ def _parts(shares: Shares, examples: Mapping[str, int] | None, form: str) -> dic
     return {task: whole * share / examples[task] for task, share in shares.items()}
 
 
-def _trl(shares: Shares, examples: Mapping[str, int] | None) -> str:
+def _trl(shares: Numbers, examples: Mapping[str, int] | None) -> str:
     notes = ["# Nothing is repeated, and the first rows are taken: shuffle the data sets before."]
     if examples is not None:
         parts = _parts(shares, examples, "trl")
@@ -104,7 +105,7 @@ def _trl(shares: Shares, examples: Mapping[str, int] | None) -> str:
     return _data_sets(notes, shares, "fraction")
 
 
-def _data_sets(notes: Sequence[str], numbers: Shares, word: str) -> str:
+def _data_sets(notes: Sequence[str], numbers: Numbers, word: str) -> str:
     lines = [*notes, "datasets:"]
     lines += [f"  - path: {task}\n    {word}: {part:.4g}" for task, part in numbers.items()]
     return "\n".join(lines)
@@ -112,9 +113,6 @@ def _data_sets(notes: Sequence[str], numbers: Shares, word: str) -> str:
 
 FORMS = ("json", "datasets", "llamafactory", "trl", "axolotl", "torchtitan")
 """Trainers and libraries whose words are known."""
-
-
-Numbers = Mapping[str, float]
 
 
 def study_mixture(

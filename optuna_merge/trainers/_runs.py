@@ -94,27 +94,22 @@ class Runs:
         folder = self.folder(weights, repeat)
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):
-            if (folder / _FINISHED).exists():
-                found = _read(folder)
-                for step, metrics in sorted(found.rungs.items()):
-                    if report is not None:
-                        report(step, metrics)
-                return found
-            if (given := self._given_at(weights, repeat)) is not None:
-                return self._adopt(weights, folder, given[0], report)
-            return self._train(weights, folder, report, repeat, title)
+            if not (folder / _FINISHED).exists():
+                if (given := self._given_at(weights, repeat)) is None:
+                    return self._train(weights, folder, report, repeat, title)
+                self._adopt(weights, folder, given[0])
+            found = _read(folder)
+            for step, metrics in sorted(found.rungs.items()):
+                if report is not None:
+                    report(step, metrics)
+            return found
 
-    def _adopt(
-        self, weights: Mapping[str, float], folder: Path, path: Path, report: Report | None
-    ) -> FinishedRun:
+    def _adopt(self, weights: Mapping[str, float], folder: Path, path: Path) -> None:
         program = cast(AdoptingProgram, self._program)  # fit_program has seen to it
         found = program.adopt(Run(weights, program.unit.converted(weights), folder), path)
         rungs = {program.steps: {task: float(found[task]) for task in program.names}}
         about = {"weights": dict(weights), "checkpoint": str(path.absolute())}
         self._write(folder, about, rungs, 0.0)
-        if report is not None:
-            report(program.steps, rungs[program.steps])
-        return _read(folder)
 
     def _train(
         self,

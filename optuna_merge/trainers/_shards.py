@@ -5,11 +5,13 @@ FSDP cuts parameters, DeepSpeed's ZeRO 1 and 2 only what is kept of them besides
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor
+
+from optuna_merge._base.swapped import swapped
 
 
 def check_shards(trainer: Any) -> None:
@@ -67,18 +69,12 @@ def gathered(trainer: Any, names: Collection[str]) -> dict[str, Tensor]:
     return {name: state[name] for name in names if name in state}
 
 
-@contextmanager
-def saves_whole(trainer: Any) -> Iterator[None]:
-    """Within this block `save_model` saves a whole model, even if checkpoints are of shards."""
+def saves_whole(trainer: Any) -> AbstractContextManager[None]:
+    """Within it `save_model` saves a whole model, even if checkpoints are of shards."""
     if not trainer.is_fsdp_enabled:
-        yield
-        return
+        return nullcontext()
     from torch.distributed.fsdp import StateDictType
 
+    # The plugin is that of all Trainers of this process.
     plugin = trainer.accelerator.state.fsdp_plugin
-    before = plugin.state_dict_type
-    plugin.state_dict_type = StateDictType.FULL_STATE_DICT
-    try:
-        yield
-    finally:
-        plugin.state_dict_type = before  # the plugin is that of all Trainers of this process
+    return swapped(plugin, "state_dict_type", StateDictType.FULL_STATE_DICT)

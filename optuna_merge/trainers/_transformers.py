@@ -106,6 +106,23 @@ class TrainerProgram:
         count = min(num_rungs, self.steps)
         self._rungs = [math.ceil(self.steps * rung / count) for rung in range(1, count + 1)]
         self._shifts = shifts_labels(model)
+        self.unit = self._unit(trainer, loss_average)
+        self._per_token = self.unit.label_tokens is not None
+        parameters = dict(model.named_parameters())
+        self._names = [name for name, p in parameters.items() if p.requires_grad]
+        if not self._names:
+            raise ValueError("the Trainer's model has no parameter with requires_grad")
+        self._posterior = settled(posterior, self._names)
+        self._given = given
+        self._check_given()
+        self._described = self._describe(trainer, parameters)
+        self._data = {
+            task: {"train": describe_data(data), "validation": describe_data(evaluated[task])}
+            for task, data in self._tasks.items()
+        }
+        self._ranks = Ranks(json_hash([self._described, self._data]))
+
+    def _unit(self, trainer: Any, loss_average: LossAverage) -> WeightUnit:
         lengths = None
         if loss_average != "examples":
             lengths = label_lengths(trainer, self._tasks, shifts=self._shifts)
@@ -114,33 +131,23 @@ class TrainerProgram:
                 "loss_average='tokens', but the batches have no integer labels of several tokens "
                 "an example; use loss_average='examples'"
             )
-        self._per_token = lengths is not None
-        self.unit = WeightUnit("examples", lengths, averaged_over(trainer) if lengths else None)
-        parameters = dict(model.named_parameters())
-        self._names = [name for name, p in parameters.items() if p.requires_grad]
-        if not self._names:
-            raise ValueError("the Trainer's model has no parameter with requires_grad")
-        self._posterior = settled(posterior, self._names)
-        self._given = given
-        self._check_given()
-        self._described = {
+        return WeightUnit("examples", lengths, averaged_over(trainer) if lengths else None)
+
+    def _describe(self, trainer: Any, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
+        args = trainer.args
+        return {
             "trainer": type(trainer).__qualname__,
-            "model": type(model).__qualname__,
+            "model": type(trainer.model).__qualname__,
             "parameters": content_hash(parameters, {}),
             "trained": content_hash({name: torch.empty(0) for name in self._names}, {}),
             "collator": _qualname(trainer.data_collator),
-            "metric": metric,
+            "metric": self._metric,
             "metrics_by": _qualname(trainer.compute_metrics),
             "rungs": self._rungs,
             "batch": batch_size(trainer),
             "micro_batch": args.train_batch_size,
             **{name: _json(getattr(args, name, None)) for name in _ARGUMENTS},
         }
-        self._data = {
-            task: {"train": describe_data(data), "validation": describe_data(evaluated[task])}
-            for task, data in self._tasks.items()
-        }
-        self._ranks = Ranks(json_hash([self._described, self._data]))
 
     def describe(self) -> Mapping[str, Any]:
         """Model, training arguments and loss; a loss of the user's own by its name only."""

@@ -78,165 +78,74 @@ _OBJECTIVE = "objective, with the preview"
 _TRUTH = "objective, when the finetune has ended"
 _READERS = "sampler, pruner, calibration, reports"
 
-ATTRIBUTES = (
-    Attribute(
-        FINGERPRINT,
-        "study",
-        "str",
-        "prepare_study, last",
-        "objective, export",
-        "hash of the definition with its posteriors",
-    ),
-    Attribute(
-        DEFINITION,
-        "study",
-        "str (JSON)",
-        "prepare_study",
-        "prepare_study, reports, garbage",
-        "the definition, part by part, to say what differs",
-    ),
-    Attribute(TASKS, "study", "list of str", "prepare_study", "all readers", "tasks in order"),
-    Attribute(
-        GREATER_IS_BETTER,
-        "study",
-        "object of bool",
-        "prepare_study",
-        "calibration, reports",
-        "by task, whether its metric is to be maximised",
-    ),
-    Attribute(
-        REFERENCE_POINT,
-        "study",
-        "object of float",
-        "prepare_study, with several objectives",
-        "sampler, pruner, pictures",
-        "the point that hypervolumes are measured from, by task",
-    ),
-    Attribute(
-        COSTS,
-        "study",
-        "object of float",
-        "prepare_study",
-        "pruner, reports",
-        "training steps and seconds before the first preview, by what for",
-    ),
-    Attribute(
-        PREVIEW_RUN,
-        "study",
-        "str",
-        "run_trials with role preview, at begin and end",
-        "run_trials with role finetune, pruner",
-        "`open` or `ended`: whether previews may still come",
-    ),
-    Attribute(
-        SHARED_FILE,
-        "study",
-        "object",
-        "shared fits, after the upload",
-        "other workers",
-        "an artifact's id and the file's hash",
-    ),
-    Attribute(
-        BASELINE,
-        "trial",
-        "str",
-        "prepare_study",
-        _READERS,
-        "always finetuned, and no candidate: `uniform`, or the task that has all weight",
-    ),
-    Attribute(
-        DUPLICATE_OF,
-        "trial",
-        "int",
-        "objective, before it fails the trial",
-        "reports, run_trials",
-        "the trial that has the same baseline: two workers had queued it",
-    ),
-    Attribute(
-        REPEAT,
-        "trial",
-        "int",
-        "prepare_study, pruner",
-        "objective, all readers",
-        "which repeat of a finetune at its weights it is: r has the definition's seed plus r",
-    ),
-    Attribute(WEIGHT, "trial", "float", _OBJECTIVE, _READERS, "the task weight, on the simplex"),
-    Attribute(PREVIEW, "trial", "float or null", _OBJECTIVE, _READERS, "the preview's metric"),
-    Attribute(
-        PREVIEW_SE,
-        "trial",
-        "float or null",
-        _OBJECTIVE,
-        "sampler, reports",
-        "its standard error over validation examples",
-    ),
-    Attribute(PREVIEW_SECONDS, "trial", "float", _OBJECTIVE, "reports", "what it took"),
-    Attribute(
-        PREVIEW_TAKEN_FROM,
-        "trial",
-        "int",
-        _OBJECTIVE,
-        "reports",
-        "the trial of equal weights whose preview was taken over",
-    ),
-    Attribute(
-        PREVIEW_AT_ANCHOR,
-        "trial",
-        "bool",
-        _OBJECTIVE,
-        "calibration, sampler, pruner",
-        "whether the truth at its weights made the preview (each task alone, an anchor)",
-    ),
-    Attribute(
-        PROMOTED_FROM,
-        "trial",
-        "int",
-        "pruner, with the copy",
-        "all readers",
-        "the trial is a promoted copy: the first trial of its weighting, which was previewed",
-    ),
-    Attribute(
-        PROMOTION,
-        "trial",
-        "str",
-        "pruner, with the copy and when it asks",
-        "pruner, run_trials",
-        "`queued`, `begun` (it holds its slot for good) or `withdrawn` (it gave the slot back)",
-    ),
-    Attribute(TRUTH, "trial", "float or null", _TRUTH, _READERS, "the finetune's metric"),
-    Attribute(TRUTH_SECONDS, "trial", "float", _TRUTH, "pruner, reports", "what it took"),
-    Attribute(
-        TRUTH_REUSED, "trial", "bool", _TRUTH, "reports", "it was found finished: nothing trained"
-    ),
-    Attribute(
-        CONSTRAINT,
-        "trial",
-        "float or null",
-        "objective, at its end",
-        "people, dashboards",
-        "the constraint's value, feasible at 0 or less; Optuna's own constraints hold it, too",
-    ),
-    Attribute(RUN, "trial", "str", "run_trials", "run_trials", "the run that works on it"),
-    Attribute(FAILURE, "trial", "str", "whoever fails it", "people, reports", "why it failed"),
-    Attribute(
-        TRIES,
-        "trial",
-        "int",
-        "whoever fails it",
-        "whoever fails the next try",
-        "how many tries of its weighting have failed, this one included",
-    ),
-    Attribute(GIVEN_UP, "trial", "bool", "whoever fails it", "reports", "no other try follows"),
-    Attribute(
-        HANDED_BACK,
-        "trial",
-        "bool",
-        "whoever fails it",
-        "run_trials",
-        "it failed through no fault of its own (the worker was asked to end, the disk was full)",
-    ),
-    Attribute(UNIT, "fit", "str", "shared fits", "shared fits", "key of the unit that it does"),
-    Attribute(UNIT_NAME, "fit", "str", "shared fits", "people", "the unit in words"),
+_TABLE = f"""
+{FINGERPRINT} | study | str | prepare_study, last | objective, export
+    hash of the definition with its posteriors
+{DEFINITION} | study | str (JSON) | prepare_study | prepare_study, reports, garbage
+    the definition, part by part, to say what differs
+{TASKS} | study | list of str | prepare_study | all readers
+    tasks in order
+{GREATER_IS_BETTER} | study | object of bool | prepare_study | calibration, reports
+    by task, whether its metric is to be maximised
+{REFERENCE_POINT} | study | object of float | prepare_study (Pareto) | sampler, pruner, pictures
+    the point that hypervolumes are measured from, by task
+{COSTS} | study | object of float | prepare_study | pruner, reports
+    training steps and seconds before the first preview, by what for
+{PREVIEW_RUN} | study | str | previewing run_trials, at both ends | finetuning run_trials, pruner
+    `open` or `ended`: whether previews may still come
+{SHARED_FILE} | study | object | shared fits, after the upload | other workers
+    an artifact's id and the file's hash
+{BASELINE} | trial | str | prepare_study | {_READERS}
+    always finetuned, and no candidate: `uniform`, or the task that has all weight
+{DUPLICATE_OF} | trial | int | objective, before it fails the trial | reports, run_trials
+    the trial that has the same baseline: two workers had queued it
+{REPEAT} | trial | int | prepare_study, pruner | objective, all readers
+    which repeat of a finetune at its weights it is: r has the definition's seed plus r
+{WEIGHT} | trial | float | {_OBJECTIVE} | {_READERS}
+    the task weight, on the simplex
+{PREVIEW} | trial | float or null | {_OBJECTIVE} | {_READERS}
+    the preview's metric
+{PREVIEW_SE} | trial | float or null | {_OBJECTIVE} | sampler, reports
+    its standard error over validation examples
+{PREVIEW_SECONDS} | trial | float | {_OBJECTIVE} | reports
+    what it took
+{PREVIEW_TAKEN_FROM} | trial | int | {_OBJECTIVE} | reports
+    the trial of equal weights whose preview was taken over
+{PREVIEW_AT_ANCHOR} | trial | bool | {_OBJECTIVE} | calibration, sampler, pruner
+    whether the truth at its weights made the preview (each task alone, an anchor)
+{PROMOTED_FROM} | trial | int | pruner, with the copy | all readers
+    the trial is a promoted copy: the first trial of its weighting, which was previewed
+{PROMOTION} | trial | str | pruner, with the copy and when it asks | pruner, run_trials
+    `queued`, `begun` (it holds its slot for good) or `withdrawn` (it gave the slot back)
+{TRUTH} | trial | float or null | {_TRUTH} | {_READERS}
+    the finetune's metric
+{TRUTH_SECONDS} | trial | float | {_TRUTH} | pruner, reports
+    what it took
+{TRUTH_REUSED} | trial | bool | {_TRUTH} | reports
+    it was found finished: nothing trained
+{CONSTRAINT} | trial | float or null | objective, at its end | people, dashboards
+    the constraint's value, feasible at 0 or less; Optuna's own constraints hold it, too
+{RUN} | trial | str | run_trials | run_trials
+    the run that works on it
+{FAILURE} | trial | str | whoever fails it | people, reports
+    why it failed
+{TRIES} | trial | int | whoever fails it | whoever fails the next try
+    how many tries of its weighting have failed, this one included
+{GIVEN_UP} | trial | bool | whoever fails it | reports
+    no other try follows
+{HANDED_BACK} | trial | bool | whoever fails it | run_trials
+    it failed through no fault of its own (the worker was asked to end, the disk was full)
+{UNIT} | fit | str | shared fits | shared fits
+    key of the unit that it does
+{UNIT_NAME} | fit | str | shared fits | people
+    the unit in words
+"""
+"""Name, of what, type, who writes and who reads; below it what it says."""
+
+_LINES = _TABLE.strip().splitlines()
+ATTRIBUTES = tuple(
+    Attribute(*(cell.strip() for cell in f"{head} | {about}".split(" | ")))
+    for head, about in zip(_LINES[::2], _LINES[1::2])
 )
 """All attributes of trials and studies."""
 

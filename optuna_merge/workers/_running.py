@@ -127,49 +127,29 @@ def run_trials(
     requeue_dead_trials(study, folder)
     watch, is_over = Watch(study, patience), False
     with _claimed_run(study, folder, n_trials, role) as note, sigterm_interrupts():
-        run = note.run
-        for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if left.user_attrs.get(RUN) == run:  # whoever ran it held the lock that we hold now
-                _requeue_dead(study, left)
-        if role == "preview" and not note.is_ending:
-            announce(study, run)
+        _go_on(study, note, role)
         failures = 0
         while True:
-            reason = None if n_trials == 0 or note.is_ending else stop_reason(study)
-            if reason is not None:
+            if n_trials != 0 and not note.is_ending and (reason := stop_reason(study)) is not None:
                 _logger.info("the search stops: %s", reason)
                 is_over = True
                 break
-            enough = n_trials is not None and _finished(study, run) >= n_trials
+            enough = n_trials is not None and _finished(study, note.run) >= n_trials
             if enough or (timeout is not None and time.monotonic() - started >= timeout):
                 note.write(is_ending=True)
-            if note.is_ending:
-                optimize = None
-                if role == "any" and n_trials != 0:
-                    optimize = _promoted_and_left(study, folder, run)
-                if optimize is None:
-                    break
-            else:
-                optimize = next_trial(study, role)
+            optimize = None if n_trials == 0 else _next(study, folder, note, role)
             if optimize is None:
-                is_over = watch.is_over()
-                if is_over:
+                if note.is_ending or (is_over := watch.is_over()):
                     break
                 time.sleep(_POLL)
                 requeue_dead_trials(study, folder)
                 continue
-            trial = run_one(study, objective, run, optimize)
+            trial = run_one(study, objective, note.run, optimize)
             if trial is not None and DUPLICATE_OF in trial.user_attrs:
                 continue
             if trial is None or trial.state == TrialState.FAIL:
                 failures += 1
-                if failures >= _MAX_FAILURES:
-                    reason = trial.user_attrs.get(FAILURE, "unknown") if trial else "lost"
-                    raise OptunaMergeError(
-                        f"{failures} trials in a row failed, the last one because: {reason}"
-                    )
-                if trial is not None and HANDED_BACK in trial.user_attrs:
-                    time.sleep(min(2.0 ** (failures - 1), _LONGEST_WAIT))
+                _wait_after(trial, failures)
                 continue
             failures = 0
             if trial.state == TrialState.COMPLETE and isinstance(study.pruner, PromotionPruner):
@@ -177,9 +157,9 @@ def run_trials(
             if after_trial is not None:
                 after_trial(trial)
         note.write(is_ending=True)
-        count = _finished(study, run)
+        count = _finished(study, note.run)
         if role == "preview":
-            sign_off(study, run)
+            sign_off(study, note.run)
         if at_end is not None:
             at_end()
         if n_trials is None or count >= n_trials or is_over:
@@ -242,6 +222,33 @@ def _lock_of_the_dead(path: Path) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
+
+
+def _go_on(study: optuna.Study, note: _Note, role: Role) -> None:
+    """Queue what this run was killed in, and say that it previews."""
+    for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if left.user_attrs.get(RUN) == note.run:  # whoever ran it held the lock that we hold now
+            _requeue_dead(study, left)
+    if role == "preview" and not note.is_ending:
+        announce(study, note.run)
+
+
+def _next(study: optuna.Study, folder: Path, note: _Note, role: Role) -> Optimize | None:
+    """The next trial, at a run's end only one that has been promoted; or None."""
+    if not note.is_ending:
+        return next_trial(study, role)
+    return _promoted_and_left(study, folder, note.run) if role == "any" else None
+
+
+def _wait_after(trial: FrozenTrial | None, failures: int) -> None:
+    """After so many failed trials in a row: raise, or wait where this one was handed back."""
+    if failures >= _MAX_FAILURES:
+        reason = trial.user_attrs.get(FAILURE, "unknown") if trial else "lost"
+        raise OptunaMergeError(
+            f"{failures} trials in a row failed, the last one because: {reason}"
+        )
+    if trial is not None and HANDED_BACK in trial.user_attrs:
+        time.sleep(min(2.0 ** (failures - 1), _LONGEST_WAIT))
 
 
 def _promoted_and_left(study: optuna.Study, folder: Path, run: str) -> Optimize | None:

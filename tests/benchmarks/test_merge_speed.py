@@ -116,7 +116,7 @@ def test_in_memory(tmp_path: Path) -> None:
 
     ours = {
         "linear": best_of(lambda: merge(plain, WEIGHTS)),
-        "task_arithmetic": best_of(lambda: merge(plain, [0.4, 0.6, 1.0], prior=base)),
+        "task_arithmetic": best_of(lambda: merge([*plain, base], [0.4, 0.6, 1.0, -1.0])),
         "diagonal": best_of(lambda: merge(diagonal, WEIGHTS)),
         "diagonal in place": best_of(lambda: merge_into(module, diagonal, WEIGHTS, names=places)),
     }

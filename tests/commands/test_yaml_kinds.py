@@ -81,7 +81,7 @@ def test_the_template_of_a_program_is_a_definition(folder: Path) -> None:
     prints("init", "study.yaml", "--kind", "command")
     found = read_definition(Path("study.yaml"))
     assert isinstance(found, CommandDefinition)
-    assert found.tasks == ("math", "chat")
+    assert found.names == ("math", "chat")
     text = "\n".join(
         line.replace("# ", "", 1) if line.startswith("  # ") else line
         for line in TEMPLATES["command"].splitlines()

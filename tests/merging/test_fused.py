@@ -100,15 +100,6 @@ def test_bf16_is_rounded_to_nearest() -> None:
     assert torch.equal(merged["w"], ((one.double() + other.double()) / 2).bfloat16())
 
 
-def test_a_scalar_prior_beside_diagonal_posteriors(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    tasks = posteriors("diagonal", 3, torch.float32)
-    prior = IsotropicGaussian(tensors(torch.float32), 0.05)
-    with eager(monkeypatch):
-        expected = merge(tasks, [0.2, 0.3, 0.4], prior=prior)
-    assert distance(merge(tasks, [0.2, 0.3, 0.4], prior=prior), expected) < 2e-6
-
-
 def test_any_number_of_threads_gives_the_same_bits() -> None:
     torch.manual_seed(0)
     tasks: list[Posterior] = [

@@ -48,10 +48,9 @@ def test_plain_files_equal_merge_in_memory(tmp_path: Path, dtype: torch.dtype) -
     assert merged.keys() == expected.keys()
     assert all(torch.equal(merged[name], expected[name]) for name in merged)
 
-    merge_files(paths[:3], [1.0, -0.5, 0.3], tmp_path / "off.safetensors", prior=paths[3])
+    merge_files(paths, [1.0, -0.5, 0.3, 0.2], tmp_path / "off.safetensors")
     off = load_file(tmp_path / "off.safetensors")
-    prior = IsotropicGaussian(tensors[3])
-    expected = merge([IsotropicGaussian(t) for t in tensors[:3]], [1.0, -0.5, 0.3], prior=prior)
+    expected = merge([IsotropicGaussian(t) for t in tensors], [1.0, -0.5, 0.3, 0.2])
     assert all(torch.equal(off[name], expected[name]) for name in off)
 
 
@@ -79,15 +78,13 @@ def test_posterior_files_equal_merge_in_memory(tmp_path: Path, family: str) -> N
         return IsotropicGaussian(mean, {k: float(i + seed + 1) for i, k in enumerate(mean)})
 
     tasks = {name: posterior(k) for k, name in enumerate("abc")}
-    prior = IsotropicGaussian(checkpoint(9), 0.5)
     paths = {name: tmp_path / name for name in tasks}
     for name, task in tasks.items():
         save_posterior(task, paths[name])
-    save_posterior(prior, tmp_path / "prior")
-    weights = {"c": 0.1, "a": 0.5, "b": 0.2}
+    weights = {"c": 0.1, "a": 0.6, "b": 0.3}
     output = tmp_path / "out.safetensors"
-    merge_files(paths, weights, output, prior=tmp_path / "prior")
-    merged, expected = load_file(output), merge(tasks, weights, prior=prior)
+    merge_files(paths, weights, output)
+    merged, expected = load_file(output), merge(tasks, weights)
     assert all(torch.equal(merged[name], expected[name]) for name in expected)
 
 
@@ -213,7 +210,7 @@ def test_adapters_pickles_and_quantised_weights_are_refused(tmp_path: Path) -> N
     refused(ValueError, "holds an adapter's", file, keep=lambda name: "lora_B" in name)
     save_posterior(IsotropicGaussian(factors), file)
     refused(ValueError, "is a posterior of several factors of 'l'", file)
-    # B alone is linear: what load_lora_factors gives.
+    # B alone is linear.
     only_b = {"l.lora_B.weight": torch.ones(3, 2)}
     save_posterior(IsotropicGaussian(only_b), file)
     merge_files([file, file], [0.5, 0.5], output)
@@ -301,8 +298,8 @@ def test_bad_files_leave_nothing(tmp_path: Path) -> None:
     save_posterior(IsotropicGaussian(good, 3.0), paths[0])
     save_posterior(IsotropicGaussian(good, 1.0), paths[1])
     with pytest.raises(ValueError, match=r"the merged precision of '.*' is -1"):
-        merge_files([paths[0]], [-1.0], output, prior=paths[1])
-    with pytest.raises(ValueError, match="off the simplex"):
+        merge_files(paths[:2], [-1.0, 2.0], output)
+    with pytest.raises(ValueError, match="expected 1"):
         merge_files([paths[0]], [0.5], output)
     assert sorted(tmp_path.iterdir()) == before
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -15,7 +16,6 @@ from optuna_merge.posteriors import (
     DiagonalGaussian,
     FullGaussian,
     Gaussian,
-    IsotropicGaussian,
     KroneckerGaussian,
     LowRankGaussian,
     Mixture,
@@ -62,25 +62,20 @@ BLOCKS = {
 
 
 @pytest.mark.parametrize("kind", list(BLOCKS))
-@pytest.mark.parametrize("total", [1.0, 0.6, 1.5])
-def test_em_ends_at_a_stationary_point_above_its_start(kind: str, total: float) -> None:
-    torch.manual_seed(0)
-    prior = DiagonalGaussian(normal(), {k: torch.full(s, 0.1).double() for k, s in SHAPES.items()})
+def test_em_ends_at_a_stationary_point_above_its_start(kind: str) -> None:
     for seed in range(5):
         torch.manual_seed(seed)
         tasks = [
             Mixture([diagonal(0.7) for _ in range(3)], torch.randn(3), kind)  # type: ignore[arg-type]
             for _ in range(2)
         ]
-        weights = [0.3 * total, 0.7 * total]
+        weights = [0.3, 0.7]
         fixed = [Mixture(task.components, task.log_weights, "fixed") for task in tasks]
-        start = vector(merge(fixed, weights, prior=prior))
-        end = vector(merge(tasks, weights, prior=prior)).requires_grad_()
+        start = vector(merge(fixed, weights))
+        end = vector(merge(tasks, weights)).requires_grad_()
 
         def objective(x: Tensor) -> Tensor:
-            rest = -0.05 * ((x - vector(prior.mean)) ** 2).sum()
-            parts = mixture_objective(x, tasks, weights, BLOCKS[kind])  # noqa: B023
-            return parts + (1 - sum(weights)) * rest  # noqa: B023
+            return mixture_objective(x, tasks, weights, BLOCKS[kind])  # noqa: B023
 
         assert objective(end) >= objective(start)
         (gradient,) = torch.autograd.grad(objective(end), end)
@@ -117,8 +112,7 @@ def test_the_objective_never_falls(
         [
             (a, [component() for _ in range(3)], torch.randn(3).double().log_softmax(0))
             for a in weights
-        ],
-        [(0.3, IsotropicGaussian(normal(), 0.2))],
+        ]
     )
     responsibilities = [log_pi.exp() for _, _, log_pi in em.tasks]
     values = []
@@ -157,13 +151,14 @@ def test_log_responsibilities_of_ten_million_parameters_are_those_of_fp64() -> N
 def test_far_components_are_chosen_one_by_one_per_coordinate() -> None:
     near = DiagonalGaussian({"x": torch.tensor([0.0, 10.0])}, {"x": torch.ones(2)})
     far = DiagonalGaussian({"x": torch.tensor([10.0, 0.0])}, {"x": torch.ones(2)})
-    other = IsotropicGaussian({"x": torch.zeros(2)}, 1.0)
+    zero = DiagonalGaussian({"x": torch.zeros(2)}, {"x": torch.ones(2)})
     weights = torch.tensor([0.9, 0.1]).log()
-    task = Mixture([near, far], weights, "coordinate")
-    merged = merge([task], [0.8], prior=other)["x"]
+    tasks = [Mixture([near, far], weights, "coordinate")]
+    tasks.append(Mixture([zero], torch.zeros(1), "coordinate"))
+    merged = merge(tasks, [0.8, 0.2])["x"]
     # Each coordinate starts, from r = pi, nearer to what the first component has there.
     torch.testing.assert_close(merged, torch.tensor([0.0, 8.0]), atol=1e-2, rtol=0)
-    fixed = merge([Mixture([near, far], weights, "fixed")], [0.8], prior=other)["x"]
+    fixed = merge([replace(task, responsibilities="fixed") for task in tasks], [0.8, 0.2])["x"]
     torch.testing.assert_close(fixed, torch.tensor([0.8, 7.2]))
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 from helpers import image_tasks, tiny_vit
-from torch import Tensor, nn
+from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from optuna_merge.merging import _elementwise, _gaussians, _problem
+from optuna_merge.merging import _elementwise, _problem
 from optuna_merge.models import MultitaskModel, evaluate_tasks, from_timm, task_batches
 from optuna_merge.posteriors import DiagonalGaussian
 from optuna_merge.previews import Previewer, PreviewSettings, _placement
@@ -32,10 +32,6 @@ def moved(model: nn.Module) -> None:
             setattr(module, name, torch.empty_like(buffer, device="cuda"))
 
 
-def empty_like(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
-
-
 @pytest.mark.parametrize("share, device", [(1.0, "cuda"), (0.0, "cpu")])
 def test_a_model_on_a_gpu_is_previewed_there(
     share: float,
@@ -46,7 +42,6 @@ def test_a_model_on_a_gpu_is_previewed_there(
     # What reads values, or addresses of memory, is left out.
     monkeypatch.setattr(_problem, "check_posteriors", lambda *posterior: True)
     monkeypatch.setattr(_elementwise, "merge_fused", lambda items, weightings: items)
-    monkeypatch.setattr(_gaussians, "empty_like", empty_like)
     monkeypatch.setattr(_placement, "free_bytes", lambda device: 1 << 20)
     caplog.set_level(logging.INFO)
     tasks = image_tasks()

@@ -19,9 +19,9 @@ from optuna_merge.pruners import (
     read_ledger,
     should_prune,
 )
-from optuna_merge.pruners._truth_order import Aim
 from optuna_merge.samplers import PreviewSampler
 from optuna_merge.search import baseline_weights
+from optuna_merge.surrogate import Aim
 from optuna_merge.trials import TrialReader, read_trial, suggest_weights, weight_params
 
 TASKS = ("a", "b")

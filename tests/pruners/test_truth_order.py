@@ -19,8 +19,9 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from optuna_merge.pruners import PromotionPruner, read_ledger
-from optuna_merge.pruners._truth_order import Aim, most_promising_truths
+from optuna_merge.pruners._truth_order import most_promising_truths
 from optuna_merge.samplers import PreviewSampler
+from optuna_merge.surrogate import Aim
 from optuna_merge.trials import TrialReader, suggest_weights, weight_params
 
 TASKS = ("a", "b")

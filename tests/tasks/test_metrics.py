@@ -26,7 +26,6 @@ from optuna_merge.tasks import (
     squared_error,
     text_metric,
     token_accuracy,
-    torchmetrics_metric,
 )
 from optuna_merge.tasks._metrics._standard_errors import jackknife_measurement
 
@@ -215,44 +214,6 @@ def test_the_jackknife_does_not_take_neighbours_for_a_group() -> None:
     measured = jackknife_measurement(lambda rows: values[rows].mean().item(), 400, groups=20)
     exact = values.std().item() / 20
     assert measured.standard_error == pytest.approx(exact, rel=0.4)
-
-
-def test_any_torchmetrics_metric_can_be_used() -> None:
-    torchmetrics = pytest.importorskip("torchmetrics")
-    outputs, labels = classified(4)
-    f1 = torchmetrics.classification.MulticlassF1Score(num_classes=4, average="macro")
-    f1.update(outputs, labels.flip(0))  # its state is neither used nor changed
-    before = f1.compute()
-    found = torchmetrics_metric(f1, name="f1")(outputs, labels)
-    assert found.value == pytest.approx(macro_f1(outputs, labels).value)
-    # The jackknife of 20 groups knows its standard error to 16 %.
-    assert found.standard_error == pytest.approx(macro_f1(outputs, labels).standard_error, rel=0.4)
-    assert f1.compute() == before
-
-
-def test_torchmetrics_say_their_name_and_direction_and_get_labels_of_their_shape() -> None:
-    torchmetrics = pytest.importorskip("torchmetrics")
-    outputs, labels = regressed()
-    metric = torchmetrics_metric(torchmetrics.SpearmanCorrCoef(), groups=0)
-    assert (metric.name, metric.greater_is_better) == ("SpearmanCorrCoef", True)
-    measured = metric(outputs, labels)
-    assert measured.value == pytest.approx(
-        stats.spearmanr(outputs[:, 0], labels).statistic, abs=1e-5
-    )
-    assert math.isnan(measured.standard_error)
-    error = torchmetrics_metric(torchmetrics.MeanAbsoluteError(), name="mae")
-    assert (error.name, error.greater_is_better) == ("mae", False)
-
-
-def test_torchmetrics_that_cannot_be_used_are_refused() -> None:
-    torchmetrics = pytest.importorskip("torchmetrics")
-    with pytest.raises(TypeError, match="torchmetrics metric"):
-        torchmetrics_metric("f1")
-    with pytest.raises(ValueError, match="greater_is_better"):
-        torchmetrics_metric(torchmetrics.MeanMetric())
-    each = torchmetrics.classification.MulticlassF1Score(num_classes=4, average=None)
-    with pytest.raises(ValueError, match="one number"):
-        torchmetrics_metric(each)(*classified(4))
 
 
 WORDS = [

@@ -1,0 +1,40 @@
+"""What sampler and pruner look for. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from optuna_merge.trials import History, Series
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a study looks for: directions, score and constraints, the reference point."""
+
+    maximize: tuple[bool, ...]
+    score: Callable[[Array], Array] | None = None
+    constraints: Callable[[Array], Array] | None = None
+    reference: Array | None = None
+
+    @property
+    def signs(self) -> tuple[float, ...]:
+        """1 for each objective that is maximised, -1 for the others."""
+        return tuple(1.0 if m else -1.0 for m in self.maximize)
+
+    def values(self, history: History) -> list[Series]:
+        """What the study knows of each objective."""
+        if len(self.maximize) == 1:
+            return [history.score(self.signs[0])]
+        return [history.objective(i, len(self.signs), sign) for i, sign in enumerate(self.signs)]
+
+    def metrics(self, history: History) -> list[Series]:
+        """Of each task's metric, if the one objective is a known score of them; else nothing."""
+        if len(self.maximize) > 1 or self.score is None:
+            return []
+        return [history.metric(i, self.signs[0]) for i in range(len(history.tasks))]
