@@ -427,6 +427,13 @@ def test_a_reader_does_not_keep_a_trial_from_ending(tmp_path: Path) -> None:
     assert _states(f"sqlite:///{tmp_path}/later.db") == [TrialState.COMPLETE] * 4
 
 
+def _open_to_others(folder: Path) -> None:
+    """Let other users pass the folder and all above it that they could not pass."""
+    for each in (folder, *folder.parents):
+        if each.stat().st_mode & 0o005 != 0o005:
+            each.chmod(0o755)
+
+
 @pytest.mark.parametrize("what", ["folder", "file"])
 @pytest.mark.parametrize("scheme", ["sqlite", "journal"])
 def test_without_the_right_to_write(tmp_path: Path, scheme: str, what: str) -> None:
@@ -453,8 +460,7 @@ def test_without_the_right_to_write(tmp_path: Path, scheme: str, what: str) -> N
             print(error)
         """
     )
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)  # another user may pass
+    _open_to_others(tmp_path)
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     expected = "is not writable" if what == "folder" else "not readable and writable"
@@ -494,8 +500,7 @@ def test_reading_needs_no_right_to_write(tmp_path: Path, kind: str, closed: str)
         print([t.state.name for t in optuna.load_study(study_name="s", storage=storage).trials])
         """
     )
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)  # another user may pass
+    _open_to_others(tmp_path)
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout == "['COMPLETE', 'COMPLETE', 'RUNNING']\n"
