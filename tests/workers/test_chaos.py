@@ -184,10 +184,9 @@ class Disk:
     def full(self, pids: list[int]) -> Iterator[None]:
         balloon = self.folder / "balloon"
         if self.mounted:
-            with balloon.open("wb") as file, suppress(OSError):
+            with suppress(OSError), balloon.open("wb", buffering=0) as file:
                 while True:
                     file.write(b"\0" * (1 << 16))
-                    file.flush()
         else:
             _limit(pids, 1000)
         try:
