@@ -54,7 +54,7 @@ METHODS = (
 )
 NOISE, GOOD = "noise of a finetune", "weightings within it"
 REAL = {  # files of real searches, by their rows
-    "MNIST, worst": ("mnist-worst", "worst"),
+    "MNIST, worst": ("mnist", "worst"),
     "MNIST, mean relative": ("mnist", "relative"),
     "newsgroups, worst": ("newsgroups", "worst"),
     "conflict, mean": ("conflict", "mean"),
