@@ -245,7 +245,7 @@ def _assemble(
         settings=definition.settled_preview,
         states={name: of_task[0] for name, of_task in states.items()},
         anchor=None if truth is None else Anchor(truth),
-        head_files=_head_files(definition, states, store),
+        head_files=_head_files(definition, made.made_from, folder),
     )
     if definition.settled_preview.anchor != "none":
         parts["anchor"] = None if truth is None else content_hash(truth, {})
@@ -276,19 +276,15 @@ def _assemble(
 
 
 def _head_files(
-    definition: StudyDefinition,
-    states: Mapping[str, Sequence[Mapping[str, Tensor]]],
-    store: FinetuneStore,
+    definition: StudyDefinition, made_from: Mapping[str, Sequence[str]], folder: Path
 ) -> dict[str, Path]:
     """By task, where is kept what previews with solved heads need of the task's own run."""
     preview, batch_size = definition.settled_preview, definition.finetuning.evaluation_batch_size
     settings = [preview.head_examples, preview.mixed_precision, batch_size, _SOLVED]
-    folder = store.folder.parent / "posteriors"
-    found = {}
-    for task, (state, *_) in states.items():
-        key = short_hash([content_hash(state, {"key": store.keys[task]}), settings])
-        found[task] = folder / f"head-{task}-{key}.safetensors"
-    return found
+    return {
+        task: folder / f"head-{task}-{short_hash([run, settings])}.safetensors"
+        for task, (run, *_) in made_from.items()
+    }
 
 
 def _mean_head(states: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> dict[str, Tensor]:

@@ -50,9 +50,13 @@ _NOTHING = Metric(
 
 @dataclass(frozen=True)
 class MadePosteriors:
-    """Posteriors by task, their files and these files' hashes, the damping, and what they cost."""
+    """Posteriors by task, their files and these files' hashes, the damping, and what they cost.
+
+    `made_from`: by task, hashes of the parameters of its own runs, and of their curvatures.
+    """
 
     posteriors: dict[str, Posterior]
+    made_from: dict[str, list[str]]
     hashes: dict[str, str]
     damping: Damping | None
     seconds: float
@@ -120,7 +124,7 @@ class PosteriorMaker:
                 posteriors[task.name] = posterior
                 hashes[task.name] = read_metadata(path)[HASH]
                 files.append(path)
-        return MadePosteriors(posteriors, hashes, damping, seconds, tuple(files))
+        return MadePosteriors(posteriors, self._made_from, hashes, damping, seconds, tuple(files))
 
     def curvature(self, task: Task, index: int) -> Path | None:
         """File of the curvature of one run, made if it is missing; None where none is needed."""
