@@ -36,7 +36,7 @@ from optuna_merge.fitting import fit
 from optuna_merge.previews import Anchor, anchor_share
 from optuna_merge.trials import uniform_weights
 from studies.families import parse_family, preview_settings
-from studies.flags import Workdir, workdir_of
+from studies.flags import Workdir, listed, workdir_of
 from studies.preview_quality import (
     ANCHORED,
     FINETUNE,
@@ -224,8 +224,8 @@ def main(
         truths = Truths.read(results)
         folder = workdir_of(definition, workdir)
         made = {
-            family: previews(found, family, truths, shares.split(","), folder)
-            for family in families.split(",")
+            family: previews(found, family, truths, listed(shares), folder)
+            for family in listed(families)
         }
         write(results / "anchors.csv", truths, made, found.names)
         text = table(truths, made, found.names)

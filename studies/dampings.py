@@ -38,7 +38,7 @@ from optuna_merge.posteriors import Posterior
 from optuna_merge.previews import Anchor, Previewer, PreviewSettings
 from studies.anchors import SEED, Array, Truths
 from studies.families import fit_family
-from studies.flags import Workdir, workdir_of
+from studies.flags import Seeds, Targets, Workdir, listed, workdir_of
 from studies.mixed_runs import Recipe, Runs
 from studies.preview_quality import write_csv
 from studies.shares import Line, judged, scores_of, table, uniform_truth
@@ -170,8 +170,8 @@ def compare(
 def main(
     definition: Definition,
     results: Annotated[Path, typer.Argument(help="Folder with truth.csv; the tables go there.")],
-    seeds: Annotated[int, typer.Option(help="Sets of runs.")] = 3,
-    targets: Annotated[str, typer.Option(help="Tasks, separated by commas.")] = "",
+    seeds: Seeds = 3,
+    targets: Targets = "",
     workdir: Workdir = None,
     debug: Debug = False,
 ) -> None:
@@ -179,8 +179,8 @@ def main(
 
     def work() -> None:
         folder = workdir_of(definition, workdir)
-        named = [t for t in targets.split(",") if t]
-        typer.echo(compare(load_definition(definition), results, folder, seeds, named))
+        found = load_definition(definition)
+        typer.echo(compare(found, results, folder, seeds, listed(targets)))
 
     guarded(debug, work)
 

@@ -48,7 +48,7 @@ from optuna_merge.finetuning import FinishedRun
 from optuna_merge.fitting import FittedStudy, fit
 from optuna_merge.previews import PreviewSettings
 from studies.extension import Known
-from studies.flags import Results, Workdir, results_of, workdir_of
+from studies.flags import Results, Workdir, listed, results_of, workdir_of
 from studies.ladder import (
     Ladder,
     best_rate,
@@ -400,29 +400,25 @@ def main(
             load_definition(definition),
             folder,
             results_of(definition, results),
-            _listed(families),
+            listed(families),
             divisions,
             seeds,
             posterior_seeds,
             interior,
             Ladder(
-                tuple(map(int, _listed(rungs))),
-                tuple(_listed(refined)) if rungs else (),
-                tuple(map(int, _listed(batches))),
-                tuple(map(float, _listed(rates))),
+                tuple(map(int, listed(rungs))),
+                tuple(listed(refined)) if rungs else (),
+                tuple(map(int, listed(batches))),
+                tuple(map(float, listed(rates))),
                 refined_seeds or posterior_seeds,
             ),
-            tuple(map(int, _listed(truth_rungs))),
+            tuple(map(int, listed(truth_rungs))),
             extend,
             parse_drawn(drawn),
         )
         typer.echo(table)
 
     guarded(debug, work)
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 if __name__ == "__main__":

@@ -15,6 +15,13 @@ Results = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(help="Folder of the tables; default results beside the definition."),
 ]
+Seeds = Annotated[int, typer.Option(help="Sets of runs.")]
+Targets = Annotated[str, typer.Option(help="Tasks, separated by commas.")]
+
+
+def listed(text: str) -> list[str]:
+    """What a flag names, separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def workdir_of(definition: Path, workdir: Path | None) -> Path:

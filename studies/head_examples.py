@@ -30,7 +30,7 @@ from optuna_merge.commands import Debug, Definition, guarded, load_definition
 from optuna_merge.definition import StudyDefinition
 from optuna_merge.fitting import fit
 from studies.anchors import SEED, Array, Truths, row
-from studies.flags import Workdir, workdir_of
+from studies.flags import Workdir, listed, workdir_of
 from studies.preview_quality import FINETUNE, write_csv
 
 
@@ -108,7 +108,7 @@ def main(
     """Compare numbers of examples that heads are solved on."""
 
     def work() -> None:
-        numbers = [int(number) for number in examples.split(",")]
+        numbers = [int(number) for number in listed(examples)]
         found = load_definition(definition)
         truths = Truths.read(results)
         folder = workdir_of(definition, workdir)

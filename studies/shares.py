@@ -43,7 +43,7 @@ from optuna_merge.previews import Anchor, PreviewSettings
 from optuna_merge.trials import uniform_weights
 from studies.anchors import SEED, Truths
 from studies.families import fit_family
-from studies.flags import Workdir, workdir_of
+from studies.flags import Seeds, Targets, Workdir, listed, workdir_of
 from studies.mixed_runs import RECIPES, Recipe, Runs, previews
 from studies.preview_quality import spearman, write_csv
 from studies.simple_rules import beyond_own_weight
@@ -227,8 +227,8 @@ def main(
     results: Annotated[Path, typer.Argument(help="Folder with truth.csv; the tables go there.")],
     recipes: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(RECIPES),
     families: Annotated[str, typer.Option(help="Separated by commas.")] = "isotropic,diagonal",
-    seeds: Annotated[int, typer.Option(help="Sets of runs.")] = 3,
-    targets: Annotated[str, typer.Option(help="Tasks, separated by commas.")] = "",
+    seeds: Seeds = 3,
+    targets: Targets = "",
     workdir: Workdir = None,
     debug: Debug = False,
 ) -> None:
@@ -237,9 +237,8 @@ def main(
     def work() -> None:
         folder = workdir_of(definition, workdir)
         found = load_definition(definition)
-        named = [t for t in targets.split(",") if t]
-        listed = (recipes.split(","), families.split(","))
-        typer.echo(compare(found, results, folder, *listed, seeds, named))
+        kinds = (listed(recipes), listed(families))
+        typer.echo(compare(found, results, folder, *kinds, seeds, listed(targets)))
 
     guarded(debug, work)
 

@@ -46,6 +46,7 @@ import typer
 from optuna_merge._base.files import atomic_path, sha256_file, write_json
 from optuna_merge.commands import Debug, guarded
 from studies.families import cpu_name
+from studies.flags import listed
 from studies.preview_quality import write_csv
 from studies.search import others
 from studies.search.methods import METHODS
@@ -378,10 +379,6 @@ def _other_versions(environments: Path) -> dict[str, str]:
     }
 
 
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def main(
     results: Annotated[list[Path], typer.Argument(help="Folders of the studies' tables.")],
     out: Annotated[Path, typer.Option(help="Folder of what is found.")] = Path(
@@ -405,14 +402,14 @@ def main(
 
     def work() -> None:
         known = ordered([*METHODS, *others.METHODS])
-        chosen = _listed(methods) or known
+        chosen = listed(methods) or known
         if unknown := [m for m in chosen if m not in known]:
             raise ValueError(f"no method {unknown[0]!r}, only {', '.join(known)}")
         out.mkdir(parents=True, exist_ok=True)
         for folder in results:
             counts = {m: max(seeds, cheap_seeds) if m in CHEAP else seeds for m in chosen}
             replay = Replay(folder, family, budget)
-            typer.echo(compare(replay, out, _listed(scores), chosen, counts, processes) + "\n")
+            typer.echo(compare(replay, out, listed(scores), chosen, counts, processes) + "\n")
 
     guarded(debug, work)
 

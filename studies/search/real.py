@@ -42,6 +42,7 @@ from optuna_merge.search import baseline_weights
 from optuna_merge.tasks import Evaluation
 from optuna_merge.trials import BASELINE, UNIFORM, suggest_weights
 from studies.families import cpu_name
+from studies.flags import listed
 from studies.judge import worst_task
 from studies.search.methods import DOUBLINGS, STARTUP
 from studies.search.replay import REDUCTION, resources, simplex_weights, uniform
@@ -416,7 +417,7 @@ def main(
             score: compare(
                 lambda: load_definition(definition), workdir, score, seeds, budget, fresh
             )
-            for score in map(str.strip, scores.split(","))
+            for score in listed(scores)
         }
         name = definition.resolve().parent.name
         write_json(
