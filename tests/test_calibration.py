@@ -114,7 +114,7 @@ def test_a_resample_is_the_sample_drawn() -> None:
 @pytest.mark.parametrize(
     ("slope", "noise", "verdict"),
     [
-        (1.0, 0.1, "previews are true"),
+        (1.0, 0.1, "previews rank weights"),
         (0.0, 1.0, "no evidence of correlation"),
         (-1.0, 0.1, "previews mislead"),
     ],
@@ -124,12 +124,12 @@ def test_verdicts(slope: float, noise: float, verdict: str) -> None:
     previews = rng.normal(size=20)
     found = calibrate(previews, slope * previews + noise * rng.normal(size=20))
     assert found.verdict == verdict
-    assert (found.warning is None) == (verdict == "previews are true")
+    assert (found.warning is None) == (verdict == "previews rank weights")
 
 
 def test_of_too_few_truths_nothing_is_said() -> None:
     values = [0.1 * i for i in range(MIN_TRUTHS)]
-    assert calibrate(values, values).verdict == "previews are true"
+    assert calibrate(values, values).verdict == "previews rank weights"
     few = calibrate(values[1:], values[1:])
     assert few.verdict == "too few truths"
     assert few.bias is None and few.top_quartile is None
@@ -181,7 +181,7 @@ def test_a_study_is_judged_where_weights_are_neither_zero_nor_one() -> None:
     study.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values={0: 1.0}))
     found = study_calibration(study, ["a", "b"])
     assert [(name, c.count) for name, c in found.items()] == [("score", 6), ("a", 6), ("b", 6)]
-    assert found.score.verdict == found.tasks["a"].verdict == "previews are true"
+    assert found.score.verdict == found.tasks["a"].verdict == "previews rank weights"
     assert found.tasks["b"].verdict == "previews mislead"
     assert found.tasks["a"].bias is not None
     assert found.tasks["a"].bias.value == pytest.approx(0.1)
@@ -192,7 +192,7 @@ def test_the_table_says_what_the_numbers_say() -> None:
     found = study_calibration(study, ["a", "b"]).as_json()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     text = format_calibration(found)
-    assert "a: previews are true" in text
+    assert "a: previews rank weights" in text
     assert "b: the previews order weights the wrong way round" in text
     assert "+0.1000" in text
     empty = study_calibration(optuna.create_study(), []).as_json()
@@ -216,7 +216,7 @@ def test_several_objectives_are_judged_each_in_its_direction() -> None:
     found = study_calibration(study, ["a", "b"])
     assert found.score is None
     assert [name for name, _ in found.items()] == ["a", "b"]
-    assert found.tasks["a"].verdict == "previews are true"
+    assert found.tasks["a"].verdict == "previews rank weights"
     assert found.tasks["b"].verdict == "previews mislead"
     assert found.tasks["b"].argmax_regret == pytest.approx(0.7), "the smallest preview is at .8"
     as_json = found.as_json()
@@ -224,4 +224,4 @@ def test_several_objectives_are_judged_each_in_its_direction() -> None:
     assert as_json["score"] is None
     text = format_calibration(as_json)
     assert "score" not in text
-    assert "a: previews are true" in text
+    assert "a: previews rank weights" in text

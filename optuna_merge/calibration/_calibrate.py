@@ -25,7 +25,7 @@ from optuna_merge.calibration._estimates import (
 )
 
 Verdict = Literal[
-    "previews are true", "no evidence of correlation", "previews mislead", "too few truths"
+    "previews rank weights", "no evidence of correlation", "previews mislead", "too few truths"
 ]
 """What the interval of the rank correlation says: above zero, around it, below it, or none yet."""
 
@@ -62,14 +62,14 @@ class Calibration:
 
     @property
     def warning(self) -> str | None:
-        """What the verdict means for a search; None when the previews are true."""
+        """What the verdict means for a search; None when the previews rank the weights."""
         if self.verdict == "too few truths":
             noun = "truth" if self.count == 1 else "truths"
             return (
                 f"{self.count} {noun}, too few truths to judge the previews by (fewer than "
                 f"{MIN_TRUTHS}, or all alike)"
             )
-        if self.verdict == "previews are true":
+        if self.verdict == "previews rank weights":
             return None
         assert self.spearman is not None
         interval = f"{self.spearman.low:.2f} to {self.spearman.high:.2f}"
@@ -126,7 +126,7 @@ def _verdict(correlation: Estimate | None) -> Verdict:
     if correlation is None:
         return "too few truths"
     if correlation.low > 0:
-        return "previews are true"
+        return "previews rank weights"
     return "previews mislead" if correlation.high < 0 else "no evidence of correlation"
 
 
