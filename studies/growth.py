@@ -2,11 +2,12 @@
 
     python studies/growth.py
 
-Times the parts of a study on scikit-learn's digits: the posteriors' curvature, one merge, one
-preview, one training step of a real finetune, and what the sampler takes for one suggestion. Tasks
-are pairs of classes (0 or 1, 1 or 2, ...) that share one head; bodies are vision transformers of
-fresh parameters, for how long things take does not depend on what they learn. Writes growth.csv
-and growth.svg into studies/results. Every configuration is timed in a process of its own, on one
+Times the parts of a study on scikit-learn's digits: the posteriors' curvature, one merge, the
+heads solved for it, one preview (merge, heads and evaluation), one training step of a real
+finetune, and what the sampler takes for one suggestion. Tasks are pairs of classes (0 or 1, 1 or
+2, ...) that share one head; bodies are vision transformers of fresh parameters, for how long
+things take does not depend on what they learn. Writes growth.csv and growth.svg into
+studies/results. Every configuration is timed in a process of its own, on one
 thread. A task run costs as many steps as a finetune, each a step's part of one task.
 """
 
@@ -33,7 +34,14 @@ import timm
 import torch
 import typer
 
-from optuna_merge import FinetuneSettings, PosteriorSettings, PreviewSampler, StudyDefinition, Task
+from optuna_merge import (
+    FinetuneSettings,
+    PosteriorSettings,
+    PreviewSampler,
+    PreviewSettings,
+    StudyDefinition,
+    Task,
+)
 from optuna_merge._base.files import atomic_path
 from optuna_merge.commands import Debug, guarded
 from optuna_merge.fitting import FittedStudy, fit
@@ -46,8 +54,9 @@ from studies.preview_quality import write_csv
 BODIES = {"0.1M": (64, 2), "1M": (128, 5), "10M": (320, 8), "100M": (832, 12)}
 """Width and layers of the bodies, by their size."""
 
-PARTS = ("posteriors", "merge", "preview", "finetune step", "suggestion")
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#444444")
+PARTS = ("posteriors", "merge", "heads", "preview", "finetune step", "suggestion")
+COLOURS = ("#0072b2", "#d55e00", "#e69f00", "#009e73", "#cc79a7", "#444444")
+MERGED = PreviewSettings(heads="merged")  # heads of the task runs, not solved for a merge
 _PREVIEWS, _TRUTHS = 60, 15  # of the history that a suggestion is made from
 _REPEATS = 5
 _WIDTH, _HEIGHT, _LEFT, _GAP = 250.0, 210.0, 50.0, 62.0
@@ -147,7 +156,10 @@ def measure(configuration: Configuration) -> dict[str, float]:
         drawn /= drawn.sum(dim=1, keepdim=True)
         weights = [dict(zip(definition.names, row)) for row in drawn.tolist()]
         fitted.previewer(weights[0])
-        found["merge"] = _median(lambda w: fitted.previewer.load(w), weights)
+        plain = fit(replace(definition, preview=MERGED), folder, progress=False).previewer
+        plain(weights[0])
+        found["merge"] = _median(plain.load, weights)
+        found["heads"] = _median(fitted.previewer.load, weights) - found["merge"]
         found["preview"] = _median(lambda w: fitted.previewer(w), weights)
         if configuration.axis == "tasks":
             found["suggestion"] = _suggestion(definition.names)

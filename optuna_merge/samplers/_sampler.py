@@ -165,7 +165,7 @@ class PreviewSampler(BaseSampler):
         }
         if bounds:
             trials = cached_trials(study)
-            starting = sum(t.number < trial.number and self._is_starting(t) for t in trials)
+            starting = sum(self._is_starting(t) and t.number < trial.number for t in trials)
             history = self._reader.read(study.study_name, trials, skip=trial.number)
             face = _Face.of(self._names, bounds, history)
             shares = self._shares(study, trial.number, history, face, starting)
@@ -188,7 +188,7 @@ class PreviewSampler(BaseSampler):
         if n_free == 1:
             return np.ones(1)
         visited = history.visited()
-        if len(np.unique(visited, axis=0)) >= self._n_startup:
+        if _has_different(visited, self._n_startup):
             improvement = self._improvement(study, number, history)
             if improvement is not None:
                 acquisition: surrogate.Acquisition = improvement
@@ -238,6 +238,14 @@ class PreviewSampler(BaseSampler):
 
 def _fresh_seed() -> int:
     return int(np.random.SeedSequence().generate_state(1)[0])
+
+
+def _has_different(points: Array, n: int) -> bool:
+    """Whether at least `n` rows differ; of thousands the first few hundred tell."""
+    few = points[: 10 * n]
+    return len(np.unique(few, axis=0)) >= n or (
+        len(few) < len(points) and len(np.unique(points, axis=0)) >= n
+    )
 
 
 def _n_values(series: Series) -> int:

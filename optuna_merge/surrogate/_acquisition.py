@@ -13,6 +13,7 @@ import torch
 from scipy.special import ndtri
 from scipy.stats import qmc
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from optuna_merge.goals import total_violation
 from optuna_merge.surrogate._aim import Aim
@@ -167,7 +168,8 @@ class Feasibility:
 
 def _softplus(gain: Array) -> Array:
     """Log of a softplus: draws without improvement still tell which way is up."""
-    return np.where(gain > -30.0, np.log(np.logaddexp(0.0, np.maximum(gain, -30.0))), gain)
+    known = torch.as_tensor(gain)  # whose functions are faster
+    return torch.where(known > -30.0, softplus(known.clamp_min(-30.0)).log(), known).numpy()
 
 
 class ScoreImprovement:
@@ -209,7 +211,8 @@ class ScoreImprovement:
         mean, moved, left = self._model.lookahead(weights)
         noise = left * self._model.standard_draws[:_N_TRUTHS, None, :]
         steps = _previews_to_come(mean.shape[-1])
-        return np.stack([self._log_gain(mean + moved * step + noise) for step in steps])
+        with single_thread():
+            return np.stack([self._log_gain(mean + moved * step + noise) for step in steps])
 
     def level(self, weights: Array) -> float:
         """See `Improvement`; constraints are left out of account."""
@@ -227,7 +230,7 @@ class ScoreImprovement:
             soft = _softplus(gain)
         if self._feasibility is not None:
             soft = soft + self._feasibility.log_weights(metrics)
-        return np.asarray(np.logaddexp.reduce(soft, axis=0))
+        return torch.logsumexp(torch.as_tensor(soft), 0).numpy()
 
     def merit(self, weights: Array) -> Array:
         """Expected quality of each row of `q x T`."""

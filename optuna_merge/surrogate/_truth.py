@@ -207,7 +207,9 @@ class TruthModel:
 
         Standardised, and signed so that larger is better.
         """
-        points, p_variance = self._points(weights)
+        return self._members_at(*self._points(weights))
+
+    def _members_at(self, points: Points, p_variance: Tensor) -> tuple[Tensor, Tensor]:
         m = self._members
         mean, variance, slope = m.mean(points), m.variance(points), m.slope_mean[:, None]
         if len(self._at_var.p):
@@ -232,7 +234,10 @@ class TruthModel:
 
     def moments(self, weights: Array) -> tuple[Tensor, Tensor]:
         """Mean and variance of the mixture at `q x T`: two tensors of length q, standardised."""
-        mean, variance = self.members(weights)
+        return self._mixture(*self.members(weights))
+
+    def _mixture(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """The moments of members' means and variances, `S x q`."""
         share = self.log_weights.exp()[:, None]
         centre = (share * mean).sum(0)
         return centre, (share * (variance + (mean - centre).square())).sum(0)
@@ -246,14 +251,15 @@ class TruthModel:
             to the variance of `predict`.
         """
         with single_thread(), torch.no_grad():
-            mean, variance = self.moments(weights)
+            points, p_variance = self._points(weights)
+            mean, variance = self._mixture(*self._members_at(points, p_variance))
             known = torch.zeros_like(variance)
             if self._previews is not None:
                 slope = self._members.slope_mean
                 if self._n:
                     slope = slope + self._members.slope_variance * (self._alpha @ self._at.p)
                 unit = self._preview_unit**2
-                known = self._previews.explained(self._points(weights)[1] / unit) * unit
+                known = self._previews.explained(p_variance / unit) * unit
                 known = known * (self.log_weights.exp() @ slope.square())
             known = torch.minimum(known, variance * (1 - 1e-6))
         moved, left = (v.sqrt().numpy() * self._scale for v in (known, variance - known))

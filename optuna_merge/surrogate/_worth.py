@@ -18,7 +18,8 @@ from optuna_merge.surrogate._acquisition import Improvement
 
 Array = npt.NDArray[np.float64]
 
-_COMPARED = 32  # previews whose finetunes promise most
+_SCREENED = 200  # previews of the largest expected quality
+_COMPARED = 32  # of them, those whose finetunes promise most
 _TIE = -14.0  # log of the part that the improvement itself has: where nothing is left to learn
 
 
@@ -35,6 +36,9 @@ class PreviewWorth:
         self._improvement = improvement
         self.anchors, self.truth_weights = improvement.anchors, improvement.truth_weights
         self._best = -np.inf
+        if len(candidates) > _SCREENED:
+            order = np.argsort(-improvement.merit(candidates), kind="stable")
+            candidates = candidates[order[:_SCREENED]]
         if len(candidates):
             order = np.argsort(-improvement(candidates), kind="stable")
             top = candidates[order[:_COMPARED]]

@@ -112,6 +112,10 @@ class History:
         return self._by_task("preview_se")
 
     @cached_property
+    def _truth_metrics(self) -> Array:
+        return self._by_task("truth_metrics")
+
+    @cached_property
     def _score_previews(self) -> Array:
         return np.array([record.preview for record in self._placed], dtype=float)
 
@@ -158,14 +162,22 @@ class History:
         Promoted copies and second seeds have no preview of their own.
         """
         found = np.zeros(len(weights), dtype=bool)
-        for anchor in {r.weights for r in self._placed if r.is_at_anchor and r.noted}:
+        for anchor in self._anchors:
             found |= (weights == anchor).all(axis=1)
         return found
 
+    @cached_property
+    def _anchors(self) -> set[tuple[float, ...]]:
+        return {r.weights for r in self._placed if r.is_at_anchor and r.noted}
+
     def pending(self) -> Array:
         """Weights of the trials that run or wait, `k x T`."""
-        live = [not record.state.is_finished() for record in self._placed]
-        return np.asarray(self._weights[np.array(live, dtype=bool)])
+        return self._pending
+
+    @cached_property
+    def _pending(self) -> Array:
+        live = [r.weights for r in self._placed if not r.state.is_finished()]
+        return np.array(live, dtype=float).reshape(-1, len(self.tasks))
 
     def visited(self) -> Array:
         """Weights of all trials, failed and waiting ones included, `n x T`."""
@@ -204,7 +216,7 @@ class History:
     def metric(self, task: int, sign: float = 1.0) -> Series:
         """The metric of one task, from the numeric user attributes of the trials."""
         noise = self._preview_se[:, task] ** 2
-        truths = self._by_task("truth_metrics")[:, task]
+        truths = self._truth_metrics[:, task]
         return self._series(self._preview_metrics[:, task], truths, sign, noise, own=task)
 
     def objective(self, index: int, n_objectives: int, sign: float) -> Series:

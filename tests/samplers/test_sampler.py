@@ -201,6 +201,22 @@ def test_weights_that_are_tried_twice_take_no_place_of_the_design() -> None:
     assert found == axial
 
 
+def test_the_model_begins_where_enough_weights_differ_however_late_they_come() -> None:
+    """A study of hundreds of trials at one place, then as many places as the model needs."""
+    places = [(1.0, 0.0, 0.0)] * 60 + [(0.2, 0.2, 0.6), (0.2, 0.6, 0.2), (0.6, 0.2, 0.2)]
+    suggested = {}
+    for n_startup in (4, 5):  # with as many as there are, and with one more
+        sampler = PreviewSampler(TASKS, seed=0, n_startup_trials=n_startup)
+        study = optuna.create_study(sampler=sampler)
+        for place in places:
+            study.enqueue_trial(dict(zip(("w_a", "w_b", "w_c"), place)))
+        study.optimize(objective, n_trials=len(places) + 1)
+        suggested[n_startup] = params_of(study)[-1]
+    design = {tuple(round(w, 9) for w in row) for row in startup_design(3, 70, seed=0)}
+    assert tuple(round(w, 9) for w in suggested[4]) not in design
+    assert tuple(round(w, 9) for w in suggested[5]) in design
+
+
 def test_workers_at_once_preview_apart_from_one_another() -> None:
     """Four workers ask before any of them has a preview."""
     study = optuna.create_study(

@@ -114,6 +114,18 @@ def test_without_candidates_the_improvement_decides(kind: str) -> None:
     assert worth(GRID)[order[-1]] > np.median(worth(GRID))
 
 
+def test_of_hundreds_of_candidates_those_of_the_best_expected_quality_are_compared() -> None:
+    data = series(30, 10)
+    improvement = KINDS["truth"](data)
+    many = np.random.default_rng(3).dirichlet(np.ones(3), 1000)
+    best = many[np.argsort(-improvement.merit(many))[:200]]
+    whole, screened = PreviewWorth(improvement, many), PreviewWorth(improvement, best)
+    np.testing.assert_array_equal(whole(GRID), screened(GRID))
+    # And nothing better was left out: any of the others would have raised what is compared with.
+    others = np.array([w for w in many if not (best == w).all(axis=1).any()])
+    assert improvement(others).max() < improvement(best).max()
+
+
 def test_what_is_promising_already_leaves_less_to_find() -> None:
     improvement = KINDS["truth"](series(12, 5))
     poor = np.array([[0.0, 0.1, 0.9], [0.1, 0.8, 0.1]])
