@@ -61,6 +61,8 @@ REAL = {  # files of real searches, by their rows
     "desks, worst": ("desks", "worst"),
     "film, target": ("film", "target:film"),
     "film, mean": ("film", "mean"),
+    "groups, mean": ("groups", "mean"),
+    "groups, worst": ("groups", "worst"),
     "mixture, loss on Italian": ("mixture", "target:italian"),
 }
 LOSSES = ("mixture",)
