@@ -47,15 +47,17 @@ def _result(report: Json) -> list[str]:
 def _front(report: Json) -> list[str]:
     front, names = report["front"], list(report["maximize"]["tasks"])
     baselines = {row["trial"]: name for name, row in report["baselines"].items()}
-    width = max(map(len, [*names, "x" * 22]))
+    kinds = ["truth", *_tested([*front["points"], *report["baselines"].values()])]
+    width = max(map(len, [*names, "x" * (6 + 8 * len(kinds))]))
+    shown = ", ".join(["weight", *kinds])
     lines = [
-        f"Pareto front of the truths, {len(front['points'])} points (weight, truth, test):",
+        f"Pareto front of the truths, {len(front['points'])} points ({shown}):",
         f"{'trial':>14}" + "".join(f"  {name:^{width}}" for name in names),
     ]
     for row in front["points"]:
         label = f"{baselines.get(row['trial'], '')} {row['trial']}".strip()
         cells = (
-            f"{row['weights'][name]:6.3f} {_cells(row['tasks'][name], ('truth', 'test'), 7)}"
+            f"{row['weights'][name]:6.3f} {_cells(row['tasks'][name], kinds, 7)}"
             for name in names
         )
         lines.append(f"{label:>14}" + "".join(f"  {cell:>{width}}" for cell in cells))
@@ -77,7 +79,8 @@ def _table(rows: Json) -> list[str]:
 
 
 def _columns(rows: Json) -> list[str]:
-    kinds = ("preview", "truth", "test")
+    kinds = ["preview", "truth", *_tested(rows.values())]
+    across = 9 * len(kinds) - 1
     tasks = list(next(iter(rows.values()))["weights"])
     width = max(map(len, [*tasks, "score"]))
 
@@ -85,11 +88,17 @@ def _columns(rows: Json) -> list[str]:
         return f"{name:{width}}" + "".join(f"  {cell}" for cell in cells)
 
     return [
-        line("", (f"{name:^26}" for name in rows)),
+        line("", (f"{name:^{across}}" for name in rows)),
         line("", [" ".join(f"{kind:>8}" for kind in kinds)] * len(rows)),
         *(line(t, (_cells(row["tasks"][t], kinds, 8) for row in rows.values())) for t in tasks),
         line("score", (_cells(row["score"], kinds, 8) for row in rows.values())),
     ]
+
+
+def _tested(rows: Iterable[Json]) -> list[str]:
+    """The column of test metrics, if any finetune has some."""
+    cells = (cell for row in rows for cell in row["tasks"].values())
+    return ["test"] if any(cell["test"] is not None for cell in cells) else []
 
 
 def _cells(values: Json, kinds: Iterable[str], width: int) -> str:
