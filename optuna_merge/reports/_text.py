@@ -57,8 +57,7 @@ def _front(report: Json) -> list[str]:
     for row in front["points"]:
         label = f"{baselines.get(row['trial'], '')} {row['trial']}".strip()
         cells = (
-            f"{row['weights'][name]:6.3f} {_cells(row['tasks'][name], kinds, 7)}"
-            for name in names
+            f"{row['weights'][name]:6.3f} {_cells(row['tasks'][name], kinds, 7)}" for name in names
         )
         lines.append(f"{label:>14}" + "".join(f"  {cell:>{width}}" for cell in cells))
     corner = front["reference_point"] or {}

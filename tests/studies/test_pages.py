@@ -96,6 +96,7 @@ def stored_errors(folder: str) -> dict[str, str]:
 
 def test_real_searches_of_the_mixture_are_stored() -> None:
     text = (STUDIES / "mixture" / "README.md").read_text().partition("\n## Real searches\n")[2]
+    text = text.partition("\n## ")[0]
     found = real_searches("mixture", "target:italian")
     uniform = {s["seed"]: s for s in found["uniform"]}
     for method, finetunes, *gains in (row.strip("| ").split(" | ") for row in rows(text)):
@@ -105,6 +106,52 @@ def test_real_searches_of_the_mixture_are_stored() -> None:
             error = stdev(values) / math.sqrt(len(values))
             assert gain == f"{mean(values):.3f} ± {error:.3f}".replace("0.", ".")
         assert finetunes == f"{mean(s['finetunes'] for s in searches):.1f}"
+
+
+@pytest.mark.parametrize(
+    ("heading", "folder"), [("What previews know", "."), ("A larger body", "medium")]
+)
+def test_what_previews_of_the_mixture_know_is_stored(heading: str, folder: str) -> None:
+    mixture = STUDIES / "mixture"
+    stored: dict[str, list[str]] = {}
+    for line in (mixture / "results" / folder / "tables.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 11:  # of the tables at more weightings the second
+            stored[cells[0]] = cells
+    text = (mixture / "README.md").read_text().partition(f"\n## {heading}\n")[2]
+    seen = 0
+    for row in rows(text.partition("\n- ")[0]):
+        name, error, rank, less, mean_loss, _ = (cell.strip() for cell in row.split("|")[1:-1])
+        kind = name.removesuffix(" (averaging)")
+        if kind in stored:
+            found = stored[kind]
+            assert error == f"{float(found[1]):.3f}".replace("0.", ".", 1)
+            assert rank == found[10].replace("0.", ".")
+            assert mean_loss == found[9].replace("0.", ".")
+            ahead = stored.get(f"{kind} less averaging", [""] * 11)[10]
+            assert less == ahead.replace("0.", ".")
+            seen += 1
+    assert seen == 7
+
+
+def test_other_task_runs_of_the_mixture_are_stored() -> None:
+    mixture, stored = STUDIES / "mixture", {}
+    for line in (mixture / "results" / "shares.md").read_text().splitlines()[2:]:
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        ranks, beyond = zip(*(cell.rstrip(")").split(" (") for cell in cells[4:10]))
+        lost = cells[12].rstrip(")").partition("(")[2]
+        numbers = (cells[3], mean(map(float, ranks)), mean(map(float, beyond)), lost)
+        stored[cells[0], cells[2]] = (cells[1], [float(number) for number in numbers])
+    text = (mixture / "README.md").read_text().partition("\n## Other task runs\n")[2]
+    table = rows(text.partition("\n- ")[0])
+    for row in table:
+        runs, cost, previews, *numbers = (cell.strip() for cell in row.split("|")[1:-1])
+        kind = previews.replace("averaging", "isotropic").replace("negative weights too", "beyond")
+        found_cost, found = stored[runs.replace(" .", " 0."), kind]
+        assert cost == found_cost.replace("0.", ".")
+        for shown, value in zip(numbers, found, strict=True):
+            assert abs(float(shown) - value) < 0.51 * 10.0 ** -len(shown.partition(".")[2]), row
+    assert len(table) == 15
 
 
 FRONT = {  # rows of the first page's table, and what they are of
