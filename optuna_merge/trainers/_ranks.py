@@ -117,6 +117,7 @@ class Ranks:
                     "start the same command again, which goes on from the newest checkpoint"
                 ) from error
             if command is None:
+                _leave()
                 raise SystemExit(0)
             do(*command)
 
@@ -125,6 +126,13 @@ class Ranks:
         if self._lost_by is None and dist.is_initialized():
             with contextlib.suppress(RuntimeError):  # they are gone
                 self.tell(None)
+            _leave()
+
+
+def _leave() -> None:
+    """End the connections, whose threads may otherwise abort an interpreter that ends."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 class StopFollowing(Exception):
