@@ -78,9 +78,9 @@ def tables(text: str) -> Iterator[tuple[list[str], list[list[str]]]]:
         yield lines[0], lines[2:]
 
 
-def regrets(suite: str, score: str) -> dict[tuple[str, str], str]:
+def regrets(suite: str, score: str, results: str = "results") -> dict[tuple[str, str], str]:
     """What is stored of a suite's score, by method and finetunes; noise with finetunes ""."""
-    text = (FOLDER / "results" / f"{suite}.md").read_text()
+    text = (FOLDER / results / f"{suite}.md").read_text()
     (part,) = re.findall(rf"^{suite}, {score}: .*?(?=^{suite}, |\Z)", text, re.M | re.S)
     noise, share = re.findall(r"noise of one finetune 0(\.\d+); (\d+%)", part)[0]
     found: dict[tuple[str, str], str] = {(NOISE, ""): noise, (GOOD, ""): share}

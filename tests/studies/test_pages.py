@@ -10,7 +10,7 @@ from statistics import mean, stdev
 import pytest
 
 import studies
-from studies.search.page import FEW_ARE_GOOD, real_searches, regret_table, replaced
+from studies.search.page import FEW_ARE_GOOD, real_searches, regret_table, regrets, replaced
 
 STUDIES = Path(studies.__file__).parent
 JUDGED = {  # pages, and from which heading on their tables are those of `studies/judge.py`
@@ -152,6 +152,20 @@ def test_other_task_runs_of_the_mixture_are_stored() -> None:
         for shown, value in zip(numbers, found, strict=True):
             assert abs(float(shown) - value) < 0.51 * 10.0 ** -len(shown.partition(".")[2]), row
     assert len(table) == 15
+
+
+def test_what_anchors_are_worth_in_a_search_is_stored() -> None:
+    text = (STUDIES / "search" / "README.md").read_text()
+    text = text.partition("### What anchors are worth in a search\n")[2].partition("\n### ")[0]
+    table = [row for row in rows(text) if not row.startswith("| regret")]
+    for row in table:
+        place, *shown = (cell.strip() for cell in row.split("|")[1:-1])
+        suite, score = place.split(", ")
+        found = [regrets(suite, score, at) for at in ("results/unanchored", "results")]
+        cells = [of["ours", cost] for cost in ("6", "12") for of in found]
+        within = [of["ours", "within noise: steps (quartiles)"].split()[0] for of in found]
+        assert shown == [*cells, *within], place
+    assert len(table) == 12
 
 
 FRONT = {  # rows of the first page's table, and what they are of
