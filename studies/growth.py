@@ -7,8 +7,8 @@ heads solved for it, one preview (merge, heads and evaluation), one training ste
 finetune, and what the sampler takes for one suggestion. Tasks are pairs of classes (0 or 1, 1 or
 2, ...) that share one head; bodies are vision transformers of fresh parameters, for how long
 things take does not depend on what they learn. Writes growth.csv and growth.svg into
-studies/results. Every configuration is timed in a process of its own, on one
-thread. A task run costs as many steps as a finetune, each a step's part of one task.
+studies/results. Every configuration is timed in a process of its own, on one thread. A task run
+costs as many steps as a finetune, each a step's part of one task.
 """
 
 from __future__ import annotations

@@ -214,6 +214,7 @@ def test_report_has_the_numbers_of_the_trials(fitted: om.FittedStudy) -> None:
     text = om.format_report(report)
     assert f"(trial {study.best_trial.number})" in text
     assert f"{study.best_value:.4f}" in text
+    assert "preview    truth\n" in text, "nobody gave test data"
 
 
 def test_report_of_few_truths_says_so(fitted: om.FittedStudy) -> None:
@@ -237,6 +238,7 @@ def test_test_data_are_evaluated_once_for_a_model(tmp_path: Path) -> None:
     study.optimize(om.Objective(fitted, progress=False), n_trials=3)
     report = om.make_report(study, fitted)
     assert report["best"]["tasks"]["red"]["test"] is not None
+    assert "preview    truth     test\n" in om.format_report(report)
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("test-*.json")}
     assert len(kept) == 3
     om.make_report(study, fitted)

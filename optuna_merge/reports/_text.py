@@ -47,7 +47,7 @@ def _result(report: Json) -> list[str]:
 def _front(report: Json) -> list[str]:
     front, names = report["front"], list(report["maximize"]["tasks"])
     baselines = {row["trial"]: name for name, row in report["baselines"].items()}
-    kinds = ["truth", *_tested([*front["points"], *report["baselines"].values()])]
+    kinds = ["truth", *_tested(front["points"])]
     width = max(map(len, [*names, "x" * (6 + 8 * len(kinds))]))
     shown = ", ".join(["weight", *kinds])
     lines = [

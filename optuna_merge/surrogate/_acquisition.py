@@ -169,7 +169,8 @@ class Feasibility:
 def _softplus(gain: Array) -> Array:
     """Log of a softplus: draws without improvement still tell which way is up."""
     known = torch.as_tensor(gain)  # whose functions are faster
-    return torch.where(known > -30.0, softplus(known.clamp_min(-30.0)).log(), known).numpy()
+    with single_thread():
+        return torch.where(known > -30.0, softplus(known.clamp_min(-30.0)).log(), known).numpy()
 
 
 class ScoreImprovement:
@@ -211,8 +212,7 @@ class ScoreImprovement:
         mean, moved, left = self._model.lookahead(weights)
         noise = left * self._model.standard_draws[:_N_TRUTHS, None, :]
         steps = _previews_to_come(mean.shape[-1])
-        with single_thread():
-            return np.stack([self._log_gain(mean + moved * step + noise) for step in steps])
+        return np.stack([self._log_gain(mean + moved * step + noise) for step in steps])
 
     def level(self, weights: Array) -> float:
         """See `Improvement`; constraints are left out of account."""
@@ -230,7 +230,8 @@ class ScoreImprovement:
             soft = _softplus(gain)
         if self._feasibility is not None:
             soft = soft + self._feasibility.log_weights(metrics)
-        return torch.logsumexp(torch.as_tensor(soft), 0).numpy()
+        with single_thread():
+            return torch.logsumexp(torch.as_tensor(soft), 0).numpy()
 
     def merit(self, weights: Array) -> Array:
         """Expected quality of each row of `q x T`."""
