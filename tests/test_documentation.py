@@ -394,6 +394,19 @@ def test_links_lead_somewhere(name: str) -> None:
     assert broken_links(ROOT / name) == []
 
 
+def test_links_to_folders_lead_to_pages(site: Any) -> None:
+    """The site has no listings of files: a folder that a page links to must have a page."""
+    made = site.pages()
+    found = [
+        (page, link)
+        for page, text in made.items()
+        for link in site.LINK.findall(text)
+        if (folder := (ROOT / page).parent.joinpath(link).resolve()).is_dir()
+        and f"{folder.relative_to(ROOT).as_posix()}/README.md" not in made
+    ]
+    assert found == []
+
+
 def test_broken_links_are_found(tmp_path: Path) -> None:
     text = "# A `b`, c\n[x](#a-b-c) [x](#b) [x](other.md) ![x](a.png) [x](https://x.org/)\n"
     (tmp_path / "a.md").write_text(text)
