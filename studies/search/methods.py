@@ -10,17 +10,21 @@ is always multivariate. `PreviewSampler` and `PromotionPruner` have their defaul
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from unittest.mock import patch
 
 import numpy as np
 import optuna
 
-from optuna_merge import Objective, PreviewSampler, open_search
+from optuna_merge import Objective, PreviewSampler, PromotionPruner, open_search
 from optuna_merge.pruners import stop_reason
+from optuna_merge.surrogate import TruthModel
 from optuna_merge.trials import (
     PREVIEW,
     PREVIEW_SE,
     TRUTH,
+    Series,
     canonical_weights,
     of_task,
     suggest_weights,
@@ -241,21 +245,50 @@ def quadratic_previews(tables: Tables, score: str, seed: int, budget: float) -> 
 
 
 def ours(
-    tables: Tables, score: str, seed: int, budget: float, *, stop_when_flat: bool = False
+    tables: Tables,
+    score: str,
+    seed: int,
+    budget: float,
+    *,
+    stop_when_flat: bool = False,
+    fraction: float | None = None,
+    is_told_score: bool = True,
 ) -> Finetunes:
     """A search as it is opened for any workbench: `PreviewSampler` and `PromotionPruner`.
 
     But uniform weights are finetuned once: their second seed is one of those that judge. And it
-    goes on where it would say that the score is flat, unless it is to stop there.
+    goes on where it would say that the score is flat, unless it is to stop there. The options but
+    for that take away a part of it: with a `fraction` the pruner promotes so many of the previews,
+    whatever these cost and can still teach; where sampler and pruner are not told what the score
+    is of the tasks' metrics, they have one model, of the score.
     """
     workbench = TableWorkbench(tables, score, seed, budget)
     study = open_search(
-        workbench, "replayed", seed=seed, second_seed=False, stop_when_flat=stop_when_flat
+        workbench,
+        "replayed",
+        seed=seed,
+        second_seed=False,
+        stop_when_flat=stop_when_flat,
+        fraction=fraction,
     )
+    if not is_told_score:
+        study.sampler = PreviewSampler(tables.tasks, seed=seed)
+        study.pruner = PromotionPruner(fraction=fraction, seed=seed)
     objective = Objective(workbench, progress=False)
     while not workbench.finetunes.is_over and stop_reason(study) is None:
         study.optimize(objective, n_trials=1)
     return workbench.finetunes
+
+
+def ours_without_curves(tables: Tables, score: str, seed: int, budget: float) -> Finetunes:
+    """Ours, but its models don't know whose metric they are of: no curve of the own weight."""
+    fit = TruthModel.fit
+
+    def unowned(series: Series) -> TruthModel:
+        return fit(replace(series, own=None, anchored=np.zeros(len(series.truths), dtype=bool)))
+
+    with patch.object(TruthModel, "fit", unowned):
+        return ours(tables, score, seed, budget)
 
 
 def _make_anchor(tables: Tables, finetunes: Finetunes) -> None:
@@ -284,6 +317,13 @@ METHODS: dict[str, Method] = {
     "ours until flat": partial(ours, stop_when_flat=True),
     "ours": ours,
 }
+
+PARTS: dict[str, Method] = {
+    "ours at a fixed pace": partial(ours, fraction=1 / 8),
+    "ours with one model": partial(ours, is_told_score=False),
+    "ours without curves": ours_without_curves,
+}
+"""Ours without one of its parts each. They run when asked for by name."""
 
 
 def _truths_alone(

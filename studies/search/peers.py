@@ -49,7 +49,7 @@ from studies.families import cpu_name
 from studies.flags import listed
 from studies.preview_quality import write_csv
 from studies.search import others
-from studies.search.methods import METHODS
+from studies.search.methods import METHODS, PARTS
 from studies.search.regret import (
     Curve,
     Search,
@@ -69,7 +69,7 @@ SCORES = "worst,relative,mean"
 AT = (1, 4, 6, 8, 10, 12, 16)
 """Costs at which tables give the regret."""
 
-PREVIEWED = ("best previews", "quadratic", "ours until flat", "ours")
+PREVIEWED = ("best previews", "quadratic", "ours until flat", "ours", *PARTS)
 """Methods that depend on the previews."""
 
 OURS = "ours"
@@ -91,6 +91,9 @@ CHEAP = (
 
 OF_PREVIEWS = ("family", "previews.csv")
 """What of the tables only these depend on."""
+
+HERE = METHODS | PARTS
+"""Methods of this process."""
 
 Key = tuple[str, str, int]
 """Score, method and seed."""
@@ -115,7 +118,7 @@ def run_here(replay: Replay, score: str, method: str, seed: int) -> dict[int, Re
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     tables = _tables(replay.folder, replay.family)
-    return {seed: METHODS[method](tables, score, seed, replay.budget).record}
+    return {seed: HERE[method](tables, score, seed, replay.budget).record}
 
 
 def run_there(
@@ -232,7 +235,7 @@ def missing(
     for method in reversed(ordered(methods)):
         for score in scores:
             wanted = [s for s in range(seeds[method]) if (score, method, s) not in results]
-            if method in METHODS:
+            if method in HERE:
                 for seed in wanted:
                     yield score, method, pool.submit(run_here, replay, score, method, seed)
             elif wanted and environments is not None:
@@ -272,7 +275,7 @@ def compare(
             for seed, record in future.result().items():
                 search = Search.of(record.truths, landscapes[score], seed)
                 results.add((score, method, seed), search, record.ends)
-            if count % 20 == 0 or method not in METHODS:
+            if count % 20 == 0 or method not in HERE:
                 results.write()
     finally:  # where a search or the disk fails, no further search is begun
         pool.shutdown(cancel_futures=True)
@@ -385,7 +388,9 @@ def main(
         "studies/search/results"
     ),
     scores: Annotated[str, typer.Option(help="Separated by commas.")] = SCORES,
-    methods: Annotated[str, typer.Option(help="Separated by commas; default all there are.")] = "",
+    methods: Annotated[
+        str, typer.Option(help="Separated by commas; default all but ours without a part.")
+    ] = "",
     family: Annotated[str, typer.Option(help="Posteriors of the previews.")] = "diagonal+heads",
     seeds: Annotated[int, typer.Option(help="Searches of each method.")] = 20,
     cheap_seeds: Annotated[
@@ -401,8 +406,8 @@ def main(
     """
 
     def work() -> None:
-        known = ordered([*METHODS, *others.METHODS])
-        chosen = listed(methods) or known
+        known = ordered([*HERE, *others.METHODS])
+        chosen = listed(methods) or [m for m in known if m not in PARTS]
         if unknown := [m for m in chosen if m not in known]:
             raise ValueError(f"no method {unknown[0]!r}, only {', '.join(known)}")
         out.mkdir(parents=True, exist_ok=True)

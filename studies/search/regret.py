@@ -35,6 +35,9 @@ COLOURS = {
     "simplex GP": "#009e73",
     "metric GPs": "#4daf4a",
     "metric GPs from corners": "#1b7837",
+    "ours at a fixed pace": "#e8a3d1",
+    "ours with one model": "#d0a05a",
+    "ours without curves": "#b0c4a0",
     "ours until flat": "#f08a8a",
     "ours": "#d62728",
 }

@@ -16,7 +16,7 @@ import pytest
 import studies.search.page as page
 import studies.search.peers as peers
 from studies.preview_quality import Point, grid, with_uniform, write_points
-from studies.search.methods import METHODS
+from studies.search.methods import METHODS, PARTS
 from studies.search.peers import Replay, compare
 from studies.search.regret import Curve, Search, difference_table, quartiles, reached
 from studies.search.replay import (
@@ -195,13 +195,13 @@ def test_shares_tell_the_number_of_examples() -> None:
         examples_of([1 / math.pi, 1 / math.e, math.sqrt(0.5), math.log(2)])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS | PARTS)
 def test_every_method_pays_for_what_it_sees(
     tables: Tables, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("studies.search.methods.PREVIEWS", 12)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    finetunes = METHODS[method](tables, "mean", 1, 6.0)
+    finetunes = (METHODS | PARTS)[method](tables, "mean", 1, 6.0)
     truths = finetunes.truths
     costs = [t.costs for t in truths]
     assert costs == sorted(costs)
