@@ -10,7 +10,14 @@ from statistics import mean, stdev
 import pytest
 
 import studies
-from studies.search.page import FEW_ARE_GOOD, real_searches, regret_table, regrets, replaced
+from studies.search.page import (
+    FEW_ARE_GOOD,
+    behind_the_best,
+    real_searches,
+    regret_table,
+    regrets,
+    replaced,
+)
 
 STUDIES = Path(studies.__file__).parent
 JUDGED = {  # pages, and from which heading on their tables are those of `studies/judge.py`
@@ -166,6 +173,18 @@ def test_what_anchors_are_worth_in_a_search_is_stored() -> None:
         within = [of["ours", "within noise: steps (quartiles)"].split()[0] for of in found]
         assert shown == [*cells, *within], place
     assert len(table) == 12
+
+
+def test_how_far_ours_is_behind_the_best_of_the_others_is_stored() -> None:
+    behind = behind_the_best()
+    text = " ".join((STUDIES / "search" / "README.md").read_text().split())
+    most, place = max((value, place) for place, value in behind.items())
+    assert place == ("sentiment", "worst_relative", "8")
+    assert f"at most {most:.2f}, on sentiment's".replace("0.", ".") in text
+    few = sum(value <= 0.25 for value in behind.values())
+    assert f"a quarter or less in {few} of {len(behind)} cases" in text
+    ahead = [-value for (*of, _), value in behind.items() if of == ["conflict", "mean"]]
+    assert f"ahead of all others by {min(ahead):.1f} to {max(ahead):.1f} noises" in text
 
 
 FRONT = {  # rows of the first page's table, and what they are of
