@@ -12,7 +12,9 @@ import pytest
 import studies
 from studies.search.page import (
     FEW_ARE_GOOD,
+    LATE,
     behind_the_best,
+    in_noises,
     real_searches,
     regret_table,
     regrets,
@@ -185,6 +187,17 @@ def test_how_far_ours_is_behind_the_best_of_the_others_is_stored() -> None:
     assert f"a quarter or less in {few} of {len(behind)} cases" in text
     ahead = [-value for (*of, _), value in behind.items() if of == ["conflict", "mean"]]
     assert f"ahead of all others by {min(ahead):.1f} to {max(ahead):.1f} noises" in text
+
+
+@pytest.mark.parametrize("page", ["README.md", "studies/README.md"])
+def test_the_sentences_over_all_scores_are_stored(page: str) -> None:
+    text = " ".join((STUDIES.parent / page).read_text().split())
+    found = [in_noises(m, LATE).values() for m in ("ours", "own-weight curve", "doubling rule")]
+    (ours, most), (curve, its), (rule, rules) = ((mean(f), max(f)) for f in found)
+    assert f"it ends {ours:.2f} noises".replace(" 0.", " .") in text
+    assert f"below the best on average and {most:.1f} at most" in text
+    for name, average, largest in (("curve", curve, its), ("rule", rule, rules)):
+        assert f"{name} {average:.2f} and {largest:.1f}".replace(" 0.", " .") in text
 
 
 FRONT = {  # rows of the first page's table, and what they are of
