@@ -122,8 +122,9 @@ class LanguageModel(nn.Module):
             **kept, **asdict(self._settings), do_sample=False, use_cache=True
         )
         # What `config` leaves open would be filled in from the network's own.
-        self.network.generation_config = config
-        written: Tensor = self.network.generate(**inputs, generation_config=config)[:, skipped:]
+        with swapped(self.network, "generation_config", config):
+            found: Tensor = self.network.generate(**inputs, generation_config=config)
+        written = found[:, skipped:]
         over = torch.isin(written, torch.tensor(self.ends, device=written.device)).long()
         return written.masked_fill((over.cumsum(1) - over) > 0, IGNORED)
 

@@ -14,7 +14,9 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from optuna_merge._base.batch_norm import reestimate_batch_norm, running_batch_norms
+from optuna_merge._base.beside_tensors import beside_tensors
 from optuna_merge._base.checkpoint_files import same_shapes
+from optuna_merge._base.files import json_hash
 from optuna_merge.models._generation import LanguageModel, Writer
 from optuna_merge.models._trainable import Trainable, check_computed_weights, trainable_names
 from optuna_merge.tasks import Batch, Measurement, Metric, Task, check_tasks, own_draws, to_device
@@ -309,10 +311,12 @@ class MultitaskModel(nn.Module):
             "trainable": repr(self.trainable),
             "shared_parameters": sum(self._initial[name].numel() for name in self._shared),
         }
+        networks = [("body", self.body), *((head, self.heads[head]) for head in heads)]
+        if beside := {name: own for name, of in networks if (own := beside_tensors(of))}:
+            described["beside_tensors"] = json_hash(beside)
         if self._reestimated:
             described["batch_norm"] = f"reestimated on {self._batch_norm_examples} examples"
-        networks = {head: self.heads[head] for head in heads}
-        if writers := {h: n for h, n in networks.items() if isinstance(n, Writer)}:
+        if writers := {h: n for h, n in networks[1:] if isinstance(n, Writer)}:
             described["generation"] = {h: n.describe_generation() for h, n in writers.items()}
         return described
 

@@ -41,7 +41,8 @@ def kronecker_fisher(
         Factors and diagonals by name of a parameter that requires gradients: the data part.
 
     Raises:
-        ValueError: the model is in training mode, no examples, or a batch without labels.
+        ValueError: the model is in training mode, no examples, a batch without labels, or a
+            trained weight that several layers share, of which no pair of factors tells.
     """
     if model.training:
         raise ValueError("the model is in training mode: call model.eval() first")
@@ -50,6 +51,7 @@ def kronecker_fisher(
         for name, module in model.named_modules()
         if (collector := _collector(name, module)) is not None
     ]
+    _check_unshared(collectors)
     handles = [collector.module.register_forward_hook(collector.hook) for collector in collectors]
     count = 0
     try:
@@ -81,6 +83,22 @@ def kronecker_fisher(
         for name, square in collector.squares.items():
             diagonals[name] = square / count
     return factors, diagonals
+
+
+def _check_unshared(collectors: list[_Collector]) -> None:
+    first: dict[int, str] = {}
+    for collector in collectors:
+        weight = collector.module.weight
+        if weight is None or not weight.requires_grad:  # a norm may have none
+            continue
+        assert isinstance(weight, Tensor)
+        other = first.setdefault(id(weight), collector.weight)
+        if other != collector.weight:
+            raise ValueError(
+                f"{other!r} and {collector.weight!r} are one tied weight, whose curvature is no "
+                f"pair of Kronecker factors; expected layers with weights of their own: take the "
+                f"family 'diagonal', or keep this weight frozen"
+            )
 
 
 class _Collector:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from optuna_merge.trainers._merged_checkpoints import (
 )
 from optuna_merge.trainers._process import follow, output_of
 from optuna_merge.trainers._program import ANCHOR, Previews, Run, factors
+from optuna_merge.trainers._scratch import scratch_folder
 from optuna_merge.trainers._template import Template
 from optuna_merge.trainers._units import WeightUnit
 
@@ -121,11 +121,10 @@ class CommandProgram:
         check_alike(paths)
 
         def metrics(weights: Mapping[str, float]) -> Mapping[str, float]:
-            self.scratch.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix="merge-", dir=self.scratch) as place:
-                merged = self.model(Path(place))
+            with scratch_folder(self.scratch) as place:
+                merged = self.model(place)
                 merge_checkpoints(paths, factors(weights, anchored=anchor is not None), merged)
-                return self._evaluated(merged, Path(place), weights)
+                return self._evaluated(merged, place, weights)
 
         return Previews(metrics, {"family": "isotropic"}, hashes, known)
 

@@ -187,6 +187,7 @@ def fit_program(
         NotFiniteError: a metric of a task run is NaN or infinite.
     """
     check_task_names(program.names)
+    program.unit.check_names(program.names)
     _goal(wanted, program.names, dict.fromkeys(program.names, 1.0))
     workdir = Path(workdir)
     check_writable(workdir)

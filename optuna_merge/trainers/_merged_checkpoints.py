@@ -55,11 +55,15 @@ def merge_checkpoints(
 
 
 def check_alike(paths: Mapping[str, Path]) -> None:
-    """See that checkpoints can be merged: of one kind, with equal names and shapes of tensors."""
+    """See that checkpoints can be merged: of one kind, with tensors of equal names and shapes.
+
+    Those of whole models are merged from file to file, and so have equal dtypes, too.
+    """
     if len(paths) < 2:
         return
     (first, path), *others = paths.items()
-    kind, shapes = is_adapter(path), _shapes(path)
+    kind = is_adapter(path)
+    shapes = _shapes(path, dtypes=not kind)
     for task, other in others:
         where = f"task {task!r} ({other})"
         if is_adapter(other) != kind:
@@ -76,22 +80,25 @@ def check_alike(paths: Mapping[str, Path]) -> None:
                     f"{where} is an adapter with {name} {two[name]!r}, but that of task {first!r} "
                     f"has {one[name]!r}; adapters of one base and one configuration are merged"
                 )
-        found = _shapes(other)
+        found = _shapes(other, dtypes=not kind)
         for name in shapes | found:
             if found.get(name) != shapes.get(name):
-                told = [str(of.get(name, "missing")) for of in (found, shapes)]
+                told = [of.get(name, "missing") for of in (found, shapes)]
                 raise ValueError(
                     f"{where}: {name!r} is {told[0]}, but {told[1]} in that of task {first!r}; "
-                    f"are they finetuned from one base?"
+                    f"are they finetuned from one base, and saved in one dtype?"
                 )
 
 
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
+def _shapes(path: Path, *, dtypes: bool) -> dict[str, str]:
+    """By name the shape of each tensor, and its dtype, in words."""
+    shapes = {}
     for file in tensor_files(path):
         with opened(file) as found:
             for name in found.keys():  # noqa: SIM118
-                shapes[name] = tuple(found.get_slice(name).get_shape())
+                tensor = found.get_slice(name)
+                shape = str(tuple(tensor.get_shape()))
+                shapes[name] = f"{tensor.get_dtype()} {shape}" if dtypes else shape
     return shapes
 
 

@@ -12,7 +12,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from optuna_merge._base.files import sha256_text, short_hash
-from optuna_merge._base.tensors import HASH, content_hash, load_tensors, save_tensors
+from optuna_merge._base.tensors import content_hash, load_tensors, save_tensors
 from optuna_merge.fitting import Damping, Losses, check_curvature, noted_damping
 from optuna_merge.merging import merge
 from optuna_merge.posteriors import (
@@ -47,6 +47,9 @@ class Resident(Protocol):
 
     def describe_curvature(self, task: str, settings: PosteriorSettings) -> Sequence[Any]:
         """What the curvature of one task depends on besides its parameters, as JSON values."""
+
+    def describe_losses(self) -> Any:
+        """What the losses of a merge depend on besides its parameters, as JSON values."""
 
     def parameters(self, folder: Path) -> Mapping[str, Tensor]:
         """The trained parameters of a task's own run, by name."""
@@ -121,8 +124,10 @@ def make_previews(
         squares, about = _curvature(program, task, mean, settings, path)
         seconds += float(about["seconds"])
         undamped[task] = DiagonalGaussian(mean, squares)
-        hashes[task] = sha256_text(hashes[task] + about[HASH])
-    damping = _damping(program, undamped, settings, folder, sorted(hashes.items()))
+        # Without what is noted of it: the seconds differ where it is made again.
+        hashes[task] = sha256_text(hashes[task] + content_hash(squares, {}))
+    made_from = [sorted(hashes.items()), program.describe_losses()]
+    damping = _damping(program, undamped, settings, folder, made_from)
     damped = {task: each.damped(damping.value) for task, each in undamped.items()}
     merged = _merges(damped, truth)
     metrics, seconds = _evaluated(program, merged), seconds + damping.seconds

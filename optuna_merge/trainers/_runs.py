@@ -70,8 +70,10 @@ class Runs:
 
     def folder(self, weights: Mapping[str, float], repeat: int = 0) -> Path:
         """Where the run at these weights is, or will be."""
-        numbers = {task: float(weights[task]) for task in self._program.names}
-        made_of = [self._described, self._tasks, self._program.unit.describe(), numbers, repeat]
+        program = self._program
+        numbers = {task: float(weights[task]) for task in program.names}
+        made_of = [self._described, self._tasks, program.unit.describe(), numbers, repeat]
+        made_of.append(program.steps)  # not all programs describe them
         if (given := self._given_at(weights, repeat)) is not None:
             made_of.append(given[1])
         return self._folder / short_hash(made_of)

@@ -8,6 +8,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import MISSING, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -15,12 +16,19 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DefaultFlowCallback, PrinterCallback, ProgressCallback, set_seed
+from transformers import (
+    DefaultFlowCallback,
+    PrinterCallback,
+    ProgressCallback,
+    TrainingArguments,
+    set_seed,
+)
 
+from optuna_merge._base.beside_tensors import beside_tensors
 from optuna_merge._base.files import json_hash, sha256_file
 from optuna_merge._base.tensors import content_hash, load_tensors, save_tensors
 from optuna_merge.definition import GivenRun
-from optuna_merge.exceptions import ProgramError
+from optuna_merge.exceptions import CorruptFileError, ProgramError
 from optuna_merge.fitting import Report, given_parameters
 from optuna_merge.posteriors import PosteriorSettings
 from optuna_merge.tasks import own_draws
@@ -134,7 +142,7 @@ class TrainerProgram:
         return WeightUnit("examples", lengths, averaged_over(trainer) if lengths else None)
 
     def _describe(self, trainer: Any, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
-        args = trainer.args
+        args, beside = trainer.args, beside_tensors(trainer.model)
         return {
             "trainer": type(trainer).__qualname__,
             "model": type(trainer.model).__qualname__,
@@ -147,6 +155,8 @@ class TrainerProgram:
             "batch": batch_size(trainer),
             "micro_batch": args.train_batch_size,
             **{name: _json(getattr(args, name, None)) for name in _ARGUMENTS},
+            **_own_arguments(args),
+            **({"beside_tensors": json_hash(beside)} if beside else {}),
         }
 
     def describe(self) -> Mapping[str, Any]:
@@ -242,8 +252,18 @@ class TrainerProgram:
         return make_previews(self, runs, anchor, self._posterior, folder)
 
     def parameters(self, folder: Path) -> Mapping[str, Tensor]:
-        """The trained parameters of a task's own run."""
-        return load_tensors(folder / _TRAINED)[0]
+        """The trained parameters of a task's own run.
+
+        Raises:
+            ProgramError: they are not there, or damaged.
+        """
+        try:
+            return load_tensors(folder / _TRAINED)[0]
+        except (FileNotFoundError, CorruptFileError) as error:
+            raise ProgramError(
+                f"the run in {folder} is finished, but its parameters can't be read ({error}); "
+                f"delete that whole folder, and the run is made again"
+            ) from error
 
     def evaluate(self, parameters: Mapping[str, Tensor], limit: int | None = None) -> Evaluated:
         """By the Trainer that is kept, with these parameters put into its model."""
@@ -290,11 +310,16 @@ class TrainerProgram:
         """The task's data and how they are used; of a given checkpoint its file of curvature."""
         given = self._given.get(task)
         if given is None or given.curvature == "loss":
-            return [self.describe_task(task), settings.examples, settings.seed]
+            used = [settings.examples, settings.seed, self._described, self._per_token]
+            return [self.describe_task(task), *used]
         if given.curvature == "optimizer":
             state = Path(given.path) / OPTIMIZER
             return [sha256_file(state) if state.is_file() else None, self._of_a_step(task)]
         return [sha256_file(Path(given.curvature))]
+
+    def describe_losses(self) -> Any:
+        """The validation data, and how the Trainer uses them."""
+        return [self._described, {task: of["validation"] for task, of in self._data.items()}]
 
     def _of_a_step(self, task: str) -> float:
         """Examples that a step of a given run averaged, or label tokens."""
@@ -369,6 +394,18 @@ def _draws() -> Iterator[None]:
     name = "cuda" if torch.cuda.is_available() else "cpu"
     with own_draws(torch.device(name)):
         yield
+
+
+def _own_arguments(args: Any) -> dict[str, Any]:
+    """Of a subclass's arguments those that are set otherwise than by default, as JSON values."""
+    known, found = {f.name for f in fields(TrainingArguments)}, {}
+    for field in fields(args):
+        if field.name not in known:
+            made = field.default_factory
+            default = field.default if made is MISSING else made()
+            if (value := getattr(args, field.name)) != default:
+                found[field.name] = _json(value)
+    return found
 
 
 def _qualname(thing: Any) -> str | None:

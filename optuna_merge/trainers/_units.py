@@ -8,7 +8,7 @@ more than its share, which the conversion undoes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -71,17 +71,21 @@ class WeightUnit:
                     f"that its loss is an average over nothing; look at its data and the collator"
                 )
 
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raise `ValueError` unless label tokens are known of all these tasks, or of none."""
+        lengths = self.label_tokens
+        if lengths is not None and (missing := [name for name in names if name not in lengths]):
+            raise ValueError(
+                f"label_tokens are known of {sorted(lengths)}, but not of task {missing[0]!r}"
+            )
+
     def converted(self, weights: Mapping[str, float]) -> dict[str, float]:
         """The program's weights for task weights on averaged losses; zero stays zero."""
         lengths = self.label_tokens
         active = {task: weight for task, weight in weights.items() if weight > 0}
         if lengths is None or len(active) < 2:
             return dict(weights)
-        missing = [task for task in active if task not in lengths]
-        if missing:
-            raise ValueError(
-                f"label_tokens are known of {sorted(lengths)}, but not of task {missing[0]!r}"
-            )
+        self.check_names(active)
         shares = _shares(
             np.array(list(active.values())), [lengths[task] for task in active], self.batch
         )

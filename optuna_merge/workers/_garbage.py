@@ -46,8 +46,9 @@ class Collector:
     Of trials that have ended these are checkpoints of finetunes that were stopped at a rung, and
     with `keep_best` the models of finetunes that are neither among the best nor baselines. Of a
     constrained study the best are those that violate least, then those of the best score; of a
-    Pareto study the front is kept whole. What a worker holds the lock of is left alone, and what
-    was removed and is wanted again is trained again.
+    Pareto study the front is kept whole. What a worker holds the lock of is left alone. A
+    removed finetune of a definition is trained again if it is wanted again; of a `FittedProgram`
+    the metrics stay, so that it is not trained again, and its model doesn't come back.
 
         collector = Collector(study, fitted, keep_best=3)  # fitted: from_trainer, from_command
         study.optimize(om.Objective(fitted), callbacks=[lambda *_: collector.remove()])

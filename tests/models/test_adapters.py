@@ -48,6 +48,13 @@ def test_only_the_factors_b_and_heads_are_trained(folder: str) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("options", [{"lora_alpha": 16}, {"use_rslora": True}])
+def test_another_scaling_is_another_model(options: dict[str, Any], folder: str) -> None:
+    described, other = adapted(folder).describe(), adapted(folder, **options).describe()
+    assert described["hash"] == other["hash"], "no tensor tells"
+    assert described != other
+
+
 def test_frozen_parameters_stay_while_b_learns(folder: str) -> None:
     model = adapted(folder)
     frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}

@@ -85,7 +85,10 @@ def test_generation_is_greedy_and_padding_does_not_matter(
     assert [[token for token in row if token != -100] for row in written.tolist()] == expected
     assert len(set(map(tuple, expected))) > 3
     assert any(END in row for row in expected) and any(END not in row for row in expected)
+    before = model.heads["next"].network.generation_config
     assert torch.equal(model.generate(batch, "next"), written)
+    assert model.heads["next"].network.generation_config is before, "an export writes it"
+    assert before.max_new_tokens != SETTINGS.max_new_tokens
 
 
 def test_beams_are_another_search_and_part_of_the_description(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
 
 from optuna_merge.posteriors import KroneckerGaussian
+from optuna_merge.posteriors._kronecker_fisher import kronecker_fisher
 
 POINT = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
 
@@ -24,6 +27,33 @@ def dense(posterior: KroneckerGaussian) -> torch.Tensor:
     a, g = posterior.factors["w"]
     assert a is not None and g is not None
     return torch.kron(g, a) + posterior.damping * torch.eye(6)
+
+
+def test_a_tied_weight_is_refused_where_it_is_trained() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(5, 3)
+            self.out = nn.Linear(3, 5, bias=False)
+            self.out.weight = self.words.weight
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return self.out(self.words(tokens).mean(1))
+
+    model = Tied().eval()
+    batches = [{"tokens": torch.tensor([[0, 1], [2, 3]]), "labels": torch.tensor([4, 0])}]
+
+    def estimate() -> object:
+        return kronecker_fisher(
+            model,
+            batches,
+            predict=lambda batch: model(batch["tokens"]),
+            loss=lambda outputs, labels: cross_entropy(outputs, labels, reduction="none"),
+            sample_labels=None,
+        )
+
+    with pytest.raises(ValueError, match=r"'words.weight' and 'out.weight' are one tied weight"):
+        estimate()
 
 
 def test_each_kronecker_factor_is_damped_by_its_share() -> None:

@@ -79,6 +79,26 @@ def test_each_run_is_made_once_in_a_folder_of_its_own(tmp_path: Path) -> None:
     assert program.runs[-1].repeat == 1
 
 
+def test_runs_of_other_lengths_are_other_runs(tmp_path: Path) -> None:
+    fit = fitted(tmp_path)
+    longer = Counting(rungs=(4, 8))
+    longer.steps = 8
+    found = fitted(tmp_path, longer)
+    assert len(longer.runs) == 3
+    assert found.fingerprint != fit.fingerprint
+    assert found.costs["task_run_steps"] == 16
+
+
+def test_label_tokens_of_other_names_are_refused_before_anything_is_trained(
+    tmp_path: Path,
+) -> None:
+    program = Counting()
+    program.unit = WeightUnit("examples", {"red": [1], "blues": [3]})
+    with pytest.raises(ValueError, match=r"known of \['blues', 'red'\], but not of task 'blue'"):
+        fitted(tmp_path, program)
+    assert program.runs == []
+
+
 def test_the_program_is_given_its_own_unit(tmp_path: Path) -> None:
     program = Counting()
     fitted(tmp_path, program)

@@ -288,7 +288,7 @@ def test_the_end_of_an_evaluation_is_told(fault: str, message: str, tmp_path: Pa
     fit = fitted(tmp_path, fault)
     with pytest.raises(ProgramError, match=message):
         fit.preview(WEIGHTS)
-    assert list((tmp_path / "merged").iterdir()) == []
+    assert [path.name for path in (tmp_path / "merged").iterdir()] == ["lock"]
 
 
 def test_an_evaluation_has_a_time_limit(tmp_path: Path) -> None:
@@ -340,10 +340,16 @@ def test_given_checkpoints_are_task_runs(bench: FittedProgram, tmp_path: Path) -
 def test_given_checkpoints_that_do_not_fit_are_told(bench: FittedProgram, tmp_path: Path) -> None:
     path = bench.folder(bench.anchors[0]) / "model.safetensors"
     save_file({"point": np.zeros(4)}, tmp_path / "wide.safetensors")
+    save_file({"point": np.zeros(3, np.float32)}, tmp_path / "single.safetensors")
     save_file({"places": np.zeros(3)}, tmp_path / "named.safetensors")
     (tmp_path / "folder").mkdir()
     for other, error, told in (
-        ("wide.safetensors", ValueError, r"'point' is \(4,\), but \(3,\) in that of task 'math'"),
+        (
+            "wide.safetensors",
+            ValueError,
+            r"'point' is F64 \(4,\), but F64 \(3,\) in that of task 'math'",
+        ),
+        ("single.safetensors", ValueError, "'point' is F32 .* and saved in one dtype"),
         (
             "named.safetensors",
             ValueError,

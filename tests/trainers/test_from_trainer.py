@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ import optuna
 import pytest
 import torch
 from datasets import Dataset
+from helpers import flip_byte
 from safetensors.torch import load_file
 from trainer_helpers import STEPS, MakeTrainer, bert, classification_data, llama, pad, texts
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import optuna_merge as om
 from optuna_merge.exceptions import ProgramError
 from optuna_merge.trainers import FittedProgram
+from optuna_merge.trainers._transformers import _own_arguments
 
 TRAIN, VALIDATION = classification_data("math", "math_hard")
 AVERAGING = om.PosteriorSettings(family="isotropic")
@@ -245,6 +248,59 @@ def test_a_definition_that_differs_is_another_study(bench: FittedProgram, tmp_pa
     other = fitted(tmp_path, MakeTrainer(VALIDATION, learning_rate=5e-3))
     with pytest.raises(Exception, match=r"finetuning\.learning_rate \(0\.01 → 0\.005\)"):
         om.prepare_study(study, other)
+
+
+def test_what_a_subclass_of_the_arguments_has_set_is_a_part_of_the_definition() -> None:
+    @dataclass
+    class Arguments(TrainingArguments):  # type: ignore[misc]
+        beta: float = 0.1
+        losses: list[str] = field(default_factory=list)
+        folder: Path | None = None
+
+    common = {"output_dir": "out", "report_to": "none", "use_cpu": True}
+    assert _own_arguments(TrainingArguments(**common)) == {}
+    assert _own_arguments(Arguments(**common)) == {}
+    assert _own_arguments(Arguments(**common, beta=0.5, losses=["sft"])) == {
+        "beta": 0.5,
+        "losses": "['sft']",
+    }
+
+
+def test_another_rate_of_dropout_is_another_definition(
+    bench: FittedProgram, tmp_path: Path
+) -> None:
+    def steady() -> Any:
+        model = bert()
+        model.dropout.p = 0.5
+        return model
+
+    study = om.open_search(bench, "mine", seed=0)
+    with pytest.raises(Exception, match=r"finetuning\.beside_tensors"):
+        om.prepare_study(study, fitted(tmp_path, MakeTrainer(VALIDATION, steady)))
+
+
+def test_posteriors_that_are_made_again_are_the_same(task_runs: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(task_runs, tmp_path / "work")
+    settings = om.PosteriorSettings(examples=4, damping=1e-3)
+    first = fitted(folder, posterior=settings)
+    shutil.rmtree(folder / "posteriors")
+    again = fitted(folder, posterior=settings)
+    assert again.costs["posterior_seconds"] != first.costs["posterior_seconds"]
+    assert again.fingerprint == first.fingerprint
+
+
+def test_parameters_that_are_damaged_are_told_with_the_run_to_delete(
+    task_runs: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(task_runs, tmp_path / "work")
+    fit = fitted(folder)
+    run = fit.folder({"math": 1.0, "math_hard": 0.0})
+    for spoil in (flip_byte, Path.unlink):
+        spoil(run / "trained.safetensors")
+        with pytest.raises(ProgramError, match="delete that whole folder, and the run is made"):
+            fitted(folder)
+    shutil.rmtree(run)
+    assert fitted(folder).fingerprint == fit.fingerprint
 
 
 def test_token_losses_give_shares_by_label_tokens(tmp_path: Path) -> None:

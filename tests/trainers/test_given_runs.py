@@ -51,6 +51,17 @@ def fitted(folder: Path, runs: Any, make: Any = None, **options: Any) -> FittedP
     return om.from_trainer(make, TRAIN, workdir=folder, runs=runs, **settings)
 
 
+def test_the_curvature_of_another_loss_is_another_file(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    fitted(tmp_path, checkpoints, posterior=DIAGONAL)
+    curvatures = set(tmp_path.glob("posteriors/curvature-*.safetensors"))
+    smoothed = MakeTrainer(VALIDATION, label_smoothing_factor=0.1)
+    fitted(tmp_path, checkpoints, smoothed, posterior=DIAGONAL)
+    both = set(tmp_path.glob("posteriors/curvature-*.safetensors"))
+    assert (len(curvatures), len(both)) == (2, 4)
+
+
 class Untrained(Trainer):  # type: ignore[misc]
     """A Trainer that must not train."""
 
