@@ -20,10 +20,8 @@ def beside_tensors(network: nn.Module) -> dict[str, Any]:
         scaling = getattr(module, "scaling", None)  # of peft, by adapter; elsewhere a number
         if isinstance(scaling, dict) and scaling:
             found[name] = {str(adapter): float(factor) for adapter, factor in scaling.items()}
-        elif "Drop" in type(module).__name__:  # torch's, timm's DropPath, people's own
-            rate = getattr(module, "p", getattr(module, "drop_prob", None))
-            if isinstance(rate, int | float) and rate:
-                found[name] = rate
+        elif rate := _rate(module):
+            found[name] = round(rate, 6)  # timm computes some
         config: Any = getattr(module, "config", None)
         if hasattr(config, "to_dict") and not any(config is other for other in configs):
             configs.append(config)
@@ -31,3 +29,13 @@ def beside_tensors(network: nn.Module) -> dict[str, Any]:
                 if "drop" in field and isinstance(value, int | float) and value:
                     found[f"{name}.config.{field}"] = value
     return found
+
+
+def _rate(module: nn.Module) -> float:
+    """The rate of a dropout layer, or of a network of timm that drops without such a layer."""
+    is_layer = "Drop" in type(module).__name__  # torch's, timm's DropPath, people's own
+    for attribute in ("p", "drop_prob") if is_layer else ("drop_rate",):
+        rate = getattr(module, attribute, None)
+        if isinstance(rate, int | float):
+            return float(rate)
+    return 0.0

@@ -15,8 +15,8 @@ from optuna_merge._base.beside_tensors import beside_tensors
 def test_rates_of_dropout_are_found_in_layers_and_configs() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.25), nn.Dropout(0.0))
     assert beside_tensors(network) == {"1": 0.25}
-    vit = timm.create_model("test_vit", drop_path_rate=0.2)
-    assert 0.2 in beside_tensors(vit).values()
+    for rate in ("drop_path_rate", "drop_rate"):
+        assert 0.2 in beside_tensors(timm.create_model("test_resnet", **{rate: 0.2})).values()
     found = beside_tensors(bert())
     assert found[".config.hidden_dropout_prob"] == 0.1
     assert len([name for name in found if "config" in name]) == 2
