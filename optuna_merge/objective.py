@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge.exceptions import (
     NotFiniteError,
@@ -161,7 +161,9 @@ class Objective:
     ) -> FrozenTrial | None:
         """An earlier trial with a preview at exactly these weights, whoever made it, or None.
 
-        The study's fingerprint says that posteriors, data and metrics are the same for all.
+        The study's fingerprint says that posteriors, data and metrics are the same for all. A
+        preview of a failed trial or a second seed is not taken: models leave it out, and would
+        leave out the one that is taken from it.
         """
         wanted = [(of_task(WEIGHT, name), weights[name]) for name in self._names]
         first, weight = wanted[0]
@@ -170,7 +172,8 @@ class Objective:
             if known.get(first) != weight:  # of thousands nearly all
                 continue
             same = all(known.get(key) == value for key, value in wanted)
-            if same and other.number != trial.number and self._has_preview(other):
+            counts = other.state != TrialState.FAIL and REPEAT not in known
+            if same and counts and other.number != trial.number and self._has_preview(other):
                 return other
         return None
 
@@ -199,11 +202,11 @@ class Objective:
         title = f"finetune {trial.number}" if self._progress else None
         try:
             truth = self._workbench.finetune(weights, on_rung, repeat=repeat, title=title)
-        except optuna.TrialPruned:
-            trial.set_user_attr(TRUTH_SECONDS, time.perf_counter() - started)
+            metrics = truth.values
+            score = None if self._goal.is_pareto else self._score(metrics, "the finetune")
+        except (optuna.TrialPruned, TrainingDivergedError, NotFiniteError):
+            trial.set_user_attr(TRUTH_SECONDS, time.perf_counter() - started)  # it has cost
             raise
-        metrics = truth.values
-        score = None if self._goal.is_pareto else self._score(metrics, "the finetune")
         attrs: dict[str, Any] = {of_task(TRUTH, name): _number(metrics[name]) for name in metrics}
         attrs |= {TRUTH_SECONDS: truth.seconds, TRUTH_REUSED: truth.reused}
         set_user_attrs(trial, attrs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_merge._base.lazy import need
 from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.fitting import Workbench
+from optuna_merge.goals import Goal
 from optuna_merge.pruners import PromotionPruner
 from optuna_merge.samplers import PreviewSampler
 from optuna_merge.storages import create_storage
@@ -32,10 +34,12 @@ from optuna_merge.trials import (
     REPEAT,
     TASKS,
     TRIES,
+    TRUTH,
     UNIFORM,
     alone_weights,
     baseline_name,
     baseline_of,
+    of_task,
     stored_definition,
     uniform_weights,
     weight_params,
@@ -238,9 +242,33 @@ def prepare_study(study: optuna.Study, workbench: Workbench, *, second_seed: boo
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names(names)
     check_prepared(study, workbench)
+    _check_score(study, goal)
     if COSTS not in study.user_attrs:
         study.set_user_attr(COSTS, dict(workbench.costs))
     _enqueue_baselines(study, workbench.names, second_seed=second_seed)
+
+
+def _check_score(study: optuna.Study, goal: Goal) -> None:
+    """Raise unless the truths so far have the goal's score: a function is known by its name only.
+
+    Raises:
+        DefinitionMismatchError: one has another score.
+    """
+    if goal.is_pareto:
+        return
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        known = ((task, trial.user_attrs.get(of_task(TRUTH, task))) for task in goal.tasks)
+        metrics = {task: float(value) for task, value in known if value is not None}
+        if trial.value is None or len(metrics) < len(goal.tasks):
+            continue
+        found = goal.score_of(metrics)
+        if not math.isclose(found, trial.value, rel_tol=1e-4, abs_tol=1e-9):
+            raise DefinitionMismatchError(
+                f"study {study.study_name!r} has another score: its trial {trial.number} has the "
+                f"value {trial.value:g}, and the score {goal.name!r} of the metrics there is "
+                f"{found:g}; was the function changed? Change it back, or make a study of another "
+                f"name, which finds all finetunes again"
+            )
 
 
 def check_prepared(study: optuna.Study, workbench: Workbench) -> None:

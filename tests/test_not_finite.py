@@ -133,6 +133,7 @@ def test_a_truth_ends_as_failed_with_its_reason_and_the_study_goes_on(
     assert uniform.state == TrialState.FAIL
     assert told in uniform.user_attrs["failure"]
     assert "truth_red" not in uniform.user_attrs
+    assert uniform.user_attrs["truth_seconds"] > 0
     assert [red.state, blue.state] == [TrialState.COMPLETE] * 2
     assert f"uniform (trial 0): {told}" in om.format_report(om.make_report(study, fitted))
 

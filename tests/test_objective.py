@@ -20,6 +20,7 @@ from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.fitting import DefinedFinetunes
 from optuna_merge.trials import (
     SCORE,
+    TrialReader,
     fail_and_requeue,
     read_study,
     suggest_weights,
@@ -146,6 +147,7 @@ def test_a_diverged_finetune_fails_with_its_reason_and_the_study_goes_on(tmp_pat
         heads="merged", anchor="none"
     )  # previews that take no loss of training data
     fitted = om.fit(toy_definition(tasks, preview=merged), tmp_path, progress=False)
+    loss = fitted.tasks[0].loss
     object.__setattr__(fitted.tasks[0], "loss", failing_loss(2, math.nan))
     study = made_study(fitted)
     study.optimize(om.Objective(fitted, progress=False), n_trials=2)
@@ -153,7 +155,18 @@ def test_a_diverged_finetune_fails_with_its_reason_and_the_study_goes_on(tmp_pat
     assert uniform.state == TrialState.FAIL
     assert "loss nan" in uniform.user_attrs["failure"]
     assert "step 1" in uniform.user_attrs["failure"]
+    assert uniform.user_attrs["truth_seconds"] > 0, "it has cost something"
     assert red.state == TrialState.COMPLETE
+
+    # It is tried again, with a preview of its own: models leave that of a failed trial out.
+    object.__setattr__(fitted.tasks[0], "loss", loss)
+    om.prepare_study(study, fitted, second_seed=False)
+    study.optimize(om.Objective(fitted, progress=False), n_trials=2)
+    again = study.trials[3]
+    assert (again.user_attrs["baseline"], again.state) == ("uniform", TrialState.COMPLETE)
+    assert "preview_taken_from" not in again.user_attrs
+    history = TrialReader(fitted.names).read(study.study_name, study.get_trials())
+    assert [0.5, 0.5] in history.score(1.0).preview_weights.tolist()
 
 
 def test_a_second_baseline_of_one_name_fails_and_is_not_counted(fitted: om.FittedStudy) -> None:

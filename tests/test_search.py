@@ -14,6 +14,7 @@ from optuna_merge.definition import StudyDefinition
 from optuna_merge.exceptions import DefinitionMismatchError
 from optuna_merge.fitting import FittedStudy, fit
 from optuna_merge.goals import Score
+from optuna_merge.objective import Objective
 from optuna_merge.search import (
     baseline_weights,
     differing_parts,
@@ -136,6 +137,21 @@ def test_another_definition_is_refused_by_its_parts(
         prepare_study(study, other, second_seed=False)
     assert str(caught.value).startswith("study 'text' was made with another definition")
     assert (study.user_attrs, len(study.trials)) == before
+
+
+def test_a_score_that_was_changed_under_its_name_is_refused(
+    study: optuna.Study, fitted: FittedStudy, workdir: Path
+) -> None:
+    prepare_study(study, fitted, second_seed=False)
+    study.optimize(Objective(fitted, progress=False), n_trials=1)
+    prepare_study(study, fitted, second_seed=False)
+    (found,) = study.get_trials(states=(TrialState.COMPLETE,))
+
+    changed = fit_toy(workdir, score=Score("mean", lambda m, alone: sum(m.values()) / 3))
+    assert changed.fingerprint == fitted.fingerprint, "functions are known by their names only"
+    told = rf"trial 0 has the value {found.value:g}, and the score 'mean' of the metrics there is"
+    with pytest.raises(DefinitionMismatchError, match=told):
+        prepare_study(study, changed, second_seed=False)
 
 
 def test_uniform_weights_are_enqueued_a_second_time(

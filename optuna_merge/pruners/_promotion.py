@@ -43,6 +43,7 @@ from optuna_merge.trials import (
     set_trial_user_attr,
     spending,
     study_costs,
+    task_directions,
     task_names,
 )
 
@@ -77,7 +78,7 @@ class PromotionPruner(BasePruner):
     cost a fourth of a finetune. The price is the ratio of the seconds that previews and finetunes
     have taken so far, 1/10 while unknown. Nothing is promoted while a copy waits. With a
     `fraction`, floor(fraction x previews) finetunes are due instead. A fraction of a fourth also
-    holds in studies of one task, and while workers have the role to preview only.
+    holds in studies of one task, and in studies that a worker has previewed in by that role alone.
 
     The most promising preview has the largest expected improvement of the truth, by the same
     models as in `PreviewSampler`; before there are two truths (baselines count) it is the best
@@ -202,7 +203,7 @@ class PromotionPruner(BasePruner):
     def stop_reason(self, study: Study) -> str | None:
         """Why the search is to stop now, in words; None: it goes on.
 
-        It is for whoever runs trials: `Objective` asks it after a finetune and calls
+        It is for whoever runs trials: `Objective` asks it after a preview and calls
         `study.stop()`, and `run_trials` ends.
         """
         if self.budget is not None:
@@ -214,7 +215,8 @@ class PromotionPruner(BasePruner):
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         key = (study.study_name, len(trials))
         if self._judged[0] != key:
-            self._judged = (key, reason_to_stop(study, self._when_flat, self._until))
+            aim = self._aim(study, task_names(study, study.get_trials(deepcopy=False)))
+            self._judged = (key, reason_to_stop(study, self._when_flat, self._until, aim))
         return self._judged[1]
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
@@ -318,6 +320,7 @@ class PromotionPruner(BasePruner):
             self._score,
             self._constraints,
             reference_point(study, tasks) if len(study.directions) > 1 else None,
+            tuple(task_directions(study, tasks).values()),
         )
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import optuna
 
 from optuna_merge import surrogate
 from optuna_merge.calibration import estimated_gain, finetune_noise
-from optuna_merge.trials import SCORE, Findings, TrialReader, read_study
+from optuna_merge.trials import SCORE, Findings, History, TrialReader, read_study
 
 FLAT = 0.5
 """A study is flat while all that is expected is less than this share of the noise."""
@@ -51,14 +52,21 @@ class Prospect:
         )
 
 
-def prospect(study: optuna.Study, findings: Findings | None = None) -> Prospect | None:
+def prospect(
+    study: optuna.Study, findings: Findings | None = None, aim: surrogate.Aim | None = None
+) -> Prospect | None:
     """What the study is expected to gain, or None while too little is known.
 
     That is until there is a truth more than tasks and uniform weights, and two of promoted
     weights; without uniform weights that satisfy the constraints, without an estimate of the
-    noise, and always with several objectives. `findings`, where they have been read already.
+    noise, and always with several objectives. With constraints it is None, too, unless the `aim`
+    has them, and the score: what can't be feasible is nothing to gain. `findings`, where they have
+    been read already.
     """
     if len(study.directions) > 1:
+        return None
+    constrained = any(trial.constraints for trial in study.get_trials(deepcopy=False))
+    if constrained and (aim is None or aim.constraints is None or aim.score is None):
         return None
     if findings is None:
         try:
@@ -73,12 +81,20 @@ def prospect(study: optuna.Study, findings: Findings | None = None) -> Prospect 
     gain = estimated_gain(findings, noise)
     if gain is None or noise.std is None:
         return None
-    return Prospect(gain.expected, _improvement(study, findings), noise.std)
+    trials = study.get_trials(deepcopy=False)
+    history = TrialReader(findings.tasks).read(study.study_name, trials)
+    if constrained and aim is not None:
+        improvement = _feasible_improvement(history, aim)
+    else:
+        improvement = _improvement(history, findings.sign(SCORE))
+    return Prospect(gain.expected, improvement, noise.std)
 
 
-def reason_to_stop(study: optuna.Study, when_flat: bool, until: float | None) -> str | None:
+def reason_to_stop(
+    study: optuna.Study, when_flat: bool, until: float | None, aim: surrogate.Aim | None = None
+) -> str | None:
     """Why a search is to stop: the study is flat, or promises less than a share of the noise."""
-    found = prospect(study) if when_flat or until is not None else None
+    found = prospect(study, aim=aim) if when_flat or until is not None else None
     if found is None:
         return None
     if when_flat and found.is_flat:
@@ -88,13 +104,29 @@ def reason_to_stop(study: optuna.Study, when_flat: bool, until: float | None) ->
     return None
 
 
-def _improvement(study: optuna.Study, findings: Findings) -> float:
+def _improvement(history: History, sign: float) -> float:
     """The largest expected improvement of the score among the previewed weights."""
-    trials = study.get_trials(deepcopy=False)
-    history = TrialReader(findings.tasks).read(study.study_name, trials)
-    series = replace(history.score(findings.sign(SCORE)), pending=None)
+    series = replace(history.score(sign), pending=None)
     if not len(series.preview_weights):
         return 0.0
     model = surrogate.TruthModel.fit(series)
     promise = surrogate.TruthImprovement(model)(series.preview_weights)
     return math.exp(float(promise.max())) * model.scale
+
+
+def _feasible_improvement(history: History, aim: surrogate.Aim) -> float:
+    """The same under constraints: by draws that satisfy them, on the best truth that does."""
+    assert aim.score is not None and aim.constraints is not None
+    previewed = history.previewed()
+    if not len(previewed):
+        return 0.0
+    metrics = [replace(series, pending=None) for series in aim.metrics(history)]
+    model = surrogate.ScoreModel([surrogate.TruthModel.fit(s) for s in metrics], aim.score)
+    seen, draws = model.means(model.truth_weights), model.metric_draws(previewed)
+    able = (aim.constraints(seen) <= 0).all(axis=-1)
+    if not able.any():  # nothing is known to be improved on
+        return math.inf
+    sign = aim.signs[0]
+    best = (sign * model.score(seen))[able].max()
+    gains = np.maximum(sign * model.score(draws) - best, 0.0)
+    return float((gains * (aim.constraints(draws) <= 0).all(axis=-1)).mean(axis=0).max())

@@ -24,6 +24,7 @@ from optuna_merge.trials import (
     check_tasks,
     param_name,
     reference_point,
+    task_directions,
 )
 
 Array = npt.NDArray[np.float64]
@@ -224,6 +225,7 @@ class PreviewSampler(BaseSampler):
             self._score,
             self._constraints,
             reference_point(study, self._tasks),
+            tuple(task_directions(study, self._tasks).values()),
         )
         values, metrics = aim.values(history), aim.metrics(history)
         if min(map(_n_values, metrics), default=0) < 2:

@@ -15,12 +15,21 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Aim:
-    """What a study looks for: directions, score and constraints, the reference point."""
+    """What a study looks for.
+
+    Attributes:
+        maximize: By objective, whether it is maximised.
+        score: What the one objective is of the tasks' metrics; None: not known.
+        constraints: From the tasks' metrics to values that are feasible at 0 or less.
+        reference: The point that hypervolumes are measured from.
+        greater_is_better: By task, of its metric; (): as the objective is.
+    """
 
     maximize: tuple[bool, ...]
     score: Callable[[Array], Array] | None = None
     constraints: Callable[[Array], Array] | None = None
     reference: Array | None = None
+    greater_is_better: tuple[bool, ...] = ()
 
     @property
     def signs(self) -> tuple[float, ...]:
@@ -37,4 +46,5 @@ class Aim:
         """Of each task's metric, if the one objective is a known score of them; else nothing."""
         if len(self.maximize) > 1 or self.score is None:
             return []
-        return [history.metric(i, self.signs[0]) for i in range(len(history.tasks))]
+        senses = self.greater_is_better or self.maximize * len(history.tasks)
+        return [history.metric(i, 1.0 if great else -1.0) for i, great in enumerate(senses)]

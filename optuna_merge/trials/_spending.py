@@ -25,8 +25,8 @@ class Spending:
         task_runs: On the tasks' own finetunes.
         posteriors: On their posteriors.
         previews: On previews.
-        finetunes: On finetunes, those that were stopped at a rung included; what was found
-            finished cost nothing.
+        finetunes: On finetunes, those that failed or were stopped at a rung included; what was
+            found finished cost nothing.
         seconds: What one finetune at uniform weights takes; None: not known, and training steps
             are counted, of which previews and posteriors have none.
     """
@@ -72,6 +72,7 @@ def spending(
     """
     ended = (r for r in records if r.state in _ENDED and not r.reused)
     trained = [r for r in ended if r.state == TrialState.COMPLETE or r.last_step > 0]
+    trained += _failed(records)
     unit = _seconds_of_one(records, costs, n_tasks)
     if unit is None:
         whole = steps or max((r.last_step for r in trained), default=0) or 1
@@ -85,6 +86,15 @@ def spending(
     taken = sum(r.truth_seconds for r in trained if not math.isnan(r.truth_seconds))
     runs, posteriors = (costs.get(f"{of}_seconds", 0.0) / unit for of in ("task_run", "posterior"))
     return Spending(runs, posteriors, sum(previews.values()) / unit, taken / unit, unit)
+
+
+def _failed(records: Sequence[Record]) -> list[Record]:
+    """Finetunes that have failed; a retry has the attributes of the try before."""
+    found: dict[tuple[int, float], Record] = {}
+    for r in records:
+        if r.state == TrialState.FAIL and r.truth_seconds > 0:
+            found.setdefault((r.lineage, r.truth_seconds), r)
+    return list(found.values())
 
 
 def study_spending(study: optuna.Study) -> Spending:

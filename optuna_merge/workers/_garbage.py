@@ -9,13 +9,21 @@ from pathlib import Path
 
 import optuna
 from filelock import FileLock, Timeout
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_merge._base.files import remove
 from optuna_merge.fitting import FinetuneFiles, Finetunes
 from optuna_merge.search import baseline_weights, check_definition
-from optuna_merge.trials import BASELINE, DEFINITION, REPEAT, known_params, trial_weights
+from optuna_merge.trials import (
+    BASELINE,
+    DEFINITION,
+    REPEAT,
+    SCORE,
+    Repeats,
+    known_params,
+    read_study,
+    trial_weights,
+)
 from optuna_merge.workers._roles import is_promoted
 
 _logger = logging.getLogger(__name__)
@@ -44,11 +52,12 @@ class Collector:
     """Finds and removes the finetunes and checkpoints that a study can't go on from.
 
     Of trials that have ended these are checkpoints of finetunes that were stopped at a rung, and
-    with `keep_best` the models of finetunes that are neither among the best nor baselines. Of a
+    with `keep_best` the models of finetunes that are neither among the best nor baselines. Weights
+    that were finetuned with several seeds count with their mean, and keep the first model. Of a
     constrained study the best are those that violate least, then those of the best score; of a
-    Pareto study the front is kept whole. What a worker holds the lock of is left alone. A
-    removed finetune of a definition is trained again if it is wanted again; of a `FittedProgram`
-    the metrics stay, so that it is not trained again, and its model doesn't come back.
+    Pareto study the front is kept whole. What a worker holds the lock of is left alone. A removed
+    finetune of a definition is trained again if it is wanted again; of a `FittedProgram` the
+    metrics stay, so that it is not trained again, and its model doesn't come back.
 
         collector = Collector(study, fitted, keep_best=3)  # fitted: from_trainer, from_command
         study.optimize(om.Objective(fitted), callbacks=[lambda *_: collector.remove()])
@@ -130,17 +139,21 @@ class Collector:
         truths = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         if self._keep_best is None:
             return {trial.number for trial in truths}
-        is_pareto = len(self._study.directions) > 1
-        front = self._study.best_trials if is_pareto and truths else []
+        if not truths:
+            return set()
+        if len(self._study.directions) > 1:
+            kept = sorted(truths, key=_violation)[: self._keep_best]
+            return {trial.number for trial in (*self._study.best_trials, *kept)}
+        findings = read_study(self._study)
+        sign = findings.sign(SCORE)
 
-        def rank(trial: FrozenTrial) -> tuple[float, float]:
-            if is_pareto:
-                return _violation(trial), 0.0
-            sign = -1.0 if self._study.direction == StudyDirection.MAXIMIZE else 1.0
-            return _violation(trial), sign * (trial.value or 0.0)
+        def rank(weighting: Repeats) -> tuple[float, float]:
+            violation = max(_violation(trials[of.trial]) for of in weighting.finetunes)
+            return violation, -sign * (weighting.mean(SCORE) or 0.0)
 
-        kept = sorted(truths, key=rank)[: self._keep_best]
-        return {trial.number for trial in (*front, *kept)}
+        # As the answer is: weights by the mean over their seeds, whose first finetune is exported.
+        ranked = sorted(findings.weightings, key=rank)[: self._keep_best]
+        return {weighting.first.trial for weighting in ranked}
 
 
 def _superfluous(

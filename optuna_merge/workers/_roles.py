@@ -114,10 +114,9 @@ class Watch:
         pruner = self._study.pruner
         if isinstance(pruner, PromotionPruner) and pruner.is_spent(self._study):
             return True
-        if TrialState.RUNNING in states:  # its preview may be promoted
-            return False
         if not self._told:
             _logger.info("waiting for previews that are promoted")
             self._told = True
-        share = 0.1 if runs and _OPEN not in runs else 1.0
+        running = TrialState.RUNNING in states  # its preview may be promoted, unless it is dead
+        share = 0.1 if runs and _OPEN not in runs and not running else 1.0
         return time.monotonic() - self._changed >= share * self._patience

@@ -149,7 +149,7 @@ def run_trials(
                 continue
             if trial is None or trial.state == TrialState.FAIL:
                 failures += 1
-                _wait_after(trial, failures)
+                wait_after(trial, failures)
                 continue
             failures = 0
             if trial.state == TrialState.COMPLETE and isinstance(study.pruner, PromotionPruner):
@@ -240,7 +240,7 @@ def _next(study: optuna.Study, folder: Path, note: _Note, role: Role) -> Optimiz
     return _promoted_and_left(study, folder, note.run) if role == "any" else None
 
 
-def _wait_after(trial: FrozenTrial | None, failures: int) -> None:
+def wait_after(trial: FrozenTrial | None, failures: int) -> None:
     """After so many failed trials in a row: raise, or wait where this one was handed back."""
     if failures >= _MAX_FAILURES:
         reason = trial.user_attrs.get(FAILURE, "unknown") if trial else "lost"
@@ -264,18 +264,27 @@ def _promoted_and_left(study: optuna.Study, folder: Path, run: str) -> Optimize 
 
 
 def _others_work(study: optuna.Study, folder: Path, run: str) -> bool:
-    """Whether another run of the study has a trial, or is alive in this folder and begins some."""
+    """Whether another run of the study has a trial, or is alive in this folder and begins some.
+
+    Runs that only preview never finetune. A trial without a run is one whose worker was killed
+    before it had weights, or that of a worker which is about to say so in its folder.
+    """
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    if any(trial.user_attrs.get(RUN) != run for trial in running):
+    of_runs = {name for t in running if (name := t.user_attrs.get(RUN)) is not None}
+    if any(name != run and not _only_previews(name) for name in of_runs):
         return True
     for path in folder.glob("*.json"):
         note = _Note.read(path)
-        if note is None or note.run == run or note.is_ending:
+        if note is None or note.run == run or note.is_ending or _only_previews(note.run):
             continue
         with _lock_of_the_dead(path.with_suffix(".lock")) as is_dead:
             if not is_dead:
                 return True
     return False
+
+
+def _only_previews(run: str) -> bool:
+    return run.startswith("preview")  # as `_claimed_run` names them
 
 
 def runs_folder(workdir: Path, study: optuna.Study) -> Path:

@@ -30,6 +30,7 @@ from optuna_merge.workers._running import (
     run_one,
     runs_folder,
     sigterm_interrupts,
+    wait_after,
 )
 
 _logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class StudySharing:
         self._files = files
         self._workdir = workdir
         self._claims = claims
+        self._failures = 0  # in a row
         self._units = companion_study(study, f"{study.study_name}/fit")
 
     def work_off(self, units: Sequence[Unit]) -> None:
@@ -103,7 +105,11 @@ class StudySharing:
 
     def _run(self, number: int, units: Mapping[str, Unit], run: str) -> None:
         optimize = partial(optimize_claimed, self._units, number=number)
-        run_one(self._units, self._objective(units), run, optimize)
+        trial = run_one(self._units, self._objective(units), run, optimize)
+        failed = trial is None or trial.state == TrialState.FAIL
+        self._failures = self._failures + 1 if failed else 0
+        if failed:  # by the machine's passing troubles; others are raised
+            wait_after(trial, self._failures)
 
     def _objective(self, units: Mapping[str, Unit]) -> Callable[[optuna.Trial], float]:
         def objective(trial: optuna.Trial) -> float:

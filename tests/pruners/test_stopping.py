@@ -16,6 +16,7 @@ import optuna_merge as om
 from optuna_merge.pruners import Prospect, prospect, stop_reason
 from optuna_merge.reports import write_html
 from optuna_merge.search import baseline_weights
+from optuna_merge.surrogate import Aim
 from optuna_merge.trials import REPEAT
 
 NAMES = ("red", "blue")
@@ -105,6 +106,59 @@ def test_until_is_a_share_of_the_noise() -> None:
         assert (stop_reason(study) is not None) == stops
     with pytest.raises(ValueError, match="until is 0, expected a share of a finetune's noise"):
         om.PromotionPruner(until=0)
+
+
+def at_least(blue: float) -> Any:
+    return lambda metrics: blue - metrics[..., 1:]
+
+
+def reds(metrics: Any) -> Any:
+    return metrics[..., 0]
+
+
+def constrained(study: optuna.Study, red: float, *, done: bool, **attrs: Any) -> None:
+    """A trial of metrics that are linear in the weights; blue must have .58 or more."""
+    rng = np.random.default_rng(int(1000 * red))
+    metrics = {"red": 0.4 + 0.6 * red, "blue": 0.4 + 0.6 * (1 - red)}
+    study.enqueue_trial({"w_red": red, "w_blue": 1 - red}, user_attrs=attrs)
+    trial = study.ask()
+    for name in NAMES:
+        trial.suggest_float(f"w_{name}", 0, 1)
+        for kind, value in (("preview", metrics[name]), ("preview_se", 0.02)):
+            of = f"preview_{name}_se" if kind == "preview_se" else f"{kind}_{name}"
+            trial.set_user_attr(of, value)
+    trial.report(metrics["red"], 0)
+    truth = {n: value + 0.002 * rng.normal() for n, value in metrics.items()}
+    for name, value in truth.items() if done else ():
+        trial.set_user_attr(f"truth_{name}", value)
+    trial.set_constraint("blue", 0.58 - (truth if done else metrics)["blue"])
+    if done:
+        study.tell(trial, truth["red"])
+    else:
+        study.tell(trial, state=TrialState.PRUNED)
+
+
+def test_what_cannot_be_feasible_is_nothing_to_gain_and_what_can_is() -> None:
+    study = optuna.create_study(direction="maximize")
+    study.set_user_attr("optuna_merge_definition", '{"score": "target:red"}')
+    for name, weights in baseline_weights(NAMES).items():
+        constrained(study, weights["red"], done=True, baseline=name)
+    constrained(study, 0.5, done=True, baseline="uniform", **{REPEAT: 1})
+    for red in (0.8, 0.75, 0.72, 0.48):
+        constrained(study, red, done=True)
+    for red in REDS:
+        constrained(study, float(red), done=False)
+    assert prospect(study) is None, "who does not know the constraints says nothing"
+    aim = Aim((True,), reds, at_least(0.58))
+    found = prospect(study, aim=aim)
+    assert found is not None and not found.is_flat
+    assert 0.06 < found.improvement < 0.13, "red may go from .5 to .7, its metric from .7 to .82"
+    study.pruner = om.PromotionPruner(
+        stop_when_flat=True, score=reds, constraints=at_least(0.58), seed=0
+    )
+    assert stop_reason(study) is None
+    tight = prospect(study, aim=Aim((True,), reds, at_least(0.7)))
+    assert tight is not None and tight.improvement < 0.01, "nothing beyond uniform weights"
 
 
 def test_a_pareto_study_is_never_flat_and_has_no_until(tmp_path: Path) -> None:

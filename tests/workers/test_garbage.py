@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,18 @@ import optuna
 import pytest
 from filelock import FileLock
 from helpers import files_below, raise_at, toy_definition
-from optuna.trial import TrialState
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
 from processes import PythonProcess
 from typer.testing import CliRunner
 
 import optuna_merge as om
 from optuna_merge.cli import app
 from optuna_merge.exceptions import DefinitionMismatchError
-from optuna_merge.fitting import DefinedFinetunes, FittedStudy
+from optuna_merge.fitting import DefinedFinetunes, FinetuneFiles, FittedStudy
 from optuna_merge.pruners import PromotionPruner
 from optuna_merge.storages import create_storage
-from optuna_merge.trials import fail_and_requeue
+from optuna_merge.trials import fail_and_requeue, read_study
 from optuna_merge.workers import Collector
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,6 +103,48 @@ def test_what_goes_and_what_stays(tmp_path: Path) -> None:
     assert all(run.reused for run in again.runs.values())
     assert om.make_report(study, again) == report
     optimize(again, study, tmp_path, 3)
+
+
+class Stubs:
+    """Finetunes of which nothing but the models' files is there."""
+
+    names = ("red", "blue")
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.parts: dict[str, Any] = {}
+
+    def finetune_files(self, weights: Mapping[str, float], *, repeat: int = 0) -> FinetuneFiles:
+        folder = self._folder / f"{weights['red']:.2f}-{repeat}"
+        return FinetuneFiles(folder, folder / "model", ())
+
+
+@pytest.mark.parametrize(("direction", "sign"), [("maximize", 1), ("minimize", -1)])
+def test_of_several_seeds_the_first_model_of_the_best_mean_stays(
+    direction: str, sign: int, tmp_path: Path
+) -> None:
+    study = optuna.create_study(direction=direction)
+    study.set_user_attr("optuna_merge_definition", "{}")
+    study.set_user_attr("tasks", ["red", "blue"])
+    finetunes = Stubs(tmp_path)
+    for red, values in ((0.7, (0.70, 0.62)), (0.6, (0.69, 0.68)), (0.3, (0.5,))):
+        for repeat, value in enumerate(values):
+            study.add_trial(
+                create_trial(
+                    value=sign * value,
+                    params={"w_red": red, "w_blue": 1 - red},
+                    distributions=dict.fromkeys(("w_red", "w_blue"), FloatDistribution(0, 1)),
+                    user_attrs={"repeat": repeat} if repeat else {},
+                )
+            )
+            files = finetunes.finetune_files({"red": red}, repeat=repeat)
+            files.folder.mkdir()
+            files.model.write_text("a model")
+    best = read_study(study).best
+    assert best is not None and best.trial == 2
+    removed = Collector(study, finetunes, keep_best=1).remove()
+    kept = {path.parent.name for path in tmp_path.glob("*/model")}
+    assert (len(removed), kept) == (4, {"0.60-0"})
 
 
 def test_what_is_wanted_or_held_stays(tmp_path: Path) -> None:

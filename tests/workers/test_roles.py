@@ -18,6 +18,7 @@ from optuna_merge.storages import create_storage
 from optuna_merge.trials import RUN, fail_and_requeue, lineage, optimize_claimed
 from optuna_merge.workers import Role, is_finetune_work, run_trials
 from optuna_merge.workers._roles import Watch, announce, next_trial, sign_off
+from optuna_merge.workers._running import _others_work
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFINITION = """
@@ -233,6 +234,36 @@ def test_a_finetuner_waits_until_the_previewers_have_ended(
     study.add_trial(copy_of(0, TrialState.WAITING))
     clock[0] = 1e6
     assert not watch.is_over(), "there is something to finetune"
+
+
+def test_a_finetuner_does_not_wait_for_a_dead_preview_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("optuna_merge.workers._roles.time.monotonic", lambda: clock[0])
+    study = optuna.create_study(pruner=PromotionPruner())
+    study.ask()  # its worker is killed: memory has no heartbeat
+    announce(study, "one")
+    sign_off(study, "one")
+    watch = Watch(study, patience=100.0)
+    assert not watch.is_over()
+    clock[0] = 99.0
+    assert not watch.is_over(), "its preview may be promoted"
+    clock[0] = 100.0
+    assert watch.is_over()
+
+
+@pytest.mark.parametrize(
+    ("run", "waits"), [(None, False), ("preview8-1", False), ("8-1", True), ("finetune8-1", True)]
+)
+def test_promoted_trials_are_left_to_runs_that_finetune(
+    run: str | None, waits: bool, tmp_path: Path
+) -> None:
+    study = optuna.create_study()
+    trial = study.ask()
+    if run is not None:
+        trial.set_user_attr(RUN, run)
+    assert _others_work(study, tmp_path, "20-1") == waits
 
 
 def test_a_finetuner_goes_when_the_budget_is_spent_or_nothing_happens() -> None:

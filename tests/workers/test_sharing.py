@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from optuna.trial import TrialState
 from processes import PythonProcess
 
 from optuna_merge.artifacts import SharedFiles, open_artifact_store
-from optuna_merge.exceptions import CorruptFileError
+from optuna_merge.exceptions import CorruptFileError, OptunaMergeError
 from optuna_merge.fitting import FolderSharing, Unit, fit
 from optuna_merge.storages import create_storage
 from optuna_merge.workers import StudySharing
@@ -140,6 +141,30 @@ def test_a_unit_that_fails_ends_its_worker_and_is_tried_by_the_next(tmp_path: Pa
     assert files.names() == ["a.bin"]
     units = optuna.load_study(study_name="s/fit", storage=create_storage(url)).get_trials()
     assert [t.state for t in units] == [TrialState.FAIL, TrialState.COMPLETE]
+
+
+def test_on_a_full_disk_it_waits_and_gives_up_after_ten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("optuna_merge.workers._running.time.sleep", slept.append)
+
+    def full(failures: int) -> Unit:
+        tries = iter(range(failures))
+
+        def work() -> list[Path]:
+            if next(tries, None) is not None:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return []
+
+        return Unit("task a", "a", work)
+
+    url = f"sqlite:///{tmp_path}/study.db"
+    shared(tmp_path, url, "one")[0].work_off([full(3)])
+    assert slept == [1.0, 2.0, 4.0]
+    with pytest.raises(OptunaMergeError, match="10 trials in a row failed, the last one because"):
+        shared(tmp_path, f"sqlite:///{tmp_path}/other.db", "one")[0].work_off([full(99)])
+    assert len(slept) == 3 + 9
 
 
 def noting(made: list[str], key: str) -> Unit:
