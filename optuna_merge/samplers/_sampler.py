@@ -22,6 +22,7 @@ from optuna_merge.trials import (
     cached_trials,
     canonical_weights,
     check_tasks,
+    fixed_params,
     param_name,
     reference_point,
     task_directions,
@@ -168,7 +169,7 @@ class PreviewSampler(BaseSampler):
             trials = cached_trials(study)
             starting = sum(self._is_starting(t) and t.number < trial.number for t in trials)
             history = self._reader.read(study.study_name, trials, skip=trial.number)
-            face = _Face.of(self._names, bounds, history)
+            face = _Face.of(self._names, bounds, history, fixed_params(study))
             shares = self._shares(study, trial.number, history, face, starting)
             params |= face.params(self._names, shares, bounds)
         return {name: params[name] for name in search_space}
@@ -257,9 +258,9 @@ def _n_values(series: Series) -> int:
 class _Face:
     """The part of the simplex that a search space leaves free.
 
-    A weight that is missing from the search space (`PartialFixedSampler`) is held at its latest
-    value in the study. The free ones add up to what it leaves of 1, or to 1 when it leaves
-    nothing.
+    A weight that is missing from the search space is held at the value that `PartialFixedSampler`
+    gives it, or else at its latest one in the study. The free ones add up to what it leaves of 1,
+    or to 1 when it leaves nothing.
     """
 
     def __init__(self, free: Sequence[int], held: Mapping[int, float], n_tasks: int) -> None:
@@ -272,7 +273,11 @@ class _Face:
 
     @classmethod
     def of(
-        cls, names: Sequence[str], bounds: Mapping[str, FloatDistribution], history: History
+        cls,
+        names: Sequence[str],
+        bounds: Mapping[str, FloatDistribution],
+        history: History,
+        fixed: Mapping[str, Any],
     ) -> _Face:
         held = {}
         for i, name in enumerate(names):
@@ -280,7 +285,7 @@ class _Face:
                 known = (
                     r.params[i] for r in reversed(history.records) if not math.isnan(r.params[i])
                 )
-                held[i] = next(known, 0.0)
+                held[i] = float(fixed[name]) if name in fixed else next(known, 0.0)
         return cls([i for i, name in enumerate(names) if name in bounds], held, len(names))
 
     def embed(self, shares: Array) -> Array:

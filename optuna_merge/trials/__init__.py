@@ -55,6 +55,7 @@ from optuna_merge.trials._optuna import (
     companion_study as companion_study,
     fail_and_requeue,
     fail_stale_trials as fail_stale_trials,
+    fixed_params as fixed_params,
     is_running as is_running,
     known_params as known_params,
     latest_view as latest_view,

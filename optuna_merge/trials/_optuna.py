@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from optuna.artifacts._protocol import ArtifactStore as ArtifactStore
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.samplers import PartialFixedSampler
 from optuna.storages import RDBStorage, fail_stale_trials as optuna_fail_stale_trials
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages._rdb import models
@@ -113,6 +114,12 @@ def fail_and_requeue(
     elif ended.clone is not None:
         study.add_trial(ended.clone)
     return True
+
+
+def fixed_params(study: Study) -> dict[str, Any]:
+    """Parameters that the study's `PartialFixedSampler` holds; {}: it has another sampler."""
+    sampler = study.sampler
+    return dict(sampler._fixed_params) if isinstance(sampler, PartialFixedSampler) else {}
 
 
 def companion_study(study: Study, name: str) -> Study:
