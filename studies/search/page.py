@@ -64,6 +64,8 @@ REAL = {  # files of real searches, by their rows
     "MNIST, worst": ("mnist", "worst"),
     "MNIST, mean relative": ("mnist", "relative"),
     "newsgroups, worst": ("newsgroups", "worst"),
+    "text, worst": ("text", "worst"),
+    "text, mean": ("text", "mean"),
     "conflict, mean": ("conflict", "mean"),
     "desks, worst": ("desks", "worst"),
     "film, target": ("film", "target:film"),
