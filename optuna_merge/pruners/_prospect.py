@@ -65,7 +65,8 @@ def prospect(
     """
     if len(study.directions) > 1:
         return None
-    constrained = any(trial.constraints for trial in study.get_trials(deepcopy=False))
+    trials = study.get_trials(deepcopy=False)
+    constrained = any(trial.constraints for trial in trials)
     if constrained and (aim is None or aim.constraints is None or aim.score is None):
         return None
     if findings is None:
@@ -81,7 +82,6 @@ def prospect(
     gain = estimated_gain(findings, noise)
     if gain is None or noise.std is None:
         return None
-    trials = study.get_trials(deepcopy=False)
     history = TrialReader(findings.tasks).read(study.study_name, trials)
     if constrained and aim is not None:
         improvement = _feasible_improvement(history, aim)

@@ -30,9 +30,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        held.release()
-        Path(held.lock_file).unlink(missing_ok=True)
+        _remove(folder, held)
 
 
 def _lock(folder: Path) -> FileLock:
@@ -46,6 +44,10 @@ def _remove_unless_held(folder: Path) -> None:
         held.acquire(blocking=False)
     except Timeout:
         return
+    _remove(folder, held)
+
+
+def _remove(folder: Path, held: FileLock) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     held.release()
     Path(held.lock_file).unlink(missing_ok=True)

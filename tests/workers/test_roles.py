@@ -205,11 +205,17 @@ def previewed() -> FrozenTrial:
     )
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that a watch sees, to be set."""
+    now = [0.0]
+    monkeypatch.setattr("optuna_merge.workers._roles.time.monotonic", lambda: now[0])
+    return now
+
+
 def test_a_finetuner_waits_until_the_previewers_have_ended(
-    monkeypatch: pytest.MonkeyPatch,
+    clock: list[float],
 ) -> None:
-    clock = [0.0]
-    monkeypatch.setattr("optuna_merge.workers._roles.time.monotonic", lambda: clock[0])
     study = optuna.create_study(pruner=PromotionPruner())
     watch = Watch(study, patience=100.0)
     clock[0] = 50.0
@@ -237,10 +243,8 @@ def test_a_finetuner_waits_until_the_previewers_have_ended(
 
 
 def test_a_finetuner_does_not_wait_for_a_dead_preview_for_ever(
-    monkeypatch: pytest.MonkeyPatch,
+    clock: list[float],
 ) -> None:
-    clock = [0.0]
-    monkeypatch.setattr("optuna_merge.workers._roles.time.monotonic", lambda: clock[0])
     study = optuna.create_study(pruner=PromotionPruner())
     study.ask()  # its worker is killed: memory has no heartbeat
     announce(study, "one")
